@@ -1,0 +1,211 @@
+"""One JSON value and one protobuf field: for each kind of field, how it is read and written.
+
+A read and a write of the same kind stand together and are inverses: `read` puts a value into the
+field of a message, or says that the field cannot carry it exactly; `write` gives the JSON text back
+for what was put there, and refuses what `read` would not have put there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+from pybase64 import b64decode, b64encode
+
+from imagecall.errors import ConversionError, pointer_to, quoted
+from imagecall.json_text import JsonValue, quote, type_name
+from imagecall.large_strings import Spans
+from imagecall.v1 import options_pb2
+from imagecall.v1.image_result_pb2 import ImageResult
+
+IMAGE_RESULT: Final = ImageResult.DESCRIPTOR.full_name
+_INT64: Final = range(-(2**63), 2**63)
+
+Read = Callable[[Message, JsonValue, Spans], bool]
+"""Puts a parsed value into its field. False: the field cannot carry it. May refuse it."""
+
+ReadRaw = Callable[[Message, bytes, JsonValue, Spans, bool], bool]
+"""The same for a value whose raw text is needed; the last argument is whether to be strict."""
+
+Write = Callable[[Any], bytes]
+"""The JSON text of the value of a field."""
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How a field is read and written. Exactly one of `read` and `read_raw` is set."""
+
+    write: Write
+    read: Read | None = None
+    read_raw: ReadRaw | None = None
+
+
+def key_of(field: FieldDescriptor) -> options_pb2.JsonKey:
+    """The option that says which JSON key a field is."""
+    option: options_pb2.JsonKey = field.GetOptions().Extensions[options_pb2.json_key]
+    return option
+
+
+def refuse_unknown_fields(message: Message, pointer: str) -> None:
+    """Raises UNKNOWN_FIELD if the message has a field that this schema does not name."""
+    unknown = UnknownFieldSet(message)
+    if len(unknown):
+        number = unknown[0].field_number
+        raise ConversionError(
+            "UNKNOWN_FIELD",
+            pointer,
+            f"the message has a field with number {number}, which this schema does not name; "
+            "JSON would lose it",
+        )
+
+
+def _mismatch(field: FieldDescriptor, wanted: str) -> Callable[[JsonValue], bool]:
+    """What to do with a value of the wrong JSON type: leave it, or refuse it."""
+    key = key_of(field)
+    if key.lenient:
+        return lambda value: False
+
+    def refuse(value: JsonValue) -> bool:
+        message = f"{quoted(key.name)} must be {wanted}, not {type_name(value)}"
+        raise ConversionError("WRONG_TYPE", pointer_to(key.name), message)
+
+    return refuse
+
+
+def string_codec(field: FieldDescriptor) -> Codec:
+    """A JSON string and a string field."""
+    name = field.name
+    mismatch = _mismatch(field, "a string")
+
+    def read(target: Message, value: JsonValue, spans: Spans) -> bool:
+        if value.__class__ is not str:
+            return mismatch(value)
+        setattr(target, name, value)
+        return True
+
+    return Codec(quote, read)
+
+
+def integer_codec(field: FieldDescriptor) -> Codec:
+    """A JSON number and an int64 field: the numbers that are spelled as Python spells them."""
+    name = field.name
+    mismatch = _mismatch(field, "an integer of 64 bits, without point or exponent")
+
+    def read_raw(
+        target: Message, raw: bytes, value: JsonValue, spans: Spans, strict: bool
+    ) -> bool:
+        if value.__class__ is not int or value not in _INT64 or raw != b"%d" % value:
+            return mismatch(value)
+        setattr(target, name, value)
+        return True
+
+    def write(value: int) -> bytes:
+        return b"%d" % value
+
+    return Codec(write, read_raw=read_raw)
+
+
+def spellings(enum: EnumDescriptor) -> dict[str, int]:
+    """The numbers of an enum's values by their spelling in JSON."""
+    spelling = options_pb2.json_spelling
+    return {v.GetOptions().Extensions[spelling]: v.number for v in enum.values if v.number}
+
+
+def enum_codec(field: FieldDescriptor, other: FieldDescriptor) -> Codec:
+    """A JSON string and an enum field, or the field `other` for spellings that the enum lacks."""
+    name, other_name, key = field.name, other.name, key_of(field).name
+    numbers = spellings(field.enum_type)
+    texts = {number: quote(spelling) for spelling, number in numbers.items()}
+    mismatch = _mismatch(field, "a string")
+
+    def read(target: Message, value: JsonValue, spans: Spans) -> bool:
+        if value.__class__ is not str:
+            return mismatch(value)
+        number = numbers.get(value)
+        if number is None:
+            setattr(target, other_name, value)
+        else:
+            setattr(target, name, number)
+        return True
+
+    def write(number: int) -> bytes:
+        text = texts.get(number)
+        if text is None:
+            message = f"{name} has the number {number}, which this schema does not name"
+            raise ConversionError("UNKNOWN_ENUM_NUMBER", pointer_to(key), message)
+        return text
+
+    return Codec(write, read)
+
+
+def other_spelling_write(field: FieldDescriptor, other: FieldDescriptor) -> Write:
+    """The write of the field `other` of an enum field: the read is that of `enum_codec`."""
+    numbers = spellings(field.enum_type)
+    pointer = pointer_to(key_of(field).name)
+
+    def write(spelling: str) -> bytes:
+        if spelling in numbers:
+            message = f"{other.name} holds {quoted(spelling)}, whose place is {field.name}"
+            raise ConversionError("NOT_CANONICAL", pointer, message)
+        return quote(spelling)
+
+    return write
+
+
+def _is_canonical_base64(text: str) -> bool:
+    try:
+        b64decode(text, validate=True, canonical=True)
+    except ValueError:
+        return False
+    return True
+
+
+def image_codec(field: FieldDescriptor) -> Codec:
+    """A JSON string or null and an ImageResult field."""
+    name, key = field.name, key_of(field).name
+    mismatch = _mismatch(field, "a string or null")
+
+    def read(target: Message, value: JsonValue, spans: Spans) -> bool:
+        if value.__class__ is str:
+            result: ImageResult = getattr(target, name)
+            if value in spans:
+                return read_span(result, value, spans)
+            try:
+                result.image = b64decode(value, validate=True, canonical=True)
+            except ValueError:
+                result.text = value
+            return True
+        if value is not None:
+            return mismatch(value)
+        getattr(target, name).null_value = 0
+        return True
+
+    def read_span(result: ImageResult, marker: str, spans: Spans) -> bool:
+        try:
+            result.image = b64decode(spans[marker], validate=True, canonical=True)
+        except ValueError:
+            return True  # The marker stays, so that the whole text is parsed instead.
+        del spans[marker]
+        return True
+
+    def write(result: ImageResult) -> bytes:
+        refuse_unknown_fields(result, pointer_to(key))
+        match result.WhichOneof("kind"):
+            case "image":
+                return b'"%b"' % b64encode(result.image)
+            case "text":
+                if not _is_canonical_base64(result.text):
+                    return quote(result.text)
+                message = f"the text of {quoted(key)} is base64: set image to its bytes instead"
+                raise ConversionError("NOT_CANONICAL", pointer_to(key), message)
+            case "null_value" if result.null_value == 0:
+                return b"null"
+            case "null_value":
+                message = f"null_value is {result.null_value}; the only value is 0"
+                raise ConversionError("UNKNOWN_ENUM_NUMBER", pointer_to(key), message)
+        message = f"{quoted(key)} is set and holds nothing: set image, text or null_value"
+        raise ConversionError("EMPTY_ONEOF", pointer_to(key), message)
+
+    return Codec(write, read)

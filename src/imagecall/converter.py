@@ -1,0 +1,145 @@
+"""JSON text to message and back: the public conversions of one object.
+
+For every accepted text, what `*_to_json` writes of what `*_from_json` read is the same JSON value:
+the same strings, the same spelling of numbers, null where there was null, no key where there was
+none. In the text that is written, the keys that the message has fields for come first. For every
+accepted message, reading what was written of it gives an equal message.
+"""
+
+from enum import Enum
+from typing import Final, TypeVar
+
+from google.protobuf.message import Message
+
+from imagecall.errors import ConversionError
+from imagecall.json_text import MAX_BYTES, encode, parse, too_large
+from imagecall.large_strings import MIN_BYTES, Spans, key_pattern, set_aside
+from imagecall.objects import as_object
+from imagecall.plan import union_plan
+from imagecall.unions import UnionPlan
+from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+from imagecall.v1.image_generation_tool_pb2 import Tool
+from imagecall.v1.stream_event_pb2 import StreamEvent
+
+
+class Profile(Enum):
+    """How much is demanded of an item's JSON. Neither profile changes a value.
+
+    WIRE takes what real servers send: only "type" is indispensable, a status may be any string, and
+    an item of a type that the schema does not know is kept as it is. STRICT demands what the
+    variant's page says: its type, its required keys, and its statuses where the list is closed.
+    """
+
+    WIRE = "WIRE"
+    STRICT = "STRICT"
+
+
+M = TypeVar("M", bound=Message)
+
+CALLS: Final = union_plan(ImageGenerationCall.DESCRIPTOR)
+_TOOLS: Final = union_plan(Tool.DESCRIPTOR)
+_EVENTS: Final = union_plan(StreamEvent.DESCRIPTOR)
+_IMAGE_KEYS: Final = {
+    plan: key_pattern(plan.image_keys) for plan in (CALLS, _EVENTS) if plan.image_keys
+}
+
+
+def from_json(
+    text: bytes | str,
+    *,
+    variant: str = CALLS.default,
+    profile: Profile = Profile.WIRE,
+    max_bytes: int = MAX_BYTES,
+) -> ImageGenerationCall:
+    """Reads an item, a JSON object in UTF-8, as a message.
+
+    `variant` is a field name of the oneof of ImageGenerationCall: seven of them are the same JSON,
+    and only the caller knows where the item stood. In the WIRE profile the item's own "type" has the
+    last word: `openrouter:image_generation` has one variant, and a type that none has is kept in
+    an UnknownItem.
+
+    Raises ConversionError, with the JSON Pointer of the culprit; see ErrorReason in
+    proto/imagecall/v1/conversion_error.proto for its reasons. Texts of more than `max_bytes` bytes
+    are refused unread.
+    """
+    CALLS.check_name(variant)
+    call = ImageGenerationCall()
+    _read(CALLS, call, text, profile is Profile.STRICT, max_bytes, variant)
+    return call
+
+
+def to_json(call: ImageGenerationCall, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """Writes a message as an item: a JSON object in UTF-8. The inverse of `from_json`.
+
+    The keys stand in the order type, id, result, status, then the variant's other fields, then the
+    extra fields in their order.
+
+    Raises ConversionError if the message would come back from its JSON as another: fields of a newer
+    schema, two fields for one key, raw JSON text that is not JSON; see ErrorReason.
+    """
+    return _write(CALLS, call, max_bytes)
+
+
+def event_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> StreamEvent:
+    """Reads the data of a stream event; one that concerns no image call is an UnknownItem.
+
+    Raises ConversionError.
+    """
+    event = StreamEvent()
+    _read(_EVENTS, event, text, False, max_bytes)
+    return event
+
+
+def event_to_json(event: StreamEvent, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """Writes a stream event. The inverse of `event_from_json`. Raises ConversionError."""
+    return _write(_EVENTS, event, max_bytes)
+
+
+def tool_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> Tool:
+    """Reads the configuration of a tool; one that is not the image tool is an UnknownItem.
+
+    Raises ConversionError.
+    """
+    tool = Tool()
+    _read(_TOOLS, tool, text, False, max_bytes)
+    return tool
+
+
+def tool_to_json(tool: Tool, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """Writes the configuration of a tool. The inverse of `tool_from_json`. Raises ConversionError."""
+    return _write(_TOOLS, tool, max_bytes)
+
+
+def _read(
+    plan: UnionPlan,
+    target: Message,
+    text: bytes | str,
+    strict: bool,
+    max_bytes: int,
+    variant: str = "",
+) -> None:
+    data = encode(text, max_bytes)
+    if len(data) >= MIN_BYTES and (pattern := _IMAGE_KEYS.get(plan)):
+        short, spans = set_aside(data, pattern)
+        if spans and _try_read(plan, target, short, spans, strict, variant):
+            return
+        target.Clear()
+    plan.read(target, data, as_object(parse(data)), {}, strict, variant)
+
+
+def _try_read(
+    plan: UnionPlan, target: Message, short: bytes, spans: Spans, strict: bool, variant: str
+) -> bool:
+    """Reads a text with large strings set aside. False: read the whole text instead."""
+    try:
+        plan.read(target, short, as_object(parse(short)), spans, strict, variant)
+    except ConversionError:
+        return False
+    return not spans
+
+
+def _write(plan: UnionPlan, message: Message, max_bytes: int) -> bytes:
+    text = plan.write(message)
+    if len(text) > max_bytes:
+        raise too_large(len(text), max_bytes)
+    return text

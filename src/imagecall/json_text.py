@@ -1,0 +1,109 @@
+"""JSON text, strictly: parsed, taken apart without touching its values, and put together.
+
+What is refused beside malformed text (RFC 8259): a byte order mark, NaN and Infinity, a key twice in
+an object, half a surrogate pair, numbers of more than 4,300 digits, nesting past 100, and texts past
+a limit, which are refused unread. A refused text costs a second, slower reading, in
+imagecall.json_diagnosis, which finds the reason and the place.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeAlias
+
+import jiter
+import msgspec
+
+from imagecall.errors import ConversionError
+from imagecall.json_diagnosis import MAX_DEPTH, diagnose
+
+JsonValue: TypeAlias = Any
+"""What a JSON text means: dict, list, str, int, float, bool or None."""
+
+MAX_BYTES: Final = 128 * 1024 * 1024
+"""The default limit of a JSON text, in bytes of UTF-8: 128 MiB."""
+
+_MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ELEMENTS: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_TYPE_NAMES: Final = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "a boolean",
+    type(None): "null",
+}
+
+quote: Final = msgspec.json.Encoder().encode
+"""A string as JSON text, in UTF-8."""
+
+
+def type_name(value: JsonValue) -> str:
+    """The JSON type of a value, for a sentence: "a number"."""
+    return _TYPE_NAMES[type(value)]
+
+
+def too_large(size: int, max_bytes: int) -> ConversionError:
+    """The error for a text of `size` bytes."""
+    message = f"the JSON text has {size:,} bytes; the limit is {max_bytes:,}"
+    return ConversionError("TOO_LARGE", "", message)
+
+
+def encode(text: bytes | str, max_bytes: int) -> bytes:
+    """The text in UTF-8. Raises ConversionError: TOO_LARGE, LONE_SURROGATE."""
+    if len(text) > max_bytes:
+        raise too_large(len(text), max_bytes)
+    if isinstance(text, bytes):
+        return text
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:
+        raise diagnose(text.encode(errors="surrogatepass")) from None
+    if len(data) > max_bytes:
+        raise too_large(len(data), max_bytes)
+    return data
+
+
+def parse(text: bytes, max_depth: int = MAX_DEPTH) -> JsonValue:
+    """What the text means. Raises ConversionError with the place of what is wrong.
+
+    Numbers come as int or float and are not exact; take them from `members` or `elements`.
+    """
+    try:
+        value = jiter.from_json(
+            text, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys"
+        )
+    except ValueError:
+        raise diagnose(text) from None
+    containers = text.count(b"{") + text.count(b"[")
+    if containers > max_depth and _depth(value) > max_depth:
+        raise diagnose(text, max_depth)
+    return value
+
+
+def _depth(value: JsonValue) -> int:
+    """How deep arrays and objects are nested: 1 for a flat one. jiter itself stops near 200."""
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return 0
+    return 1 + max(map(_depth, value), default=0)
+
+
+def members(text: bytes) -> dict[str, bytes]:
+    """The raw JSON text of each value of an object that `parse` has accepted."""
+    return {name: bytes(raw) for name, raw in _MEMBERS.decode(text).items()}
+
+
+def join_members(raws: Mapping[str, bytes]) -> bytes:
+    """The object that has these raw values: the inverse of `members`."""
+    return b"{" + b",".join([quote(name) + b":" + raw for name, raw in raws.items()]) + b"}"
+
+
+def elements(text: bytes) -> list[bytes]:
+    """The raw JSON text of each value of an array that `parse` has accepted."""
+    return [bytes(raw) for raw in _ELEMENTS.decode(text)]
+
+
+def join_elements(raws: Iterable[bytes]) -> bytes:
+    """The array that has these raw values: the inverse of `elements`."""
+    return b"[" + b",".join(raws) + b"]"

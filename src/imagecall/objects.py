@@ -1,0 +1,212 @@
+"""One JSON object and one message: its keys in fields, or the whole of it as text.
+
+`read` and `write` are inverses. What `write` refuses is what `read` would not have made: such a
+message would come back from its JSON as another.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeAlias
+
+from google.protobuf.message import Message
+
+from imagecall.codecs import Read, ReadRaw, Write, refuse_unknown_fields
+from imagecall.errors import ConversionError, pointer_to, quoted
+from imagecall.json_text import MAX_DEPTH, JsonValue, members, parse, quote, type_name
+from imagecall.large_strings import Spans
+from imagecall.v1.extra_field_pb2 import ExtraField
+
+TYPE: Final = "type"
+"""The key that says what an object is."""
+
+_WHITE_SPACE: Final = " \t\n\r"
+
+JsonObject: TypeAlias = dict[str, JsonValue]
+
+
+class Plan(Protocol):
+    """How the objects of one type are read and written."""
+
+    @property
+    def type(self) -> str:
+        """The value of the "type" key; empty where it is not fixed."""
+
+    @property
+    def image_keys(self) -> frozenset[str]:
+        """The keys, at any depth, that hold images."""
+
+    def read(
+        self, target: Message, text: bytes, value: JsonObject, spans: Spans, strict: bool
+    ) -> None:
+        """Puts the object `value`, whose raw text is `text`, into an empty message."""
+
+    def write(self, message: Message) -> bytes:
+        """The JSON text of a message."""
+
+
+def as_object(value: JsonValue) -> JsonObject:
+    """The value, which must be an object. Raises ConversionError: WRONG_TYPE."""
+    if isinstance(value, dict):
+        return value
+    raise ConversionError("WRONG_TYPE", "", f"it must be an object, not {type_name(value)}")
+
+
+def type_of(value: JsonObject) -> str:
+    """The object's "type". Raises ConversionError: MISSING_KEY, WRONG_TYPE."""
+    tag = value.get(TYPE)
+    if isinstance(tag, str):
+        return tag
+    if TYPE not in value:
+        raise ConversionError("MISSING_KEY", pointer_to(TYPE), 'the object has no "type"')
+    message = f'"type" must be a string, not {type_name(tag)}'
+    raise ConversionError("WRONG_TYPE", pointer_to(TYPE), message)
+
+
+def _raw_value(json: str, pointer: str, max_depth: int) -> tuple[bytes, JsonValue]:
+    """Raw JSON text of a message, checked so that it can stand in JSON as it is, and its value."""
+    if json and (json[0] in _WHITE_SPACE or json[-1] in _WHITE_SPACE):
+        message = "raw JSON text must not begin or end with white space"
+        raise ConversionError("NOT_CANONICAL", pointer, message)
+    raw = json.encode()
+    try:
+        return raw, parse(raw, max_depth)
+    except ConversionError as error:
+        raise error.under(pointer) from None
+
+
+@dataclass(frozen=True)
+class ObjectPlan:
+    """The plan of a message whose fields are the keys of an object."""
+
+    type: str
+    message_class: type[Message]
+    reads: Mapping[str, Read]
+    raw_reads: Mapping[str, ReadRaw]
+    writes: Mapping[int, tuple[bytes, str, Write]]
+    """By field number: how the member begins in JSON (`,"id":`), its key, the write."""
+    extra_fields: str
+    """The field of the keys that no other field carries."""
+    required: tuple[str, ...]
+    closed: tuple[tuple[str, str, str], ...]
+    """Each key whose spellings are closed, the field for others, and the spellings."""
+    image_keys: frozenset[str]
+
+    def read(
+        self, target: Message, text: bytes, value: JsonObject, spans: Spans, strict: bool
+    ) -> None:
+        reads = self.reads
+        left = []
+        for name, item in value.items():
+            read = reads.get(name)
+            if read is None or not read(target, item, spans):
+                left.append(name)
+        if strict:
+            self._enforce(target, value)
+        if left:
+            self._read_left(target, text, value, left, spans, strict)
+
+    def _enforce(self, target: Message, value: JsonObject) -> None:
+        """What the STRICT profile demands beyond the type."""
+        for name in self.required:
+            if name not in value:
+                message = f"the STRICT profile requires the key {quoted(name)}"
+                raise ConversionError("MISSING_KEY", pointer_to(name), message)
+        for name, other, spellings in self.closed:
+            if target.HasField(other):
+                message = f"{quoted(name)} is {quoted(value[name])}; choose one of {spellings}"
+                raise ConversionError("UNKNOWN_STATUS", pointer_to(name), message)
+
+    def _read_left(
+        self,
+        target: Message,
+        text: bytes,
+        value: JsonObject,
+        left: Iterable[str],
+        spans: Spans,
+        strict: bool,
+    ) -> None:
+        """Reads the keys that need their raw text, and keeps those that no field carries."""
+        raws = members(text)
+        extra_fields = getattr(target, self.extra_fields)
+        for name in left:
+            read = self.raw_reads.get(name)
+            if read is None or not read(target, raws[name], value[name], spans, strict):
+                extra_fields.add(name=name, json=raws[name].decode())
+
+    def write(self, message: Message) -> bytes:
+        refuse_unknown_fields(message, "")
+        parts = []
+        written = set()
+        extras: Iterable[ExtraField] = ()
+        if self.type:
+            parts += b',"type":', quote(self.type)
+            written.add(TYPE)
+        for field, value in message.ListFields():
+            if field.name == self.extra_fields:
+                extras = value
+                continue
+            start, key, write = self.writes[field.number]
+            if key in written:
+                text = f"{field.name} is set, and so is another field for {quoted(key)}"
+                raise ConversionError("NOT_CANONICAL", pointer_to(key), text)
+            written.add(key)
+            parts += start, write(value)
+        for extra in extras:
+            parts += self._extra_member(extra, written)
+        return b"{%b}" % b"".join(parts)[1:]
+
+    def _extra_member(self, extra: ExtraField, written: set[str]) -> tuple[bytes, ...]:
+        name, pointer = extra.name, pointer_to(extra.name)
+        refuse_unknown_fields(extra, pointer)
+        if name in written:
+            text = f"the extra field {quoted(name)} has a key that the object has already"
+            raise ConversionError("DUPLICATE_KEY", pointer, text)
+        written.add(name)
+        raw, value = _raw_value(extra.json, pointer, MAX_DEPTH - 1)
+        if self._carries(name, raw, value):
+            text = f"the extra field {quoted(name)} has a field of its own in the message"
+            raise ConversionError("NOT_CANONICAL", pointer, text)
+        return b",", quote(name), b":", raw
+
+    def _carries(self, name: str, raw: bytes, value: JsonValue) -> bool:
+        """Whether `read` would put this member into a field of its own."""
+        scratch = self.message_class()
+        if read := self.reads.get(name):
+            return read(scratch, value, {})
+        if read_raw := self.raw_reads.get(name):
+            return read_raw(scratch, raw, value, {}, False)
+        return False
+
+
+@dataclass(frozen=True)
+class RawObjectPlan:
+    """The plan of a message that keeps an object as text, beside a copy of its type."""
+
+    type_field: str
+    json_field: str
+    known_types: frozenset[str]
+    """The types that have a plan of their own."""
+    type: str = ""
+    image_keys: frozenset[str] = frozenset()
+
+    def read(
+        self, target: Message, text: bytes, value: JsonObject, spans: Spans, strict: bool
+    ) -> None:
+        setattr(target, self.type_field, value[TYPE])
+        setattr(target, self.json_field, text.decode().strip(_WHITE_SPACE))
+
+    def write(self, message: Message) -> bytes:
+        refuse_unknown_fields(message, "")
+        raw, value = _raw_value(self._get(message, self.json_field), "", MAX_DEPTH)
+        tag, copy = type_of(as_object(value)), self._get(message, self.type_field)
+        if tag != copy:
+            text = f'"type" is {quoted(tag)} in the raw JSON text and {quoted(copy)} beside it'
+            raise ConversionError("NOT_CANONICAL", pointer_to(TYPE), text)
+        if tag in self.known_types:
+            text = f"an object of type {quoted(tag)} has a variant of its own"
+            raise ConversionError("NOT_CANONICAL", pointer_to(TYPE), text)
+        return raw
+
+    @staticmethod
+    def _get(message: Message, field: str) -> Any:
+        return getattr(message, field)

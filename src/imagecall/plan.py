@@ -1,0 +1,181 @@
+"""The plan by which messages are converted, compiled once for each from its descriptor and options.
+
+No message, field or variant is named here: proto/imagecall/v1/options.proto says what the options
+mean, and the other .proto files set them.
+"""
+
+from functools import cache
+from typing import Final
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from imagecall.codecs import (
+    IMAGE_RESULT,
+    Codec,
+    Write,
+    enum_codec,
+    image_codec,
+    integer_codec,
+    key_of,
+    other_spelling_write,
+    spellings,
+    string_codec,
+)
+from imagecall.errors import ConversionError, pointer_to
+from imagecall.json_text import JsonValue, quote
+from imagecall.large_strings import Spans
+from imagecall.objects import ObjectPlan, Plan, RawObjectPlan, as_object
+from imagecall.unions import UnionPlan, Variant
+from imagecall.v1 import options_pb2
+
+_OTHER_PREFIX: Final = "unknown_"
+
+
+def is_union(descriptor: Descriptor) -> bool:
+    """Whether a message holds one of several objects."""
+    oneofs = [oneof for oneof in descriptor.oneofs if len(oneof.fields) > 1]
+    return len(oneofs) == 1 and len(oneofs[0].fields) == len(descriptor.fields)
+
+
+@cache
+def union_plan(descriptor: Descriptor) -> UnionPlan:
+    """The plan of a message that holds one of several objects."""
+    [oneof] = descriptor.oneofs
+    options = {f.name: f.GetOptions().Extensions[options_pb2.json_variant] for f in oneof.fields}
+    objects = {
+        field.name: object_plan(field.message_type)
+        for field in oneof.fields
+        if not options[field.name].fallback
+    }
+    types = frozenset(plan.type for plan in objects.values())
+    variants = []
+    for field in oneof.fields:
+        plan = objects.get(field.name) or _raw_object_plan(field.message_type, types)
+        variants.append(Variant(field.name, options[field.name], plan))
+    return UnionPlan(GetMessageClass(descriptor), oneof.name, variants)
+
+
+def _raw_object_plan(descriptor: Descriptor, known_types: frozenset[str]) -> RawObjectPlan:
+    role = options_pb2.FIELD_ROLE_RAW_OBJECT
+    [json_field] = [f.name for f in descriptor.fields if key_of(f).role == role]
+    [type_field] = [f.name for f in descriptor.fields if key_of(f).name]
+    return RawObjectPlan(type_field, json_field, known_types)
+
+
+@cache
+def object_plan(descriptor: Descriptor) -> ObjectPlan:
+    """The plan of a message whose fields are the keys of an object."""
+    object_type = descriptor.GetOptions().Extensions[options_pb2.json_object].type
+    fields = {field.name: field for field in descriptor.fields}
+    keys = {key_of(field).name: field for field in fields.values() if key_of(field).name}
+    others = {f.name: fields.get(_OTHER_PREFIX + f.name, f) for f in keys.values()}
+    codecs = {key: _codec(field, others[field.name]) for key, field in keys.items()}
+    writes: dict[int, tuple[bytes, str, Write]] = {}
+    for key, field in keys.items():
+        start, other = b",%b:" % quote(key), others[field.name]
+        writes[field.number] = (start, key, codecs[key].write)
+        if other is not field:
+            writes[other.number] = (start, key, other_spelling_write(field, other))
+    reads = {key: codec.read for key, codec in codecs.items() if codec.read}
+    if object_type:
+        reads["type"] = lambda target, value, spans: True
+    return ObjectPlan(
+        type=object_type,
+        message_class=GetMessageClass(descriptor),
+        reads=reads,
+        raw_reads={key: codec.read_raw for key, codec in codecs.items() if codec.read_raw},
+        writes=writes,
+        extra_fields=_extra_fields(descriptor),
+        required=tuple(key for key, field in keys.items() if key_of(field).required),
+        closed=tuple(
+            (key, others[field.name].name, ", ".join(spellings(field.enum_type)))
+            for key, field in keys.items()
+            if key_of(field).closed
+        ),
+        image_keys=frozenset().union(*(_image_keys(key, field) for key, field in keys.items())),
+    )
+
+
+def _extra_fields(descriptor: Descriptor) -> str:
+    role = options_pb2.FIELD_ROLE_EXTRA_FIELDS
+    [name] = [field.name for field in descriptor.fields if key_of(field).role == role]
+    return name
+
+
+def _image_keys(key: str, field: FieldDescriptor) -> frozenset[str]:
+    """The keys in a member's value, or its own, that hold images."""
+    if field.message_type is None:
+        return frozenset()
+    if field.message_type.full_name == IMAGE_RESULT:
+        return frozenset([key])
+    return _plan(field.message_type).image_keys
+
+
+def _plan(descriptor: Descriptor) -> Plan:
+    return union_plan(descriptor) if is_union(descriptor) else object_plan(descriptor)
+
+
+def _codec(field: FieldDescriptor, other: FieldDescriptor) -> Codec:
+    """The codec of a field that is a key, and for an enum of the field for other spellings."""
+    match field.type:
+        case FieldDescriptor.TYPE_STRING:
+            return string_codec(field)
+        case FieldDescriptor.TYPE_INT64:
+            return integer_codec(field)
+        case FieldDescriptor.TYPE_ENUM:
+            return enum_codec(field, other)
+        case FieldDescriptor.TYPE_MESSAGE if field.message_type.full_name == IMAGE_RESULT:
+            return image_codec(field)
+        case FieldDescriptor.TYPE_MESSAGE if is_union(field.message_type):
+            return _union_codec(field)
+        case FieldDescriptor.TYPE_MESSAGE:
+            return _object_codec(field)
+    raise TypeError(f"{field.full_name}: no JSON value is defined for a field of this type")
+
+
+def _object_codec(field: FieldDescriptor) -> Codec:
+    """A JSON object and a field that is an object."""
+    name, key, plan = field.name, key_of(field), object_plan(field.message_type)
+
+    def read_raw(
+        target: Message, raw: bytes, value: JsonValue, spans: Spans, strict: bool
+    ) -> bool:
+        if key.lenient and not isinstance(value, dict):
+            return False
+        member = getattr(target, name)
+        member.SetInParent()
+        try:
+            plan.read(member, raw, as_object(value), spans, strict)
+        except ConversionError as error:
+            raise error.under(pointer_to(key.name)) from None
+        return True
+
+    return Codec(_nested_write(key, plan), read_raw=read_raw)
+
+
+def _union_codec(field: FieldDescriptor) -> Codec:
+    """A JSON object and a field that holds one of several objects."""
+    name, key, plan = field.name, key_of(field), union_plan(field.message_type)
+
+    def read_raw(
+        target: Message, raw: bytes, value: JsonValue, spans: Spans, strict: bool
+    ) -> bool:
+        try:
+            plan.read(getattr(target, name), raw, as_object(value), spans, strict, key.variant)
+        except ConversionError as error:
+            raise error.under(pointer_to(key.name)) from None
+        return True
+
+    return Codec(_nested_write(key, plan), read_raw=read_raw)
+
+
+def _nested_write(key: options_pb2.JsonKey, plan: Plan) -> Write:
+    def write(message: Message) -> bytes:
+        try:
+            return plan.write(message)
+        except ConversionError as error:
+            raise error.under(pointer_to(key.name)) from None
+
+    return write

@@ -1,0 +1,111 @@
+"""A message whose oneof holds one of several objects, chosen by "type" and by the caller.
+
+Several variants may have the same "type": their JSON is the same, and the caller, or the place in a
+document, says which is meant.
+"""
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import NoReturn
+
+from google.protobuf.message import Message
+
+from imagecall.codecs import refuse_unknown_fields
+from imagecall.errors import ConversionError, pointer_to, quoted
+from imagecall.large_strings import Spans
+from imagecall.objects import TYPE, JsonObject, Plan, type_of
+from imagecall.v1 import options_pb2
+
+
+class Variant:
+    """A member of a union: its name in the oneof, its options, its plan."""
+
+    def __init__(self, name: str, option: options_pb2.JsonVariant, plan: Plan) -> None:
+        self.name = name
+        self.option = option
+        self.plan = plan
+
+
+class UnionPlan:
+    """The plan of a union: how its objects are read and written."""
+
+    def __init__(self, message_class: type[Message], oneof: str, variants: Iterable[Variant]):
+        self.message_class = message_class
+        self.oneof = oneof
+        self.variants = {variant.name: variant for variant in variants}
+        self.by_type: dict[str, dict[str, Variant]] = {}
+        for variant in self.variants.values():
+            if not variant.option.fallback:
+                self.by_type.setdefault(variant.plan.type, {})[variant.name] = variant
+
+    type = ""
+
+    @cached_property
+    def image_keys(self) -> frozenset[str]:
+        """The keys, at any depth, that hold images."""
+        return frozenset().union(*(v.plan.image_keys for v in self.variants.values()))
+
+    @cached_property
+    def default(self) -> str:
+        """The variant that is meant where the caller names none; empty if the type decides."""
+        return next((v.name for v in self.variants.values() if v.option.default), "")
+
+    @cached_property
+    def fallback(self) -> Variant:
+        """The variant of the types that no other has."""
+        return next(v for v in self.variants.values() if v.option.fallback)
+
+    def check_name(self, name: str) -> None:
+        """Raises ConversionError: UNKNOWN_VARIANT."""
+        if name not in self.variants:
+            message = f"there is no variant {quoted(name)}; choose one of {_list(self.variants)}"
+            raise ConversionError("UNKNOWN_VARIANT", "", message)
+
+    def choose(self, tag: str, name: str, strict: bool) -> Variant:
+        """The variant of an object of type `tag`, where `name` is meant. See the class ErrorReason.
+
+        The type has the last word: a type that one other variant has, or none, is read as that
+        variant or as the fallback, unless the caller is strict.
+        """
+        of_type = self.by_type.get(tag, {})
+        if variant := of_type.get(name):
+            return variant
+        if len(of_type) <= 1 and not (strict and name):
+            return next(iter(of_type.values()), self.fallback)
+        self._refuse(tag, name, of_type)
+
+    def _refuse(self, tag: str, name: str, of_type: Iterable[str]) -> NoReturn:
+        message = f"{name} does not take the type {quoted(tag)}"
+        if names := _list(of_type):
+            message += f", which is that of {names}"
+        elif wanted := self.variants[name].plan.type:
+            message += f", but {quoted(wanted)}"
+        raise ConversionError("TYPE_MISMATCH", pointer_to(TYPE), message)
+
+    def read(
+        self,
+        target: Message,
+        text: bytes,
+        value: JsonObject,
+        spans: Spans,
+        strict: bool,
+        name: str = "",
+    ) -> None:
+        """Puts the object `value`, whose raw text is `text`, into an empty message."""
+        variant = self.choose(type_of(value), name or self.default, strict)
+        member = getattr(target, variant.name)
+        member.SetInParent()
+        variant.plan.read(member, text, value, spans, strict)
+
+    def write(self, message: Message) -> bytes:
+        """The JSON text of a message."""
+        refuse_unknown_fields(message, "")
+        name = message.WhichOneof(self.oneof)
+        if name is None:
+            text = f"the {self.message_class.DESCRIPTOR.name} is empty: set one of its variants"
+            raise ConversionError("EMPTY_ONEOF", "", text)
+        return self.variants[name].plan.write(getattr(message, name))
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names)
