@@ -74,10 +74,14 @@ def parse(text: bytes, max_depth: int = MAX_DEPTH) -> JsonValue:
         )
     except ValueError:
         raise diagnose(text) from None
-    containers = text.count(b"{") + text.count(b"[")
-    if containers > max_depth and _depth(value) > max_depth:
+    if len(text) > 2 * max_depth and _containers(text) > max_depth and _depth(value) > max_depth:
         raise diagnose(text, max_depth)
     return value
+
+
+def _containers(text: bytes) -> int:
+    """No fewer than the arrays and objects that the text has."""
+    return text.count(b"{") + text.count(b"[")
 
 
 def _depth(value: JsonValue) -> int:

@@ -1,23 +1,35 @@
-"""Large base64 strings, set aside before a text is parsed, so that no copy of them is made.
+"""Large base64 strings, kept out of the way of JSON: of its parser, and of the joining of a text.
 
-A large string after one of the given keys is replaced by a random marker of a few bytes. The short
-text that is left is then parsed properly, and the string is used only where its marker comes out as
-the value of a key that takes an image, and only if it is canonical base64, which proves that it holds
-no escape, no quote and no other character that means something to JSON. In every other case (a key
-of that name inside another string, a decoy in a nested object, a URL, an escape) a marker is left
+Reading: a large string after one of the given keys is replaced by a random marker of a few bytes. The
+short text that is left is then parsed properly, and the string is used only where its marker comes
+out as the value of a key that takes an image, and only if it is canonical base64, which proves that
+it holds no quote, no escape, and nothing else that means something to JSON. In every other case (a
+key of that name inside another string, a decoy in a nested object, a URL, an escape) a marker is left
 over, and the caller parses the whole text instead. So the result never differs from a plain parse.
+
+Writing: an image is encoded a piece at a time into the text, which saves a copy of it.
 """
 
+import io
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias
+
+from pybase64 import b64encode
 
 Spans: TypeAlias = dict[str, memoryview]
 """The strings that were set aside, by marker. A reader removes those it uses."""
 
+Piece: TypeAlias = bytes | memoryview
+"""A piece of a text: bytes as they are, or a memoryview of an image that becomes base64."""
+
 MIN_BYTES: Final = 2048
 """The length from which a string is set aside, and below which a text is not searched."""
+
+_TAIL: Final = 4096
+_MIN_IMAGE: Final = 65536
+_IMAGE_STEP: Final = 98304  # A multiple of 3, so that only the last piece has padding.
 
 
 def key_pattern(keys: Iterable[str]) -> re.Pattern[bytes]:
@@ -26,16 +38,27 @@ def key_pattern(keys: Iterable[str]) -> re.Pattern[bytes]:
     return re.compile(rb'"(?:' + names + rb')"[ \t\n\r]*:[ \t\n\r]*"')
 
 
-def set_aside(text: bytes, pattern: re.Pattern[bytes]) -> tuple[bytes, Spans]:
-    """The text with markers in the place of large strings, and those strings."""
+def set_aside(text: bytes, pattern: re.Pattern[bytes]) -> Iterator[tuple[bytes, Spans]]:
+    """The text with markers in the place of large strings, and those strings, in up to two ways.
+
+    The first way takes it that only one string is large and ends near the end of the text, which
+    saves looking for its end. What is wrong with a guess shows in its use.
+    """
+    for first_end in (len(text) - _TAIL, 0):
+        short, spans = _set_aside(text, pattern, first_end)
+        if spans:
+            yield short, spans
+
+
+def _set_aside(text: bytes, pattern: re.Pattern[bytes], first_end: int) -> tuple[bytes, Spans]:
     nonce = secrets.token_hex(16)
     view = memoryview(text)
-    pieces: list[bytes | memoryview] = []
+    pieces: list[Piece] = []
     spans: Spans = {}
     done = position = 0
     while match := pattern.search(text, position):
         start = position = match.end()
-        end = text.find(b'"', start)
+        end = text.find(b'"', max(start, first_end))
         if end - start < MIN_BYTES:
             continue
         marker = f"{nonce}-{len(spans)}"
@@ -44,3 +67,22 @@ def set_aside(text: bytes, pattern: re.Pattern[bytes]) -> tuple[bytes, Spans]:
         done = position = end
     pieces.append(view[done:])
     return b"".join(pieces), spans
+
+
+def encode_image(image: bytes) -> Piece:
+    """An image as a piece of a text."""
+    return b64encode(image) if len(image) < _MIN_IMAGE else memoryview(image)
+
+
+def join(pieces: list[Piece]) -> bytes:
+    """The text that these pieces make up."""
+    if memoryview not in map(type, pieces):
+        return b"".join(pieces)
+    text = io.BytesIO()
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            text.write(piece)
+            continue
+        for start in range(0, len(piece), _IMAGE_STEP):
+            text.write(b64encode(piece[start : start + _IMAGE_STEP]))
+    return text.getvalue()

@@ -6,14 +6,17 @@ message would come back from its JSON as another.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, NoReturn, Protocol, TypeAlias
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from imagecall.codecs import Read, ReadRaw, Write, refuse_unknown_fields
 from imagecall.errors import ConversionError, pointer_to, quoted
 from imagecall.json_text import MAX_DEPTH, JsonValue, members, parse, quote, type_name
-from imagecall.large_strings import Spans
+from imagecall.large_strings import Piece, Spans
+from imagecall.plain_read import PlainRead
 from imagecall.v1.extra_field_pb2 import ExtraField
 
 TYPE: Final = "type"
@@ -40,8 +43,8 @@ class Plan(Protocol):
     ) -> None:
         """Puts the object `value`, whose raw text is `text`, into an empty message."""
 
-    def write(self, message: Message) -> bytes:
-        """The JSON text of a message."""
+    def write(self, message: Message, pieces: list[Piece]) -> None:
+        """Appends the JSON text of a message to the pieces of a text."""
 
 
 def as_object(value: JsonValue) -> JsonObject:
@@ -80,10 +83,15 @@ class ObjectPlan:
 
     type: str
     message_class: type[Message]
+    plain_read: PlainRead
     reads: Mapping[str, Read]
     raw_reads: Mapping[str, ReadRaw]
-    writes: Mapping[int, tuple[bytes, str, Write]]
-    """By field number: how the member begins in JSON (`,"id":`), its key, the write."""
+    keys: tuple[str, ...]
+    """The keys that have a field."""
+    writes: Mapping[FieldDescriptor, tuple[int, Write]]
+    """By field: a bit for its key, 1 << the index in `keys`, and the write."""
+    start: bytes
+    """How the object begins in JSON: `{"type":"image_generation_call"`."""
     extra_fields: str
     """The field of the keys that no other field carries."""
     required: tuple[str, ...]
@@ -94,6 +102,10 @@ class ObjectPlan:
     def read(
         self, target: Message, text: bytes, value: JsonObject, spans: Spans, strict: bool
     ) -> None:
+        if self.type:
+            del value[TYPE]
+        if not value:
+            target.SetInParent()
         reads = self.reads
         left = []
         for name, item in value.items():
@@ -133,40 +145,53 @@ class ObjectPlan:
             if read is None or not read(target, raws[name], value[name], spans, strict):
                 extra_fields.add(name=name, json=raws[name].decode())
 
-    def write(self, message: Message) -> bytes:
-        refuse_unknown_fields(message, "")
-        parts = []
-        written = set()
+    def write(self, message: Message, pieces: list[Piece]) -> None:
+        if len(UnknownFieldSet(message)):
+            refuse_unknown_fields(message, "")
+        pieces.append(self.start)
+        first = len(pieces)
         extras: Iterable[ExtraField] = ()
-        if self.type:
-            parts += b',"type":', quote(self.type)
-            written.add(TYPE)
+        writes = self.writes
+        written = 0
         for field, value in message.ListFields():
-            if field.name == self.extra_fields:
+            entry = writes.get(field)
+            if entry is None:
                 extras = value
                 continue
-            start, key, write = self.writes[field.number]
-            if key in written:
-                text = f"{field.name} is set, and so is another field for {quoted(key)}"
-                raise ConversionError("NOT_CANONICAL", pointer_to(key), text)
-            written.add(key)
-            parts += start, write(value)
-        for extra in extras:
-            parts += self._extra_member(extra, written)
-        return b"{%b}" % b"".join(parts)[1:]
+            bit, write = entry
+            if written & bit:
+                self._refuse_second(field.name, bit)
+            written |= bit
+            write(value, pieces)
+        if extras:
+            self._write_extras(extras, written, pieces)
+        if not self.type and len(pieces) > first:
+            pieces[first] = pieces[first][1:]  # Without its comma.
+        pieces.append(b"}")
 
-    def _extra_member(self, extra: ExtraField, written: set[str]) -> tuple[bytes, ...]:
-        name, pointer = extra.name, pointer_to(extra.name)
-        refuse_unknown_fields(extra, pointer)
-        if name in written:
-            text = f"the extra field {quoted(name)} has a key that the object has already"
-            raise ConversionError("DUPLICATE_KEY", pointer, text)
-        written.add(name)
-        raw, value = _raw_value(extra.json, pointer, MAX_DEPTH - 1)
-        if self._carries(name, raw, value):
-            text = f"the extra field {quoted(name)} has a field of its own in the message"
-            raise ConversionError("NOT_CANONICAL", pointer, text)
-        return b",", quote(name), b":", raw
+    def _refuse_second(self, field: str, bit: int) -> NoReturn:
+        key = self.keys[bit.bit_length() - 1]
+        text = f"{field} is set, and so is another field for {quoted(key)}"
+        raise ConversionError("NOT_CANONICAL", pointer_to(key), text)
+
+    def _write_extras(
+        self, extras: Iterable[ExtraField], written: int, pieces: list[Piece]
+    ) -> None:
+        names = {key for bit, key in enumerate(self.keys) if written >> bit & 1}
+        if self.type:
+            names.add(TYPE)
+        for extra in extras:
+            name, pointer = extra.name, pointer_to(extra.name)
+            refuse_unknown_fields(extra, pointer)
+            if name in names:
+                text = f"the extra field {quoted(name)} has a key that the object has already"
+                raise ConversionError("DUPLICATE_KEY", pointer, text)
+            names.add(name)
+            raw, value = _raw_value(extra.json, pointer, MAX_DEPTH - 1)
+            if self._carries(name, raw, value):
+                text = f"the extra field {quoted(name)} has a field of its own in the message"
+                raise ConversionError("NOT_CANONICAL", pointer, text)
+            pieces += b",", quote(name), b":", raw
 
     def _carries(self, name: str, raw: bytes, value: JsonValue) -> bool:
         """Whether `read` would put this member into a field of its own."""
@@ -195,7 +220,7 @@ class RawObjectPlan:
         setattr(target, self.type_field, value[TYPE])
         setattr(target, self.json_field, text.decode().strip(_WHITE_SPACE))
 
-    def write(self, message: Message) -> bytes:
+    def write(self, message: Message, pieces: list[Piece]) -> None:
         refuse_unknown_fields(message, "")
         raw, value = _raw_value(self._get(message, self.json_field), "", MAX_DEPTH)
         tag, copy = type_of(as_object(value)), self._get(message, self.type_field)
@@ -205,7 +230,7 @@ class RawObjectPlan:
         if tag in self.known_types:
             text = f"an object of type {quoted(tag)} has a variant of its own"
             raise ConversionError("NOT_CANONICAL", pointer_to(TYPE), text)
-        return raw
+        pieces.append(raw)
 
     @staticmethod
     def _get(message: Message, field: str) -> Any:

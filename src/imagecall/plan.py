@@ -4,6 +4,7 @@ No message, field or variant is named here: proto/imagecall/v1/options.proto say
 mean, and the other .proto files set them.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Final
 
@@ -19,14 +20,16 @@ from imagecall.codecs import (
     image_codec,
     integer_codec,
     key_of,
+    member_start,
     other_spelling_write,
     spellings,
     string_codec,
 )
 from imagecall.errors import ConversionError, pointer_to
 from imagecall.json_text import JsonValue, quote
-from imagecall.large_strings import Spans
+from imagecall.large_strings import Piece, Spans
 from imagecall.objects import ObjectPlan, Plan, RawObjectPlan, as_object
+from imagecall.plain_read import PlainRead, compile_plain_read
 from imagecall.unions import UnionPlan, Variant
 from imagecall.v1 import options_pb2
 
@@ -72,21 +75,21 @@ def object_plan(descriptor: Descriptor) -> ObjectPlan:
     keys = {key_of(field).name: field for field in fields.values() if key_of(field).name}
     others = {f.name: fields.get(_OTHER_PREFIX + f.name, f) for f in keys.values()}
     codecs = {key: _codec(field, others[field.name]) for key, field in keys.items()}
-    writes: dict[int, tuple[bytes, str, Write]] = {}
-    for key, field in keys.items():
-        start, other = b",%b:" % quote(key), others[field.name]
-        writes[field.number] = (start, key, codecs[key].write)
+    writes: dict[FieldDescriptor, tuple[int, Write]] = {}
+    for index, (key, field) in enumerate(keys.items()):
+        other = others[field.name]
         if other is not field:
-            writes[other.number] = (start, key, other_spelling_write(field, other))
-    reads = {key: codec.read for key, codec in codecs.items() if codec.read}
-    if object_type:
-        reads["type"] = lambda target, value, spans: True
+            writes[other] = (1 << index, other_spelling_write(field, other))
+        writes[field] = (1 << index, codecs[key].write)
     return ObjectPlan(
         type=object_type,
+        plain_read=_plain_read(keys),
         message_class=GetMessageClass(descriptor),
-        reads=reads,
+        reads={key: codec.read for key, codec in codecs.items() if codec.read},
         raw_reads={key: codec.read_raw for key, codec in codecs.items() if codec.read_raw},
+        keys=tuple(keys),
         writes=writes,
+        start=b'{"type":%b' % quote(object_type) if object_type else b"{",
         extra_fields=_extra_fields(descriptor),
         required=tuple(key for key, field in keys.items() if key_of(field).required),
         closed=tuple(
@@ -96,6 +99,21 @@ def object_plan(descriptor: Descriptor) -> ObjectPlan:
         ),
         image_keys=frozenset().union(*(_image_keys(key, field) for key, field in keys.items())),
     )
+
+
+def _plain_read(keys: Mapping[str, FieldDescriptor]) -> PlainRead:
+    strings = {key: f for key, f in keys.items() if f.type == FieldDescriptor.TYPE_STRING}
+    enums = {key: f for key, f in keys.items() if f.type == FieldDescriptor.TYPE_ENUM}
+    return compile_plain_read(
+        {key: f.name for key, f in strings.items() if not key_of(f).lenient},
+        {key: (f.name, spellings(f.enum_type)) for key, f in enums.items()},
+        {key: f.name for key, f in keys.items() if _is_image(f) and not key_of(f).lenient},
+        {key: f.name for key, f in strings.items() if key_of(f).lenient},
+        )
+
+
+def _is_image(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.full_name == IMAGE_RESULT
 
 
 def _extra_fields(descriptor: Descriptor) -> str:
@@ -108,7 +126,7 @@ def _image_keys(key: str, field: FieldDescriptor) -> frozenset[str]:
     """The keys in a member's value, or its own, that hold images."""
     if field.message_type is None:
         return frozenset()
-    if field.message_type.full_name == IMAGE_RESULT:
+    if _is_image(field):
         return frozenset([key])
     return _plan(field.message_type).image_keys
 
@@ -126,7 +144,7 @@ def _codec(field: FieldDescriptor, other: FieldDescriptor) -> Codec:
             return integer_codec(field)
         case FieldDescriptor.TYPE_ENUM:
             return enum_codec(field, other)
-        case FieldDescriptor.TYPE_MESSAGE if field.message_type.full_name == IMAGE_RESULT:
+        case FieldDescriptor.TYPE_MESSAGE if _is_image(field):
             return image_codec(field)
         case FieldDescriptor.TYPE_MESSAGE if is_union(field.message_type):
             return _union_codec(field)
@@ -152,7 +170,7 @@ def _object_codec(field: FieldDescriptor) -> Codec:
             raise error.under(pointer_to(key.name)) from None
         return True
 
-    return Codec(_nested_write(key, plan), read_raw=read_raw)
+    return Codec(_nested_write(field, plan), read_raw=read_raw)
 
 
 def _union_codec(field: FieldDescriptor) -> Codec:
@@ -168,13 +186,16 @@ def _union_codec(field: FieldDescriptor) -> Codec:
             raise error.under(pointer_to(key.name)) from None
         return True
 
-    return Codec(_nested_write(key, plan), read_raw=read_raw)
+    return Codec(_nested_write(field, plan), read_raw=read_raw)
 
 
-def _nested_write(key: options_pb2.JsonKey, plan: Plan) -> Write:
-    def write(message: Message) -> bytes:
+def _nested_write(field: FieldDescriptor, plan: Plan) -> Write:
+    key, start = key_of(field), member_start(field)
+
+    def write(message: Message, pieces: list[Piece]) -> None:
+        pieces.append(start)
         try:
-            return plan.write(message)
+            plan.write(message, pieces)
         except ConversionError as error:
             raise error.under(pointer_to(key.name)) from None
 

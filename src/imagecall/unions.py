@@ -9,11 +9,13 @@ from functools import cached_property
 from typing import NoReturn
 
 from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from imagecall.codecs import refuse_unknown_fields
 from imagecall.errors import ConversionError, pointer_to, quoted
-from imagecall.large_strings import Spans
-from imagecall.objects import TYPE, JsonObject, Plan, type_of
+from imagecall.large_strings import Piece, Spans
+from imagecall.objects import TYPE, JsonObject, ObjectPlan, Plan, type_of
+from imagecall.plain_read import PlainRead
 from imagecall.v1 import options_pb2
 
 
@@ -37,6 +39,7 @@ class UnionPlan:
         for variant in self.variants.values():
             if not variant.option.fallback:
                 self.by_type.setdefault(variant.plan.type, {})[variant.name] = variant
+        self._named = {(tag, name): v for tag, of in self.by_type.items() for name, v in of.items()}
 
     type = ""
 
@@ -57,16 +60,18 @@ class UnionPlan:
 
     def check_name(self, name: str) -> None:
         """Raises ConversionError: UNKNOWN_VARIANT."""
-        if name not in self.variants:
+        if name and name not in self.variants:
             message = f"there is no variant {quoted(name)}; choose one of {_list(self.variants)}"
             raise ConversionError("UNKNOWN_VARIANT", "", message)
 
     def choose(self, tag: str, name: str, strict: bool) -> Variant:
-        """The variant of an object of type `tag`, where `name` is meant. See the class ErrorReason.
+        """The variant of an object of type `tag`, where `name` is meant.
 
-        The type has the last word: a type that one other variant has, or none, is read as that
-        variant or as the fallback, unless the caller is strict.
+        The type has the last word: one that no variant has is read as the fallback, one that
+        another variant alone has as that variant, unless the caller is strict. Raises
+        ConversionError: UNKNOWN_VARIANT, TYPE_MISMATCH.
         """
+        self.check_name(name)
         of_type = self.by_type.get(tag, {})
         if variant := of_type.get(name):
             return variant
@@ -82,6 +87,15 @@ class UnionPlan:
             message += f", but {quoted(wanted)}"
         raise ConversionError("TYPE_MISMATCH", pointer_to(TYPE), message)
 
+    @cached_property
+    def plain_reads(self) -> dict[tuple[str, str], tuple[str, PlainRead]]:
+        """By type and name: the field of a variant, and the quick reading of its plain objects."""
+        return {
+            key: (variant.name, variant.plan.plain_read)
+            for key, variant in self._named.items()
+            if isinstance(variant.plan, ObjectPlan)
+        }
+
     def read(
         self,
         target: Message,
@@ -92,19 +106,20 @@ class UnionPlan:
         name: str = "",
     ) -> None:
         """Puts the object `value`, whose raw text is `text`, into an empty message."""
-        variant = self.choose(type_of(value), name or self.default, strict)
-        member = getattr(target, variant.name)
-        member.SetInParent()
-        variant.plan.read(member, text, value, spans, strict)
+        variant = self._named.get((value[TYPE], name)) if TYPE in value else None
+        if variant is None:
+            variant = self.choose(type_of(value), name, strict)
+        variant.plan.read(getattr(target, variant.name), text, value, spans, strict)
 
-    def write(self, message: Message) -> bytes:
-        """The JSON text of a message."""
-        refuse_unknown_fields(message, "")
+    def write(self, message: Message, pieces: list[Piece]) -> None:
+        """Appends the JSON text of a message to the pieces of a text."""
+        if len(UnknownFieldSet(message)):
+            refuse_unknown_fields(message, "")
         name = message.WhichOneof(self.oneof)
         if name is None:
             text = f"the {self.message_class.DESCRIPTOR.name} is empty: set one of its variants"
             raise ConversionError("EMPTY_ONEOF", "", text)
-        return self.variants[name].plan.write(getattr(message, name))
+        self.variants[name].plan.write(getattr(message, name), pieces)
 
 
 def _list(names: Iterable[str]) -> str:
