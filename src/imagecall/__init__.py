@@ -1,4 +1,10 @@
-"""Converts the image_generation_call items of the Responses API to protobuf and back."""
+"""Converts the image_generation_call items of the Responses API to protobuf and back, losing nothing.
+
+>>> import imagecall
+>>> call = imagecall.from_json('{"type":"image_generation_call","id":"ig_1","result":null}')
+>>> imagecall.to_json(call)
+b'{"type":"image_generation_call","id":"ig_1","result":null}'
+"""
 
 from imagecall.converter import (
     Profile,
@@ -9,17 +15,30 @@ from imagecall.converter import (
     tool_from_json,
     tool_to_json,
 )
+from imagecall.document import document_from_json, document_to_json
 from imagecall.errors import ConversionError
+from imagecall.image_format import image_format
+from imagecall.replay import Replay, to_input
+from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+from imagecall.view import CallView, view
 
 __all__ = [
+    "CallView",
     "ConversionError",
+    "Document",
     "ImageGenerationCall",
     "Profile",
+    "Replay",
+    "document_from_json",
+    "document_to_json",
     "event_from_json",
     "event_to_json",
     "from_json",
+    "image_format",
+    "to_input",
     "to_json",
     "tool_from_json",
     "tool_to_json",
+    "view",
 ]

@@ -42,9 +42,8 @@ CALLS: Final = union_plan(ImageGenerationCall.DESCRIPTOR)
 _PLAIN_READS: Final = CALLS.plain_reads
 _TOOLS: Final = union_plan(Tool.DESCRIPTOR)
 _EVENTS: Final = union_plan(StreamEvent.DESCRIPTOR)
-_IMAGE_KEYS: Final = {
-    plan: key_pattern(plan.image_keys) for plan in (CALLS, _EVENTS) if plan.image_keys
-}
+CALL_IMAGE_KEYS: Final = key_pattern(CALLS.image_keys)
+_IMAGE_KEYS: Final = {CALLS: CALL_IMAGE_KEYS, _EVENTS: key_pattern(_EVENTS.image_keys)}
 
 
 def from_json(

@@ -79,6 +79,12 @@ def parse(text: bytes, max_depth: int = MAX_DEPTH) -> JsonValue:
     return value
 
 
+def check_depth(text: bytes) -> None:
+    """Raises ConversionError if a text that was put together is nested too deep."""
+    if _containers(text) > MAX_DEPTH:
+        parse(text)
+
+
 def _containers(text: bytes) -> int:
     """No fewer than the arrays and objects that the text has."""
     return text.count(b"{") + text.count(b"[")

@@ -14,6 +14,7 @@ import io
 import re
 import secrets
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from pybase64 import b64encode
@@ -21,8 +22,16 @@ from pybase64 import b64encode
 Spans: TypeAlias = dict[str, memoryview]
 """The strings that were set aside, by marker. A reader removes those it uses."""
 
-Piece: TypeAlias = bytes | memoryview
-"""A piece of a text: bytes as they are, or a memoryview of an image that becomes base64."""
+
+@dataclass(frozen=True)
+class LargeImage:
+    """An image that becomes base64 in the text."""
+
+    data: bytes
+
+
+Piece: TypeAlias = bytes | LargeImage
+"""A piece of a text."""
 
 MIN_BYTES: Final = 2048
 """The length from which a string is set aside, and below which a text is not searched."""
@@ -53,7 +62,7 @@ def set_aside(text: bytes, pattern: re.Pattern[bytes]) -> Iterator[tuple[bytes, 
 def _set_aside(text: bytes, pattern: re.Pattern[bytes], first_end: int) -> tuple[bytes, Spans]:
     nonce = secrets.token_hex(16)
     view = memoryview(text)
-    pieces: list[Piece] = []
+    pieces: list[bytes | memoryview] = []
     spans: Spans = {}
     done = position = 0
     while match := pattern.search(text, position):
@@ -71,18 +80,20 @@ def _set_aside(text: bytes, pattern: re.Pattern[bytes], first_end: int) -> tuple
 
 def encode_image(image: bytes) -> Piece:
     """An image as a piece of a text."""
-    return b64encode(image) if len(image) < _MIN_IMAGE else memoryview(image)
+    return b64encode(image) if len(image) < _MIN_IMAGE else LargeImage(image)
 
 
 def join(pieces: list[Piece]) -> bytes:
     """The text that these pieces make up."""
-    if memoryview not in map(type, pieces):
-        return b"".join(pieces)
-    text = io.BytesIO()
+    try:
+        return b"".join(pieces)  # type: ignore[arg-type]  # or else:
+    except TypeError:
+        text = io.BytesIO()
     for piece in pieces:
         if isinstance(piece, bytes):
             text.write(piece)
             continue
-        for start in range(0, len(piece), _IMAGE_STEP):
-            text.write(b64encode(piece[start : start + _IMAGE_STEP]))
+        image = memoryview(piece.data)
+        for start in range(0, len(image), _IMAGE_STEP):
+            text.write(b64encode(image[start : start + _IMAGE_STEP]))
     return text.getvalue()

@@ -1,0 +1,28 @@
+"""The format of an image file, told by its first bytes."""
+
+from typing import Final
+
+_SIGNATURES: Final = (
+    (b"\x89PNG\r\n\x1a\n", "png"),  # PNG specification, section 5.2
+    (b"\xff\xd8\xff", "jpeg"),  # ITU-T T.81, annex B: SOI and the next marker
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+)
+
+
+def image_format(image: bytes) -> str | None:
+    """The format: "png", "jpeg", "webp", "gif", "avif" or "svg". None: it is another, or no image.
+
+    These are the spellings of the JSON key "output_format".
+    """
+    for signature, name in _SIGNATURES:
+        if image.startswith(signature):
+            return name
+    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":  # RFC 9649, section 2.4
+        return "webp"
+    if image[4:12] in (b"ftypavif", b"ftypavis"):
+        return "avif"
+    start = image[:1024].lstrip()
+    if start.startswith((b"<svg", b"<?xml")) and b"<svg" in image[:4096]:
+        return "svg"
+    return None

@@ -1,0 +1,103 @@
+"""An item as most code wants it: what it holds, whichever variant it is."""
+
+import base64
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google.protobuf.message import Message
+
+from imagecall.codecs import spellings
+from imagecall.converter import CALLS
+from imagecall.errors import ConversionError
+from imagecall.image_format import image_format
+from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+from imagecall.v1.image_generation_status_pb2 import ImageGenerationStatus
+from imagecall.v1.image_result_pb2 import ImageResult
+
+_STATUSES: Final = {n: text for text, n in spellings(ImageGenerationStatus.DESCRIPTOR).items()}
+_DATA_URL: Final = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class CallView:
+    """What an item holds, by the names of its JSON keys.
+
+    Attributes:
+        variant: the field name of the oneof of ImageGenerationCall.
+        type: the value of "type".
+        id: the value of "id". None: the key is absent.
+        status: the value of "status", as it is spelled in JSON. None: the key is absent.
+        has_result: whether there is a "result" key.
+        result: bytes of an image, text that is not canonical base64, or None for null or absent.
+        declared_format: the value of "output_format". None: the item does not say.
+    """
+
+    variant: str
+    type: str
+    id: str | None
+    status: str | None
+    has_result: bool
+    result: bytes | str | None
+    declared_format: str | None
+
+    @property
+    def image(self) -> bytes | None:
+        """The image: also out of a data: URL, and of base64 without padding or in the URL alphabet.
+
+        None: there is none, or it stands behind a URL.
+        """
+        if not isinstance(self.result, str):
+            return self.result
+        found = _DATA_URL.match(self.result)
+        image = _lenient_base64(self.result[found.end() :] if found else self.result)
+        return image if found or (image and image_format(image)) else None
+
+    @property
+    def format(self) -> str | None:
+        """The format that the first bytes of the image show, such as "png"; see image_format."""
+        image = self.image
+        return None if image is None else image_format(image)
+
+
+def view(call: ImageGenerationCall) -> CallView:
+    """What an item holds, whichever variant it is; an UnknownItem has no more than a type.
+
+    Raises ConversionError (EMPTY_ONEOF) if no variant is set.
+    """
+    name = call.WhichOneof(CALLS.oneof)
+    if name is None:
+        raise ConversionError("EMPTY_ONEOF", "", "the ImageGenerationCall is empty")
+    message = getattr(call, name)
+    result = _get(message, "result")
+    return CallView(
+        variant=name,
+        type=CALLS.variants[name].plan.type or message.type,
+        id=_get(message, "id"),
+        status=_get(message, "unknown_status") or _STATUSES.get(getattr(message, "status", 0)),
+        has_result=result is not None,
+        result=None if result is None else _value(result),
+        declared_format=_get(message, "output_format"),
+    )
+
+
+def _get(message: Message, field: str) -> Any:
+    """The value of a field; None if the variant lacks it or it is not set."""
+    if field not in message.DESCRIPTOR.fields_by_name or not message.HasField(field):
+        return None
+    return getattr(message, field)
+
+
+def _value(result: ImageResult) -> bytes | str | None:
+    kind = result.WhichOneof("kind")
+    return None if kind in (None, "null_value") else getattr(result, kind)
+
+
+def _lenient_base64(text: str) -> bytes | None:
+    """The bytes of base64 in either alphabet, padded or not, with or without line breaks."""
+    compact = "".join(text.split()).rstrip("=")
+    altered = compact.replace("-", "+").replace("_", "/")
+    try:
+        return base64.b64decode(altered + "=" * (-len(altered) % 4), validate=True)
+    except ValueError:
+        return None
