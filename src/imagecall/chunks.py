@@ -1,7 +1,7 @@
 """Bytes of any size in chunks that fit into messages, and back.
 
-The rules are those of proto/imagecall/v1/chunk.proto: chunks come in order and without a gap, and the
-last one says how many bytes there are and what their SHA-256 digest is.
+The rules are those of proto/imagecall/v1/chunk.proto: chunks come in order and without a gap, and
+the last one says how many bytes there are and what their SHA-256 digest is.
 """
 
 import hashlib
@@ -32,43 +32,47 @@ def _end(data: bytes) -> ChunkEnd:
 
 
 class Assembly:
-    """The bytes of a sequence of chunks, while they arrive. The inverse of `split`.
-
-    `add` raises ConversionError: CHUNKS_DAMAGED for a chunk that is not the next one, or an end that
-    does not fit; TOO_LARGE when there are more than `max_bytes` bytes.
-    """
+    """The bytes of a sequence of chunks, while they arrive. The inverse of `split`."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._pieces: list[bytes] = []
         self._size = 0
-        self._digest = hashlib.sha256()
+        self._end: ChunkEnd | None = None
 
-    def add(self, chunk: Chunk) -> bytes | None:
-        """Takes the next chunk; returns the whole after the last one."""
-        if chunk.offset != self._size:
+    @property
+    def complete(self) -> bool:
+        """Whether the last chunk was added."""
+        return self._end is not None
+
+    def add(self, chunk: Chunk) -> None:
+        """Takes the next chunk.
+
+        Raises ConversionError: CHUNKS_DAMAGED for a chunk that is not the next one, TOO_LARGE when
+        there are more than `max_bytes` bytes.
+        """
+        if chunk.offset != self._size or self.complete:
             raise _damaged(f"a chunk begins at byte {chunk.offset:,} instead of {self._size:,}")
         if not chunk.data and not (chunk.HasField("end") and self._size == 0):
-            raise _damaged("a chunk is empty")
+            raise _damaged(f"the chunk at byte {chunk.offset:,} is empty")
         self._size += len(chunk.data)
         if self._size > self._max_bytes:
-            message = f"the chunks have more than {self._max_bytes:,} bytes"
+            message = f"the chunks have {self._size:,} bytes; the limit is {self._max_bytes:,}"
             raise ConversionError("TOO_LARGE", "", message)
         self._pieces.append(chunk.data)
-        self._digest.update(chunk.data)
-        return self._whole(chunk.end) if chunk.HasField("end") else None
+        if chunk.HasField("end"):
+            self._end = chunk.end
 
-    def _whole(self, end: ChunkEnd) -> bytes:
-        if end.size != self._size:
-            raise _damaged(f"the chunks have {self._size:,} bytes instead of {end.size:,}")
-        if end.sha256 != self._digest.digest():
+    def whole(self) -> bytes:
+        """The bytes. Raises ConversionError: CHUNKS_DAMAGED if they are not what their end says."""
+        if self._end is None:
+            raise _damaged("the chunks end before their last one")
+        if self._end.size != self._size:
+            raise _damaged(f"the chunks have {self._size:,} bytes instead of {self._end.size:,}")
+        whole = b"".join(self._pieces)
+        if self._end.sha256 != hashlib.sha256(whole).digest():
             raise _damaged("the SHA-256 digest of the chunks is not that of their end")
-        return b"".join(self._pieces)
-
-
-def cut_off() -> ConversionError:
-    """The error for chunks that end without an end."""
-    return _damaged("the chunks end before their last one")
+        return whole
 
 
 def _damaged(message: str) -> ConversionError:

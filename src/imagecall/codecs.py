@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 from pybase64 import b64decode
@@ -46,6 +46,18 @@ def key_of(field: FieldDescriptor) -> options_pb2.JsonKey:
     """The option that says which JSON key a field is."""
     option: options_pb2.JsonKey = field.GetOptions().Extensions[options_pb2.json_key]
     return option
+
+
+def enum_of(field: FieldDescriptor) -> EnumDescriptor:
+    """The enum of an enum field."""
+    assert field.enum_type is not None
+    return field.enum_type
+
+
+def message_of(field: FieldDescriptor) -> Descriptor:
+    """The message of a message field."""
+    assert field.message_type is not None
+    return field.message_type
 
 
 def member_start(field: FieldDescriptor) -> bytes:
@@ -98,9 +110,7 @@ def integer_codec(field: FieldDescriptor) -> Codec:
     name, start = field.name, member_start(field)
     mismatch = _mismatch(field, "an integer of 64 bits, without point or exponent")
 
-    def read_raw(
-        target: Message, raw: bytes, value: JsonValue, spans: Spans, strict: bool
-    ) -> bool:
+    def read_raw(target: Message, raw: bytes, value: JsonValue, spans: Spans, strict: bool) -> bool:
         if value.__class__ is not int or value not in _INT64 or raw != b"%d" % value:
             return mismatch(value)
         setattr(target, name, value)
@@ -122,7 +132,7 @@ def enum_codec(field: FieldDescriptor, other: FieldDescriptor) -> Codec:
     """A JSON string and an enum field, or the field `other` for spellings that the enum lacks."""
     name, other_name = field.name, other.name
     pointer = pointer_to(key_of(field).name)
-    numbers = spellings(field.enum_type)
+    numbers = spellings(enum_of(field))
     members = {n: member_start(field) + quote(spelling) for spelling, n in numbers.items()}
     mismatch = _mismatch(field, "a string")
 
@@ -150,7 +160,7 @@ def other_spelling_write(field: FieldDescriptor, other: FieldDescriptor) -> Writ
     """The write of the field `other` of an enum field: the read is that of `enum_codec`."""
     start = member_start(field)
     pointer = pointer_to(key_of(field).name)
-    numbers = spellings(field.enum_type)
+    numbers = spellings(enum_of(field))
 
     def write(spelling: str, pieces: list[Piece]) -> None:
         if spelling in numbers:

@@ -56,9 +56,9 @@ def from_json(
     """Reads an item, a JSON object in UTF-8, as a message.
 
     `variant` is a field name of the oneof of ImageGenerationCall: seven of them are the same JSON,
-    and only the caller knows where the item stood. In the WIRE profile the item's own "type" has the
-    last word: `openrouter:image_generation` has one variant, and a type that none has is kept in
-    an UnknownItem.
+    and only the caller knows where the item stood. In the WIRE profile the item's own "type" has
+    the last word: `openrouter:image_generation` has one variant, and a type that none has is kept
+    in an UnknownItem.
 
     Raises ConversionError, with the JSON Pointer of the culprit; see ErrorReason in
     proto/imagecall/v1/conversion_error.proto for its reasons. Texts of more than `max_bytes` bytes
@@ -85,8 +85,8 @@ def to_json(call: ImageGenerationCall, *, max_bytes: int = MAX_BYTES) -> bytes:
     The keys stand in the order type, id, result, status, then the variant's other fields, then the
     extra fields in their order.
 
-    Raises ConversionError if the message would come back from its JSON as another: fields of a newer
-    schema, two fields for one key, raw JSON text that is not JSON; see ErrorReason.
+    Raises ConversionError if the message would come back from its JSON as another: fields of a
+    newer schema, two fields for one key, raw JSON text that is not JSON; see ErrorReason.
     """
     return _write(CALLS, call, max_bytes)
 
@@ -117,7 +117,7 @@ def tool_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> Tool:
 
 
 def tool_to_json(tool: Tool, *, max_bytes: int = MAX_BYTES) -> bytes:
-    """Writes the configuration of a tool. The inverse of `tool_from_json`. Raises ConversionError."""
+    """Writes a tool's configuration. The inverse of `tool_from_json`. Raises ConversionError."""
     return _write(_TOOLS, tool, max_bytes)
 
 

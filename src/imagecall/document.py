@@ -65,13 +65,11 @@ Visit: TypeAlias = Callable[[str, bytes, JsonValue], bytes | None]
 """Given a JSON Pointer, a raw value and what it means: the raw value to put there, or None."""
 
 
-def document_from_json(
-    text: bytes | str, *, kind: Kind, max_bytes: int = MAX_BYTES
-) -> Document:
-    """Reads a request, a response or a stream event, a JSON object in UTF-8, and lifts its items out.
+def document_from_json(text: bytes | str, *, kind: Kind, max_bytes: int = MAX_BYTES) -> Document:
+    """Reads a request, a response or a stream event, a JSON object, and lifts its items out.
 
-    An object at a place for items is one if its "type" is that of an image generation call. All else
-    stays in the document's JSON, its values untouched. Items are read in the WIRE profile.
+    An object at a place for items is one if its "type" is that of an image generation call. All
+    else stays in the document's JSON, its values untouched. Items are read in the WIRE profile.
 
     Raises ConversionError; its pointer is that of the culprit in the document.
     """
@@ -162,11 +160,11 @@ def _item_text(pointer: str, call: ImageGenerationCall, variant: str) -> bytes:
         text = to_json(call)
     except ConversionError as error:
         raise error.under(pointer) from None
-    name = call.WhichOneof(CALLS.oneof) or ""
-    tag = CALLS.variants[name].plan.type
+    found = CALLS.chosen(call)
+    tag = found.plan.tag
     wanted = CALLS.choose(tag, variant, strict=False).name if tag else variant
-    if name != wanted:
-        message = f"the item at {pointer} must be {wanted}, not {name}"
+    if found.name != wanted:
+        message = f"the item at {pointer} must be {wanted}, not {found.name}"
         raise ConversionError("NOT_CANONICAL", pointer, message)
     return text
 

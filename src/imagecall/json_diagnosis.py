@@ -105,9 +105,11 @@ class _Reader:
         return None
 
     def after_value(self) -> None:
-        self.expected = ("a comma or }" if self.stack[-1].is_object else "a comma or ]") if (
-            self.stack
-        ) else "the end"
+        self.expected = (
+            ("a comma or }" if self.stack[-1].is_object else "a comma or ]")
+            if (self.stack)
+            else "the end"
+        )
 
     def take_key(self, token: bytes) -> ConversionError | None:
         key = json.loads(token)
@@ -123,7 +125,7 @@ class _Reader:
 
     def take_mark(self, mark: bytes) -> ConversionError | None:
         match mark, self.expected:
-            case (b"{" | b"["), ("a value" | "a value or ]"):
+            case ((b"{" | b"["), ("a value" | "a value or ]")):
                 if len(self.stack) == self.max_depth:
                     message = f"arrays and objects are nested deeper than {MAX_DEPTH}"
                     return self.error("TOO_DEEP", message)

@@ -1,11 +1,12 @@
 """Large base64 strings, kept out of the way of JSON: of its parser, and of the joining of a text.
 
-Reading: a large string after one of the given keys is replaced by a random marker of a few bytes. The
-short text that is left is then parsed properly, and the string is used only where its marker comes
-out as the value of a key that takes an image, and only if it is canonical base64, which proves that
-it holds no quote, no escape, and nothing else that means something to JSON. In every other case (a
-key of that name inside another string, a decoy in a nested object, a URL, an escape) a marker is left
-over, and the caller parses the whole text instead. So the result never differs from a plain parse.
+Reading: a large string after one of the given keys is replaced by a random marker of a few bytes.
+The short text that is left is then parsed properly, and the string is used only where its marker
+comes out as the value of a key that takes an image, and only if it is canonical base64, which
+proves that it holds no quote, no escape, and nothing else that means something to JSON. In every
+other case (a key of that name inside another string, a decoy in a nested object, a URL, an escape)
+a marker is left over, and the caller parses the whole text instead. So the result never differs
+from a plain parse.
 
 Writing: an image is encoded a piece at a time into the text, which saves a copy of it.
 """

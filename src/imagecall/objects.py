@@ -14,7 +14,8 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from imagecall.codecs import Read, ReadRaw, Write, refuse_unknown_fields
 from imagecall.errors import ConversionError, pointer_to, quoted
-from imagecall.json_text import MAX_DEPTH, JsonValue, members, parse, quote, type_name
+from imagecall.json_diagnosis import MAX_DEPTH
+from imagecall.json_text import JsonValue, members, parse, quote, type_name
 from imagecall.large_strings import Piece, Spans
 from imagecall.plain_read import PlainRead
 from imagecall.v1.extra_field_pb2 import ExtraField
@@ -31,7 +32,7 @@ class Plan(Protocol):
     """How the objects of one type are read and written."""
 
     @property
-    def type(self) -> str:
+    def tag(self) -> str:
         """The value of the "type" key; empty where it is not fixed."""
 
     @property
@@ -81,7 +82,7 @@ def _raw_value(json: str, pointer: str, max_depth: int) -> tuple[bytes, JsonValu
 class ObjectPlan:
     """The plan of a message whose fields are the keys of an object."""
 
-    type: str
+    tag: str
     message_class: type[Message]
     plain_read: PlainRead
     reads: Mapping[str, Read]
@@ -102,7 +103,7 @@ class ObjectPlan:
     def read(
         self, target: Message, text: bytes, value: JsonObject, spans: Spans, strict: bool
     ) -> None:
-        if self.type:
+        if self.tag:
             del value[TYPE]
         if not value:
             target.SetInParent()
@@ -165,8 +166,10 @@ class ObjectPlan:
             write(value, pieces)
         if extras:
             self._write_extras(extras, written, pieces)
-        if not self.type and len(pieces) > first:
-            pieces[first] = pieces[first][1:]  # Without its comma.
+        if not self.tag and len(pieces) > first:
+            comma = pieces[first]
+            assert isinstance(comma, bytes)
+            pieces[first] = comma[1:]
         pieces.append(b"}")
 
     def _refuse_second(self, field: str, bit: int) -> NoReturn:
@@ -178,7 +181,7 @@ class ObjectPlan:
         self, extras: Iterable[ExtraField], written: int, pieces: list[Piece]
     ) -> None:
         names = {key for bit, key in enumerate(self.keys) if written >> bit & 1}
-        if self.type:
+        if self.tag:
             names.add(TYPE)
         for extra in extras:
             name, pointer = extra.name, pointer_to(extra.name)
@@ -211,7 +214,7 @@ class RawObjectPlan:
     json_field: str
     known_types: frozenset[str]
     """The types that have a plan of their own."""
-    type: str = ""
+    tag: str = ""
     image_keys: frozenset[str] = frozenset()
 
     def read(

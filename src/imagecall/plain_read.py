@@ -58,8 +58,9 @@ def compile_plain_read(
 ) -> PlainRead:
     """The function for a type of object, from the fields of its keys.
 
-    The arguments map keys to fields: of strings, of enums with their numbers by spelling, of images,
-    and of strings that are looked for only if there are further keys. The key "type" is one more.
+    The arguments map keys to fields: of strings, of enums with their numbers by spelling, of
+    images, and of strings that are looked for only if there are further keys. The key "type" is one
+    more.
     """
     source = "def read(target, value):\n    found, nulls = 1, 0\n"
     source += "".join(_STRING.format(key=key, field=field) for key, field in strings.items())

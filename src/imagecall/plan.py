@@ -17,10 +17,12 @@ from imagecall.codecs import (
     Codec,
     Write,
     enum_codec,
+    enum_of,
     image_codec,
     integer_codec,
     key_of,
     member_start,
+    message_of,
     other_spelling_write,
     spellings,
     string_codec,
@@ -48,16 +50,16 @@ def union_plan(descriptor: Descriptor) -> UnionPlan:
     [oneof] = descriptor.oneofs
     options = {f.name: f.GetOptions().Extensions[options_pb2.json_variant] for f in oneof.fields}
     objects = {
-        field.name: object_plan(field.message_type)
+        field.name: object_plan(message_of(field))
         for field in oneof.fields
         if not options[field.name].fallback
     }
-    types = frozenset(plan.type for plan in objects.values())
+    types = frozenset(plan.tag for plan in objects.values())
     variants = []
     for field in oneof.fields:
-        plan = objects.get(field.name) or _raw_object_plan(field.message_type, types)
+        plan = objects.get(field.name) or _raw_object_plan(message_of(field), types)
         variants.append(Variant(field.name, options[field.name], plan))
-    return UnionPlan(GetMessageClass(descriptor), oneof.name, variants)
+    return UnionPlan(oneof.name, variants)
 
 
 def _raw_object_plan(descriptor: Descriptor, known_types: frozenset[str]) -> RawObjectPlan:
@@ -70,7 +72,7 @@ def _raw_object_plan(descriptor: Descriptor, known_types: frozenset[str]) -> Raw
 @cache
 def object_plan(descriptor: Descriptor) -> ObjectPlan:
     """The plan of a message whose fields are the keys of an object."""
-    object_type = descriptor.GetOptions().Extensions[options_pb2.json_object].type
+    tag = descriptor.GetOptions().Extensions[options_pb2.json_object].type
     fields = {field.name: field for field in descriptor.fields}
     keys = {key_of(field).name: field for field in fields.values() if key_of(field).name}
     others = {f.name: fields.get(_OTHER_PREFIX + f.name, f) for f in keys.values()}
@@ -82,18 +84,18 @@ def object_plan(descriptor: Descriptor) -> ObjectPlan:
             writes[other] = (1 << index, other_spelling_write(field, other))
         writes[field] = (1 << index, codecs[key].write)
     return ObjectPlan(
-        type=object_type,
+        tag=tag,
         plain_read=_plain_read(keys),
         message_class=GetMessageClass(descriptor),
         reads={key: codec.read for key, codec in codecs.items() if codec.read},
         raw_reads={key: codec.read_raw for key, codec in codecs.items() if codec.read_raw},
         keys=tuple(keys),
         writes=writes,
-        start=b'{"type":%b' % quote(object_type) if object_type else b"{",
+        start=b'{"type":%b' % quote(tag) if tag else b"{",
         extra_fields=_extra_fields(descriptor),
         required=tuple(key for key, field in keys.items() if key_of(field).required),
         closed=tuple(
-            (key, others[field.name].name, ", ".join(spellings(field.enum_type)))
+            (key, others[field.name].name, ", ".join(spellings(enum_of(field))))
             for key, field in keys.items()
             if key_of(field).closed
         ),
@@ -106,10 +108,10 @@ def _plain_read(keys: Mapping[str, FieldDescriptor]) -> PlainRead:
     enums = {key: f for key, f in keys.items() if f.type == FieldDescriptor.TYPE_ENUM}
     return compile_plain_read(
         {key: f.name for key, f in strings.items() if not key_of(f).lenient},
-        {key: (f.name, spellings(f.enum_type)) for key, f in enums.items()},
+        {key: (f.name, spellings(enum_of(f))) for key, f in enums.items()},
         {key: f.name for key, f in keys.items() if _is_image(f) and not key_of(f).lenient},
         {key: f.name for key, f in strings.items() if key_of(f).lenient},
-        )
+    )
 
 
 def _is_image(field: FieldDescriptor) -> bool:
@@ -146,7 +148,7 @@ def _codec(field: FieldDescriptor, other: FieldDescriptor) -> Codec:
             return enum_codec(field, other)
         case FieldDescriptor.TYPE_MESSAGE if _is_image(field):
             return image_codec(field)
-        case FieldDescriptor.TYPE_MESSAGE if is_union(field.message_type):
+        case FieldDescriptor.TYPE_MESSAGE if is_union(message_of(field)):
             return _union_codec(field)
         case FieldDescriptor.TYPE_MESSAGE:
             return _object_codec(field)
@@ -155,11 +157,9 @@ def _codec(field: FieldDescriptor, other: FieldDescriptor) -> Codec:
 
 def _object_codec(field: FieldDescriptor) -> Codec:
     """A JSON object and a field that is an object."""
-    name, key, plan = field.name, key_of(field), object_plan(field.message_type)
+    name, key, plan = field.name, key_of(field), object_plan(message_of(field))
 
-    def read_raw(
-        target: Message, raw: bytes, value: JsonValue, spans: Spans, strict: bool
-    ) -> bool:
+    def read_raw(target: Message, raw: bytes, value: JsonValue, spans: Spans, strict: bool) -> bool:
         if key.lenient and not isinstance(value, dict):
             return False
         member = getattr(target, name)
@@ -175,11 +175,9 @@ def _object_codec(field: FieldDescriptor) -> Codec:
 
 def _union_codec(field: FieldDescriptor) -> Codec:
     """A JSON object and a field that holds one of several objects."""
-    name, key, plan = field.name, key_of(field), union_plan(field.message_type)
+    name, key, plan = field.name, key_of(field), union_plan(message_of(field))
 
-    def read_raw(
-        target: Message, raw: bytes, value: JsonValue, spans: Spans, strict: bool
-    ) -> bool:
+    def read_raw(target: Message, raw: bytes, value: JsonValue, spans: Spans, strict: bool) -> bool:
         try:
             plan.read(getattr(target, name), raw, as_object(value), spans, strict, key.variant)
         except ConversionError as error:

@@ -5,7 +5,7 @@ OpenRouter checks the status of input items against a closed list. See wire beha
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from google.protobuf.message import Message
 
@@ -38,17 +38,15 @@ def to_input(call: ImageGenerationCall) -> Replay:
     No value is changed. Keys beside the four are dropped, and so is a status that is not one of the
     four that OpenRouter takes; `dropped` names them. A key that the item lacks is not made up.
 
-    Raises ConversionError (NOT_REPLAYABLE) for an item without an id, by which the APIs find it, and
-    for an UnknownItem; EMPTY_ONEOF if no variant is set.
+    Raises ConversionError (NOT_REPLAYABLE) for an item without an id, by which the APIs find it,
+    and for an UnknownItem; EMPTY_ONEOF if no variant is set.
     """
-    name = call.WhichOneof(CALLS.oneof)
-    if name is None:
-        raise ConversionError("EMPTY_ONEOF", "", "the ImageGenerationCall is empty")
-    if CALLS.variants[name].option.fallback:
+    variant = CALLS.chosen(call)
+    if variant.option.fallback:
         message = "only image generation calls can be sent back, not an item of another type"
         raise ConversionError("NOT_REPLAYABLE", pointer_to("type"), message)
     replay = ImageGenerationCall()
-    source, target = getattr(call, name), getattr(replay, _TARGET)
+    source, target = getattr(call, variant.name), getattr(replay, _TARGET)
     dropped = _move(source, target)
     if not target.HasField("id"):
         message = f"an item without {quoted('id')} cannot be sent back: the APIs find it by that"
@@ -56,7 +54,7 @@ def to_input(call: ImageGenerationCall) -> Replay:
     return Replay(replay, dropped)
 
 
-def _move(source: Message, target: Message) -> tuple[str, ...]:
+def _move(source: Any, target: Any) -> tuple[str, ...]:
     """Copies the fields that the target has too; returns the keys of the others."""
     dropped: list[str] = []
     for field, value in source.ListFields():

@@ -6,7 +6,6 @@ document, says which is meant.
 
 from collections.abc import Iterable
 from functools import cached_property
-from typing import NoReturn
 
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -31,17 +30,16 @@ class Variant:
 class UnionPlan:
     """The plan of a union: how its objects are read and written."""
 
-    def __init__(self, message_class: type[Message], oneof: str, variants: Iterable[Variant]):
-        self.message_class = message_class
+    def __init__(self, oneof: str, variants: Iterable[Variant]) -> None:
         self.oneof = oneof
         self.variants = {variant.name: variant for variant in variants}
         self.by_type: dict[str, dict[str, Variant]] = {}
         for variant in self.variants.values():
             if not variant.option.fallback:
-                self.by_type.setdefault(variant.plan.type, {})[variant.name] = variant
+                self.by_type.setdefault(variant.plan.tag, {})[variant.name] = variant
         self._named = {(tag, name): v for tag, of in self.by_type.items() for name, v in of.items()}
 
-    type = ""
+    tag = ""
 
     @cached_property
     def image_keys(self) -> frozenset[str]:
@@ -77,15 +75,15 @@ class UnionPlan:
             return variant
         if len(of_type) <= 1 and not (strict and name):
             return next(iter(of_type.values()), self.fallback)
-        self._refuse(tag, name, of_type)
+        raise self._mismatch(tag, name, of_type)
 
-    def _refuse(self, tag: str, name: str, of_type: Iterable[str]) -> NoReturn:
+    def _mismatch(self, tag: str, name: str, of_type: Iterable[str]) -> ConversionError:
         message = f"{name} does not take the type {quoted(tag)}"
         if names := _list(of_type):
             message += f", which is that of {names}"
-        elif wanted := self.variants[name].plan.type:
+        elif wanted := self.variants[name].plan.tag:
             message += f", but {quoted(wanted)}"
-        raise ConversionError("TYPE_MISMATCH", pointer_to(TYPE), message)
+        return ConversionError("TYPE_MISMATCH", pointer_to(TYPE), message)
 
     @cached_property
     def plain_reads(self) -> dict[tuple[str, str], tuple[str, PlainRead]]:
@@ -115,11 +113,16 @@ class UnionPlan:
         """Appends the JSON text of a message to the pieces of a text."""
         if len(UnknownFieldSet(message)):
             refuse_unknown_fields(message, "")
+        name = message.WhichOneof(self.oneof) or self.chosen(message).name
+        self.variants[name].plan.write(getattr(message, name), pieces)
+
+    def chosen(self, message: Message) -> Variant:
+        """The variant that a message holds. Raises ConversionError: EMPTY_ONEOF."""
         name = message.WhichOneof(self.oneof)
         if name is None:
-            text = f"the {self.message_class.DESCRIPTOR.name} is empty: set one of its variants"
+            text = f"the {message.DESCRIPTOR.name} is empty: set one of its variants"
             raise ConversionError("EMPTY_ONEOF", "", text)
-        self.variants[name].plan.write(getattr(message, name), pieces)
+        return self.variants[name]
 
 
 def _list(names: Iterable[str]) -> str:

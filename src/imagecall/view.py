@@ -9,7 +9,6 @@ from google.protobuf.message import Message
 
 from imagecall.codecs import spellings
 from imagecall.converter import CALLS
-from imagecall.errors import ConversionError
 from imagecall.image_format import image_format
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_status_pb2 import ImageGenerationStatus
@@ -65,16 +64,16 @@ def view(call: ImageGenerationCall) -> CallView:
 
     Raises ConversionError (EMPTY_ONEOF) if no variant is set.
     """
-    name = call.WhichOneof(CALLS.oneof)
-    if name is None:
-        raise ConversionError("EMPTY_ONEOF", "", "the ImageGenerationCall is empty")
-    message = getattr(call, name)
+    variant = CALLS.chosen(call)
+    message = getattr(call, variant.name)
     result = _get(message, "result")
+    other_status = _get(message, "unknown_status")
+    known_status = _STATUSES.get(getattr(message, "status", 0))
     return CallView(
-        variant=name,
-        type=CALLS.variants[name].plan.type or message.type,
+        variant=variant.name,
+        type=variant.plan.tag or message.type,
         id=_get(message, "id"),
-        status=_get(message, "unknown_status") or _STATUSES.get(getattr(message, "status", 0)),
+        status=known_status if other_status is None else other_status,
         has_result=result is not None,
         result=None if result is None else _value(result),
         declared_format=_get(message, "output_format"),

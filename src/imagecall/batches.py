@@ -1,0 +1,167 @@
+"""Many conversions one after the other, each answered in its turn: the rules of ConvertCalls.
+
+See proto/imagecall/v1/conversion_service.proto. Messages in, messages out.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeAlias
+
+from google.protobuf.message import DecodeError
+from google.rpc import code_pb2
+
+from imagecall.chunks import Assembly, split
+from imagecall.converter import CALLS, Profile, from_json, to_json
+from imagecall.errors import ConversionError, quoted
+from imagecall.v1 import conversion_error_pb2
+from imagecall.v1.conversion_service_pb2 import (
+    Conversion,
+    ConversionResult,
+    ConvertCallsRequest,
+    ConvertCallsResponse,
+)
+from imagecall.v1.conversion_service_pb2 import Profile as ProfileNumber
+from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+
+WHOLE_BYTES: Final = 3 * 1024 * 1024
+"""The size from which an answer goes in chunks, and to which a message is filled: 3 MiB.
+
+With what little stands around it, a message stays below the 4 MiB that clients take by default.
+"""
+
+_PROFILES: Final[dict[int, Profile]] = {
+    number: Profile.WIRE if number == 0 else Profile[name.removeprefix("PROFILE_")]
+    for name, number in ProfileNumber.items()
+}
+
+
+def parse_call(
+    json: str | bytes, variant: str, profile: int, max_bytes: int
+) -> ImageGenerationCall:
+    """`from_json` with the arguments as a request has them. Raises ConversionError."""
+    if profile not in _PROFILES:
+        choices = ", ".join(_.name for _ in Profile)
+        raise ConversionError("UNKNOWN_PROFILE", "", f"{profile} is no profile; choose {choices}")
+    return from_json(
+        json,
+        variant=variant or CALLS.default,
+        profile=_PROFILES[profile],
+        max_bytes=max_bytes,
+    )
+
+
+def parse_serialized(data: bytes) -> ImageGenerationCall:
+    """A serialized ImageGenerationCall. Raises ConversionError: MALFORMED_PROTOBUF."""
+    try:
+        return ImageGenerationCall.FromString(data)
+    except DecodeError:
+        raise malformed("ImageGenerationCall") from None
+
+
+def malformed(name: str) -> ConversionError:
+    """The error for bytes that are not a message of the type `name`."""
+    return ConversionError(
+        "MALFORMED_PROTOBUF", "", f"the bytes are not a serialized {quoted(name)}"
+    )
+
+
+def in_place(error: ConversionError) -> conversion_error_pb2.ConversionError:
+    """An error as the message that answers one item of many."""
+    return conversion_error_pb2.ConversionError(
+        code=code_pb2.Code.Value(error.code),
+        reason=conversion_error_pb2.ErrorReason.Value("ERROR_REASON_" + error.reason),
+        pointer=error.pointer,
+        message=str(error),
+    )
+
+
+Sized: TypeAlias = tuple[ConversionResult, int]
+"""A result, and a size in bytes that it does not exceed by more than a little."""
+
+
+class CallStream:
+    """One stream of conversions: how many items there were, and the pieces of the next."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._index = 0
+        self._assembly: Assembly | None = None
+        self._assembled = ""
+
+    def answer(self, request: ConvertCallsRequest) -> Iterator[ConvertCallsResponse]:
+        """The answers to the items of a request, in messages of a size that any client takes.
+
+        Raises ConversionError (CHUNKS_DAMAGED, TOO_LARGE) where the pieces of an item are not in
+        order, so that it is unknown which items the further ones belong to.
+        """
+        response, size = ConvertCallsResponse(), 0
+        for result, result_size in self._results(request.conversions):
+            if size and size + result_size > WHOLE_BYTES:
+                yield response
+                response, size = ConvertCallsResponse(), 0
+            response.results.append(result)
+            size += result_size
+        if size:
+            yield response
+
+    def finish(self) -> None:
+        """To be called at the end. Raises ConversionError if an item is incomplete."""
+        if self._assembly is not None:
+            self._assembly.whole()
+
+    def _results(self, conversions: Iterable[Conversion]) -> Iterator[Sized]:
+        for conversion in conversions:
+            kind = conversion.WhichOneof("input") or ""
+            if kind.endswith("_chunk"):
+                if not self._add(kind, conversion):
+                    continue
+            else:
+                self.finish()
+            try:
+                yield from self._convert(kind, conversion)
+            except ConversionError as error:
+                result = ConversionResult(index=self._index, error=in_place(error))
+                yield result, result.ByteSize()
+            self._index += 1
+
+    def _add(self, kind: str, conversion: Conversion) -> bool:
+        """Takes a piece of an item; whether it is complete."""
+        if self._assembly is None:
+            self._assembly, self._assembled = Assembly(self._max_bytes), kind
+        if kind != self._assembled:
+            message = f"a {kind} stands among the {self._assembled}s of an item"
+            raise ConversionError("CHUNKS_DAMAGED", "", message)
+        self._assembly.add(getattr(conversion, kind))
+        return self._assembly.complete
+
+    def _whole(self) -> bytes:
+        assembly, self._assembly = self._assembly, None
+        return assembly.whole() if assembly else b""
+
+    def _convert(self, kind: str, conversion: Conversion) -> Iterator[Sized]:
+        match kind:
+            case "json":
+                return self._parse(conversion.json, conversion)
+            case "json_chunk":
+                return self._parse(self._whole(), conversion)
+            case "call":
+                return self._format(conversion.call)
+            case "call_chunk":
+                return self._format(parse_serialized(self._whole()))
+        raise ConversionError("EMPTY_ONEOF", "", "the Conversion is empty: set json or call")
+
+    def _parse(self, json: str | bytes, conversion: Conversion) -> Iterator[Sized]:
+        call = parse_call(json, conversion.variant, conversion.profile, self._max_bytes)
+        size = call.ByteSize()
+        if size <= WHOLE_BYTES:
+            yield ConversionResult(index=self._index, call=call), size
+            return
+        for chunk in split(call.SerializeToString()):
+            yield ConversionResult(index=self._index, call_chunk=chunk), len(chunk.data)
+
+    def _format(self, call: ImageGenerationCall) -> Iterator[Sized]:
+        data = to_json(call, max_bytes=self._max_bytes)
+        if len(data) <= WHOLE_BYTES:
+            yield ConversionResult(index=self._index, json=data.decode()), len(data)
+            return
+        for chunk in split(data):
+            yield ConversionResult(index=self._index, json_chunk=chunk), len(chunk.data)

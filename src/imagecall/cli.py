@@ -1,0 +1,126 @@
+"""The command `imagecall`: serve, convert, describe."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from imagecall.commands import convert, describe, serve
+from imagecall.converter import CALLS, Profile
+from imagecall.document import KINDS
+from imagecall.errors import ConversionError
+from imagecall.json_text import MAX_BYTES
+
+_DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0, 1 for refused input, 2 for wrong usage."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except ConversionError as error:
+        place = f" at {error.pointer}" if error.pointer else ""
+        print(f"imagecall: {error.reason}{place}: {error}", file=sys.stderr)
+        return 1
+    except (OSError, ConnectionError) as error:
+        print(f"imagecall: {error}", file=sys.stderr)
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="imagecall",
+        description="gRPC for the image_generation_call items of the Responses API.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_serve(commands.add_parser("serve", help="run the gRPC server"))
+    _add_convert(commands.add_parser("convert", help="convert an item, or a whole document"))
+    _add_describe(commands.add_parser("describe", help="list the variants and their JSON"))
+    return parser
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=serve.run)
+    parser.add_argument(
+        "--grpc",
+        metavar="HOST:PORT",
+        default=_DEFAULT_ADDRESS,
+        help="where to listen; port 0 takes a free one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-json-bytes",
+        metavar="N",
+        type=_positive,
+        default=MAX_BYTES,
+        help="refuse longer JSON texts (default: %(default)s)",
+    )
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=convert.run)
+    parser.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE", help="input (default: standard input)"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="output (default: standard output)"
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        choices=convert.FORMATS,
+        default="json",
+        help="format of the input (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--to",
+        dest="target",
+        choices=convert.FORMATS,
+        default="text",
+        help="format of the output: json, binary (protobuf), text (protobuf text format); "
+        "default: %(default)s",
+    )
+    parser.add_argument(
+        "--variant",
+        choices=list(CALLS.variants),
+        default=CALLS.default,
+        metavar="VARIANT",
+        help="read the JSON of an item as this variant; see imagecall describe "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--profile",
+        choices=[profile.name.lower() for profile in Profile],
+        default=Profile.WIRE.name.lower(),
+        help="how much to demand of the JSON of an item (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--document",
+        choices=list(KINDS),
+        help="the input is a whole request, response or event instead of an item",
+    )
+    parser.add_argument(
+        "--server",
+        metavar="HOST:PORT",
+        help="let this server convert between JSON and message (default: convert here)",
+    )
+
+
+def _add_describe(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=describe.run)
+    parser.add_argument(
+        "variant",
+        nargs="?",
+        choices=list(CALLS.variants),
+        metavar="VARIANT",
+        help="say more of this variant (default: list all)",
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not positive")
+    return number

@@ -1,0 +1,77 @@
+"""`imagecall convert`: an item or document in one format, in another."""
+
+import argparse
+import sys
+from typing import Final, TypeAlias
+
+from google.protobuf import text_format
+from google.protobuf.message import DecodeError
+
+from imagecall.batches import malformed
+from imagecall.commands import remote
+from imagecall.converter import Profile, from_json, to_json
+from imagecall.document import document_from_json, document_to_json
+from imagecall.errors import ConversionError
+from imagecall.v1.document_pb2 import Document
+from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+
+FORMATS: Final = ("json", "binary", "text")
+
+Converted: TypeAlias = ImageGenerationCall | Document
+
+
+def run(options: argparse.Namespace) -> int:
+    """Reads the input, converts it, and writes the output."""
+    data = options.file.read_bytes() if options.file else sys.stdin.buffer.read()
+    message = _read(data, options)
+    output = _write(message, options)
+    if options.output:
+        options.output.write_bytes(output)
+    else:
+        sys.stdout.buffer.write(output)
+        sys.stdout.buffer.flush()
+    return 0
+
+
+def _read(data: bytes, options: argparse.Namespace) -> Converted:
+    empty: Converted = Document() if options.document else ImageGenerationCall()
+    match options.source:
+        case "binary":
+            return _parse_binary(data, empty)
+        case "text":
+            return _parse_text(data, empty)
+    if options.server:
+        return remote.parse(options.server, data, options)
+    if options.document:
+        return document_from_json(data, kind=options.document)
+    profile = Profile[options.profile.upper()]
+    return from_json(data, variant=options.variant, profile=profile)
+
+
+def _write(message: Converted, options: argparse.Namespace) -> bytes:
+    match options.target:
+        case "binary":
+            return message.SerializeToString()
+        case "text":
+            return text_format.MessageToString(message, as_utf8=True).encode()
+    if options.server:
+        return remote.format(options.server, message) + b"\n"
+    if isinstance(message, Document):
+        return document_to_json(message) + b"\n"
+    return to_json(message) + b"\n"
+
+
+def _parse_binary(data: bytes, empty: Converted) -> Converted:
+    try:
+        empty.ParseFromString(data)
+    except DecodeError:
+        raise malformed(empty.DESCRIPTOR.name) from None
+    return empty
+
+
+def _parse_text(data: bytes, empty: Converted) -> Converted:
+    try:
+        return text_format.Parse(data, empty)
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        message = f"the text format cannot be read: {error}"
+        raise ConversionError("MALFORMED_PROTOBUF", "", message) from None

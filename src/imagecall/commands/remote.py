@@ -1,0 +1,77 @@
+"""The conversions of a running server, for the command line."""
+
+import argparse
+from typing import Any, Final
+
+import grpc
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from imagecall.errors import CODES, ConversionError
+from imagecall.json_diagnosis import diagnose
+from imagecall.v1 import conversion_service_pb2 as pb
+from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
+from imagecall.v1.document_kind_pb2 import DocumentKind
+from imagecall.v1.document_pb2 import Document
+from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+
+_UNLIMITED: Final = [("grpc.max_receive_message_length", -1)]
+_SECONDS: Final = 60.0
+
+
+def parse(server: str, data: bytes, options: argparse.Namespace) -> ImageGenerationCall | Document:
+    """JSON as a message. Raises ConversionError as the server does; ConnectionError."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise diagnose(data) from None
+    with grpc.insecure_channel(server, _UNLIMITED) as channel:
+        stub = ConversionServiceStub(channel)
+        try:
+            if options.document:
+                kind = DocumentKind.Value(f"DOCUMENT_KIND_{options.document.upper()}")
+                request = pb.ParseDocumentRequest(json=text, kind=kind)
+                return stub.ParseDocument(request, timeout=_SECONDS).document
+            profile = pb.Profile.Value(f"PROFILE_{options.profile.upper()}")
+            parse = pb.ParseCallRequest(json=text, variant=options.variant, profile=profile)
+            return stub.ParseCall(parse, timeout=_SECONDS).call
+        except grpc.RpcError as error:
+            raise _translated(error, server) from None
+
+
+def format(server: str, message: ImageGenerationCall | Document) -> bytes:
+    """A message as JSON. Raises ConversionError as the server does; ConnectionError."""
+    with grpc.insecure_channel(server, _UNLIMITED) as channel:
+        stub = ConversionServiceStub(channel)
+        try:
+            if isinstance(message, Document):
+                request = pb.FormatDocumentRequest(document=message)
+                return stub.FormatDocument(request, timeout=_SECONDS).json.encode()
+            call = pb.FormatCallRequest(call=message)
+            return stub.FormatCall(call, timeout=_SECONDS).json.encode()
+        except grpc.RpcError as error:
+            raise _translated(error, server) from None
+
+
+def _translated(error: grpc.RpcError, server: str) -> Exception:
+    """The ConversionError that a status stands for, or else a ConnectionError."""
+    pointer, reason = "", ""
+    metadata: Any = error.trailing_metadata() or ()
+    for key, value in metadata:
+        if key == "grpc-status-details-bin":
+            pointer, reason = _details(Status.FromString(value))
+    if reason in CODES:
+        return ConversionError(reason, pointer, error.details() or "")
+    return ConnectionError(f"{server}: {error.code().name}: {error.details()}")
+
+
+def _details(status: Status) -> tuple[str, str]:
+    """The JSON Pointer and the reason among a status's details."""
+    bad_request, info = BadRequest(), ErrorInfo()
+    for detail in status.details:
+        if detail.Is(BadRequest.DESCRIPTOR):
+            detail.Unpack(bad_request)
+        elif detail.Is(ErrorInfo.DESCRIPTOR):
+            detail.Unpack(info)
+    violations = bad_request.field_violations
+    return (violations[0].field if violations else "", info.reason)

@@ -1,0 +1,41 @@
+"""`imagecall serve`: the server, until it is told to stop."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from typing import Final
+
+from imagecall.allocator import keep_freed_memory
+from imagecall.doors.grpc import GrpcServer
+
+_GRACE_SECONDS: Final = 5.0
+
+_COMMANDS: Final = """
+Try, in another shell:
+  echo '{{"type":"image_generation_call","id":"ig_1"}}' | {program} convert --server {address}
+  {program} describe
+  buf curl --http2-prior-knowledge --protocol grpc http://{address} --list-methods
+"""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serves until SIGINT or SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    keep_freed_memory()
+    asyncio.run(_serve(options.grpc, options.max_json_bytes))
+    return 0
+
+
+async def _serve(address: str, max_json_bytes: int) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    server = GrpcServer(address, max_json_bytes)
+    bound = await server.start()
+    print(f"listening grpc {bound}")
+    print(_COMMANDS.format(program=sys.argv[0], address=bound), flush=True)
+    await stopped.wait()
+    await server.stop(_GRACE_SECONDS)

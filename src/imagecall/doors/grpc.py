@@ -1,0 +1,118 @@
+"""The gRPC door: the services of proto/imagecall/v1, and the server that offers them."""
+
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from imagecall.batches import CallStream, parse_call
+from imagecall.converter import to_json
+from imagecall.document import KINDS, document_from_json, document_to_json
+from imagecall.doors.grpc_boundary import BoundaryInterceptor, Context
+from imagecall.errors import ConversionError
+from imagecall.v1 import conversion_service_pb2 as pb
+from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
+
+_KIND_NAMES: Final = {number: name for name, number in KINDS.items()}
+_SERVICES: Final = [service.full_name for service in pb.DESCRIPTOR.services_by_name.values()]
+_REFLECTION_V1: Final = "grpc.reflection.v1.ServerReflection"
+_OVERHEAD_BYTES: Final = 64 * 1024
+"""What a request may have around its JSON, so that a JSON past its limit is refused by us."""
+
+
+class ConversionServicer(pb_grpc.ConversionServiceServicer):
+    """imagecall.v1.ConversionService; see proto/imagecall/v1/conversion_service.proto.
+
+    The handlers raise ConversionError, which BoundaryInterceptor turns into statuses.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+
+    async def ParseCall(self, request: pb.ParseCallRequest, context: Context) -> Any:
+        call = parse_call(request.json, request.variant, request.profile, self._max_bytes)
+        return pb.ParseCallResponse(call=call)
+
+    async def FormatCall(self, request: pb.FormatCallRequest, context: Context) -> Any:
+        json = to_json(request.call, max_bytes=self._max_bytes)
+        return pb.FormatCallResponse(json=json.decode())
+
+    async def ParseDocument(self, request: pb.ParseDocumentRequest, context: Context) -> Any:
+        if request.kind not in _KIND_NAMES:
+            message = f"{request.kind} is no kind of document; choose {', '.join(KINDS)}"
+            raise ConversionError("UNKNOWN_KIND", "", message)
+        kind: Any = _KIND_NAMES[request.kind]
+        document = document_from_json(request.json, kind=kind, max_bytes=self._max_bytes)
+        return pb.ParseDocumentResponse(document=document)
+
+    async def FormatDocument(self, request: pb.FormatDocumentRequest, context: Context) -> Any:
+        json = document_to_json(request.document, max_bytes=self._max_bytes)
+        return pb.FormatDocumentResponse(json=json.decode())
+
+    async def ConvertCalls(
+        self, request_iterator: AsyncIterator[pb.ConvertCallsRequest], context: Context
+    ) -> AsyncIterator[pb.ConvertCallsResponse]:
+        stream = CallStream(self._max_bytes)
+        async for request in request_iterator:
+            for response in stream.answer(request):
+                yield response
+        stream.finish()
+
+
+class GrpcServer:
+    """A server of the services on one address, with health and reflection.
+
+    Args:
+        address: HOST:PORT; port 0 takes a free one.
+        max_bytes: the limit of a JSON text, in bytes.
+    """
+
+    def __init__(self, address: str, max_bytes: int) -> None:
+        self._address = address
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            interceptors=[BoundaryInterceptor()],
+            options=[
+                ("grpc.max_receive_message_length", max_bytes + _OVERHEAD_BYTES),
+                ("grpc.so_reuseport", 0),  # A second server on the port is an error.
+            ],
+        )
+        pb_grpc.add_ConversionServiceServicer_to_server(ConversionServicer(max_bytes), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = [*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        _add_reflection(names, self._server)
+
+    async def start(self) -> str:
+        """Listens; returns HOST:PORT with the port that it got. Raises OSError."""
+        try:
+            port = self._server.add_insecure_port(self._address)
+        except RuntimeError:
+            raise OSError(
+                f"cannot listen on {self._address}: is it free, and a HOST:PORT?"
+            ) from None
+        await self._server.start()
+        for service in _SERVICES:
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        return f"{self._address.rpartition(':')[0]}:{port}"
+
+    async def stop(self, grace: float) -> None:
+        """Reports NOT_SERVING, takes no new calls, and gives those in progress `grace` seconds."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace)
+
+
+def _add_reflection(names: list[str], server: grpc.aio.Server) -> None:
+    """Reflection as v1alpha, which grpcio has, and as v1, which is the same under another name."""
+    reflection.enable_server_reflection(names, server)
+    servicer = reflection.aio.ReflectionServicer(names)
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    generic = grpc.method_handlers_generic_handler(
+        _REFLECTION_V1, {"ServerReflectionInfo": handler}
+    )
+    server.add_generic_rpc_handlers((generic,))

@@ -1,0 +1,136 @@
+"""What is true of every gRPC method: how requests are decoded, and how failures become statuses.
+
+A request that is no message of its type, and every ConversionError, becomes a status with its code,
+its sentence, and the details google.rpc.BadRequest (the JSON Pointer as the field) and
+google.rpc.ErrorInfo (reason, domain). What nobody foresaw becomes INTERNAL with a number that
+stands in the log too; no class name, path or traceback leaves the server, and no message reaches
+the log.
+"""
+
+import inspect
+import logging
+import secrets
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, NoReturn, TypeAlias
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from imagecall.batches import malformed
+from imagecall.errors import ConversionError
+
+DOMAIN: Final = "imagecall"
+"""The domain of the reasons in google.rpc.ErrorInfo."""
+
+_DETAILS: Final = "grpc-status-details-bin"
+_log: Final = logging.getLogger(__name__)
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+def status_of(error: ConversionError) -> Status:
+    """The error as a google.rpc.Status."""
+    status = Status(code=_code(error).value[0], message=str(error))
+    if error.code == "INVALID_ARGUMENT":
+        violation = BadRequest.FieldViolation(
+            field=error.pointer, description=str(error), reason=error.reason
+        )
+        status.details.add().Pack(BadRequest(field_violations=[violation]))
+    status.details.add().Pack(ErrorInfo(reason=error.reason, domain=DOMAIN))
+    return status
+
+
+def _code(error: ConversionError) -> grpc.StatusCode:
+    return grpc.StatusCode[error.code]
+
+
+async def _abort(context: Context, error: ConversionError) -> NoReturn:
+    details = status_of(error).SerializeToString()
+    await context.abort(_code(error), str(error), ((_DETAILS, details),))
+
+
+async def _abort_unforeseen(context: Context, error: Exception) -> NoReturn:
+    number = secrets.token_hex(8)
+    where = "".join(traceback.format_tb(error.__traceback__))
+    _log.error("internal error %s: %s\n%s", number, type(error).__qualname__, where)
+    message = f"internal error; the server's log has it under the number {number}"
+    await context.abort(grpc.StatusCode.INTERNAL, message)
+
+
+class BoundaryInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every handler of the server; see the module."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        handler = await continuation(handler_call_details)
+        return handler and _wrap(handler)
+
+
+def _wrap(handler: Handler) -> Handler:
+    decode = _decoder(handler)
+    requests = _decoded if handler.request_streaming else _decoded_one
+    make: Any = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[handler.request_streaming, handler.response_streaming]
+    behavior: Any = (
+        handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
+    )
+
+    async def one(data: Any, context: Context) -> Any:
+        try:
+            return await behavior(requests(data, decode), context)
+        except ConversionError as error:
+            await _abort(context, error)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            await _abort_unforeseen(context, error)
+
+    async def many(data: Any, context: Context) -> AsyncIterator[Any]:
+        try:
+            async for response in behavior(requests(data, decode), context):
+                yield response
+        except ConversionError as error:
+            await _abort(context, error)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            await _abort_unforeseen(context, error)
+
+    wrapped = many if inspect.isasyncgenfunction(behavior) else one
+    rebuilt: Handler = make(wrapped, None, handler.response_serializer)
+    return rebuilt
+
+
+def _decoder(handler: Handler) -> Callable[[bytes], Any]:
+    """The handler's own decoding, with a ConversionError for bytes that are not its message."""
+    own = handler.request_deserializer
+
+    def decode(data: bytes) -> Any:
+        try:
+            return own(data) if own else data
+        except DecodeError:
+            raise malformed("request") from None
+
+    return decode
+
+
+def _decoded_one(data: bytes, decode: Callable[[bytes], Any]) -> Any:
+    return decode(data)
+
+
+async def _decoded(
+    data: AsyncIterator[bytes], decode: Callable[[bytes], Any]
+) -> AsyncIterator[Any]:
+    async for message in data:
+        yield decode(message)
