@@ -197,7 +197,7 @@ def image_codec(field: FieldDescriptor) -> Codec:
     """A JSON string or null and an ImageResult field."""
     name, key = field.name, key_of(field).name
     start, pointer = member_start(field), pointer_to(key)
-    start_image = start + b'"'
+    start_image, null = start + b'"', start + b"null"
     mismatch = _mismatch(field, "a string or null")
 
     def read(target: Message, value: JsonValue, spans: Spans) -> bool:
@@ -228,6 +228,8 @@ def image_codec(field: FieldDescriptor) -> Codec:
             refuse_unknown_fields(result, pointer)
         if image := result.image:
             pieces += start_image, encode_image(image), b'"'
+        elif result.WhichOneof("kind") == "null_value" and result.null_value == 0:
+            pieces.append(null)
         else:
             pieces += start, write_other(result)
 
@@ -240,8 +242,6 @@ def image_codec(field: FieldDescriptor) -> Codec:
             case "text":
                 message = f"the text of {quoted(key)} is base64: set image to its bytes instead"
                 raise ConversionError("NOT_CANONICAL", pointer, message)
-            case "null_value" if result.null_value == 0:
-                return b"null"
             case "null_value":
                 message = f"null_value is {result.null_value}; the only value is 0"
                 raise ConversionError("UNKNOWN_ENUM_NUMBER", pointer, message)

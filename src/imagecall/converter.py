@@ -13,7 +13,7 @@ import jiter
 from google.protobuf.message import Message
 
 from imagecall.errors import ConversionError
-from imagecall.json_text import MAX_BYTES, encode, parse, too_large
+from imagecall.json_text import MAX_BYTES, encode, parse
 from imagecall.large_strings import MIN_BYTES, Piece, Spans, join, key_pattern, set_aside
 from imagecall.objects import as_object
 from imagecall.plain_read import FAILURES
@@ -69,8 +69,7 @@ def from_json(
         try:
             data = text.encode() if isinstance(text, str) else text
             value = jiter.from_json(data, allow_inf_nan=False)
-            name, read = _PLAIN_READS[value["type"], variant]
-            if read(getattr(call, name), value) == data.count(b'"'):
+            if _PLAIN_READS[variant][value["type"]](call, value, data):
                 return call
         except FAILURES:
             pass
@@ -88,7 +87,9 @@ def to_json(call: ImageGenerationCall, *, max_bytes: int = MAX_BYTES) -> bytes:
     Raises ConversionError if the message would come back from its JSON as another: fields of a
     newer schema, two fields for one key, raw JSON text that is not JSON; see ErrorReason.
     """
-    return _write(CALLS, call, max_bytes)
+    pieces: list[Piece] = []
+    CALLS.write(call, pieces)
+    return join(pieces, max_bytes)
 
 
 def event_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> StreamEvent:
@@ -103,7 +104,9 @@ def event_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> StreamE
 
 def event_to_json(event: StreamEvent, *, max_bytes: int = MAX_BYTES) -> bytes:
     """Writes a stream event. The inverse of `event_from_json`. Raises ConversionError."""
-    return _write(_EVENTS, event, max_bytes)
+    pieces: list[Piece] = []
+    _EVENTS.write(event, pieces)
+    return join(pieces, max_bytes)
 
 
 def tool_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> Tool:
@@ -118,7 +121,9 @@ def tool_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> Tool:
 
 def tool_to_json(tool: Tool, *, max_bytes: int = MAX_BYTES) -> bytes:
     """Writes a tool's configuration. The inverse of `tool_from_json`. Raises ConversionError."""
-    return _write(_TOOLS, tool, max_bytes)
+    pieces: list[Piece] = []
+    _TOOLS.write(tool, pieces)
+    return join(pieces, max_bytes)
 
 
 def _read(
@@ -147,12 +152,3 @@ def _try_read(
     except ConversionError:
         return False
     return not spans
-
-
-def _write(plan: UnionPlan, message: Message, max_bytes: int) -> bytes:
-    pieces: list[Piece] = []
-    plan.write(message, pieces)
-    text = join(pieces)
-    if len(text) > max_bytes:
-        raise too_large(len(text), max_bytes)
-    return text

@@ -30,13 +30,22 @@ _TOKEN: Final = re.compile(
 )
 
 
+_BEGUN_TOKEN: Final = re.compile(
+    rb"[ \t\n\r]*+"
+    rb'(?:"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+|.)?',
+    re.DOTALL,
+)
+"""What begins like a token: a string as far as it is one, or a byte."""
+
+
 @dataclass
 class _Container:
     """An object or array that is open, and the place in it."""
 
     is_object: bool
+    place: str | int | None
+    """The key or index of the value that is being read. None: no key has been read."""
     keys: set[str] = field(default_factory=set)
-    place: str | int = 0
 
 
 class _Reader:
@@ -50,7 +59,9 @@ class _Reader:
         self.offset = 0
 
     def error(self, reason: str, message: str) -> ConversionError:
-        return ConversionError(reason, pointer_to(*(c.place for c in self.stack)), message)
+        places = (container.place for container in self.stack)
+        pointer = pointer_to(*(place for place in places if place is not None))
+        return ConversionError(reason, pointer, message)
 
     def malformed(self) -> ConversionError:
         end = len(self.text.rstrip(b" \t\n\r"))
@@ -76,7 +87,7 @@ class _Reader:
         return self.error("NOT_JSON", "the text is refused somewhere past its first 500,000 tokens")
 
     def encoding_error(self, offset: int) -> ConversionError:
-        if self.text[offset] == 0xED and 0xA0 <= self.text[offset + 1] <= 0xBF:
+        if b"\xed\xa0" <= self.text[offset : offset + 2] <= b"\xed\xbf":
             return self.surrogate_error()
         return self.error("NOT_UTF8", f"the text is not UTF-8 at byte {offset}")
 
@@ -105,11 +116,10 @@ class _Reader:
         return None
 
     def after_value(self) -> None:
-        self.expected = (
-            ("a comma or }" if self.stack[-1].is_object else "a comma or ]")
-            if (self.stack)
-            else "the end"
-        )
+        if not self.stack:
+            self.expected = "the end"
+        else:
+            self.expected = "a comma or }" if self.stack[-1].is_object else "a comma or ]"
 
     def take_key(self, token: bytes) -> ConversionError | None:
         key = json.loads(token)
@@ -129,14 +139,15 @@ class _Reader:
                 if len(self.stack) == self.max_depth:
                     message = f"arrays and objects are nested deeper than {MAX_DEPTH}"
                     return self.error("TOO_DEEP", message)
-                self.stack.append(_Container(mark == b"{"))
+                self.stack.append(_Container(mark == b"{", None if mark == b"{" else 0))
                 self.expected = "a key or }" if mark == b"{" else "a value or ]"
             case b":", "a colon":
                 self.expected = "a value"
             case b",", "a comma or }":
+                self.stack[-1].place = None
                 self.expected = "a key"
             case b",", "a comma or ]":
-                self.stack[-1].place = int(self.stack[-1].place) + 1
+                self.stack[-1].place = int(self.stack[-1].place or 0) + 1
                 self.expected = "a value"
             case (b"}", "a key or }" | "a comma or }") | (b"]", "a value or ]" | "a comma or ]"):
                 self.stack.pop()
@@ -157,12 +168,8 @@ def _first_bad_utf8(text: bytes) -> int:
 
 def _end_of_bad_token(text: bytes, offset: int) -> int:
     """Where what begins at `offset`, and is no token, ends at the latest."""
-    start = len(text) - len(text[offset:].lstrip(b" \t\n\r"))
-    if text[start : start + 1] != b'"':
-        return start + 1
-    bad = re.compile(rb'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+')
-    match = bad.match(text, start)
-    return match.end() if match else start + 1
+    match = _BEGUN_TOKEN.match(text, offset)
+    return match.end() if match else offset
 
 
 def _is_lone_surrogate(text: str) -> bool:

@@ -20,6 +20,8 @@ from typing import Final, TypeAlias
 
 from pybase64 import b64encode
 
+from imagecall.json_text import too_large
+
 Spans: TypeAlias = dict[str, memoryview]
 """The strings that were set aside, by marker. A reader removes those it uses."""
 
@@ -84,12 +86,19 @@ def encode_image(image: bytes) -> Piece:
     return b64encode(image) if len(image) < _MIN_IMAGE else LargeImage(image)
 
 
-def join(pieces: list[Piece]) -> bytes:
-    """The text that these pieces make up."""
+def join(pieces: list[Piece], max_bytes: int) -> bytes:
+    """The text that these pieces make up. Raises ConversionError: TOO_LARGE."""
     try:
-        return b"".join(pieces)  # type: ignore[arg-type]  # or else:
+        text = b"".join(pieces)  # type: ignore[arg-type]  # a LargeImage makes it raise TypeError
     except TypeError:
-        text = io.BytesIO()
+        text = _join_large(pieces)
+    if len(text) > max_bytes:
+        raise too_large(len(text), max_bytes)
+    return text
+
+
+def _join_large(pieces: list[Piece]) -> bytes:
+    text = io.BytesIO()
     for piece in pieces:
         if isinstance(piece, bytes):
             text.write(piece)

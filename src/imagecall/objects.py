@@ -4,9 +4,9 @@
 message would come back from its JSON as another.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -84,13 +84,15 @@ class ObjectPlan:
 
     tag: str
     message_class: type[Message]
-    plain_read: PlainRead
+    plain_read: Callable[[str], PlainRead]
+    """Compiles the quick reading for a variant of a union with this plan."""
     reads: Mapping[str, Read]
     raw_reads: Mapping[str, ReadRaw]
-    keys: tuple[str, ...]
-    """The keys that have a field."""
-    writes: Mapping[FieldDescriptor, tuple[int, Write]]
-    """By field: a bit for its key, 1 << the index in `keys`, and the write."""
+    keys: Mapping[FieldDescriptor, str]
+    """By field, the one for an enum's other spellings too: the key."""
+    writes: Mapping[FieldDescriptor, Write]
+    other_writes: Mapping[FieldDescriptor, tuple[FieldDescriptor, Write]]
+    """By the field for an enum's other spellings: the enum field, and the write."""
     start: bytes
     """How the object begins in JSON: `{"type":"image_generation_call"`."""
     extra_fields: str
@@ -153,34 +155,36 @@ class ObjectPlan:
         first = len(pieces)
         extras: Iterable[ExtraField] = ()
         writes = self.writes
-        written = 0
         for field, value in message.ListFields():
-            entry = writes.get(field)
-            if entry is None:
+            write = writes.get(field)
+            if write is not None:
+                write(value, pieces)
+            elif field in self.other_writes:
+                self._write_other(message, field, value, pieces)
+            else:
                 extras = value
-                continue
-            bit, write = entry
-            if written & bit:
-                self._refuse_second(field.name, bit)
-            written |= bit
-            write(value, pieces)
         if extras:
-            self._write_extras(extras, written, pieces)
+            self._write_extras(message, extras, pieces)
         if not self.tag and len(pieces) > first:
             comma = pieces[first]
             assert isinstance(comma, bytes)
             pieces[first] = comma[1:]
         pieces.append(b"}")
 
-    def _refuse_second(self, field: str, bit: int) -> NoReturn:
-        key = self.keys[bit.bit_length() - 1]
-        text = f"{field} is set, and so is another field for {quoted(key)}"
-        raise ConversionError("NOT_CANONICAL", pointer_to(key), text)
+    def _write_other(
+        self, message: Message, field: FieldDescriptor, value: str, pieces: list[Piece]
+    ) -> None:
+        enum, write = self.other_writes[field]
+        if getattr(message, enum.name):
+            key = self.keys[enum]
+            text = f"{field.name} is set, and so is {enum.name}, for the same key {quoted(key)}"
+            raise ConversionError("NOT_CANONICAL", pointer_to(key), text)
+        write(value, pieces)
 
     def _write_extras(
-        self, extras: Iterable[ExtraField], written: int, pieces: list[Piece]
+        self, message: Message, extras: Iterable[ExtraField], pieces: list[Piece]
     ) -> None:
-        names = {key for bit, key in enumerate(self.keys) if written >> bit & 1}
+        names = {self.keys[field] for field, _ in message.ListFields() if field in self.keys}
         if self.tag:
             names.add(TYPE)
         for extra in extras:

@@ -3,8 +3,8 @@
 An object is plain if its members are strings that their fields carry, or null or canonical base64
 where the field is an image, no key stands twice, and no string holds an escaped quote. Most items
 are. For each type of object a function is written out from its fields, because a loop over a table
-takes half as long again. Whatever is not plain makes it return NOT_PLAIN or raise one of
-FAILURES, and is then read by the plan.
+takes half as long again. Whatever is not plain makes it return False or raise one of FAILURES, and
+is then read by the plan.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,10 +15,8 @@ from pybase64 import b64decode
 
 from imagecall.codecs import CANONICAL_ENDS
 
-PlainRead = Callable[[Message, dict[str, Any]], int]
-"""Puts an object into a message; returns how many quotes its JSON text has if it is plain."""
-
-NOT_PLAIN: Final = -1
+PlainRead = Callable[[Message, dict[str, Any], bytes], bool]
+"""Puts an object, and its JSON text, into a union; whether it was plain."""
 
 FAILURES: Final = (ValueError, TypeError, KeyError, AttributeError)
 """What the reading of an object that is not plain may raise."""
@@ -37,7 +35,7 @@ _IMAGE: Final = """
     if (item := value.get({key!r})) is not None:
         target.{field}.image = b64decode(item, None, True)
         if item[-1:] == "=" and not item.endswith(canonical_ends):
-            return not_plain
+            return False
         found += 1
     elif {key!r} in value:
         target.{field}.null_value = 0
@@ -46,31 +44,35 @@ _IMAGE: Final = """
 """
 _ENOUGH: Final = """
     if found == len(value):
-        return 4 * found - 2 * nulls
+        if found == 1:
+            target.SetInParent()
+        return text.count(b'"') == 4 * found - 2 * nulls
 """
 
 
 def compile_plain_read(
+    variant: str,
     strings: Mapping[str, str],
     enums: Mapping[str, tuple[str, Mapping[str, int]]],
     images: Mapping[str, str],
     rare_strings: Mapping[str, str],
 ) -> PlainRead:
-    """The function for a type of object, from the fields of its keys.
+    """The function for the objects of a union's variant.
 
-    The arguments map keys to fields: of strings, of enums with their numbers by spelling, of
-    images, and of strings that are looked for only if there are further keys. The key "type" is one
-    more.
+    The further arguments map keys to fields: of strings, of enums with their numbers by spelling,
+    of images, and of strings that are looked for only if there are further keys. "type" is one more
+    key.
     """
-    source = "def read(target, value):\n    found, nulls = 1, 0\n"
+    source = "def read(union, value, text):\n    found, nulls = 1, 0\n"
+    source += f"    target = union.{variant}\n"
     source += "".join(_STRING.format(key=key, field=field) for key, field in strings.items())
     source += "".join(_ENUM.format(key=key, field=field) for key, (field, _) in enums.items())
     source += "".join(_IMAGE.format(key=key, field=field) for key, field in images.items())
     source += _ENOUGH
     source += "".join(_STRING.format(key=key, field=field) for key, field in rare_strings.items())
-    source += _ENOUGH + "    return not_plain\n"
+    source += _ENOUGH + "    return False\n"
     names: dict[str, Any] = {f"numbers_of_{field}": n for field, n in enums.values()}
-    names |= {"b64decode": b64decode, "canonical_ends": CANONICAL_ENDS, "not_plain": NOT_PLAIN}
+    names |= {"b64decode": b64decode, "canonical_ends": CANONICAL_ENDS}
     exec(source, names)
     read: PlainRead = names["read"]
     return read

@@ -5,7 +5,7 @@ mean, and the other .proto files set them.
 """
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Final
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -75,27 +75,22 @@ def object_plan(descriptor: Descriptor) -> ObjectPlan:
     tag = descriptor.GetOptions().Extensions[options_pb2.json_object].type
     fields = {field.name: field for field in descriptor.fields}
     keys = {key_of(field).name: field for field in fields.values() if key_of(field).name}
-    others = {f.name: fields.get(_OTHER_PREFIX + f.name, f) for f in keys.values()}
-    codecs = {key: _codec(field, others[field.name]) for key, field in keys.items()}
-    writes: dict[FieldDescriptor, tuple[int, Write]] = {}
-    for index, (key, field) in enumerate(keys.items()):
-        other = others[field.name]
-        if other is not field:
-            writes[other] = (1 << index, other_spelling_write(field, other))
-        writes[field] = (1 << index, codecs[key].write)
+    others = {f: fields[_OTHER_PREFIX + f.name] for f in keys.values() if _is_enum(f)}
+    codecs = {key: _codec(field, others.get(field)) for key, field in keys.items()}
     return ObjectPlan(
         tag=tag,
-        plain_read=_plain_read(keys),
+        plain_read=partial(_plain_read, keys),
         message_class=GetMessageClass(descriptor),
         reads={key: codec.read for key, codec in codecs.items() if codec.read},
         raw_reads={key: codec.read_raw for key, codec in codecs.items() if codec.read_raw},
-        keys=tuple(keys),
-        writes=writes,
+        keys={f: key for key, field in keys.items() for f in (field, others.get(field, field))},
+        writes={field: codecs[key].write for key, field in keys.items()},
+        other_writes={o: (f, other_spelling_write(f, o)) for f, o in others.items()},
         start=b'{"type":%b' % quote(tag) if tag else b"{",
         extra_fields=_extra_fields(descriptor),
         required=tuple(key for key, field in keys.items() if key_of(field).required),
         closed=tuple(
-            (key, others[field.name].name, ", ".join(spellings(enum_of(field))))
+            (key, others[field].name, ", ".join(spellings(enum_of(field))))
             for key, field in keys.items()
             if key_of(field).closed
         ),
@@ -103,15 +98,20 @@ def object_plan(descriptor: Descriptor) -> ObjectPlan:
     )
 
 
-def _plain_read(keys: Mapping[str, FieldDescriptor]) -> PlainRead:
+def _plain_read(keys: Mapping[str, FieldDescriptor], variant: str) -> PlainRead:
     strings = {key: f for key, f in keys.items() if f.type == FieldDescriptor.TYPE_STRING}
-    enums = {key: f for key, f in keys.items() if f.type == FieldDescriptor.TYPE_ENUM}
+    enums = {key: f for key, f in keys.items() if _is_enum(f)}
     return compile_plain_read(
+        variant,
         {key: f.name for key, f in strings.items() if not key_of(f).lenient},
         {key: (f.name, spellings(enum_of(f))) for key, f in enums.items()},
         {key: f.name for key, f in keys.items() if _is_image(f) and not key_of(f).lenient},
         {key: f.name for key, f in strings.items() if key_of(f).lenient},
     )
+
+
+def _is_enum(field: FieldDescriptor) -> bool:
+    return field.type == FieldDescriptor.TYPE_ENUM
 
 
 def _is_image(field: FieldDescriptor) -> bool:
@@ -137,14 +137,14 @@ def _plan(descriptor: Descriptor) -> Plan:
     return union_plan(descriptor) if is_union(descriptor) else object_plan(descriptor)
 
 
-def _codec(field: FieldDescriptor, other: FieldDescriptor) -> Codec:
+def _codec(field: FieldDescriptor, other: FieldDescriptor | None) -> Codec:
     """The codec of a field that is a key, and for an enum of the field for other spellings."""
     match field.type:
         case FieldDescriptor.TYPE_STRING:
             return string_codec(field)
         case FieldDescriptor.TYPE_INT64:
             return integer_codec(field)
-        case FieldDescriptor.TYPE_ENUM:
+        case FieldDescriptor.TYPE_ENUM if other is not None:
             return enum_codec(field, other)
         case FieldDescriptor.TYPE_MESSAGE if _is_image(field):
             return image_codec(field)

@@ -37,6 +37,7 @@ class UnionPlan:
         for variant in self.variants.values():
             if not variant.option.fallback:
                 self.by_type.setdefault(variant.plan.tag, {})[variant.name] = variant
+        self._writes = {variant.name: variant.plan.write for variant in self.variants.values()}
         self._named = {(tag, name): v for tag, of in self.by_type.items() for name, v in of.items()}
 
     tag = ""
@@ -86,11 +87,11 @@ class UnionPlan:
         return ConversionError("TYPE_MISMATCH", pointer_to(TYPE), message)
 
     @cached_property
-    def plain_reads(self) -> dict[tuple[str, str], tuple[str, PlainRead]]:
-        """By type and name: the field of a variant, and the quick reading of its plain objects."""
+    def plain_reads(self) -> dict[str, dict[str, PlainRead]]:
+        """By the name of a variant and its type: the quick reading of its plain objects."""
         return {
-            key: (variant.name, variant.plan.plain_read)
-            for key, variant in self._named.items()
+            name: {variant.plan.tag: variant.plan.plain_read(name)}
+            for name, variant in self.variants.items()
             if isinstance(variant.plan, ObjectPlan)
         }
 
@@ -114,7 +115,7 @@ class UnionPlan:
         if len(UnknownFieldSet(message)):
             refuse_unknown_fields(message, "")
         name = message.WhichOneof(self.oneof) or self.chosen(message).name
-        self.variants[name].plan.write(getattr(message, name), pieces)
+        self._writes[name](getattr(message, name), pieces)
 
     def chosen(self, message: Message) -> Variant:
         """The variant that a message holds. Raises ConversionError: EMPTY_ONEOF."""

@@ -1,0 +1,93 @@
+"""The quick readings of plain and of large items give what the plan's own reading gives."""
+
+import json
+import random
+from base64 import b64encode
+
+import pytest
+
+import imagecall
+from imagecall.converter import CALLS
+from imagecall.errors import ConversionError
+from imagecall.json_text import MAX_BYTES, encode, parse
+from imagecall.large_strings import MIN_BYTES
+from imagecall.objects import as_object
+from tests.mutations import mutations
+from tests.cases import ITEMS, REFUSED_JSON, Case, Refusal
+
+Outcome = imagecall.ImageGenerationCall | tuple[str, str]
+
+
+def by_plan(text: bytes, variant: str) -> Outcome:
+    call = imagecall.ImageGenerationCall()
+    try:
+        data = encode(text, MAX_BYTES)
+        CALLS.read(call, data, as_object(parse(data)), {}, False, variant)
+    except ConversionError as error:
+        return error.reason, error.pointer
+    return call
+
+
+def quickly(text: bytes, variant: str) -> Outcome:
+    try:
+        return imagecall.from_json(text, variant=variant)
+    except ConversionError as error:
+        return error.reason, error.pointer
+
+
+PNG = b64encode(random.Random(1).randbytes(3001)).decode()
+LARGE = [
+    {"type": "image_generation_call", "id": "ig_1", "result": PNG, "status": "completed"},
+    {"result": PNG, "type": "image_generation_call"},
+    {"type": "image_generation_call", "result": PNG[:-1], "id": "unpadded"},
+    {"type": "image_generation_call", "result": "data:image/png;base64," + PNG},
+    {"type": "image_generation_call", "wrapper": {"result": PNG}, "result": PNG[::-1]},
+    {"type": "image_generation_call", "wrapper": {"result": PNG}},
+    {"type": "image_generation_call", "text": f'"result":"{PNG}"', "result": PNG},
+    {"type": "image_generation_call", "text": f'"result":"{PNG}', "id": '"result":"'},
+    {"type": "image_generation_call", "result": PNG, "tail": "x" * 9000, "result2": PNG},
+    {"type": "image_generation_call", "imageB64": PNG, "result": PNG},
+    {"type": "openrouter:image_generation", "imageB64": PNG, "result": PNG, "status": "x"},
+    {"type": "openrouter:image_generation", "imageB64": PNG, "result": PNG[:100]},
+    {"type": "web_search_call", "result": PNG},
+    {"type": "image_generation_call", "result": PNG, "size": 5, "id": "i" * 5000},
+    {"type": "image_generation_call", "result": {"result": PNG}},
+    {"type": "image_generation_call", "result": [PNG]},
+]
+LARGE_TEXTS = [json.dumps(value).encode() for value in LARGE] + [
+    json.dumps(LARGE[0]).replace('"result": ', '"result"  :\n\t').encode(),
+    json.dumps(LARGE[0]).replace(PNG, PNG.replace("/", "\\/")).encode(),
+    json.dumps(LARGE[0]).replace(PNG, PNG + "\\").encode(),
+    json.dumps(LARGE[0]).replace(PNG, PNG + '\\"').encode(),
+    json.dumps(LARGE[0]).replace('"id"', '"result":"' + PNG + '","id"').encode(),
+    json.dumps(LARGE[0]).replace('"result"', '"\\"result"').encode(),
+    json.dumps(LARGE[0]).replace('"result"', '"\\u0072esult"').encode(),
+    json.dumps(LARGE[0])[:-40].encode(),
+    json.dumps(LARGE[0]).replace(PNG, PNG + "\x01").encode(),
+    json.dumps(LARGE[0]).encode().replace(PNG.encode(), PNG.encode() + b"\xff"),
+]
+
+
+@pytest.mark.parametrize("case", [*ITEMS, *REFUSED_JSON])
+def test_small_texts_and_their_mutations_are_read_as_by_the_plan(case: Case | Refusal) -> None:
+    text = case.path.read_bytes()
+    source = random.Random(len(text))
+    for mutated in (text, *mutations(text[: MIN_BYTES - 50], source)):
+        assert quickly(mutated, CALLS.default) == by_plan(mutated, CALLS.default)
+
+
+@pytest.mark.parametrize("text", LARGE_TEXTS, ids=range(len(LARGE_TEXTS)))
+def test_large_texts_and_their_mutations_are_read_as_by_the_plan(text: bytes) -> None:
+    source = random.Random(len(text))
+    for mutated in (text, *mutations(text, source)):
+        assert quickly(mutated, CALLS.default) == by_plan(mutated, CALLS.default)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 65_535, 65_536, 98_304, 98_305, 196_609, 300_000])
+def test_images_of_any_size_come_back(size: int) -> None:
+    image = random.Random(size).randbytes(size)
+    call = imagecall.ImageGenerationCall()
+    call.output_image_generation_call.result.image = image
+    text = imagecall.to_json(call)
+    assert json.loads(text)["result"] == b64encode(image).decode()
+    assert imagecall.from_json(text) == call
