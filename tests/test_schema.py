@@ -176,7 +176,7 @@ def test_a_made_up_variant_converts_with_no_change_to_python(tmp_path: Path) -> 
         assert call.sketch.drawing.image == b"hi" and call.sketch.strokes == 12, call
         assert imagecall.to_json(call) == text, imagecall.to_json(call)
         assert imagecall.view(call).type == "sketch_call"
-        for bad, pointer in ((b'{"type":"sketch_call","strokes":1.5}', "/strokes"),
+        for bad, pointer in ((b'{"type":"sketch_call","id":"a","strokes":1.5}', "/strokes"),
                              (b'{"type":"sketch_call"}', "/id")):
             try:
                 imagecall.from_json(bad, variant="sketch", profile=imagecall.Profile.STRICT)

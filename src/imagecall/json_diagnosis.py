@@ -14,7 +14,7 @@ MAX_DEPTH: Final = 100
 """How deep arrays and objects may be nested in a text; the outermost counts as 1."""
 
 MAX_DIGITS: Final = 4300
-"""How many characters a number may have."""
+"""How many digits an integer may have."""
 
 _MAX_TOKENS: Final = 500_000
 _BYTE_ORDER_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
@@ -107,8 +107,9 @@ class _Reader:
             return self.malformed()
         if kind == "infinite":
             return self.error("NON_FINITE_NUMBER", "NaN and Infinity are not JSON numbers")
-        if kind == "number" and len(token) > MAX_DIGITS:
-            message = f"a number has {len(token):,} characters; the limit is {MAX_DIGITS:,}"
+        digits = token.removeprefix(b"-")
+        if kind == "number" and digits.isdigit() and len(digits) > MAX_DIGITS:
+            message = f"an integer has {len(digits):,} digits; the limit is {MAX_DIGITS:,}"
             return self.error("NUMBER_TOO_LONG", message)
         if kind == "string" and _is_lone_surrogate(json.loads(token)):
             return self.surrogate_error()

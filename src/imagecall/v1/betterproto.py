@@ -90,7 +90,7 @@ class ErrorReason(betterproto.Enum):
     """A number is NaN or Infinity."""
 
     NUMBER_TOO_LONG = 5
-    """A number has more than 4,300 digits."""
+    """An integer has more than 4,300 digits."""
 
     LONE_SURROGATE = 6
     """A string has half of a surrogate pair."""
@@ -939,7 +939,7 @@ class FormatCallResponse(betterproto.Message):
     """Response of FormatCall."""
 
     json: str = betterproto.string_field(1)
-    """The item: a JSON object, on one line."""
+    """The item: a JSON object."""
 
 
 @dataclass(eq=False, repr=False)

@@ -140,7 +140,7 @@ class FormatCallResponse(_message.Message):
 
     JSON_FIELD_NUMBER: _builtins.int
     json: _builtins.str
-    """The item: a JSON object, on one line."""
+    """The item: a JSON object."""
     def __init__(
         self,
         *,
