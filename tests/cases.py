@@ -11,8 +11,8 @@ import pytest
 from google.protobuf.message import Message
 
 import imagecall
-from imagecall.v1.stream_event_pb2 import StreamEvent
 from imagecall.v1.image_generation_tool_pb2 import Tool
+from imagecall.v1.stream_event_pb2 import StreamEvent
 
 ROOT: Final = Path(__file__).parent / "cases"
 

@@ -140,7 +140,9 @@ def test_half_a_surrogate_pair_in_a_str_is_refused() -> None:
 
 def test_a_message_of_a_newer_schema_is_not_cut() -> None:
     field_100 = b"\xa2\x06\x01x"
-    variant = imagecall.ImageGenerationCall.DESCRIPTOR.fields_by_name["output_image_generation_call"]
+    variant = imagecall.ImageGenerationCall.DESCRIPTOR.fields_by_name[
+        "output_image_generation_call"
+    ]
     member = bytes([variant.number << 3 | 2])
     for wire, pointer in (
         (field_100, ""),
@@ -162,7 +164,13 @@ def test_an_error_names_no_more_of_a_key_than_a_sentence_takes() -> None:
     assert len(str(caught.value)) < 200
 
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+)
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20
 )

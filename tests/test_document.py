@@ -9,6 +9,7 @@ import pytest
 
 import imagecall
 from imagecall.errors import ConversionError
+from imagecall.v1.document_kind_pb2 import DOCUMENT_KIND_RESPONSE
 from tests.cases import DOCUMENTS, Case
 from tests.json_value import json_value
 
@@ -87,7 +88,7 @@ def test_a_document_past_the_limit_is_refused() -> None:
 
 
 def test_an_item_nested_too_deep_for_its_place_is_refused() -> None:
-    document = imagecall.Document(kind="DOCUMENT_KIND_RESPONSE", json='{"output":[null]}')
+    document = imagecall.Document(kind=DOCUMENT_KIND_RESPONSE, json='{"output":[null]}')
     deep = "[" * 98 + "]" * 98
     call = document.calls.add(pointer="/output/0").call.output_image_generation_call
     call.extra_fields.add(name="x", json=deep)

@@ -12,8 +12,8 @@ from imagecall.errors import ConversionError
 from imagecall.json_text import MAX_BYTES, encode, parse
 from imagecall.large_strings import MIN_BYTES
 from imagecall.objects import as_object
-from tests.mutations import mutations
 from tests.cases import ITEMS, REFUSED_JSON, Case, Refusal
+from tests.mutations import mutations
 
 Outcome = imagecall.ImageGenerationCall | tuple[str, str]
 

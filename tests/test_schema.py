@@ -43,7 +43,9 @@ def variant_fields() -> list[FieldDescriptor]:
 
 
 def test_every_type_is_a_variant_named_as_the_style_guide_wants() -> None:
-    names = {field.message_type.name: field.name for field in variant_fields() if field.message_type}
+    names = {
+        field.message_type.name: field.name for field in variant_fields() if field.message_type
+    }
     assert list(names) == SEED_VARIANTS
     for message, field in names.items():
         assert field == re.sub(r"(?<=[a-z])(?=[A-Z])", "_", message).lower()

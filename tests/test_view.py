@@ -52,7 +52,9 @@ def test_the_image_is_found_in_every_form_of_base64(result: str) -> None:
     assert view(result=result).format == "png"
 
 
-@pytest.mark.parametrize("result", ["<value>", "https://example.com/x.png", "blob:sha256:ab", "YR=="])
+@pytest.mark.parametrize(
+    "result", ["<value>", "https://example.com/x.png", "blob:sha256:ab", "YR=="]
+)
 def test_other_text_is_no_image(result: str) -> None:
     seen = view(result=result)
     assert (seen.result, seen.image, seen.format) == (result, None, None)

@@ -47,6 +47,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grpc",
         metavar="HOST:PORT",
+        type=_address,
         default=_DEFAULT_ADDRESS,
         help="where to listen; port 0 takes a free one (default: %(default)s)",
     )
@@ -104,6 +105,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server",
         metavar="HOST:PORT",
+        type=_address,
         help="let this server convert between JSON and message (default: convert here)",
     )
 
@@ -117,6 +119,13 @@ def _add_describe(parser: argparse.ArgumentParser) -> None:
         metavar="VARIANT",
         help="say more of this variant (default: list all)",
     )
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not (host and port.isdecimal() and int(port) < 2**16):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT with a port of 0 to 65535")
+    return text
 
 
 def _positive(text: str) -> int:

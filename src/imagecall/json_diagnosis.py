@@ -14,7 +14,7 @@ MAX_DEPTH: Final = 100
 """How deep arrays and objects may be nested in a text; the outermost counts as 1."""
 
 MAX_DIGITS: Final = 4300
-"""How many digits an integer may have."""
+"""How many digits the integer part of a number may have."""
 
 _MAX_TOKENS: Final = 500_000
 _BYTE_ORDER_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
@@ -29,6 +29,8 @@ _TOKEN: Final = re.compile(
     rb"|(?P<end>\Z))"
 )
 
+
+_INTEGER_PART: Final = re.compile(rb"-?([0-9]*)")
 
 _BEGUN_TOKEN: Final = re.compile(
     rb"[ \t\n\r]*+"
@@ -107,9 +109,11 @@ class _Reader:
             return self.malformed()
         if kind == "infinite":
             return self.error("NON_FINITE_NUMBER", "NaN and Infinity are not JSON numbers")
-        digits = token.removeprefix(b"-")
-        if kind == "number" and digits.isdigit() and len(digits) > MAX_DIGITS:
-            message = f"an integer has {len(digits):,} digits; the limit is {MAX_DIGITS:,}"
+        digits = _integer_digits(token) if kind == "number" else 0
+        if digits > MAX_DIGITS:
+            message = (
+                f"a number has {digits:,} digits before its point; the limit is {MAX_DIGITS:,}"
+            )
             return self.error("NUMBER_TOO_LONG", message)
         if kind == "string" and _is_lone_surrogate(json.loads(token)):
             return self.surrogate_error()
@@ -156,6 +160,12 @@ class _Reader:
             case _:
                 return self.malformed()
         return None
+
+
+def _integer_digits(number: bytes) -> int:
+    """How many digits stand before the point or exponent of a number."""
+    match = _INTEGER_PART.match(number)
+    return len(match[1]) if match else 0
 
 
 def _first_bad_utf8(text: bytes) -> int:

@@ -1,9 +1,9 @@
 """JSON text, strictly: parsed, taken apart without touching its values, and put together.
 
 What is refused beside malformed text (RFC 8259): a byte order mark, NaN and Infinity, a key twice
-in an object, half a surrogate pair, integers of more than 4,300 digits, nesting past 100, and texts
-past a limit, which are refused unread. A refused text costs a second, slower reading, in
-imagecall.json_diagnosis, which finds the reason and the place.
+in an object, half a surrogate pair, numbers of more than 4,300 digits before the point, nesting
+past 100, and texts past a limit, which are refused unread. A refused text costs a second, slower
+reading, in imagecall.json_diagnosis, which finds the reason and the place.
 """
 
 from collections.abc import Iterable, Mapping

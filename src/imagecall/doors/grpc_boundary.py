@@ -29,7 +29,8 @@ _DETAILS: Final = "grpc-status-details-bin"
 _log: Final = logging.getLogger(__name__)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+"""What handles a method. None: there is no such method."""
 
 
 def status_of(error: ConversionError) -> Status:
@@ -66,14 +67,14 @@ class BoundaryInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
+    ) -> Handler:
         handler = await continuation(handler_call_details)
         return handler and _wrap(handler)
 
 
-def _wrap(handler: Handler) -> Handler:
+def _wrap(handler: Any) -> Handler:
     decode = _decoder(handler)
     requests = _decoded if handler.request_streaming else _decoded_one
     make: Any = {
@@ -112,7 +113,7 @@ def _wrap(handler: Handler) -> Handler:
     return rebuilt
 
 
-def _decoder(handler: Handler) -> Callable[[bytes], Any]:
+def _decoder(handler: Any) -> Callable[[bytes], Any]:
     """The handler's own decoding, with a ConversionError for bytes that are not its message."""
     own = handler.request_deserializer
 

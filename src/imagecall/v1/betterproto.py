@@ -90,7 +90,7 @@ class ErrorReason(betterproto.Enum):
     """A number is NaN or Infinity."""
 
     NUMBER_TOO_LONG = 5
-    """An integer has more than 4,300 digits."""
+    """A number has more than 4,300 digits before its point."""
 
     LONE_SURROGATE = 6
     """A string has half of a surrogate pair."""

@@ -36,7 +36,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_NON_FINITE_NUMBER: _ErrorReason.ValueType  # 4
     """A number is NaN or Infinity."""
     ERROR_REASON_NUMBER_TOO_LONG: _ErrorReason.ValueType  # 5
-    """An integer has more than 4,300 digits."""
+    """A number has more than 4,300 digits before its point."""
     ERROR_REASON_LONE_SURROGATE: _ErrorReason.ValueType  # 6
     """A string has half of a surrogate pair."""
     ERROR_REASON_DUPLICATE_KEY: _ErrorReason.ValueType  # 7
@@ -100,7 +100,7 @@ ERROR_REASON_NOT_UTF8: ErrorReason.ValueType  # 3
 ERROR_REASON_NON_FINITE_NUMBER: ErrorReason.ValueType  # 4
 """A number is NaN or Infinity."""
 ERROR_REASON_NUMBER_TOO_LONG: ErrorReason.ValueType  # 5
-"""An integer has more than 4,300 digits."""
+"""A number has more than 4,300 digits before its point."""
 ERROR_REASON_LONE_SURROGATE: ErrorReason.ValueType  # 6
 """A string has half of a surrogate pair."""
 ERROR_REASON_DUPLICATE_KEY: ErrorReason.ValueType  # 7

@@ -1,0 +1,146 @@
+"""The command line, started as a user starts it."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import imagecall
+from imagecall.converter import CALLS
+from tests.cases import DOCUMENTS, ITEMS, REFUSED_JSON, ROOT, Case, Refusal
+from tests.json_value import json_value
+
+ITEM = '{"type":"image_generation_call","id":"ig_1","result":"aGk=","status":"completed"}'
+COMMAND = [str(Path(sys.executable).with_name("imagecall"))]
+PAGES = [param for param in ITEMS if param.values[0].path.stem == "page"]
+
+
+def run(*arguments: str, stdin: bytes | str = b"") -> subprocess.CompletedProcess[bytes]:
+    data = stdin.encode() if isinstance(stdin, str) else stdin
+    return subprocess.run([*COMMAND, *arguments], input=data, capture_output=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The address of `imagecall serve` in a process of its own."""
+    with subprocess.Popen(
+        [*COMMAND, "serve", "--grpc", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        line = process.stdout.readline()
+        match = re.fullmatch(r"listening grpc (127\.0\.0\.1:[1-9][0-9]*)\n", line)
+        assert match, line
+        yield match[1]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize("remote", [False, True])
+@pytest.mark.parametrize("format", ["binary", "text"])
+@pytest.mark.parametrize("case", PAGES)
+def test_the_five_pages_go_to_protobuf_and_back(
+    case: Case, format: str, remote: bool, server: str
+) -> None:
+    where = ["--server", server] if remote else []
+    variant = case.path.parent.name
+    there = run("convert", "--to", format, "--variant", variant, *where, str(case.path))
+    assert (there.returncode, there.stderr) == (0, b"")
+    if format == "binary":
+        assert there.stdout == case.golden.read_bytes()
+    back = run("convert", "--from", format, "--to", "json", *where, stdin=there.stdout)
+    assert json_value(back.stdout) == json_value(case.text)
+
+
+@pytest.mark.parametrize("case", DOCUMENTS[:3])
+def test_documents_go_to_protobuf_and_back(case: Case, server: str) -> None:
+    kind = case.path.parent.name
+    for where in ([], ["--server", server]):
+        options = ["--document", kind, *where]
+        there = run("convert", *options, "--to", "binary", str(case.path))
+        back = run("convert", *options, "--from", "binary", "--to", "json", stdin=there.stdout)
+        assert json_value(back.stdout) == json_value(case.text), back.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["id_number", "not_utf8", "byte_order_mark", "duplicate_nested_key"]
+)
+def test_a_refusal_names_reason_and_place_and_exits_with_1(name: str, server: str) -> None:
+    case: Refusal = next(p.values[0] for p in REFUSED_JSON if p.values[0].path.stem == name)
+    for where in ([], ["--server", server]):
+        done = run("convert", str(case.path), *where)
+        assert (done.returncode, done.stdout) == (1, b"")
+        at = f" at {case.pointer}" if case.pointer else ""
+        assert done.stderr.decode().startswith(f"imagecall: {case.reason}{at}: ")
+        assert done.stderr.count(b"\n") == 1
+
+
+def test_the_profile_can_be_chosen() -> None:
+    text = '{"type":"image_generation_call"}'
+    assert run("convert", "--profile", "wire", stdin=text).returncode == 0
+    assert b"MISSING_KEY at /id" in run("convert", "--profile", "strict", stdin=text).stderr
+
+
+def test_output_goes_to_a_file_if_asked(tmp_path: Path) -> None:
+    output = tmp_path / "out.binpb"
+    done = run("convert", "--to", "binary", "-o", str(output), stdin=ITEM)
+    assert (done.returncode, done.stdout) == (0, b"")
+    call = imagecall.ImageGenerationCall.FromString(output.read_bytes())
+    assert json.loads(imagecall.to_json(call)) == json.loads(ITEM)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "message"),
+    [
+        (["convert", "no/such/file"], b"", "No such file"),
+        (["convert", "--from", "binary"], b"\xff", "MALFORMED_PROTOBUF"),
+        (["convert", "--from", "text"], b"nothing: 1", "MALFORMED_PROTOBUF"),
+        (["convert", "--from", "text"], b"\xff", "MALFORMED_PROTOBUF"),
+        (["convert", "--server", "127.0.0.1:1"], ITEM.encode(), "UNAVAILABLE"),
+        (["serve", "--grpc", "256.0.0.1:0"], b"", "cannot listen on 256.0.0.1:0"),
+    ],
+)
+def test_a_fault_is_a_sentence(arguments: list[str], stdin: bytes, message: str) -> None:
+    done = run(*arguments, stdin=stdin)
+    assert done.returncode == 1
+    assert done.stdout == b""
+    lines = done.stderr.decode().splitlines()
+    assert message in lines[-1]
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_wrong_usage_exits_with_2() -> None:
+    for arguments in (
+        [],
+        ["nothing"],
+        ["describe", "x"],
+        ["convert", "--variant", "x"],
+        ["serve", "--grpc", "nonsense"],
+        ["serve", "--grpc", "127.0.0.1:65536"],
+        ["serve", "--max-json-bytes", "0"],
+    ):
+        assert run(*arguments).returncode == 2
+
+
+def test_describe_names_every_variant_and_every_key() -> None:
+    text = run("describe").stdout.decode()
+    for name in CALLS.variants:
+        assert name in text
+        details = run("describe", name).stdout.decode()
+        for path in (ROOT / "items" / name).glob("page.json"):
+            assert all(key in details for key in json.loads(path.read_bytes()))
+
+
+def test_an_item_of_20_mb_goes_through_the_server(server: str, tmp_path: Path) -> None:
+    path = tmp_path / "large.json"
+    path.write_text(ITEM.replace("aGk=", "AAAA" * 5_000_000))
+    there = run("convert", "--to", "binary", "--server", server, str(path))
+    assert there.returncode == 0, there.stderr
+    back = run(
+        "convert", "--from", "binary", "--to", "json", "--server", server, stdin=there.stdout
+    )
+    assert json.loads(back.stdout) == json.loads(path.read_text())
