@@ -1,0 +1,267 @@
+"""Conversions against their peers: medians, each peer as a ratio to ours in the same run.
+
+The peers: google's json_format on a message with the four keys as fields (bytes for the result);
+betterproto 2.0.0b7 on the same; openai's pydantic model, which makes no protobuf; and the floor: a
+parse with the fastest JSON library, base64, and one copy of the image.
+
+A ratio above 1 is how many times longer the peer takes. Figures are given with the C
+allocator's defaults, as in a user's process, and with freed memory kept, as `imagecall serve` does.
+"""
+
+import argparse
+import asyncio
+import base64
+import gc
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import betterproto
+import grpc
+import jiter
+import openai.types.responses.response_output_item as openai_items
+import pybase64
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
+
+import imagecall
+from imagecall.allocator import keep_freed_memory
+from imagecall.v1 import conversion_service_pb2 as pb
+from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
+
+SIZES = {"null": 0, "88 B": 88, "1 KB": 1024, "100 KB": 100_000, "2 MB": 2_000_000, "8 MB": 8_000_000}
+MIB = 1024 * 1024
+
+
+def _flat_message() -> type[Any]:
+    """A message with the item's keys as fields, as a team would write it for json_format."""
+    file = descriptor_pb2.FileDescriptorProto(name="flat.proto", package="flat", syntax="proto3")
+    message = file.message_type.add(name="Item")
+    field = descriptor_pb2.FieldDescriptorProto
+    for number, name in enumerate(("type", "id", "result", "status"), 1):
+        kind = field.TYPE_BYTES if name == "result" else field.TYPE_STRING
+        message.field.add(name=name, number=number, type=kind, label=field.LABEL_OPTIONAL)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("flat.Item"))
+
+
+Flat = _flat_message()
+
+
+@dataclass
+class BetterprotoItem(betterproto.Message):
+    type: str = betterproto.string_field(1)
+    id: str = betterproto.string_field(2)
+    result: bytes = betterproto.bytes_field(3)
+    status: str = betterproto.string_field(4)
+
+
+def item(base64_bytes: int) -> bytes:
+    """An item whose result has this many bytes of base64."""
+    result = b"null"
+    if base64_bytes:
+        result = b'"' + base64.b64encode(os.urandom(base64_bytes // 4 * 3)) + b'"'
+    start = b'{"type":"image_generation_call","id":"ig_0df93c0bb83a72f20068c979","result":'
+    return start + result + b',"status":"completed"}'
+
+
+def readers(text: bytes) -> dict[str, Callable[[], object]]:
+    """JSON to serialized message, by peer."""
+
+    def floor() -> bytes:
+        value = jiter.from_json(text)
+        image = pybase64.b64decode(value["result"] or "", None, True)
+        return bytes(memoryview(image))
+
+    model = openai_items.ImageGenerationCall
+    return {
+        "ours": lambda: imagecall.from_json(text).SerializeToString(),
+        "json_format": lambda: json_format.Parse(text, Flat()).SerializeToString(),
+        "betterproto": lambda: bytes(BetterprotoItem().from_json(text)),
+        "openai": lambda: model.model_validate_json(text),
+        "floor": floor,
+    }
+
+
+def writers(text: bytes) -> dict[str, Callable[[], object]]:
+    """Message to JSON, by peer."""
+    call = imagecall.from_json(text)
+    flat = json_format.Parse(text, Flat())
+    better = BetterprotoItem().from_json(text)
+    model = openai_items.ImageGenerationCall.model_validate_json(text)
+    image = call.output_image_generation_call.result.image
+    start, end = text.split(b'"result":')[0], b',"status":"completed"}'
+
+    def floor() -> bytes:
+        return b"".join((start, b'"result":"', pybase64.b64encode(bytes(memoryview(image))), end))
+
+    return {
+        "ours": lambda: imagecall.to_json(call),
+        "json_format": lambda: json_format.MessageToJson(flat),
+        "betterproto": lambda: better.to_json(),
+        "openai": lambda: model.model_dump_json(),
+        "floor": floor,
+    }
+
+
+def medians(candidates: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """The median time of each candidate in seconds, taken in turn."""
+    counts, times = {}, {name: [] for name in candidates}  # type: ignore[var-annotated]
+    for name, run in candidates.items():
+        run()
+        start = time.perf_counter()
+        run()
+        counts[name] = max(1, int(0.05 / max(time.perf_counter() - start, 1e-7)))
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline or len(times["ours"]) < 3:
+        for name, run in candidates.items():
+            count = counts[name]
+            start = time.perf_counter()
+            for _ in range(count):
+                run()
+            times[name].append((time.perf_counter() - start) / count)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def measure_times(seconds: float) -> None:
+    """Prints the table of times."""
+    peers = ("json_format", "betterproto", "openai", "floor")
+    print(f"{'':24}{'ours':>12}" + "".join(f"{peer:>13}" for peer in peers))
+    for direction, make in (("JSON to bytes", readers), ("message to JSON", writers)):
+        for name, size in SIZES.items():
+            found = medians(make(item(size)), seconds)
+            ours = found["ours"]
+            ratios = "".join(f"{found[peer] / ours:>12.2f}x" for peer in peers)
+            print(f"{direction:16}{name:>8}{ours * 1e6:>9.2f} us{ratios}", flush=True)
+
+
+def memory(field: str) -> int:
+    """A figure of /proc/self/status in bytes, such as VmHWM."""
+    [size] = re.findall(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(size) * 1024
+
+
+def growth(run: Callable[[], object]) -> int:
+    """How much memory, at its peak, a call takes beyond what is there before."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # Sets VmHWM to what is in use now.
+    before = memory("VmRSS")
+    run()
+    return memory("VmHWM") - before
+
+
+def measure_memory(name: str) -> None:
+    """Prints the peak of one conversion of 64 MB, in this process."""
+    text = item(64_000_000)
+    small = item(88)
+    direction, peer = name.split(":")
+    make = readers if direction == "read" else writers
+    make(small)[peer]()
+    if peer == "json_format" and direction == "write":
+        run = make(text)["json_format"]
+    else:
+        run = make(text)[peer]
+    print(f"{growth(run) / len(text):.2f}")
+
+
+def in_new_process(*arguments: str) -> str:
+    command = [sys.executable, __file__, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+async def measure_server(count: int) -> None:
+    """Prints how many items a second go through ConvertCalls, and through ParseCall."""
+    program = Path(sys.executable).with_name("imagecall")
+    server = await asyncio.create_subprocess_exec(
+        program, "serve", "--grpc", "127.0.0.1:0", stdout=asyncio.subprocess.PIPE
+    )
+    assert server.stdout
+    address = (await server.stdout.readline()).decode().split()[-1]
+    lines = b"\n".join(item(88) for _ in range(count))
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub: Any = ConversionServiceStub(channel)
+        unary = await unary_rate(stub, lines.split(b"\n")[: count // 10])
+        for size in (1, 64, 256, 1024):
+            rate = await stream_rate(stub, lines if size > 1 else lines[: len(lines) // 10], size)
+            print(
+                f"ConvertCalls, {size:>4} items a message {rate:>9,.0f} items/s"
+                f"{rate / unary:>7.1f}x ParseCall, {unary:,.0f} calls/s"
+            )
+    server.terminate()
+    await server.wait()
+
+
+async def unary_rate(stub: Any, texts: list[bytes]) -> float:
+    """Calls a second of ParseCall with 32 calls under way."""
+    pending = iter(texts)
+
+    async def work() -> None:
+        for text in pending:
+            await stub.ParseCall(pb.ParseCallRequest(json=text))
+
+    start = time.perf_counter()
+    await asyncio.gather(*(work() for _ in range(32)))
+    return len(texts) / (time.perf_counter() - start)
+
+
+async def stream_rate(stub: Any, lines: bytes, size: int) -> float:
+    """Items a second of ConvertCalls, from JSON Lines to messages."""
+    texts = lines.split(b"\n")
+
+    async def requests() -> AsyncIterator[pb.ConvertCallsRequest]:
+        for start in range(0, len(texts), size):
+            batch = [pb.Conversion(json=text) for text in texts[start : start + size]]
+            yield pb.ConvertCallsRequest(conversions=batch)
+
+    start = time.perf_counter()
+    count = 0
+    async for answer in stub.ConvertCalls(requests()):
+        count += sum(result.HasField("call") for result in answer.results)
+    assert count == len(texts)
+    return count / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="less time, less sure figures")
+    parser.add_argument("--times", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.keep:
+        keep_freed_memory()
+    if options.times:
+        return measure_times(options.times)
+    if options.memory:
+        return measure_memory(options.memory)
+    packages = ("grpcio", "protobuf", "jiter", "pybase64", "betterproto", "openai")
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    print(f"Python {platform.python_version()}, {os.cpu_count()} cores; {versions}")
+    seconds = "0.2" if options.quick else "2"
+    print("\nTimes, freed memory kept (as imagecall serve does)")
+    print(in_new_process("--keep", "--times", seconds), flush=True)
+    print("\nTimes, the allocator's defaults (as in a user's process)")
+    print(in_new_process("--times", seconds), flush=True)
+    print("\nPeak memory beyond the input, for an item of 64 MB, as a multiple of its JSON")
+    for direction in ("read", "write"):
+        peers = ("ours", "json_format", "openai", "floor")
+        found = {peer: in_new_process("--memory", f"{direction}:{peer}") for peer in peers}
+        name = "JSON to bytes" if direction == "read" else "message to JSON"
+        print(f"{name:16}" + "".join(f"{peer:>13} {ratio}" for peer, ratio in found.items()))
+    count = 10_000 if options.quick else 100_000
+    print(f"\n{count:,} items of 88 B as JSON Lines, one client, both on these cores")
+    asyncio.run(measure_server(count))
+    return None
+
+
+if __name__ == "__main__":
+    main()
