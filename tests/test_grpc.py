@@ -160,7 +160,7 @@ async def test_malformed_protobuf_is_an_invalid_argument(
 async def test_an_unforeseen_error_shows_nothing_of_the_inside(
     stub: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(json: str, *_: Any) -> None:
+    def fail(_: Any, json: str, *__: Any, **___: Any) -> None:
         raise RuntimeError(json)
 
     monkeypatch.setattr("imagecall.doors.grpc.parse_call", fail)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from base64 import b64encode
 
 import pytest
@@ -10,7 +11,7 @@ import imagecall
 from imagecall.converter import CALLS
 from imagecall.errors import ConversionError
 from imagecall.json_text import MAX_BYTES, encode, parse
-from imagecall.large_strings import MIN_BYTES
+from imagecall.large_strings import MIN_BYTES, NO_SPANS
 from imagecall.objects import as_object
 from tests.cases import ITEMS, REFUSED_JSON, Case, Refusal
 from tests.mutations import mutations
@@ -22,7 +23,7 @@ def by_plan(text: bytes, variant: str) -> Outcome:
     call = imagecall.ImageGenerationCall()
     try:
         data = encode(text, MAX_BYTES)
-        CALLS.read(call, data, as_object(parse(data)), {}, False, variant)
+        CALLS.read(call, data, as_object(parse(data)), NO_SPANS, False, variant)
     except ConversionError as error:
         return error.reason, error.pointer
     return call
@@ -30,9 +31,13 @@ def by_plan(text: bytes, variant: str) -> Outcome:
 
 def quickly(text: bytes, variant: str) -> Outcome:
     try:
-        return imagecall.from_json(text, variant=variant)
+        call = imagecall.from_json(text, variant=variant)
     except ConversionError as error:
+        with pytest.raises(ConversionError, match=re.escape(str(error))):
+            imagecall.serialized_from_json(text, variant=variant)
         return error.reason, error.pointer
+    assert imagecall.serialized_from_json(text, variant=variant) == call.SerializeToString()
+    return call
 
 
 PNG = b64encode(random.Random(1).randbytes(3001)).decode()

@@ -3,15 +3,16 @@
 See proto/imagecall/v1/conversion_service.proto. Messages in, messages out.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, TypeAlias
 
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 
 from imagecall.chunks import Assembly, split
-from imagecall.converter import CALLS, Profile, from_json, to_json
+from imagecall.converter import CALLS, Profile, read_call, to_json
 from imagecall.errors import ConversionError, quoted
+from imagecall.serialized import serialize
 from imagecall.v1 import conversion_error_pb2
 from imagecall.v1.conversion_service_pb2 import (
     Conversion,
@@ -35,18 +36,19 @@ _PROFILES: Final[dict[int, Profile]] = {
 
 
 def parse_call(
-    json: str | bytes, variant: str, profile: int, max_bytes: int
-) -> ImageGenerationCall:
-    """`from_json` with the arguments as a request has them. Raises ConversionError."""
+    target: ImageGenerationCall,
+    json: str | bytes,
+    variant: str,
+    profile: int,
+    max_bytes: int,
+    apart: bool,
+) -> Mapping[str, bytes]:
+    """`read_call` with variant and profile as a request has them. Raises ConversionError."""
     if profile not in _PROFILES:
-        choices = ", ".join(_.name for _ in Profile)
+        choices = ", ".join(profile.name for profile in Profile)
         raise ConversionError("UNKNOWN_PROFILE", "", f"{profile} is no profile; choose {choices}")
-    return from_json(
-        json,
-        variant=variant or CALLS.default,
-        profile=_PROFILES[profile],
-        max_bytes=max_bytes,
-    )
+    named = variant or CALLS.default
+    return read_call(target, json, named, _PROFILES[profile], max_bytes, apart)
 
 
 def parse_serialized(data: bytes) -> ImageGenerationCall:
@@ -150,12 +152,20 @@ class CallStream:
         raise ConversionError("EMPTY_ONEOF", "", "the Conversion is empty: set json or call")
 
     def _parse(self, json: str | bytes, conversion: Conversion) -> Iterator[Sized]:
-        call = parse_call(json, conversion.variant, conversion.profile, self._max_bytes)
-        size = call.ByteSize()
-        if size <= WHOLE_BYTES:
-            yield ConversionResult(index=self._index, call=call), size
+        result = ConversionResult(index=self._index)
+        apart = len(json) > WHOLE_BYTES
+        variant, profile = conversion.variant, conversion.profile
+        images = parse_call(result.call, json, variant, profile, self._max_bytes, apart)
+        if not images and (size := result.ByteSize()) <= WHOLE_BYTES:
+            yield result, size
             return
-        for chunk in split(call.SerializeToString()):
+        data = serialize(result.call, images)
+        if len(data) <= WHOLE_BYTES:
+            call = ImageGenerationCall.FromString(data)
+            yield ConversionResult(index=self._index, call=call), len(data)
+            return
+        del result, images
+        for chunk in split(data):
             yield ConversionResult(index=self._index, call_chunk=chunk), len(chunk.data)
 
     def _format(self, call: ImageGenerationCall) -> Iterator[Sized]:

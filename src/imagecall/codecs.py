@@ -217,10 +217,15 @@ def image_codec(field: FieldDescriptor) -> Codec:
 
     def read_span(result: ImageResult, marker: str, spans: Spans) -> bool:
         try:
-            result.image = b64decode(spans[marker], None, True, canonical=True)
+            image = b64decode(spans[marker], None, True, canonical=True)
         except ValueError:
             return True  # The marker stays, so that the whole text is parsed instead.
         del spans[marker]
+        if spans.images is None:
+            result.image = image
+        else:
+            result.image = marker.encode()
+            spans.images[marker] = image
         return True
 
     def write(result: ImageResult, pieces: list[Piece]) -> None:

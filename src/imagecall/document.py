@@ -23,7 +23,7 @@ from imagecall.json_text import (
     parse,
     too_large,
 )
-from imagecall.large_strings import MIN_BYTES, Spans, set_aside
+from imagecall.large_strings import MIN_BYTES, NO_SPANS, Spans, set_aside
 from imagecall.objects import TYPE, as_object
 from imagecall.v1.document_kind_pb2 import DocumentKind
 from imagecall.v1.document_pb2 import Document
@@ -82,7 +82,7 @@ def document_from_json(text: bytes | str, *, kind: Kind, max_bytes: int = MAX_BY
             document = _try_lift(KINDS[kind], short, spans)
             if document is not None:
                 return document
-    return _lift(KINDS[kind], data, {})
+    return _lift(KINDS[kind], data, NO_SPANS)
 
 
 def _try_lift(kind: int, short: bytes, spans: Spans) -> Document | None:

@@ -22,8 +22,20 @@ from pybase64 import b64encode
 
 from imagecall.json_text import too_large
 
-Spans: TypeAlias = dict[str, memoryview]
-"""The strings that were set aside, by marker. A reader removes those it uses."""
+
+class Spans(dict[str, memoryview]):
+    """The strings that were set aside, by marker. A reader removes those that it uses.
+
+    Attributes:
+        images: where a reader is to put an image, by marker, setting the marker in its stead.
+            None: it is to set the image.
+    """
+
+    images: dict[str, bytes] | None = None
+
+
+NO_SPANS: Final = Spans()
+"""Nothing was set aside."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,7 @@ MIN_BYTES: Final = 2048
 
 _TAIL: Final = 4096
 _MIN_IMAGE: Final = 65536
-_IMAGE_STEP: Final = 98304  # A multiple of 3, so that only the last piece has padding.
+_IMAGE_STEP: Final = 393216  # A multiple of 3, so that only the last piece has padding.
 
 
 def key_pattern(keys: Iterable[str]) -> re.Pattern[bytes]:
@@ -66,14 +78,14 @@ def _set_aside(text: bytes, pattern: re.Pattern[bytes], first_end: int) -> tuple
     nonce = secrets.token_hex(16)
     view = memoryview(text)
     pieces: list[bytes | memoryview] = []
-    spans: Spans = {}
+    spans = Spans()
     done = position = 0
     while match := pattern.search(text, position):
         start = position = match.end()
         end = text.find(b'"', max(start, first_end))
         if end - start < MIN_BYTES:
             continue
-        marker = f"{nonce}-{len(spans)}"
+        marker = f"{nonce}{len(spans):08x}"
         spans[marker] = view[start:end]
         pieces += view[done:start], marker.encode()
         done = position = end

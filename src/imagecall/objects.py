@@ -16,7 +16,7 @@ from imagecall.codecs import Read, ReadRaw, Write, refuse_unknown_fields
 from imagecall.errors import ConversionError, pointer_to, quoted
 from imagecall.json_diagnosis import MAX_DEPTH
 from imagecall.json_text import JsonValue, members, parse, quote, type_name
-from imagecall.large_strings import Piece, Spans
+from imagecall.large_strings import NO_SPANS, Piece, Spans
 from imagecall.plain_read import PlainRead
 from imagecall.v1.extra_field_pb2 import ExtraField
 
@@ -204,9 +204,9 @@ class ObjectPlan:
         """Whether `read` would put this member into a field of its own."""
         scratch = self.message_class()
         if read := self.reads.get(name):
-            return read(scratch, value, {})
+            return read(scratch, value, NO_SPANS)
         if read_raw := self.raw_reads.get(name):
-            return read_raw(scratch, raw, value, {}, False)
+            return read_raw(scratch, raw, value, NO_SPANS, False)
         return False
 
 

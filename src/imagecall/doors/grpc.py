@@ -12,6 +12,7 @@ from imagecall.converter import to_json
 from imagecall.document import KINDS, document_from_json, document_to_json
 from imagecall.doors.grpc_boundary import BoundaryInterceptor, Context
 from imagecall.errors import ConversionError
+from imagecall.serialized import serialize
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
 
@@ -32,8 +33,12 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         self._max_bytes = max_bytes
 
     async def ParseCall(self, request: pb.ParseCallRequest, context: Context) -> Any:
-        call = parse_call(request.json, request.variant, request.profile, self._max_bytes)
-        return pb.ParseCallResponse(call=call)
+        response = pb.ParseCallResponse()
+        variant, profile = request.variant, request.profile
+        images = parse_call(
+            response.call, request.json, variant, profile, self._max_bytes, apart=True
+        )
+        return serialize(response, images) if images else response
 
     async def FormatCall(self, request: pb.FormatCallRequest, context: Context) -> Any:
         json = to_json(request.call, max_bytes=self._max_bytes)

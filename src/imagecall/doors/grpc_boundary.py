@@ -109,7 +109,7 @@ def _wrap(handler: Any) -> Handler:
             await _abort_unforeseen(context, error)
 
     wrapped = many if inspect.isasyncgenfunction(behavior) else one
-    rebuilt: Handler = make(wrapped, None, handler.response_serializer)
+    rebuilt: Handler = make(wrapped, None, _encoder(handler))
     return rebuilt
 
 
@@ -124,6 +124,17 @@ def _decoder(handler: Any) -> Callable[[bytes], Any]:
             raise malformed("request") from None
 
     return decode
+
+
+def _encoder(handler: Any) -> Callable[[Any], bytes]:
+    """The handler's own encoding, for responses that are not serialized already."""
+    own = handler.response_serializer
+
+    def encode(response: Any) -> bytes:
+        data: bytes = response if isinstance(response, bytes) else own(response)
+        return data
+
+    return encode
 
 
 def _decoded_one(data: bytes, decode: Callable[[bytes], Any]) -> Any:
