@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import imagecall
 from imagecall.converter import CALLS, Profile
 from imagecall.errors import CODES, ConversionError
+from imagecall.v1.document_kind_pb2 import DOCUMENT_KIND_RESPONSE
 from tests.cases import CASES, ITEMS, REFUSED_JSON, REFUSED_MESSAGES, Case, Refusal
 from tests.json_value import json_value
 
@@ -154,6 +155,22 @@ def test_a_message_of_a_newer_schema_is_not_cut() -> None:
         with pytest.raises(ConversionError, match="number 100") as caught:
             imagecall.to_json(call)
         assert (caught.value.reason, caught.value.pointer) == ("UNKNOWN_FIELD", pointer)
+
+
+def test_what_an_older_schema_kept_as_text_is_taken_by_this_one() -> None:
+    call = imagecall.ImageGenerationCall()
+    call.output_image_generation_call.extra_fields.add(name="size", json='"auto"')
+    text = imagecall.to_json(call)
+    assert json.loads(text) == {"type": "image_generation_call", "size": "auto"}
+    assert imagecall.from_json(text).output_image_generation_call.size == "auto"
+    call.unknown_item.type = "openrouter:image_generation"
+    call.unknown_item.json = '{"type":"openrouter:image_generation","id":"a"}'
+    text = imagecall.to_json(call)
+    assert text.decode() == call.unknown_item.json
+    assert imagecall.from_json(text).output_image_generation_server_tool_item.id == "a"
+    json_left = json.dumps({"output": [json.loads(text)]})
+    kept = imagecall.Document(kind=DOCUMENT_KIND_RESPONSE, json=json_left)
+    assert json.loads(imagecall.document_to_json(kept)) == json.loads(kept.json)
 
 
 def test_an_error_names_no_more_of_a_key_than_a_sentence_takes() -> None:

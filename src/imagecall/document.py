@@ -105,10 +105,7 @@ def _lift(kind: int, data: bytes, spans: Spans) -> Document:
             if not _is_item(item):
                 return None
             target = document.calls.add(pointer=pointer).call
-            try:
-                CALLS.read(target, raw, item, spans, False, variant)
-            except ConversionError as error:
-                raise error.under(pointer) from None
+            _read_item(target, pointer, raw, item, spans, variant)
             return b"null"
 
         data = _edit(data, value, position.path, "", lift) or data
@@ -116,11 +113,25 @@ def _lift(kind: int, data: bytes, spans: Spans) -> Document:
     return document
 
 
+def _read_item(
+    target: ImageGenerationCall,
+    pointer: str,
+    raw: bytes,
+    item: JsonValue,
+    spans: Spans,
+    variant: str,
+) -> None:
+    try:
+        CALLS.read(target, raw, item, spans, False, variant)
+    except ConversionError as error:
+        raise error.under(pointer) from None
+
+
 def document_to_json(document: Document, *, max_bytes: int = MAX_BYTES) -> bytes:
     """Writes a document as JSON in UTF-8, its items put back. The inverse of `document_from_json`.
 
-    Raises ConversionError, also if an item's pointer is not a place for it, or holds no null, or an
-    item was left in the JSON.
+    An item may also have been left in the JSON, where it is checked. Raises ConversionError, also
+    if the pointer of an item is not a place for it, or holds no null.
     """
     refuse_unknown_fields(document, "")
     if document.kind not in POSITIONS:
@@ -139,8 +150,7 @@ def document_to_json(document: Document, *, max_bytes: int = MAX_BYTES) -> bytes
             pointer: str, raw: bytes, item: JsonValue, variant: str = position.variant
         ) -> bytes | None:
             if _is_item(item):
-                message = "an item stands in the JSON, whose place is among the calls"
-                raise ConversionError("NOT_CANONICAL", pointer, message)
+                _read_item(ImageGenerationCall(), pointer, raw, item, NO_SPANS, variant)
             if item is not None or pointer not in calls:
                 return None
             put.append(pointer)

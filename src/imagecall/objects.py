@@ -95,6 +95,8 @@ class ObjectPlan:
     """By the field for an enum's other spellings: the enum field, and the write."""
     start: bytes
     """How the object begins in JSON: `{"type":"image_generation_call"`."""
+    own_keys: frozenset[str]
+    """The keys that never stand among the extra fields."""
     extra_fields: str
     """The field of the keys that no other field carries."""
     required: tuple[str, ...]
@@ -184,30 +186,19 @@ class ObjectPlan:
     def _write_extras(
         self, message: Message, extras: Iterable[ExtraField], pieces: list[Piece]
     ) -> None:
-        names = {self.keys[field] for field, _ in message.ListFields() if field in self.keys}
-        if self.tag:
-            names.add(TYPE)
+        written = {self.keys[field] for field, _ in message.ListFields() if field in self.keys}
         for extra in extras:
             name, pointer = extra.name, pointer_to(extra.name)
             refuse_unknown_fields(extra, pointer)
-            if name in names:
-                text = f"the extra field {quoted(name)} has a key that the object has already"
-                raise ConversionError("DUPLICATE_KEY", pointer, text)
-            names.add(name)
-            raw, value = _raw_value(extra.json, pointer, MAX_DEPTH - 1)
-            if self._carries(name, raw, value):
-                text = f"the extra field {quoted(name)} has a field of its own in the message"
+            if name in self.own_keys:
+                text = f"an extra field has the key {quoted(name)}, which has a field of its own"
                 raise ConversionError("NOT_CANONICAL", pointer, text)
+            if name in written:
+                text = f"an extra field has the key {quoted(name)}, which the object has already"
+                raise ConversionError("DUPLICATE_KEY", pointer, text)
+            written.add(name)
+            raw, _ = _raw_value(extra.json, pointer, MAX_DEPTH - 1)
             pieces += b",", quote(name), b":", raw
-
-    def _carries(self, name: str, raw: bytes, value: JsonValue) -> bool:
-        """Whether `read` would put this member into a field of its own."""
-        scratch = self.message_class()
-        if read := self.reads.get(name):
-            return read(scratch, value, NO_SPANS)
-        if read_raw := self.raw_reads.get(name):
-            return read_raw(scratch, raw, value, NO_SPANS, False)
-        return False
 
 
 @dataclass(frozen=True)
@@ -216,8 +207,8 @@ class RawObjectPlan:
 
     type_field: str
     json_field: str
-    known_types: frozenset[str]
-    """The types that have a plan of their own."""
+    others: Mapping[str, ObjectPlan]
+    """By type, a plan of the objects that a schema older than this one kept as text."""
     tag: str = ""
     image_keys: frozenset[str] = frozenset()
 
@@ -234,9 +225,8 @@ class RawObjectPlan:
         if tag != copy:
             text = f'"type" is {quoted(tag)} in the raw JSON text and {quoted(copy)} beside it'
             raise ConversionError("NOT_CANONICAL", pointer_to(TYPE), text)
-        if tag in self.known_types:
-            text = f"an object of type {quoted(tag)} has a variant of its own"
-            raise ConversionError("NOT_CANONICAL", pointer_to(TYPE), text)
+        if other := self.others.get(tag):
+            other.read(other.message_class(), raw, value, NO_SPANS, False)
         pieces.append(raw)
 
     @staticmethod

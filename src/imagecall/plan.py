@@ -30,7 +30,7 @@ from imagecall.codecs import (
 from imagecall.errors import ConversionError, pointer_to
 from imagecall.json_text import JsonValue, quote
 from imagecall.large_strings import Piece, Spans
-from imagecall.objects import ObjectPlan, Plan, RawObjectPlan, as_object
+from imagecall.objects import TYPE, ObjectPlan, Plan, RawObjectPlan, as_object
 from imagecall.plain_read import PlainRead, compile_plain_read
 from imagecall.unions import UnionPlan, Variant
 from imagecall.v1 import options_pb2
@@ -54,19 +54,19 @@ def union_plan(descriptor: Descriptor) -> UnionPlan:
         for field in oneof.fields
         if not options[field.name].fallback
     }
-    types = frozenset(plan.tag for plan in objects.values())
+    by_type = {plan.tag: plan for plan in objects.values()}
     variants = []
     for field in oneof.fields:
-        plan = objects.get(field.name) or _raw_object_plan(message_of(field), types)
+        plan = objects.get(field.name) or _raw_object_plan(message_of(field), by_type)
         variants.append(Variant(field.name, options[field.name], plan))
     return UnionPlan(oneof.name, variants)
 
 
-def _raw_object_plan(descriptor: Descriptor, known_types: frozenset[str]) -> RawObjectPlan:
+def _raw_object_plan(descriptor: Descriptor, others: Mapping[str, ObjectPlan]) -> RawObjectPlan:
     role = options_pb2.FIELD_ROLE_RAW_OBJECT
     [json_field] = [f.name for f in descriptor.fields if key_of(f).role == role]
     [type_field] = [f.name for f in descriptor.fields if key_of(f).name]
-    return RawObjectPlan(type_field, json_field, known_types)
+    return RawObjectPlan(type_field, json_field, others)
 
 
 @cache
@@ -87,6 +87,8 @@ def object_plan(descriptor: Descriptor) -> ObjectPlan:
         writes={field: codecs[key].write for key, field in keys.items()},
         other_writes={o: (f, other_spelling_write(f, o)) for f, o in others.items()},
         start=b'{"type":%b' % quote(tag) if tag else b"{",
+        own_keys=frozenset(key for key, field in keys.items() if not key_of(field).lenient)
+        | (frozenset([TYPE]) if tag else frozenset()),
         extra_fields=_extra_fields(descriptor),
         required=tuple(key for key, field in keys.items() if key_of(field).required),
         closed=tuple(

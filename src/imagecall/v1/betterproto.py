@@ -344,8 +344,9 @@ class ExtraField(betterproto.Message):
 
     name: str = betterproto.string_field(1)
     """
-    The key. Each name occurs once in its object, and none is the key of a
-     field that could carry the value.
+    The key. Each name occurs once in its object, and none is "type", "id",
+     "result" or "status". One that has a field in a schema newer than the
+     message is taken, and comes back in that field.
     """
 
     json: str = betterproto.string_field(2)
@@ -787,6 +788,8 @@ class UnknownItem(betterproto.Message):
     """
     An object whose "type" no other variant of its union has, carried unchanged:
      for an item, a message, a web search call, an image call of a later API.
+     One whose type has a variant in a schema newer than the message is taken too,
+     and comes back as that variant.
     """
 
     type: str = betterproto.string_field(1)
@@ -811,7 +814,8 @@ class ImageGenerationCall(betterproto.Message):
      The fields id, result, status, unknown_status and extra_fields have the same
      number and type in each variant that has them, so that code can treat the
      variants alike. Converting to JSON and back gives the same message; a message
-     for which that would not hold is refused.
+     for which that would not hold is refused. What an older schema kept as extra
+     fields or as an unknown item comes back in the fields of this one.
     """
 
     input_image_generation_call1: "InputImageGenerationCall1" = (
@@ -879,7 +883,10 @@ class Document(betterproto.Message):
     """What the document is; it decides where the calls are."""
 
     json: str = betterproto.string_field(2)
-    """The document as JSON text, a null in the place of each call."""
+    """
+    The document as JSON text, a null in the place of each call. A call that was
+     left in its place is taken too, and comes back among the calls.
+    """
 
     calls: List["DocumentCall"] = betterproto.message_field(3)
     """

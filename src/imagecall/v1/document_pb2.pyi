@@ -34,7 +34,9 @@ class Document(_message.Message):
     kind: _document_kind_pb2.DocumentKind.ValueType
     """What the document is; it decides where the calls are."""
     json: _builtins.str
-    """The document as JSON text, a null in the place of each call."""
+    """The document as JSON text, a null in the place of each call. A call that was
+    left in its place is taken too, and comes back among the calls.
+    """
     @_builtins.property
     def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentCall]:
         """The calls: those of a request's "input", a response's "instructions" and

@@ -27,8 +27,9 @@ class ExtraField(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     JSON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The key. Each name occurs once in its object, and none is the key of a
-    field that could carry the value.
+    """The key. Each name occurs once in its object, and none is "type", "id",
+    "result" or "status". One that has a field in a schema newer than the
+    message is taken, and comes back in that field.
     """
     json: _builtins.str
     """The value as raw JSON text: digits, escapes and inner white space as they

@@ -20,6 +20,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class UnknownItem(_message.Message):
     """An object whose "type" no other variant of its union has, carried unchanged:
     for an item, a message, a web search call, an image call of a later API.
+    One whose type has a variant in a schema newer than the message is taken too,
+    and comes back as that variant.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -1,0 +1,53 @@
+"""The commands and the Python of the README do what it shows."""
+
+import doctest
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.test_cli import server as server
+
+README = Path(__file__).parents[1] / "README.md"
+ADDRESS = "127.0.0.1:50051"
+
+
+def test_the_python_of_the_readme_is_true() -> None:
+    found = doctest.testfile(str(README), module_relative=False)
+    assert found.attempted > 10
+    assert found.failed == 0
+
+
+def test_the_commands_of_the_readme_print_what_it_shows(server: str, tmp_path: Path) -> None:
+    blocks = re.findall(r"```console\n(.*?)```", README.read_text(), re.DOTALL)
+    steps = [step for block in blocks for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
+    assert len(steps) >= 9
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for step in steps:
+        command, _, shown = step.partition("\n")
+        done = subprocess.run(
+            ["bash", "-c", command.replace(ADDRESS, server)],
+            cwd=tmp_path,
+            env=os.environ | {"PATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        printed = done.stdout
+        if command.startswith("buf curl"):
+            printed, shown = re.sub(r"\s", "", printed), re.sub(r"\s", "", shown)
+        assert printed == shown, command
+
+
+def test_the_readme_names_every_variant_and_reason_and_public_name() -> None:
+    import imagecall
+    from imagecall.converter import CALLS
+    from imagecall.errors import CODES
+
+    text = README.read_text()
+    for name in [*CALLS.variants, *CODES]:
+        assert f"`{name}`" in text
+    for name in imagecall.__all__:
+        assert name in text, name
