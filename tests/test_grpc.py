@@ -22,7 +22,7 @@ from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.chunk_pb2 import Chunk
 from imagecall.v1.conversion_error_pb2 import ErrorReason
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
-from imagecall.v1.document_kind_pb2 import DocumentKind
+from imagecall.v1.document_kind_pb2 import DOCUMENT_KIND_RESPONSE, DocumentKind
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from tests.cases import DOCUMENTS, ITEMS, REFUSED_JSON, REFUSED_MESSAGES
 from tests.json_value import json_value
@@ -272,7 +272,7 @@ def whole(results: list[pb.ConversionResult], kind: str) -> bytes:
     assembly = Assembly(10**9)
     for result in results:
         match result.WhichOneof("output"):
-            case "json_chunk" | "call_chunk":
+            case "json_chunk" | "call_chunk" | "document_chunk":
                 assert result.WhichOneof("output") == kind + "_chunk"
                 assembly.add(getattr(result, kind + "_chunk"))
             case "call" if kind == "call" and result.call.ByteSize() > MIB:
@@ -280,6 +280,32 @@ def whole(results: list[pb.ConversionResult], kind: str) -> bytes:
             case "json" if len(result.json) > MIB:
                 return result.json.encode()
     return assembly.whole()
+
+
+@pytest.mark.parametrize("size", [1000, 2 * MIB])
+async def test_a_document_of_any_size_goes_through_with_a_client_of_4_mib(
+    stub: Any, size: int
+) -> None:
+    image = b64encode(random.Random(size).randbytes(size)).decode()
+    item = json.loads(ITEM) | {"result": image}
+    value = {"model": "m", "output": [item, {"type": "message"}, item]}
+    text = json.dumps(value).encode()
+    kind = DOCUMENT_KIND_RESPONSE
+    pieces = [pb.Conversion(json_chunk=chunk, document_kind=kind) for chunk in split(text)]
+    results = await convert(stub, pieces, [pb.Conversion(json="{}", document_kind=kind)])
+    document = imagecall.document_from_json(text, kind="response")
+    assert results[-1].document.json == "{}"
+    if size < MIB:
+        assert results[0].document == document
+    else:
+        assert imagecall.Document.FromString(whole(results[:-1], "document")) == document
+    data = document.SerializeToString()
+    pieces = [pb.Conversion(document_chunk=chunk) for chunk in split(data)]
+    results = await convert(stub, pieces, [pb.Conversion(document=document)] if size < MIB else [])
+    if size < MIB:
+        assert [json.loads(result.json) for result in results] == [value, value]
+    else:
+        assert json.loads(whole(results, "json")) == value
 
 
 async def test_bad_bytes_in_chunks_are_answered_in_their_place(stub: Any) -> None:

@@ -1,16 +1,17 @@
-"""Many conversions one after the other, each answered in its turn: the rules of ConvertCalls.
+"""Conversions as requests ask for them: one, or many in a stream, each answered in its turn.
 
 See proto/imagecall/v1/conversion_service.proto. Messages in, messages out.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2
 
 from imagecall.chunks import Assembly, split
 from imagecall.converter import CALLS, Profile, read_call, to_json
+from imagecall.document import KINDS, document_from_json, document_to_json
 from imagecall.errors import ConversionError, quoted
 from imagecall.serialized import serialize
 from imagecall.v1 import conversion_error_pb2
@@ -21,7 +22,10 @@ from imagecall.v1.conversion_service_pb2 import (
     ConvertCallsResponse,
 )
 from imagecall.v1.conversion_service_pb2 import Profile as ProfileNumber
+from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+
+M = TypeVar("M", bound=Message)
 
 WHOLE_BYTES: Final = 3 * 1024 * 1024
 """The size from which an answer goes in chunks, and to which a message is filled: 3 MiB.
@@ -29,6 +33,8 @@ WHOLE_BYTES: Final = 3 * 1024 * 1024
 With what little stands around it, a message stays below the 4 MiB that clients take by default.
 """
 
+_CHUNK: Final = "_chunk"
+_KINDS: Final[dict[int, Any]] = {number: name for name, number in KINDS.items()}
 _PROFILES: Final[dict[int, Profile]] = {
     number: Profile.WIRE if number == 0 else Profile[name.removeprefix("PROFILE_")]
     for name, number in ProfileNumber.items()
@@ -51,12 +57,22 @@ def parse_call(
     return read_call(target, json, named, _PROFILES[profile], max_bytes, apart)
 
 
-def parse_serialized(data: bytes) -> ImageGenerationCall:
-    """A serialized ImageGenerationCall. Raises ConversionError: MALFORMED_PROTOBUF."""
+def parse_document(json: str | bytes, kind: int, max_bytes: int) -> Document:
+    """`document_from_json` with the kind as a request has it. Raises ConversionError."""
+    if kind not in _KINDS:
+        message = f"{kind} is no kind of document; choose {', '.join(KINDS)}"
+        raise ConversionError("UNKNOWN_KIND", "", message)
+    return document_from_json(json, kind=_KINDS[kind], max_bytes=max_bytes)
+
+
+def _deserialized(message_class: type[M], given: M | bytes) -> M:
+    """A message, from its bytes if need be. Raises ConversionError: MALFORMED_PROTOBUF."""
+    if not isinstance(given, bytes):
+        return given
     try:
-        return ImageGenerationCall.FromString(data)
+        return message_class.FromString(given)
     except DecodeError:
-        raise malformed("ImageGenerationCall") from None
+        raise malformed(message_class.DESCRIPTOR.name) from None
 
 
 def malformed(name: str) -> ConversionError:
@@ -113,7 +129,7 @@ class CallStream:
     def _results(self, conversions: Iterable[Conversion]) -> Iterator[Sized]:
         for conversion in conversions:
             kind = conversion.WhichOneof("input") or ""
-            if kind.endswith("_chunk"):
+            if kind.endswith(_CHUNK):
                 if not self._add(kind, conversion):
                     continue
             else:
@@ -140,38 +156,43 @@ class CallStream:
         return assembly.whole() if assembly else b""
 
     def _convert(self, kind: str, conversion: Conversion) -> Iterator[Sized]:
-        match kind:
+        given = self._whole() if kind.endswith(_CHUNK) else kind and getattr(conversion, kind)
+        match kind.removesuffix(_CHUNK):
+            case "json" if conversion.document_kind:
+                return self._parse_document(given, conversion.document_kind)
             case "json":
-                return self._parse(conversion.json, conversion)
-            case "json_chunk":
-                return self._parse(self._whole(), conversion)
+                return self._parse_call(given, conversion)
             case "call":
-                return self._format(conversion.call)
-            case "call_chunk":
-                return self._format(parse_serialized(self._whole()))
-        raise ConversionError("EMPTY_ONEOF", "", "the Conversion is empty: set json or call")
+                call = _deserialized(ImageGenerationCall, given)
+                return self._written(to_json(call, max_bytes=self._max_bytes))
+            case "document":
+                document = _deserialized(Document, given)
+                return self._written(document_to_json(document, max_bytes=self._max_bytes))
+        message = "the Conversion is empty: set json, call or document, or a chunk of one"
+        raise ConversionError("EMPTY_ONEOF", "", message)
 
-    def _parse(self, json: str | bytes, conversion: Conversion) -> Iterator[Sized]:
+    def _parse_call(self, json: str | bytes, conversion: Conversion) -> Iterator[Sized]:
         result = ConversionResult(index=self._index)
         apart = len(json) > WHOLE_BYTES
         variant, profile = conversion.variant, conversion.profile
         images = parse_call(result.call, json, variant, profile, self._max_bytes, apart)
         if not images and (size := result.ByteSize()) <= WHOLE_BYTES:
-            yield result, size
-            return
-        data = serialize(result.call, images)
-        if len(data) <= WHOLE_BYTES:
-            call = ImageGenerationCall.FromString(data)
-            yield ConversionResult(index=self._index, call=call), len(data)
-            return
-        del result, images
-        for chunk in split(data):
-            yield ConversionResult(index=self._index, call_chunk=chunk), len(chunk.data)
+            return iter([(result, size)])
+        return self._chunks("call_chunk", serialize(result.call, images))
 
-    def _format(self, call: ImageGenerationCall) -> Iterator[Sized]:
-        data = to_json(call, max_bytes=self._max_bytes)
-        if len(data) <= WHOLE_BYTES:
-            yield ConversionResult(index=self._index, json=data.decode()), len(data)
-            return
+    def _parse_document(self, json: str | bytes, kind: int) -> Iterator[Sized]:
+        document = parse_document(json, kind, self._max_bytes)
+        result = ConversionResult(index=self._index, document=document)
+        if (size := result.ByteSize()) <= WHOLE_BYTES:
+            return iter([(result, size)])
+        return self._chunks("document_chunk", document.SerializeToString())
+
+    def _written(self, json: bytes) -> Iterator[Sized]:
+        if len(json) <= WHOLE_BYTES:
+            return iter([(ConversionResult(index=self._index, json=json.decode()), len(json))])
+        return self._chunks("json_chunk", json)
+
+    def _chunks(self, field: str, data: bytes) -> Iterator[Sized]:
         for chunk in split(data):
-            yield ConversionResult(index=self._index, json_chunk=chunk), len(chunk.data)
+            answer: Any = {field: chunk}
+            yield ConversionResult(index=self._index, **answer), len(chunk.data)

@@ -7,16 +7,14 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from imagecall.batches import CallStream, parse_call
+from imagecall.batches import CallStream, parse_call, parse_document
 from imagecall.converter import to_json
-from imagecall.document import KINDS, document_from_json, document_to_json
+from imagecall.document import document_to_json
 from imagecall.doors.grpc_boundary import BoundaryInterceptor, Context
-from imagecall.errors import ConversionError
 from imagecall.serialized import serialize
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
 
-_KIND_NAMES: Final = {number: name for name, number in KINDS.items()}
 _SERVICES: Final = [service.full_name for service in pb.DESCRIPTOR.services_by_name.values()]
 _REFLECTION_V1: Final = "grpc.reflection.v1.ServerReflection"
 _OVERHEAD_BYTES: Final = 64 * 1024
@@ -45,11 +43,7 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         return pb.FormatCallResponse(json=json.decode())
 
     async def ParseDocument(self, request: pb.ParseDocumentRequest, context: Context) -> Any:
-        if request.kind not in _KIND_NAMES:
-            message = f"{request.kind} is no kind of document; choose {', '.join(KINDS)}"
-            raise ConversionError("UNKNOWN_KIND", "", message)
-        kind: Any = _KIND_NAMES[request.kind]
-        document = document_from_json(request.json, kind=kind, max_bytes=self._max_bytes)
+        document = parse_document(request.json, request.kind, self._max_bytes)
         return pb.ParseDocumentResponse(document=document)
 
     async def FormatDocument(self, request: pb.FormatDocumentRequest, context: Context) -> Any:

@@ -1002,50 +1002,66 @@ class ConvertCallsResponse(betterproto.Message):
     results: List["ConversionResult"] = betterproto.message_field(1)
     """
     The answers, in the order of the items: one for each item, or a sequence of
-     chunks for an answer of more than 3 MiB.
+     chunks where the answer, or what it answers, is larger than 3 MiB.
     """
 
 
 @dataclass(eq=False, repr=False)
 class Conversion(betterproto.Message):
     """
-    An item to convert, or a piece of one. The pieces of an item follow each other
-     directly; they may stand in as many messages as is convenient.
+    An item or document to convert, or a piece of one. The pieces follow each other
+     directly; they may stand in as many messages as is convenient. Pieces that do
+     not follow each other end the stream with DATA_LOSS.
     """
 
     json: str = betterproto.string_field(1, group="input")
-    """JSON of an item, to be read as a message."""
+    """JSON of an item or document, to be read as a message."""
 
     call: "ImageGenerationCall" = betterproto.message_field(2, group="input")
     """An item, to be written as JSON."""
 
     json_chunk: "Chunk" = betterproto.message_field(3, group="input")
-    """A piece of the JSON of an item (UTF-8), to be read as a message."""
+    """
+    A piece of the JSON of an item or document (UTF-8), to be read as a
+     message.
+    """
 
     call_chunk: "Chunk" = betterproto.message_field(4, group="input")
     """A piece of a serialized ImageGenerationCall, to be written as JSON."""
 
+    document: "Document" = betterproto.message_field(7, group="input")
+    """A document, to be written as JSON."""
+
+    document_chunk: "Chunk" = betterproto.message_field(8, group="input")
+    """A piece of a serialized Document, to be written as JSON."""
+
     variant: str = betterproto.string_field(5)
     """
-    The variant to read JSON as. Empty: output_image_generation_call. Of pieces,
-     that of the last counts.
+    The variant to read the JSON of an item as. Empty:
+     output_image_generation_call. Of pieces, that of the last counts.
     """
 
     profile: "Profile" = betterproto.enum_field(6)
     """
-    How much is demanded of JSON. Default: PROFILE_WIRE. Of pieces, that of the
-     last counts.
+    How much is demanded of the JSON of an item. Default: PROFILE_WIRE. Of
+     pieces, that of the last counts.
+    """
+
+    document_kind: "DocumentKind" = betterproto.enum_field(9)
+    """
+    What document the JSON is. Unspecified: it is an item. Of pieces, that of
+     the last counts.
     """
 
 
 @dataclass(eq=False, repr=False)
 class ConversionResult(betterproto.Message):
-    """The answer to an item, or a piece of it."""
+    """The answer to an item or document, or a piece of it."""
 
     index: int = betterproto.uint64_field(1)
     """
-    Number of the item on the stream, from 0. The pieces of an item count as
-     one, and so do those of an answer.
+    Number of the item or document on the stream, from 0. The pieces of one
+     have the same number, and so do those of its answer.
     """
 
     call: "ImageGenerationCall" = betterproto.message_field(2, group="output")
@@ -1062,6 +1078,12 @@ class ConversionResult(betterproto.Message):
 
     json_chunk: "Chunk" = betterproto.message_field(6, group="output")
     """A piece of the JSON that was written (UTF-8)."""
+
+    document: "Document" = betterproto.message_field(7, group="output")
+    """The document that was read."""
+
+    document_chunk: "Chunk" = betterproto.message_field(8, group="output")
+    """A piece of the serialized Document that was read."""
 
 
 @dataclass(eq=False, repr=False)

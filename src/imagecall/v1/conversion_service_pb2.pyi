@@ -286,7 +286,7 @@ class ConvertCallsResponse(_message.Message):
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConversionResult]:
         """The answers, in the order of the items: one for each item, or a sequence of
-        chunks for an answer of more than 3 MiB.
+        chunks where the answer, or what it answers, is larger than 3 MiB.
         """
 
     def __init__(
@@ -304,8 +304,9 @@ Global___ConvertCallsResponse: _TypeAlias = ConvertCallsResponse  # noqa: Y015
 
 @_typing.final
 class Conversion(_message.Message):
-    """An item to convert, or a piece of one. The pieces of an item follow each other
-    directly; they may stand in as many messages as is convenient.
+    """An item or document to convert, or a piece of one. The pieces follow each other
+    directly; they may stand in as many messages as is convenient. Pieces that do
+    not follow each other end the stream with DATA_LOSS.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -314,17 +315,24 @@ class Conversion(_message.Message):
     CALL_FIELD_NUMBER: _builtins.int
     JSON_CHUNK_FIELD_NUMBER: _builtins.int
     CALL_CHUNK_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    DOCUMENT_CHUNK_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
+    DOCUMENT_KIND_FIELD_NUMBER: _builtins.int
     json: _builtins.str
-    """JSON of an item, to be read as a message."""
+    """JSON of an item or document, to be read as a message."""
     variant: _builtins.str
-    """The variant to read JSON as. Empty: output_image_generation_call. Of pieces,
-    that of the last counts.
+    """The variant to read the JSON of an item as. Empty:
+    output_image_generation_call. Of pieces, that of the last counts.
     """
     profile: Global___Profile.ValueType
-    """How much is demanded of JSON. Default: PROFILE_WIRE. Of pieces, that of the
-    last counts.
+    """How much is demanded of the JSON of an item. Default: PROFILE_WIRE. Of
+    pieces, that of the last counts.
+    """
+    document_kind: _document_kind_pb2.DocumentKind.ValueType
+    """What document the JSON is. Unspecified: it is an item. Of pieces, that of
+    the last counts.
     """
     @_builtins.property
     def call(self) -> _image_generation_call_pb2.ImageGenerationCall:
@@ -332,11 +340,21 @@ class Conversion(_message.Message):
 
     @_builtins.property
     def json_chunk(self) -> _chunk_pb2.Chunk:
-        """A piece of the JSON of an item (UTF-8), to be read as a message."""
+        """A piece of the JSON of an item or document (UTF-8), to be read as a
+        message.
+        """
 
     @_builtins.property
     def call_chunk(self) -> _chunk_pb2.Chunk:
         """A piece of a serialized ImageGenerationCall, to be written as JSON."""
+
+    @_builtins.property
+    def document(self) -> _document_pb2.Document:
+        """A document, to be written as JSON."""
+
+    @_builtins.property
+    def document_chunk(self) -> _chunk_pb2.Chunk:
+        """A piece of a serialized Document, to be written as JSON."""
 
     def __init__(
         self,
@@ -345,14 +363,17 @@ class Conversion(_message.Message):
         call: _image_generation_call_pb2.ImageGenerationCall | None = ...,
         json_chunk: _chunk_pb2.Chunk | None = ...,
         call_chunk: _chunk_pb2.Chunk | None = ...,
+        document: _document_pb2.Document | None = ...,
+        document_chunk: _chunk_pb2.Chunk | None = ...,
         variant: _builtins.str = ...,
         profile: Global___Profile.ValueType = ...,
+        document_kind: _document_kind_pb2.DocumentKind.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "call_chunk", b"call_chunk", "input", b"input", "json", b"json", "json_chunk", b"json_chunk"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "call_chunk", b"call_chunk", "document", b"document", "document_chunk", b"document_chunk", "input", b"input", "json", b"json", "json_chunk", b"json_chunk"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "call_chunk", b"call_chunk", "input", b"input", "json", b"json", "json_chunk", b"json_chunk", "profile", b"profile", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "call_chunk", b"call_chunk", "document", b"document", "document_chunk", b"document_chunk", "document_kind", b"document_kind", "input", b"input", "json", b"json", "json_chunk", b"json_chunk", "profile", b"profile", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["json", "call", "json_chunk", "call_chunk"]  # noqa: Y015
+    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["json", "call", "json_chunk", "call_chunk", "document", "document_chunk"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
@@ -360,7 +381,7 @@ Global___Conversion: _TypeAlias = Conversion  # noqa: Y015
 
 @_typing.final
 class ConversionResult(_message.Message):
-    """The answer to an item, or a piece of it."""
+    """The answer to an item or document, or a piece of it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -370,9 +391,11 @@ class ConversionResult(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     CALL_CHUNK_FIELD_NUMBER: _builtins.int
     JSON_CHUNK_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    DOCUMENT_CHUNK_FIELD_NUMBER: _builtins.int
     index: _builtins.int
-    """Number of the item on the stream, from 0. The pieces of an item count as
-    one, and so do those of an answer.
+    """Number of the item or document on the stream, from 0. The pieces of one
+    have the same number, and so do those of its answer.
     """
     json: _builtins.str
     """The JSON that was written."""
@@ -392,6 +415,14 @@ class ConversionResult(_message.Message):
     def json_chunk(self) -> _chunk_pb2.Chunk:
         """A piece of the JSON that was written (UTF-8)."""
 
+    @_builtins.property
+    def document(self) -> _document_pb2.Document:
+        """The document that was read."""
+
+    @_builtins.property
+    def document_chunk(self) -> _chunk_pb2.Chunk:
+        """A piece of the serialized Document that was read."""
+
     def __init__(
         self,
         *,
@@ -401,12 +432,14 @@ class ConversionResult(_message.Message):
         error: _conversion_error_pb2.ConversionError | None = ...,
         call_chunk: _chunk_pb2.Chunk | None = ...,
         json_chunk: _chunk_pb2.Chunk | None = ...,
+        document: _document_pb2.Document | None = ...,
+        document_chunk: _chunk_pb2.Chunk | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "call_chunk", b"call_chunk", "error", b"error", "json", b"json", "json_chunk", b"json_chunk", "output", b"output"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "call_chunk", b"call_chunk", "document", b"document", "document_chunk", b"document_chunk", "error", b"error", "json", b"json", "json_chunk", b"json_chunk", "output", b"output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "call_chunk", b"call_chunk", "error", b"error", "index", b"index", "json", b"json", "json_chunk", b"json_chunk", "output", b"output"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "call_chunk", b"call_chunk", "document", b"document", "document_chunk", b"document_chunk", "error", b"error", "index", b"index", "json", b"json", "json_chunk", b"json_chunk", "output", b"output"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["call", "json", "error", "call_chunk", "json_chunk"]  # noqa: Y015
+    _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["call", "json", "error", "call_chunk", "json_chunk", "document", "document_chunk"]  # noqa: Y015
     _WhichOneofArgType_output: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_output) -> _WhichOneofReturnType_output | None: ...
 

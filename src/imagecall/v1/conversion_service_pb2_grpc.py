@@ -105,9 +105,10 @@ class ConversionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ConvertCalls(self, request_iterator, context):
-        """Converts many items, in either direction, in batches, and items of any
-        size, in chunks. Each is answered in its turn; a bad one is answered with
-        its error and the stream goes on. No answer is larger than 4 MiB.
+        """Converts many items, in either direction, in batches, and items and
+        documents of any size, in chunks. Each is answered in its turn; a bad one
+        is answered with its error and the stream goes on. No answer is larger than
+        4 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

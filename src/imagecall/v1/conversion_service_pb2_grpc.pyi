@@ -48,9 +48,10 @@ class ConversionServiceStub:
     FormatDocument: _grpc.UnaryUnaryMultiCallable[_conversion_service_pb2.FormatDocumentRequest, _conversion_service_pb2.FormatDocumentResponse]
     """Writes a document as JSON, its items put back."""
     ConvertCalls: _grpc.StreamStreamMultiCallable[_conversion_service_pb2.ConvertCallsRequest, _conversion_service_pb2.ConvertCallsResponse]
-    """Converts many items, in either direction, in batches, and items of any
-    size, in chunks. Each is answered in its turn; a bad one is answered with
-    its error and the stream goes on. No answer is larger than 4 MiB.
+    """Converts many items, in either direction, in batches, and items and
+    documents of any size, in chunks. Each is answered in its turn; a bad one
+    is answered with its error and the stream goes on. No answer is larger than
+    4 MiB.
     """
 
 @_typing.type_check_only
@@ -73,9 +74,10 @@ class ConversionServiceAsyncStub(ConversionServiceStub):
     FormatDocument: _aio.UnaryUnaryMultiCallable[_conversion_service_pb2.FormatDocumentRequest, _conversion_service_pb2.FormatDocumentResponse]  # type: ignore[assignment]
     """Writes a document as JSON, its items put back."""
     ConvertCalls: _aio.StreamStreamMultiCallable[_conversion_service_pb2.ConvertCallsRequest, _conversion_service_pb2.ConvertCallsResponse]  # type: ignore[assignment]
-    """Converts many items, in either direction, in batches, and items of any
-    size, in chunks. Each is answered in its turn; a bad one is answered with
-    its error and the stream goes on. No answer is larger than 4 MiB.
+    """Converts many items, in either direction, in batches, and items and
+    documents of any size, in chunks. Each is answered in its turn; a bad one
+    is answered with its error and the stream goes on. No answer is larger than
+    4 MiB.
     """
 
 class ConversionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -125,9 +127,10 @@ class ConversionServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_conversion_service_pb2.ConvertCallsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_conversion_service_pb2.ConvertCallsResponse], _abc.AsyncIterator[_conversion_service_pb2.ConvertCallsResponse]]:
-        """Converts many items, in either direction, in batches, and items of any
-        size, in chunks. Each is answered in its turn; a bad one is answered with
-        its error and the stream goes on. No answer is larger than 4 MiB.
+        """Converts many items, in either direction, in batches, and items and
+        documents of any size, in chunks. Each is answered in its turn; a bad one
+        is answered with its error and the stream goes on. No answer is larger than
+        4 MiB.
         """
 
 def add_ConversionServiceServicer_to_server(servicer: ConversionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
