@@ -60,6 +60,6 @@ def test_an_empty_chunk_is_damage_unless_the_whole_is_empty() -> None:
 
 def test_more_bytes_than_the_limit_are_refused() -> None:
     assert assemble(list(split(b"x" * 100)), 100)
-    with pytest.raises(ConversionError, match="limit is 99") as caught:
+    with pytest.raises(ConversionError, match="100 bytes; the limit is 99") as caught:
         assemble(list(split(b"x" * 100)), 99)
     assert caught.value.reason == "TOO_LARGE"

@@ -173,6 +173,19 @@ def test_what_an_older_schema_kept_as_text_is_taken_by_this_one() -> None:
     assert json.loads(imagecall.document_to_json(kept)) == json.loads(kept.json)
 
 
+def test_a_profile_that_is_none_is_refused() -> None:
+    for profile in ("WIRE", "STRICT", None):
+        with pytest.raises(ConversionError) as caught:
+            imagecall.from_json('{"type":"x"}', profile=profile)  # type: ignore[arg-type]  # wrong
+        assert caught.value.reason == "UNKNOWN_PROFILE"
+
+
+def test_the_strict_profile_takes_an_unknown_item_that_is_asked_for() -> None:
+    text = '{"type":"message"}'
+    call = imagecall.from_json(text, variant="unknown_item", profile=Profile.STRICT)
+    assert call.unknown_item.type == "message"
+
+
 def test_an_error_names_no_more_of_a_key_than_a_sentence_takes() -> None:
     key = "k" * 100_000
     with pytest.raises(ConversionError) as caught:

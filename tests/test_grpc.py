@@ -400,3 +400,25 @@ async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> 
         method: Any = channel.unary_unary("/imagecall.v1.ConversionService/Nothing")
         await method(b"")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_client_that_leaves_is_no_error_in_the_log(
+    stub: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    batch = [pb.Conversion(json=json.dumps({"type": "x", "text": "y" * 1400}))] * 200
+
+    async def requests() -> AsyncIterator[pb.ConvertCallsRequest]:
+        for _ in range(100):
+            yield pb.ConvertCallsRequest(conversions=batch)
+
+    for number in range(5):
+        stream = stub.ConvertCalls(requests(), timeout=5)
+        await stream.read()
+        await asyncio.sleep(0.3)  # Until the server waits for us to read on.
+        stream.cancel()
+        unary = stub.ParseCall(pb.ParseCallRequest(json=" " * 2_000_000 + ITEM))
+        await asyncio.sleep(0.001 * number)
+        unary.cancel()
+    await asyncio.sleep(0.5)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+    assert (await stub.ParseCall(pb.ParseCallRequest(json=ITEM))).call

@@ -61,11 +61,9 @@ def test_common_fields_have_one_number_and_type_in_every_variant() -> None:
         assert variant.message_type is not None
         for field in variant.message_type.fields:
             kind = field.message_type or field.enum_type
-            is_fallback = CALLS.variants[variant.name].option.fallback
-            if not is_fallback:
-                by_name[field.name].add((field.number, field.type, kind and kind.full_name))
-                by_number[field.number].add(field.name)
-        if not is_fallback:
+            by_name[field.name].add((field.number, field.type, kind and kind.full_name))
+            by_number[field.number].add(field.name)
+        if not CALLS.variants[variant.name].option.fallback:
             assert set(common) <= set(variant.message_type.fields_by_name)
     assert all(len(found) == 1 for found in by_name.values()), by_name
     assert all(len(found) == 1 for found in by_number.values()), by_number
@@ -91,6 +89,9 @@ def test_every_reason_has_a_status_code_and_occurs_in_some_case() -> None:
         "CHUNKS_DAMAGED",
     }
     assert used | tested_elsewhere == set(CODES)
+    others = [p for p in Path(__file__).parent.glob("test_*.py") if p != Path(__file__)]
+    texts = "".join(path.read_text() for path in others)
+    assert all(f'"{reason}"' in texts for reason in tested_elsewhere)
     assert not used & tested_elsewhere
     assert len(CODES) == len(conversion_error_pb2.ErrorReason.keys()) - 1
 
@@ -157,6 +158,9 @@ def test_a_made_up_variant_converts_with_no_change_to_python(tmp_path: Path) -> 
           repeated ExtraField extra_fields = 5 [(json_key).role = FIELD_ROLE_EXTRA_FIELDS];
           ImageResult drawing = 40 [(json_key).name = "theDrawing"];
           optional int64 strokes = 41 [(json_key).name = "strokes"];
+          optional bool signed = 42 [(json_key).name = "signed"];
+          optional double weight = 43 [(json_key).name = "weight"];
+          optional uint32 pages = 44 [(json_key).name = "pages", (json_key).lenient = true];
         }
         """
     )
@@ -173,12 +177,16 @@ def test_a_made_up_variant_converts_with_no_change_to_python(tmp_path: Path) -> 
     assert _python_files(tmp_path) == python
     program = """if True:
         import imagecall
-        text = b'{"type":"sketch_call","id":"a","theDrawing":"aGk=","strokes":12,"x":1.0}'
+        text = (b'{"type":"sketch_call","id":"a","theDrawing":"aGk=","strokes":-9007199254740993,'
+                b'"signed":false,"weight":0.1,"pages":-1,"x":1.0}')
         call = imagecall.from_json(text)
-        assert call.sketch.drawing.image == b"hi" and call.sketch.strokes == 12, call
+        assert call.sketch.drawing.image == b"hi" and not call.sketch.HasField("pages"), call
+        assert call.sketch.strokes == -9007199254740993 and call.sketch.HasField("signed"), call
         assert imagecall.to_json(call) == text, imagecall.to_json(call)
         assert imagecall.view(call).type == "sketch_call"
         for bad, pointer in ((b'{"type":"sketch_call","id":"a","strokes":1.5}', "/strokes"),
+                             (b'{"type":"sketch_call","id":"a","weight":1e-1}', "/weight"),
+                             (b'{"type":"sketch_call","id":"a","signed":0}', "/signed"),
                              (b'{"type":"sketch_call"}', "/id")):
             try:
                 imagecall.from_json(bad, variant="sketch", profile=imagecall.Profile.STRICT)

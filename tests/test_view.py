@@ -34,6 +34,17 @@ def test_absent_null_and_empty_are_told_apart() -> None:
     assert (seen.id, seen.status, seen.has_result, seen.result) == ("", "", True, None)
     assert view(status="incomplete").status == "incomplete"
     assert view(output_format="webp").declared_format == "webp"
+    assert view(output_format=None).declared_format is None
+    text = '{"type":"image_generation_call","output_format":"webp"}'
+    call = imagecall.from_json(text, variant="input_image_generation_call1")
+    assert imagecall.view(call).declared_format == "webp"
+    assert view(result="").image is None
+
+
+def test_the_image_of_the_server_tool_may_stand_beside_its_result() -> None:
+    text = json.dumps({"type": "openrouter:image_generation", "imageB64": BASE64, "result": "x"})
+    seen = imagecall.view(imagecall.from_json(text))
+    assert (seen.result, seen.image, seen.format) == ("x", PNG, "png")
 
 
 @pytest.mark.parametrize(

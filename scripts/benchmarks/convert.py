@@ -174,11 +174,7 @@ def measure_memory(name: str) -> None:
     direction, peer = name.split(":")
     make = readers if direction == "read" else writers
     make(small)[peer]()
-    if peer == "json_format" and direction == "write":
-        run = make(text)["json_format"]
-    else:
-        run = make(text)[peer]
-    print(f"{growth(run) / len(text):.2f}")
+    print(f"{growth(make(text)[peer]) / len(text):.2f}")
 
 
 def in_new_process(*arguments: str) -> str:

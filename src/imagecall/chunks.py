@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from imagecall.errors import ConversionError
+from imagecall.json_text import too_large
 from imagecall.v1.chunk_pb2 import Chunk, ChunkEnd
 
 CHUNK_BYTES: Final = 1024 * 1024
@@ -48,8 +49,8 @@ class Assembly:
     def add(self, chunk: Chunk) -> None:
         """Takes the next chunk.
 
-        Raises ConversionError: CHUNKS_DAMAGED for a chunk that is not the next one, TOO_LARGE when
-        there are more than `max_bytes` bytes.
+        Raises ConversionError (CHUNKS_DAMAGED) for a chunk that is not the next one. Of more than
+        `max_bytes` bytes nothing is kept.
         """
         if chunk.offset != self._size or self.complete:
             raise _damaged(f"a chunk begins at byte {chunk.offset:,} instead of {self._size:,}")
@@ -57,18 +58,24 @@ class Assembly:
             raise _damaged(f"the chunk at byte {chunk.offset:,} is empty")
         self._size += len(chunk.data)
         if self._size > self._max_bytes:
-            message = f"the chunks have {self._size:,} bytes; the limit is {self._max_bytes:,}"
-            raise ConversionError("TOO_LARGE", "", message)
-        self._pieces.append(chunk.data)
+            self._pieces.clear()
+        else:
+            self._pieces.append(chunk.data)
         if chunk.HasField("end"):
             self._end = chunk.end
 
     def whole(self) -> bytes:
-        """The bytes. Raises ConversionError: CHUNKS_DAMAGED if they are not what their end says."""
+        """The bytes, once complete.
+
+        Raises ConversionError: CHUNKS_DAMAGED if they are not what their end says, TOO_LARGE if
+        there are more than `max_bytes`.
+        """
         if self._end is None:
             raise _damaged("the chunks end before their last one")
         if self._end.size != self._size:
             raise _damaged(f"the chunks have {self._size:,} bytes instead of {self._end.size:,}")
+        if self._size > self._max_bytes:
+            raise too_large(self._size, self._max_bytes)
         whole = b"".join(self._pieces)
         if self._end.sha256 != hashlib.sha256(whole).digest():
             raise _damaged("the SHA-256 digest of the chunks is not that of their end")

@@ -9,7 +9,7 @@ from typing import Final
 from imagecall.commands import convert, describe, serve
 from imagecall.converter import CALLS, Profile
 from imagecall.document import KINDS
-from imagecall.errors import ConversionError
+from imagecall.errors import ConversionError, printable
 from imagecall.json_text import MAX_BYTES
 
 _DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
@@ -17,11 +17,14 @@ _DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0, 1 for refused input, 2 for wrong usage."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if (fault := options.check(options)) is not None:
+        parser.error(fault)
     try:
         code: int = options.run(options)
     except ConversionError as error:
-        place = f" at {error.pointer}" if error.pointer else ""
+        place = f" at {printable(error.pointer)}" if error.pointer else ""
         print(f"imagecall: {error.reason}{place}: {error}", file=sys.stderr)
         return 1
     except (OSError, ConnectionError) as error:
@@ -43,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=serve.run)
+    parser.set_defaults(run=serve.run, check=lambda _: None)
     parser.add_argument(
         "--grpc",
         metavar="HOST:PORT",
@@ -61,7 +64,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=convert.run)
+    parser.set_defaults(run=convert.run, check=convert.fault)
     parser.add_argument(
         "file", nargs="?", type=Path, metavar="FILE", help="input (default: standard input)"
     )
@@ -86,16 +89,14 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variant",
         choices=list(CALLS.variants),
-        default=CALLS.default,
         metavar="VARIANT",
         help="read the JSON of an item as this variant; see imagecall describe "
-        "(default: %(default)s)",
+        f"(default: {CALLS.default})",
     )
     parser.add_argument(
         "--profile",
         choices=[profile.name.lower() for profile in Profile],
-        default=Profile.WIRE.name.lower(),
-        help="how much to demand of the JSON of an item (default: %(default)s)",
+        help="how much to demand of the JSON of an item (default: wire)",
     )
     parser.add_argument(
         "--document",
@@ -111,7 +112,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_describe(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=describe.run)
+    parser.set_defaults(run=describe.run, check=lambda _: None)
     parser.add_argument(
         "variant",
         nargs="?",

@@ -21,7 +21,13 @@ from imagecall.v1 import options_pb2
 from imagecall.v1.image_result_pb2 import ImageResult
 
 IMAGE_RESULT: Final = ImageResult.DESCRIPTOR.full_name
-_INT64: Final = range(-(2**63), 2**63)
+INTEGERS: Final = {
+    FieldDescriptor.TYPE_INT32: range(-(2**31), 2**31),
+    FieldDescriptor.TYPE_UINT32: range(2**32),
+    FieldDescriptor.TYPE_INT64: range(-(2**63), 2**63),
+    FieldDescriptor.TYPE_UINT64: range(2**64),
+}
+"""The numbers that a field of each integer type holds."""
 
 Read = Callable[[Message, JsonValue, Spans], bool]
 """Puts a parsed value into its field. False: the field cannot carry it. May refuse it."""
@@ -46,6 +52,11 @@ def key_of(field: FieldDescriptor) -> options_pb2.JsonKey:
     """The option that says which JSON key a field is."""
     option: options_pb2.JsonKey = field.GetOptions().Extensions[options_pb2.json_key]
     return option
+
+
+def holds_other_spellings(field: FieldDescriptor) -> bool:
+    """Whether a string field holds the spellings that the enum field of the same key lacks."""
+    return key_of(field).role == options_pb2.FIELD_ROLE_UNKNOWN_SPELLING
 
 
 def enum_of(field: FieldDescriptor) -> EnumDescriptor:
@@ -105,21 +116,50 @@ def string_codec(field: FieldDescriptor) -> Codec:
     return Codec(write, read)
 
 
-def integer_codec(field: FieldDescriptor) -> Codec:
-    """A JSON number and an int64 field: the numbers that are spelled as Python spells them."""
+def number_codec(field: FieldDescriptor) -> Codec:
+    """A JSON number and an integer or double field: the numbers that are spelled as Python does."""
     name, start = field.name, member_start(field)
-    mismatch = _mismatch(field, "an integer of 64 bits, without point or exponent")
+    numbers = INTEGERS.get(field.type)
+    wanted = "a number in its usual spelling"
+    if numbers is not None:
+        wanted = f"an integer from {numbers.start} to {numbers.stop - 1}, without point or exponent"
+    mismatch = _mismatch(field, wanted)
 
     def read_raw(target: Message, raw: bytes, value: JsonValue, spans: Spans, strict: bool) -> bool:
-        if value.__class__ is not int or value not in _INT64 or raw != b"%d" % value:
+        fits = value.__class__ is float if numbers is None else _is_integer(value, numbers)
+        if not fits or raw.decode() != repr(value):
             return mismatch(value)
         setattr(target, name, value)
         return True
 
-    def write(value: int, pieces: list[Piece]) -> None:
-        pieces.append(start + b"%d" % value)
+    def write(value: float, pieces: list[Piece]) -> None:
+        if value - value != 0:
+            message = f"{quoted(key_of(field).name)} is {value}, which JSON cannot say"
+            raise ConversionError("NON_FINITE_NUMBER", pointer_to(key_of(field).name), message)
+        pieces.append(start + repr(value).encode())
 
     return Codec(write, read_raw=read_raw)
+
+
+def _is_integer(value: JsonValue, numbers: range) -> bool:
+    return value.__class__ is int and value in numbers
+
+
+def boolean_codec(field: FieldDescriptor) -> Codec:
+    """A JSON true or false and a bool field."""
+    name, start = field.name, member_start(field)
+    mismatch = _mismatch(field, "true or false")
+
+    def read(target: Message, value: JsonValue, spans: Spans) -> bool:
+        if value.__class__ is not bool:
+            return mismatch(value)
+        setattr(target, name, value)
+        return True
+
+    def write(value: bool, pieces: list[Piece]) -> None:
+        pieces.append(start + (b"true" if value else b"false"))
+
+    return Codec(write, read)
 
 
 def spellings(enum: EnumDescriptor) -> dict[str, int]:

@@ -3,7 +3,7 @@
 For every accepted text, what `*_to_json` writes of what `*_from_json` read is the same JSON value:
 the same strings, the same spelling of numbers, null where there was null, no key where there was
 none. In the text that is written, the keys that the message has fields for come first. For every
-accepted message, reading what was written of it gives an equal message.
+accepted message, reading what was written of it, as the same variant, gives an equal message.
 """
 
 from collections.abc import Mapping
@@ -69,8 +69,7 @@ def from_json(
     are refused unread.
     """
     call = ImageGenerationCall()
-    if profile is not _WIRE or not _read_plain(call, text, variant, max_bytes):
-        _read(CALLS, call, text, profile is not _WIRE, max_bytes, variant)
+    read_call(call, text, variant, profile, max_bytes, False)
     return call
 
 
@@ -87,10 +86,8 @@ def serialized_from_json(
     holds a copy of it. Raises ConversionError.
     """
     call = ImageGenerationCall()
-    if profile is _WIRE and _read_plain(call, text, variant, max_bytes):
-        return call.SerializeToString()
-    images = _read(CALLS, call, text, profile is not _WIRE, max_bytes, variant, apart=True)
-    return serialize(call, images)
+    images = read_call(call, text, variant, profile, max_bytes, True)
+    return serialize(call, images) if images else call.SerializeToString()
 
 
 def read_call(
@@ -106,26 +103,19 @@ def read_call(
     Returns the large images, if they are to be kept apart: the message then has markers in their
     stead, and imagecall.serialized.serialize puts them in. Raises ConversionError.
     """
-    if profile is _WIRE and _read_plain(target, text, variant, max_bytes):
-        return _NO_IMAGES
-    return _read(CALLS, target, text, profile is not _WIRE, max_bytes, variant, apart)
-
-
-def _read_plain(
-    target: ImageGenerationCall, text: bytes | str, variant: str, max_bytes: int
-) -> bool:
-    """Reads a small and plain item quickly; see imagecall.plain_read. Whether it was one."""
-    if len(text) >= MIN_BYTES or max_bytes < _MAX_UTF8 * MIN_BYTES:
-        return False
-    try:
-        data = text.encode() if isinstance(text, str) else text
-        value = jiter.from_json(data, allow_inf_nan=False)
-        if _PLAIN_READS[variant][value["type"]](target, value, data):
-            return True
-    except FAILURES:
-        pass
-    target.Clear()
-    return False
+    if profile is _WIRE and len(text) < MIN_BYTES and max_bytes >= _MAX_UTF8 * MIN_BYTES:
+        try:
+            data = text.encode() if isinstance(text, str) else text
+            value = jiter.from_json(data, allow_inf_nan=False)
+            if _PLAIN_READS[variant][value["type"]](target, value, data):
+                return _NO_IMAGES
+        except FAILURES:
+            pass
+        target.Clear()
+    if profile not in Profile.__members__.values():
+        message = f"{profile!r} is no profile; choose {', '.join(map(str, Profile))}"
+        raise ConversionError("UNKNOWN_PROFILE", "", message)
+    return _read(CALLS, target, text, profile is Profile.STRICT, max_bytes, variant, apart)
 
 
 def to_json(call: ImageGenerationCall, *, max_bytes: int = MAX_BYTES) -> bytes:

@@ -4,7 +4,7 @@ Where an item may stand, and as which variant it is read there, are options in t
 JsonPosition in proto/imagecall/v1/options.proto.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -55,7 +55,7 @@ POSITIONS: Final = {
         Position(tuple(position.path.split("/")[1:]), variant.name)
         for variant in CALLS.variants.values()
         for position in variant.option.positions
-        if position.kind == kind
+        if position.kind == kind and not position.named
     )
     for kind in KINDS.values()
 }
@@ -143,7 +143,7 @@ def document_to_json(document: Document, *, max_bytes: int = MAX_BYTES) -> bytes
     for call in document.calls:
         refuse_unknown_fields(call, call.pointer)
         calls[call.pointer] = call.call
-    put: list[str] = []
+    put: dict[str, None] = {}
     for position in POSITIONS[document.kind]:
 
         def put_back(
@@ -153,8 +153,8 @@ def document_to_json(document: Document, *, max_bytes: int = MAX_BYTES) -> bytes
                 _read_item(ImageGenerationCall(), pointer, raw, item, NO_SPANS, variant)
             if item is not None or pointer not in calls:
                 return None
-            put.append(pointer)
-            return _item_text(pointer, calls[pointer], variant)
+            put[pointer] = None
+            return _item_text(pointer, calls[pointer], variant, max_bytes)
 
         data = _edit(data, value, position.path, "", put_back) or data
     _check_order([call.pointer for call in document.calls], put)
@@ -164,10 +164,10 @@ def document_to_json(document: Document, *, max_bytes: int = MAX_BYTES) -> bytes
     return data
 
 
-def _item_text(pointer: str, call: ImageGenerationCall, variant: str) -> bytes:
+def _item_text(pointer: str, call: ImageGenerationCall, variant: str, max_bytes: int) -> bytes:
     """The JSON of an item, which must be what is read at a place for the variant."""
     try:
-        text = to_json(call)
+        text = to_json(call, max_bytes=max_bytes)
     except ConversionError as error:
         raise error.under(pointer) from None
     found = CALLS.chosen(call)
@@ -179,7 +179,7 @@ def _item_text(pointer: str, call: ImageGenerationCall, variant: str) -> bytes:
     return text
 
 
-def _check_order(pointers: Sequence[str], put: Sequence[str]) -> None:
+def _check_order(pointers: Sequence[str], put: Collection[str]) -> None:
     """Raises ConversionError unless each item was put back, in this order."""
     for pointer in pointers:
         if pointer not in put:

@@ -51,6 +51,17 @@ def pointer_to(*tokens: str | int) -> str:
     return "".join("/" + str(token).replace("~", "~0").replace("/", "~1") for token in tokens)
 
 
+def printable(text: str) -> str:
+    """The text with control and other unprintable characters as in JSON: \\u001b."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+
+
 def quoted(name: str) -> str:
-    """A name as it can stand in a sentence: in quotes, cut after 64 characters."""
-    return f'"{name}"' if len(name) <= 64 else f'"{name[:64]}…"'
+    """A name as it can stand in a sentence: in quotes, printable, cut after 64 characters."""
+    return f'"{printable(name)}"' if len(name) <= 64 else f'"{printable(name[:64])}…"'
+
+
+def malformed(name: str) -> ConversionError:
+    """The error for bytes that are not a message of the type `name`."""
+    message = f"the bytes are not a serialized {quoted(name)}"
+    return ConversionError("MALFORMED_PROTOBUF", "", message)

@@ -6,7 +6,6 @@ mean, and the other .proto files set them.
 
 from collections.abc import Mapping
 from functools import cache, partial
-from typing import Final
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -14,15 +13,18 @@ from google.protobuf.message_factory import GetMessageClass
 
 from imagecall.codecs import (
     IMAGE_RESULT,
+    INTEGERS,
     Codec,
     Write,
+    boolean_codec,
     enum_codec,
     enum_of,
+    holds_other_spellings,
     image_codec,
-    integer_codec,
     key_of,
     member_start,
     message_of,
+    number_codec,
     other_spelling_write,
     spellings,
     string_codec,
@@ -34,8 +36,6 @@ from imagecall.objects import TYPE, ObjectPlan, Plan, RawObjectPlan, as_object
 from imagecall.plain_read import PlainRead, compile_plain_read
 from imagecall.unions import UnionPlan, Variant
 from imagecall.v1 import options_pb2
-
-_OTHER_PREFIX: Final = "unknown_"
 
 
 def is_union(descriptor: Descriptor) -> bool:
@@ -63,8 +63,7 @@ def union_plan(descriptor: Descriptor) -> UnionPlan:
 
 
 def _raw_object_plan(descriptor: Descriptor, others: Mapping[str, ObjectPlan]) -> RawObjectPlan:
-    role = options_pb2.FIELD_ROLE_RAW_OBJECT
-    [json_field] = [f.name for f in descriptor.fields if key_of(f).role == role]
+    json_field = _named_by_role(descriptor, options_pb2.FIELD_ROLE_RAW_OBJECT)
     [type_field] = [f.name for f in descriptor.fields if key_of(f).name]
     return RawObjectPlan(type_field, json_field, others)
 
@@ -73,9 +72,8 @@ def _raw_object_plan(descriptor: Descriptor, others: Mapping[str, ObjectPlan]) -
 def object_plan(descriptor: Descriptor) -> ObjectPlan:
     """The plan of a message whose fields are the keys of an object."""
     tag = descriptor.GetOptions().Extensions[options_pb2.json_object].type
-    fields = {field.name: field for field in descriptor.fields}
-    keys = {key_of(field).name: field for field in fields.values() if key_of(field).name}
-    others = {f: fields[_OTHER_PREFIX + f.name] for f in keys.values() if _is_enum(f)}
+    keys = {key_of(f).name: f for f in descriptor.fields if key_of(f).name and not key_of(f).role}
+    others = {keys[key_of(f).name]: f for f in descriptor.fields if holds_other_spellings(f)}
     codecs = {key: _codec(field, others.get(field)) for key, field in keys.items()}
     return ObjectPlan(
         tag=tag,
@@ -89,7 +87,7 @@ def object_plan(descriptor: Descriptor) -> ObjectPlan:
         start=b'{"type":%b' % quote(tag) if tag else b"{",
         own_keys=frozenset(key for key, field in keys.items() if not key_of(field).lenient)
         | (frozenset([TYPE]) if tag else frozenset()),
-        extra_fields=_extra_fields(descriptor),
+        extra_fields=_named_by_role(descriptor, options_pb2.FIELD_ROLE_EXTRA_FIELDS),
         required=tuple(key for key, field in keys.items() if key_of(field).required),
         closed=tuple(
             (key, others[field].name, ", ".join(spellings(enum_of(field))))
@@ -120,8 +118,8 @@ def _is_image(field: FieldDescriptor) -> bool:
     return field.message_type is not None and field.message_type.full_name == IMAGE_RESULT
 
 
-def _extra_fields(descriptor: Descriptor) -> str:
-    role = options_pb2.FIELD_ROLE_EXTRA_FIELDS
+def _named_by_role(descriptor: Descriptor, role: options_pb2.FieldRole.ValueType) -> str:
+    """The name of the one field of a message that has a role."""
     [name] = [field.name for field in descriptor.fields if key_of(field).role == role]
     return name
 
@@ -141,11 +139,15 @@ def _plan(descriptor: Descriptor) -> Plan:
 
 def _codec(field: FieldDescriptor, other: FieldDescriptor | None) -> Codec:
     """The codec of a field that is a key, and for an enum of the field for other spellings."""
+    if not field.has_presence and other is None:
+        raise TypeError(f"{field.full_name}: a key must be optional, or absence would be lost")
     match field.type:
         case FieldDescriptor.TYPE_STRING:
             return string_codec(field)
-        case FieldDescriptor.TYPE_INT64:
-            return integer_codec(field)
+        case FieldDescriptor.TYPE_BOOL:
+            return boolean_codec(field)
+        case kind if kind in INTEGERS or kind == FieldDescriptor.TYPE_DOUBLE:
+            return number_codec(field)
         case FieldDescriptor.TYPE_ENUM if other is not None:
             return enum_codec(field, other)
         case FieldDescriptor.TYPE_MESSAGE if _is_image(field):

@@ -1,22 +1,21 @@
 """An output item as an input item that the APIs take back.
 
-Servers refuse what they send: OpenAI answers 400 "Unknown parameter" to an item's further keys, and
-OpenRouter checks the status of input items against a closed list. See wire behaviour in the README.
+Servers refuse what they send: OpenAI answers 400 "Unknown parameter: 'input[n].action'" to the
+further keys of an item, and OpenRouter checks the status of input items against a closed list.
 """
 
 from dataclasses import dataclass
 from typing import Any, Final
 
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from imagecall.codecs import key_of
+from imagecall.codecs import holds_other_spellings, key_of
 from imagecall.converter import CALLS
 from imagecall.errors import ConversionError, pointer_to, quoted
-from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 
 _TARGET: Final = next(v.name for v in CALLS.variants.values() if v.option.replay)
-_OTHER: Final = "unknown_"
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Replay:
 
     Attributes:
         call: the item, as the variant of a request's "input": type, id, result and status.
-        dropped: the JSON keys of the original that it lacks, in their order.
+        dropped: the JSON keys of the original that it lacks.
     """
 
     call: ImageGenerationCall
@@ -35,7 +34,8 @@ class Replay:
 def to_input(call: ImageGenerationCall) -> Replay:
     """The item in the form in which OpenAI and OpenRouter take it back: four keys at most.
 
-    No value is changed. Keys beside the four are dropped, and so is a status that is not one of the
+    An item of the type `openrouter:image_generation` becomes an image_generation_call; no other
+    value is changed. Keys beside the four are dropped, and so is a status that is not one of the
     four that OpenRouter takes; `dropped` names them. A key that the item lacks is not made up.
 
     Raises ConversionError (NOT_REPLAYABLE) for an item without an id, by which the APIs find it,
@@ -55,24 +55,23 @@ def to_input(call: ImageGenerationCall) -> Replay:
 
 
 def _move(source: Any, target: Any) -> tuple[str, ...]:
-    """Copies the fields that the target has too; returns the keys of the others."""
+    """Copies the fields that the target takes; returns the keys of the others."""
+    taken = {field.name for field in target.DESCRIPTOR.fields if _takes(target.DESCRIPTOR, field)}
     dropped: list[str] = []
     for field, value in source.ListFields():
-        key = key_of(field)
-        if isinstance(value, Message) and key.name and _has(target, field.name):
+        if field.name not in taken:
+            dropped += [key_of(field).name] if key_of(field).name else [e.name for e in value]
+        elif isinstance(value, Message):
             getattr(target, field.name).CopyFrom(value)
-        elif key.name and _has(target, field.name):
-            setattr(target, field.name, value)
-        elif key.name:
-            dropped.append(key.name)
-        elif field.name.startswith(_OTHER):
-            other = source.DESCRIPTOR.fields_by_name[field.name.removeprefix(_OTHER)]
-            dropped.append(key_of(other).name)
         else:
-            extras: list[ExtraField] = value
-            dropped += [extra.name for extra in extras]
+            setattr(target, field.name, value)
     return tuple(dropped)
 
 
-def _has(message: Message, field: str) -> bool:
-    return field in message.DESCRIPTOR.fields_by_name
+def _takes(descriptor: Descriptor, field: FieldDescriptor) -> bool:
+    """Whether servers take a field: a key, but no extra one, and no unlisted status."""
+    key = key_of(field)
+    if not holds_other_spellings(field):
+        return bool(key.name)
+    closed = {key_of(f).name for f in descriptor.fields if key_of(f).closed}
+    return key.name not in closed

@@ -59,7 +59,7 @@ class UnionPlan:
 
     def check_name(self, name: str) -> None:
         """Raises ConversionError: UNKNOWN_VARIANT."""
-        if name and name not in self.variants:
+        if name not in self.variants and (name or self.default):
             message = f"there is no variant {quoted(name)}; choose one of {_list(self.variants)}"
             raise ConversionError("UNKNOWN_VARIANT", "", message)
 
@@ -74,6 +74,8 @@ class UnionPlan:
         of_type = self.by_type.get(tag, {})
         if variant := of_type.get(name):
             return variant
+        if not of_type and name == self.fallback.name:
+            return self.fallback
         if len(of_type) <= 1 and not (strict and name):
             return next(iter(of_type.values()), self.fallback)
         raise self._mismatch(tag, name, of_type)

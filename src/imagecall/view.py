@@ -1,6 +1,7 @@
 """An item as most code wants it: what it holds, whichever variant it is."""
 
 import base64
+import json
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,7 +30,8 @@ class CallView:
         status: the value of "status", as it is spelled in JSON. None: the key is absent.
         has_result: whether there is a "result" key.
         result: bytes of an image, text that is not canonical base64, or None for null or absent.
-        declared_format: the value of "output_format". None: the item does not say.
+        image_b64: the value of "imageB64", where the variant has it, as result.
+        declared_format: the value of "output_format", if it is a string. None: it is not.
     """
 
     variant: str
@@ -39,18 +41,17 @@ class CallView:
     has_result: bool
     result: bytes | str | None
     declared_format: str | None
+    image_b64: bytes | str | None
 
     @property
     def image(self) -> bytes | None:
-        """The image: also out of a data: URL, and of base64 without padding or in the URL alphabet.
+        """The image, of "result" or else of "imageB64".
 
-        None: there is none, or it stands behind a URL.
+        Also out of a data: URL, and out of text that is base64 without padding, with line breaks or
+        in the URL alphabet, if its first bytes are those of an image. None: there is none, or it
+        stands behind a URL.
         """
-        if not isinstance(self.result, str):
-            return self.result
-        found = _DATA_URL.match(self.result)
-        image = _lenient_base64(self.result[found.end() :] if found else self.result)
-        return image if found or (image and image_format(image)) else None
+        return _image(self.result) or _image(self.image_b64)
 
     @property
     def format(self) -> str | None:
@@ -67,6 +68,7 @@ def view(call: ImageGenerationCall) -> CallView:
     variant = CALLS.chosen(call)
     message = getattr(call, variant.name)
     result = _get(message, "result")
+    base64_result = _get(message, "image_b64")
     other_status = _get(message, "unknown_status")
     known_status = _STATUSES.get(getattr(message, "status", 0))
     return CallView(
@@ -76,7 +78,8 @@ def view(call: ImageGenerationCall) -> CallView:
         status=known_status if other_status is None else other_status,
         has_result=result is not None,
         result=None if result is None else _value(result),
-        declared_format=_get(message, "output_format"),
+        declared_format=_string(message, "output_format"),
+        image_b64=None if base64_result is None else _value(base64_result),
     )
 
 
@@ -90,6 +93,25 @@ def _get(message: Message, field: str) -> Any:
 def _value(result: ImageResult) -> bytes | str | None:
     kind = result.WhichOneof("kind")
     return None if kind in (None, "null_value") else getattr(result, kind)
+
+
+def _string(message: Any, key: str) -> str | None:
+    """The string value of a key that has a field, or stands among the extra fields."""
+    if key in message.DESCRIPTOR.fields_by_name:
+        value: str | None = _get(message, key)
+        return value
+    extras = getattr(message, "extra_fields", ())
+    found = (json.loads(extra.json) for extra in extras if extra.name == key)
+    return next((value for value in found if isinstance(value, str)), None)
+
+
+def _image(result: bytes | str | None) -> bytes | None:
+    """The image that a value like that of "result" holds; None if it holds none."""
+    if not isinstance(result, str):
+        return result or None
+    found = _DATA_URL.match(result)
+    image = _lenient_base64(result[found.end() :] if found else result)
+    return image if image and (found or image_format(image)) else None
 
 
 def _lenient_base64(text: str) -> bytes | None:

@@ -7,17 +7,25 @@ from typing import Final, TypeAlias
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
-from imagecall.batches import malformed
 from imagecall.commands import remote
-from imagecall.converter import Profile, from_json, to_json
+from imagecall.converter import CALLS, Profile, from_json, to_json
 from imagecall.document import document_from_json, document_to_json
-from imagecall.errors import ConversionError
+from imagecall.errors import ConversionError, malformed
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 
 FORMATS: Final = ("json", "binary", "text")
 
 Converted: TypeAlias = ImageGenerationCall | Document
+
+
+def fault(options: argparse.Namespace) -> str | None:
+    """What is wrong with the options taken together, in a sentence."""
+    if (options.variant or options.profile) and (options.document or options.source != "json"):
+        return (
+            "--variant and --profile say how to read the JSON of an item, which this input is not"
+        )
+    return None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -44,8 +52,8 @@ def _read(data: bytes, options: argparse.Namespace) -> Converted:
         return remote.parse(options.server, data, options)
     if options.document:
         return document_from_json(data, kind=options.document)
-    profile = Profile[options.profile.upper()]
-    return from_json(data, variant=options.variant, profile=profile)
+    variant = options.variant or CALLS.default
+    return from_json(data, variant=variant, profile=Profile[(options.profile or "wire").upper()])
 
 
 def _write(message: Converted, options: argparse.Namespace) -> bytes:

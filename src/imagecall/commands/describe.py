@@ -1,8 +1,9 @@
 """`imagecall describe`: the variants of an item, where they stand, and what JSON they take."""
 
 import argparse
+from typing import Final
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 
 from imagecall.codecs import enum_of, key_of, message_of, spellings
 from imagecall.converter import CALLS
@@ -10,59 +11,69 @@ from imagecall.unions import Variant
 from imagecall.v1.document_kind_pb2 import DocumentKind
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 
+_KINDS: Final = {FieldDescriptor.TYPE_STRING: "a string", FieldDescriptor.TYPE_BOOL: "a boolean"}
+
 
 def run(options: argparse.Namespace) -> int:
     """Prints all variants, or one of them with its keys."""
     if options.variant:
         print(_details(CALLS.variants[options.variant]))
         return 0
-    width = max(map(len, CALLS.variants))
     for variant in CALLS.variants.values():
-        print(f"{variant.name:{width}}  {variant.plan.tag or 'any other type'}")
-        print(f"{'':{width}}  {_place(variant)}")
-    print("\nimagecall describe VARIANT says which keys it has.")
+        print(variant.name + (" (the default)" if variant.option.default else ""))
+        print(f"  where     {_places(variant)}")
+        print(f"  JSON      {_keys(variant)}")
+    print("\nimagecall describe VARIANT says what each key takes.")
     return 0
 
 
-def _place(variant: Variant) -> str:
+def _places(variant: Variant) -> str:
     """Where items of a variant stand, in words."""
     if variant.option.fallback:
-        return "any place"
-    places = [
-        f"{DocumentKind.Name(position.kind).removeprefix('DOCUMENT_KIND_').lower()} {position.path}"
-        for position in variant.option.positions
-    ]
+        return "any place: an item of a type that no other variant has"
     if len(CALLS.by_type[variant.plan.tag]) == 1:
-        return "any place: its type says it"
-    return ", ".join(places) or "where the caller names it"
+        return "any place: its type says which it is"
+    places = [
+        f"{DocumentKind.Name(place.kind).removeprefix('DOCUMENT_KIND_').lower()} {place.path}"
+        for place in variant.option.positions
+    ]
+    named = any(place.named for place in variant.option.positions)
+    return ", ".join(places) + (", if you name it" if named else "")
+
+
+def _keys(variant: Variant) -> str:
+    """The keys of a variant on a line, those that STRICT requires marked."""
+    if variant.option.fallback:
+        return "type, and whatever else there is"
+    keys = [key_of(f).name + "*" * key_of(f).required for f in _fields(variant)]
+    return f'type "{variant.plan.tag}", {", ".join(keys)}  (* STRICT requires it)'
 
 
 def _details(variant: Variant) -> str:
-    descriptor = _descriptor(variant)
-    lines = [variant.name, f"  {_place(variant)}"]
-    if variant.plan.tag:
-        lines.append(f'  type             always "{variant.plan.tag}"')
-    for field in descriptor.fields:
-        if key := key_of(field).name:
-            demand = "required by STRICT" if key_of(field).required else "optional"
-            lines.append(f"  {key:16} {_kind(field)}; {demand}")
+    lines = [variant.name, f"  {_places(variant)}"]
     if variant.option.fallback:
-        lines.append("  The whole item is kept as it is.")
-    else:
-        lines.append("  Other keys are kept as they are.")
-    return "\n".join(lines)
+        return "\n".join(
+            [*lines, "  type             a string", "  The whole item is kept as it is."]
+        )
+    lines.append(f'  type             always "{variant.plan.tag}"')
+    for field in _fields(variant):
+        demand = "; STRICT requires it" if key_of(field).required else ""
+        lines.append(f"  {key_of(field).name:16} {_kind(field)}{demand}")
+    return "\n".join([*lines, "  Other keys are kept as they are."])
 
 
-def _descriptor(variant: Variant) -> Descriptor:
-    field = ImageGenerationCall.DESCRIPTOR.fields_by_name[variant.name]
-    return message_of(field)
+def _fields(variant: Variant) -> list[FieldDescriptor]:
+    """The fields of a variant that are its keys."""
+    descriptor = message_of(ImageGenerationCall.DESCRIPTOR.fields_by_name[variant.name])
+    return [f for f in descriptor.fields if key_of(f).name and not key_of(f).role]
 
 
 def _kind(field: FieldDescriptor) -> str:
     """What JSON a field takes, in words."""
     if field.type == FieldDescriptor.TYPE_ENUM:
         known = ", ".join(spellings(enum_of(field)))
-        return f"{known}" + ("" if key_of(field).closed else ", or any other string")
-    if field.type == FieldDescriptor.TYPE_STRING:
-        return "a string"
-    return "an image in base64, another string, or null"
+        only = "; STRICT takes these only" if key_of(field).closed else ""
+        return f"a string, such as {known}{only}"
+    if field.message_type is not None:
+        return "an image in base64, another string, or null"
+    return _KINDS.get(field.type, "a number")

@@ -32,7 +32,7 @@ def parse(server: str, data: bytes, options: argparse.Namespace) -> ImageGenerat
                 kind = DocumentKind.Value(f"DOCUMENT_KIND_{options.document.upper()}")
                 request = pb.ParseDocumentRequest(json=text, kind=kind)
                 return stub.ParseDocument(request, timeout=_SECONDS).document
-            profile = pb.Profile.Value(f"PROFILE_{options.profile.upper()}")
+            profile = pb.Profile.Value(f"PROFILE_{(options.profile or 'unspecified').upper()}")
             parse = pb.ParseCallRequest(json=text, variant=options.variant, profile=profile)
             return stub.ParseCall(parse, timeout=_SECONDS).call
         except grpc.RpcError as error:

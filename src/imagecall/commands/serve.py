@@ -13,7 +13,7 @@ from imagecall.doors.grpc import GrpcServer
 _GRACE_SECONDS: Final = 5.0
 
 _COMMANDS: Final = """
-Try, in another shell:
+Try, in another shell (buf comes with `pip install buf-bin`):
   echo '{{"type":"image_generation_call","id":"ig_1"}}' | {program} convert --server {address}
   {program} describe
   buf curl --http2-prior-knowledge --protocol grpc http://{address} --list-methods

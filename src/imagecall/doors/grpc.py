@@ -7,7 +7,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from imagecall.batches import CallStream, parse_call, parse_document
+from imagecall.conversions import CallStream, parse_call, parse_document
 from imagecall.converter import to_json
 from imagecall.document import document_to_json
 from imagecall.doors.grpc_boundary import BoundaryInterceptor, Context

@@ -7,6 +7,7 @@ stands in the log too; no class name, path or traceback leaves the server, and n
 the log.
 """
 
+import asyncio
 import inspect
 import logging
 import secrets
@@ -19,8 +20,7 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from imagecall.batches import malformed
-from imagecall.errors import ConversionError
+from imagecall.errors import ConversionError, malformed
 
 DOMAIN: Final = "imagecall"
 """The domain of the reasons in google.rpc.ErrorInfo."""
@@ -97,10 +97,10 @@ def _wrap(handler: Any) -> Handler:
         except Exception as error:
             await _abort_unforeseen(context, error)
 
-    async def many(data: Any, context: Context) -> AsyncIterator[Any]:
+    async def many(data: Any, context: Context) -> None:
         try:
             async for response in behavior(requests(data, decode), context):
-                yield response
+                await _write(context, response)
         except ConversionError as error:
             await _abort(context, error)
         except grpc.aio.AbortError:
@@ -124,6 +124,14 @@ def _decoder(handler: Any) -> Callable[[bytes], Any]:
             raise malformed("request") from None
 
     return decode
+
+
+async def _write(context: Context, response: Any) -> None:
+    """Sends a response. If the client has gone, the call is cancelled: no fault of ours."""
+    try:
+        await context.write(response)
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
 
 
 def _encoder(handler: Any) -> Callable[[Any], bytes]:

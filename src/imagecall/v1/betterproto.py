@@ -43,15 +43,14 @@ class DocumentKind(betterproto.Enum):
 
 
 class FieldRole(betterproto.Enum):
-    """The role of a field that is not a JSON key of its own."""
+    """The role of a field that is not simply a JSON key."""
 
     UNSPECIFIED = 0
     """The field is an ordinary key."""
 
     UNKNOWN_SPELLING = 1
     """
-    The spelling of an enum field's value that the enum lacks. The field is
-     named unknown_ and then as the enum field.
+    A string that holds the spellings that the enum field of the same key lacks.
     """
 
     EXTRA_FIELDS = 2
@@ -67,8 +66,9 @@ class ErrorReason(betterproto.Enum):
 
      A call that fails as a whole has a google.rpc.Status with a
      google.rpc.ErrorInfo: its reason is one of these names without the prefix
-     ERROR_REASON_, its domain "imagecall". A google.rpc.BadRequest beside it has
-     the JSON Pointer as the field of its violation.
+     ERROR_REASON_, its domain "imagecall". With INVALID_ARGUMENT, a
+     google.rpc.BadRequest beside it has the JSON Pointer as the field of its
+     violation.
     """
 
     UNSPECIFIED = 0
@@ -161,9 +161,9 @@ class ImageGenerationStatus(betterproto.Enum):
     """
     Where an image generation call stands in its life. JSON key "status".
 
-     The list is what the OpenRouter and OpenAI SDKs name. Servers send others
-     (such as "incomplete"), which stand in the unknown_status field beside each
-     field of this type. A status says nothing sure of the result: a call that is
+     The list is that of image_generation_call in the OpenRouter and OpenAI SDKs.
+     Servers send others (such as "incomplete"), which stand in the unknown_status
+     field beside each field of this type. A status says nothing sure of the result: a call that is
      "generating" may hold its final image, one that is "completed" may hold none.
     """
 
@@ -212,13 +212,16 @@ class Chunk(betterproto.Message):
      Pieces come in order and without a gap. To put them together, append data
      while offset is the number of bytes so far, and check the end. Anything else
      is damage: DATA_LOSS, never shorter bytes.
+
+     Ours are of 1 MiB but for the last; of yours, any size that fits a message is
+     taken.
     """
 
     offset: int = betterproto.uint64_field(1)
     """Number of bytes before this piece, from 0."""
 
     data: bytes = betterproto.bytes_field(2)
-    """The piece: 1 MiB at most, not empty unless the whole is."""
+    """The piece, not empty unless the whole is."""
 
     end: "ChunkEnd" = betterproto.message_field(3)
     """What the whole must be. Set on the last piece, and only there."""
@@ -271,7 +274,7 @@ class JsonKey(betterproto.Message):
     """
 
     role: "FieldRole" = betterproto.enum_field(5)
-    """The role of a field that is no key itself."""
+    """The role of a field that is not simply a key."""
 
     variant: str = betterproto.string_field(6)
     """
@@ -312,6 +315,12 @@ class JsonPosition(betterproto.Message):
      "/output/*".
     """
 
+    named: bool = betterproto.bool_field(3)
+    """
+    Whether an item there is read as the variant only where the caller names
+     it.
+    """
+
 
 @dataclass(eq=False, repr=False)
 class ConversionError(betterproto.Message):
@@ -344,8 +353,9 @@ class ExtraField(betterproto.Message):
 
     name: str = betterproto.string_field(1)
     """
-    The key. Each name occurs once in its object, and none is "type", "id",
-     "result" or "status". One that has a field in a schema newer than the
+    The key. Each name occurs once in its object, and none is a key of
+     the object that has had a field from the start ("type", "id", "result",
+     "status" of an item). One that has a field in a schema newer than the
      message is taken, and comes back in that field.
     """
 
@@ -792,10 +802,10 @@ class UnknownItem(betterproto.Message):
      and comes back as that variant.
     """
 
-    type: str = betterproto.string_field(1)
+    type: str = betterproto.string_field(20)
     """The value of the "type" key, as a copy: the same as in json."""
 
-    json: str = betterproto.string_field(2)
+    json: str = betterproto.string_field(21)
     """
     The whole object as raw JSON text, with a "type" that no other variant
      has. As it was written, without white space around it.
@@ -813,7 +823,7 @@ class ImageGenerationCall(betterproto.Message):
 
      The fields id, result, status, unknown_status and extra_fields have the same
      number and type in each variant that has them, so that code can treat the
-     variants alike. Converting to JSON and back gives the same message; a message
+     variants alike. Converting to JSON and back, as the same variant, gives the same message; one
      for which that would not hold is refused. What an older schema kept as extra
      fields or as an unknown item comes back in the fields of this one.
     """
@@ -891,7 +901,7 @@ class Document(betterproto.Message):
     calls: List["DocumentCall"] = betterproto.message_field(3)
     """
     The calls: those of a request's "input", a response's "instructions" and
-     then its "output", an event's "item" or its response's, each by index. An
+     then its "output", an event's "item" or its response's, each by index, in this order. An
      object there is a call when its "type" is one that a variant of
      ImageGenerationCall has.
     """
@@ -1002,7 +1012,8 @@ class ConvertCallsResponse(betterproto.Message):
     results: List["ConversionResult"] = betterproto.message_field(1)
     """
     The answers, in the order of the items: one for each item, or a sequence of
-     chunks where the answer, or what it answers, is larger than 3 MiB.
+     chunks where the answer, or what it answers, is larger than 3 MiB. Expect
+     both, whichever way the item was sent.
     """
 
 
@@ -1010,8 +1021,7 @@ class ConvertCallsResponse(betterproto.Message):
 class Conversion(betterproto.Message):
     """
     An item or document to convert, or a piece of one. The pieces follow each other
-     directly; they may stand in as many messages as is convenient. Pieces that do
-     not follow each other end the stream with DATA_LOSS.
+     directly; they may stand in as many messages as is convenient.
     """
 
     json: str = betterproto.string_field(1, group="input")
@@ -1108,13 +1118,13 @@ class ImageGenerationTool(betterproto.Message):
 
     quality: Optional[str] = betterproto.string_field(3, optional=True)
     """
-    Quality: "low", "medium", "high" or "auto". Not set: no key. JSON key
+    Quality, such as "low", "medium", "high" or "auto". Not set: no key. JSON key
      "quality".
     """
 
     background: Optional[str] = betterproto.string_field(4, optional=True)
     """
-    Background: "transparent", "opaque" or "auto". Not set: no key. JSON key
+    Background, such as "transparent", "opaque" or "auto". Not set: no key. JSON key
      "background".
     """
 
@@ -1123,18 +1133,20 @@ class ImageGenerationTool(betterproto.Message):
 
     output_format: Optional[str] = betterproto.string_field(6, optional=True)
     """
-    File format: "png", "webp" or "jpeg". Not set: no key. JSON key
+    File format, such as "png", "webp" or "jpeg". Not set: no key. JSON key
      "output_format".
     """
 
-    output_compression: Optional[int] = betterproto.int64_field(7, optional=True)
+    output_compression: Optional[int] = betterproto.int32_field(7, optional=True)
     """
     Compression of webp and jpeg in percent, 0 to 100. Not set: no key. JSON
      key "output_compression".
     """
 
     moderation: Optional[str] = betterproto.string_field(8, optional=True)
-    """Moderation: "auto" or "low". Not set: no key. JSON key "moderation"."""
+    """
+    Moderation, such as "auto" or "low". Not set: no key. JSON key "moderation".
+    """
 
     input_fidelity: Optional[str] = betterproto.string_field(9, optional=True)
     """
@@ -1148,7 +1160,7 @@ class ImageGenerationTool(betterproto.Message):
      "input_image_mask".
     """
 
-    partial_images: Optional[int] = betterproto.int64_field(11, optional=True)
+    partial_images: Optional[int] = betterproto.int32_field(11, optional=True)
     """
     Number of partial images to stream, 0 to 3. Not set: no key. JSON key
      "partial_images".
@@ -1211,13 +1223,13 @@ class OpenRouterImageGenerationParameters(betterproto.Message):
 
     quality: Optional[str] = betterproto.string_field(3, optional=True)
     """
-    Quality: "low", "medium", "high" or "auto". Not set: no key. JSON key
+    Quality, such as "low", "medium", "high" or "auto". Not set: no key. JSON key
      "quality".
     """
 
     background: Optional[str] = betterproto.string_field(4, optional=True)
     """
-    Background: "transparent", "opaque" or "auto". Not set: no key. JSON key
+    Background, such as "transparent", "opaque" or "auto". Not set: no key. JSON key
      "background".
     """
 
@@ -1226,18 +1238,20 @@ class OpenRouterImageGenerationParameters(betterproto.Message):
 
     output_format: Optional[str] = betterproto.string_field(6, optional=True)
     """
-    File format: "png", "webp" or "jpeg". Not set: no key. JSON key
+    File format, such as "png", "webp" or "jpeg". Not set: no key. JSON key
      "output_format".
     """
 
-    output_compression: Optional[int] = betterproto.int64_field(7, optional=True)
+    output_compression: Optional[int] = betterproto.int32_field(7, optional=True)
     """
     Compression of webp and jpeg in percent, 0 to 100. Not set: no key. JSON
      key "output_compression".
     """
 
     moderation: Optional[str] = betterproto.string_field(8, optional=True)
-    """Moderation: "auto" or "low". Not set: no key. JSON key "moderation"."""
+    """
+    Moderation, such as "auto" or "low". Not set: no key. JSON key "moderation".
+    """
 
     aspect_ratio: Optional[str] = betterproto.string_field(13, optional=True)
     """
@@ -1276,13 +1290,13 @@ class ImageGenCallInProgressEvent(betterproto.Message):
      "item_id".
     """
 
-    output_index: Optional[int] = betterproto.int64_field(2, optional=True)
+    output_index: Optional[int] = betterproto.int32_field(2, optional=True)
     """
     Index of the item in the response's "output", from 0. Not set: no key.
      JSON key "output_index".
     """
 
-    sequence_number: Optional[int] = betterproto.int64_field(3, optional=True)
+    sequence_number: Optional[int] = betterproto.int32_field(3, optional=True)
     """
     Place of the event in its stream, from 0. Not set: no key. JSON key
      "sequence_number".
@@ -1302,13 +1316,13 @@ class ImageGenCallGeneratingEvent(betterproto.Message):
      "item_id".
     """
 
-    output_index: Optional[int] = betterproto.int64_field(2, optional=True)
+    output_index: Optional[int] = betterproto.int32_field(2, optional=True)
     """
     Index of the item in the response's "output", from 0. Not set: no key.
      JSON key "output_index".
     """
 
-    sequence_number: Optional[int] = betterproto.int64_field(3, optional=True)
+    sequence_number: Optional[int] = betterproto.int32_field(3, optional=True)
     """
     Place of the event in its stream, from 0. Not set: no key. JSON key
      "sequence_number".
@@ -1331,13 +1345,13 @@ class ImageGenCallPartialImageEvent(betterproto.Message):
      "item_id".
     """
 
-    output_index: Optional[int] = betterproto.int64_field(2, optional=True)
+    output_index: Optional[int] = betterproto.int32_field(2, optional=True)
     """
     Index of the item in the response's "output", from 0. Not set: no key.
      JSON key "output_index".
     """
 
-    sequence_number: Optional[int] = betterproto.int64_field(3, optional=True)
+    sequence_number: Optional[int] = betterproto.int32_field(3, optional=True)
     """
     Place of the event in its stream, from 0. Not set: no key. JSON key
      "sequence_number".
@@ -1352,7 +1366,7 @@ class ImageGenCallPartialImageEvent(betterproto.Message):
      "partial_image_b64".
     """
 
-    partial_image_index: Optional[int] = betterproto.int64_field(7, optional=True)
+    partial_image_index: Optional[int] = betterproto.int32_field(7, optional=True)
     """
     Number of the partial image, from 0. Not set: no key. JSON key
      "partial_image_index".
@@ -1387,13 +1401,13 @@ class ImageGenCallCompletedEvent(betterproto.Message):
      "item_id".
     """
 
-    output_index: Optional[int] = betterproto.int64_field(2, optional=True)
+    output_index: Optional[int] = betterproto.int32_field(2, optional=True)
     """
     Index of the item in the response's "output", from 0. Not set: no key.
      JSON key "output_index".
     """
 
-    sequence_number: Optional[int] = betterproto.int64_field(3, optional=True)
+    sequence_number: Optional[int] = betterproto.int32_field(3, optional=True)
     """
     Place of the event in its stream, from 0. Not set: no key. JSON key
      "sequence_number".
@@ -1407,13 +1421,13 @@ class ImageGenCallCompletedEvent(betterproto.Message):
 class OutputItemAddedEvent(betterproto.Message):
     """An item was begun. Its image item has no "result" key yet, or null."""
 
-    output_index: Optional[int] = betterproto.int64_field(2, optional=True)
+    output_index: Optional[int] = betterproto.int32_field(2, optional=True)
     """
     Index of the item in the response's "output", from 0. Not set: no key.
      JSON key "output_index".
     """
 
-    sequence_number: Optional[int] = betterproto.int64_field(3, optional=True)
+    sequence_number: Optional[int] = betterproto.int32_field(3, optional=True)
     """
     Place of the event in its stream, from 0. Not set: no key. JSON key
      "sequence_number".
@@ -1435,13 +1449,13 @@ class OutputItemDoneEvent(betterproto.Message):
     An item is final. Its image item holds the image, whatever its status says.
     """
 
-    output_index: Optional[int] = betterproto.int64_field(2, optional=True)
+    output_index: Optional[int] = betterproto.int32_field(2, optional=True)
     """
     Index of the item in the response's "output", from 0. Not set: no key.
      JSON key "output_index".
     """
 
-    sequence_number: Optional[int] = betterproto.int64_field(3, optional=True)
+    sequence_number: Optional[int] = betterproto.int32_field(3, optional=True)
     """
     Place of the event in its stream, from 0. Not set: no key. JSON key
      "sequence_number".

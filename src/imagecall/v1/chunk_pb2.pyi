@@ -24,6 +24,9 @@ class Chunk(_message.Message):
     Pieces come in order and without a gap. To put them together, append data
     while offset is the number of bytes so far, and check the end. Anything else
     is damage: DATA_LOSS, never shorter bytes.
+
+    Ours are of 1 MiB but for the last; of yours, any size that fits a message is
+    taken.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -34,7 +37,7 @@ class Chunk(_message.Message):
     offset: _builtins.int
     """Number of bytes before this piece, from 0."""
     data: _builtins.bytes
-    """The piece: 1 MiB at most, not empty unless the whole is."""
+    """The piece, not empty unless the whole is."""
     @_builtins.property
     def end(self) -> Global___ChunkEnd:
         """What the whole must be. Set on the last piece, and only there."""

@@ -83,8 +83,9 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 
     A call that fails as a whole has a google.rpc.Status with a
     google.rpc.ErrorInfo: its reason is one of these names without the prefix
-    ERROR_REASON_, its domain "imagecall". A google.rpc.BadRequest beside it has
-    the JSON Pointer as the field of its violation.
+    ERROR_REASON_, its domain "imagecall". With INVALID_ARGUMENT, a
+    google.rpc.BadRequest beside it has the JSON Pointer as the field of its
+    violation.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0

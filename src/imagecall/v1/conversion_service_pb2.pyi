@@ -286,7 +286,8 @@ class ConvertCallsResponse(_message.Message):
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConversionResult]:
         """The answers, in the order of the items: one for each item, or a sequence of
-        chunks where the answer, or what it answers, is larger than 3 MiB.
+        chunks where the answer, or what it answers, is larger than 3 MiB. Expect
+        both, whichever way the item was sent.
         """
 
     def __init__(
@@ -305,8 +306,7 @@ Global___ConvertCallsResponse: _TypeAlias = ConvertCallsResponse  # noqa: Y015
 @_typing.final
 class Conversion(_message.Message):
     """An item or document to convert, or a piece of one. The pieces follow each other
-    directly; they may stand in as many messages as is convenient. Pieces that do
-    not follow each other end the stream with DATA_LOSS.
+    directly; they may stand in as many messages as is convenient.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

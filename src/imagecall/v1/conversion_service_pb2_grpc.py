@@ -108,7 +108,10 @@ class ConversionServiceServicer(object):
         """Converts many items, in either direction, in batches, and items and
         documents of any size, in chunks. Each is answered in its turn; a bad one
         is answered with its error and the stream goes on. No answer is larger than
-        4 MiB.
+        4 MiB. Read while you send: the server stops taking items from a client
+        that does not take its answers. Chunks that do not follow each other end
+        the stream with DATA_LOSS; a wrong size or digest at their end is answered
+        in place.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -51,7 +51,10 @@ class ConversionServiceStub:
     """Converts many items, in either direction, in batches, and items and
     documents of any size, in chunks. Each is answered in its turn; a bad one
     is answered with its error and the stream goes on. No answer is larger than
-    4 MiB.
+    4 MiB. Read while you send: the server stops taking items from a client
+    that does not take its answers. Chunks that do not follow each other end
+    the stream with DATA_LOSS; a wrong size or digest at their end is answered
+    in place.
     """
 
 @_typing.type_check_only
@@ -77,7 +80,10 @@ class ConversionServiceAsyncStub(ConversionServiceStub):
     """Converts many items, in either direction, in batches, and items and
     documents of any size, in chunks. Each is answered in its turn; a bad one
     is answered with its error and the stream goes on. No answer is larger than
-    4 MiB.
+    4 MiB. Read while you send: the server stops taking items from a client
+    that does not take its answers. Chunks that do not follow each other end
+    the stream with DATA_LOSS; a wrong size or digest at their end is answered
+    in place.
     """
 
 class ConversionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -130,7 +136,10 @@ class ConversionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Converts many items, in either direction, in batches, and items and
         documents of any size, in chunks. Each is answered in its turn; a bad one
         is answered with its error and the stream goes on. No answer is larger than
-        4 MiB.
+        4 MiB. Read while you send: the server stops taking items from a client
+        that does not take its answers. Chunks that do not follow each other end
+        the stream with DATA_LOSS; a wrong size or digest at their end is answered
+        in place.
         """
 
 def add_ConversionServiceServicer_to_server(servicer: ConversionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,8 +27,9 @@ class ExtraField(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     JSON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The key. Each name occurs once in its object, and none is "type", "id",
-    "result" or "status". One that has a field in a schema newer than the
+    """The key. Each name occurs once in its object, and none is a key of
+    the object that has had a field from the start ("type", "id", "result",
+    "status" of an item). One that has a field in a schema newer than the
     message is taken, and comes back in that field.
     """
     json: _builtins.str

@@ -36,9 +36,9 @@ class _ImageGenerationStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[
 class ImageGenerationStatus(_ImageGenerationStatus, metaclass=_ImageGenerationStatusEnumTypeWrapper):
     """Where an image generation call stands in its life. JSON key "status".
 
-    The list is what the OpenRouter and OpenAI SDKs name. Servers send others
-    (such as "incomplete"), which stand in the unknown_status field beside each
-    field of this type. A status says nothing sure of the result: a call that is
+    The list is that of image_generation_call in the OpenRouter and OpenAI SDKs.
+    Servers send others (such as "incomplete"), which stand in the unknown_status
+    field beside each field of this type. A status says nothing sure of the result: a call that is
     "generating" may hold its final image, one that is "completed" may hold none.
     """
 

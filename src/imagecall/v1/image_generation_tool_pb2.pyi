@@ -49,15 +49,15 @@ class ImageGenerationTool(_message.Message):
     key. JSON key "size".
     """
     quality: _builtins.str
-    """Quality: "low", "medium", "high" or "auto". Not set: no key. JSON key
+    """Quality, such as "low", "medium", "high" or "auto". Not set: no key. JSON key
     "quality".
     """
     background: _builtins.str
-    """Background: "transparent", "opaque" or "auto". Not set: no key. JSON key
+    """Background, such as "transparent", "opaque" or "auto". Not set: no key. JSON key
     "background".
     """
     output_format: _builtins.str
-    """File format: "png", "webp" or "jpeg". Not set: no key. JSON key
+    """File format, such as "png", "webp" or "jpeg". Not set: no key. JSON key
     "output_format".
     """
     output_compression: _builtins.int
@@ -65,7 +65,7 @@ class ImageGenerationTool(_message.Message):
     key "output_compression".
     """
     moderation: _builtins.str
-    """Moderation: "auto" or "low". Not set: no key. JSON key "moderation"."""
+    """Moderation, such as "auto" or "low". Not set: no key. JSON key "moderation"."""
     input_fidelity: _builtins.str
     """How closely input images are followed: "high" or "low". Not set: no key.
     JSON key "input_fidelity".
@@ -246,15 +246,15 @@ class OpenRouterImageGenerationParameters(_message.Message):
     "size".
     """
     quality: _builtins.str
-    """Quality: "low", "medium", "high" or "auto". Not set: no key. JSON key
+    """Quality, such as "low", "medium", "high" or "auto". Not set: no key. JSON key
     "quality".
     """
     background: _builtins.str
-    """Background: "transparent", "opaque" or "auto". Not set: no key. JSON key
+    """Background, such as "transparent", "opaque" or "auto". Not set: no key. JSON key
     "background".
     """
     output_format: _builtins.str
-    """File format: "png", "webp" or "jpeg". Not set: no key. JSON key
+    """File format, such as "png", "webp" or "jpeg". Not set: no key. JSON key
     "output_format".
     """
     output_compression: _builtins.int
@@ -262,7 +262,7 @@ class OpenRouterImageGenerationParameters(_message.Message):
     key "output_compression".
     """
     moderation: _builtins.str
-    """Moderation: "auto" or "low". Not set: no key. JSON key "moderation"."""
+    """Moderation, such as "auto" or "low". Not set: no key. JSON key "moderation"."""
     aspect_ratio: _builtins.str
     """Aspect ratio, such as "16:9". Not set: no key. JSON key "aspect_ratio"."""
     @_builtins.property

@@ -28,7 +28,7 @@ from imagecall.v1 import image_result_pb2 as imagecall_dot_v1_dot_image__result_
 from imagecall.v1 import options_pb2 as imagecall_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n5imagecall/v1/instructions_image_generation_call.proto\x12\x0cimagecall.v1\x1a\x1eimagecall/v1/extra_field.proto\x1a*imagecall/v1/image_generation_status.proto\x1a\x1fimagecall/v1/image_result.proto\x1a\x1aimagecall/v1/options.proto\"\xd5\x02\n InstructionsImageGenerationCall1\x12\x1b\n\x02id\x18\x01 \x01(\tB\n\xb2\xe3\x18\x06\n\x02id\x10\x01H\x00\x88\x01\x01\x12\x39\n\x06result\x18\x02 \x01(\x0b\x32\x19.imagecall.v1.ImageResultB\x0e\xb2\xe3\x18\n\n\x06result\x10\x01\x12\x45\n\x06status\x18\x03 \x01(\x0e\x32#.imagecall.v1.ImageGenerationStatusB\x10\xb2\xe3\x18\x0c\n\x06status\x10\x01\x18\x01\x12#\n\x0eunknown_status\x18\x04 \x01(\tB\x06\xb2\xe3\x18\x02(\x01H\x01\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02:\x1b\xaa\xe3\x18\x17\n\x15image_generation_callB\x05\n\x03_idB\x11\n\x0f_unknown_status\"\xd5\x02\n InstructionsImageGenerationCall2\x12\x1b\n\x02id\x18\x01 \x01(\tB\n\xb2\xe3\x18\x06\n\x02id\x10\x01H\x00\x88\x01\x01\x12\x39\n\x06result\x18\x02 \x01(\x0b\x32\x19.imagecall.v1.ImageResultB\x0e\xb2\xe3\x18\n\n\x06result\x10\x01\x12\x45\n\x06status\x18\x03 \x01(\x0e\x32#.imagecall.v1.ImageGenerationStatusB\x10\xb2\xe3\x18\x0c\n\x06status\x10\x01\x18\x01\x12#\n\x0eunknown_status\x18\x04 \x01(\tB\x06\xb2\xe3\x18\x02(\x01H\x01\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02:\x1b\xaa\xe3\x18\x17\n\x15image_generation_callB\x05\n\x03_idB\x11\n\x0f_unknown_statusB*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n5imagecall/v1/instructions_image_generation_call.proto\x12\x0cimagecall.v1\x1a\x1eimagecall/v1/extra_field.proto\x1a*imagecall/v1/image_generation_status.proto\x1a\x1fimagecall/v1/image_result.proto\x1a\x1aimagecall/v1/options.proto\"\xdd\x02\n InstructionsImageGenerationCall1\x12\x1b\n\x02id\x18\x01 \x01(\tB\n\xb2\xe3\x18\x06\n\x02id\x10\x01H\x00\x88\x01\x01\x12\x39\n\x06result\x18\x02 \x01(\x0b\x32\x19.imagecall.v1.ImageResultB\x0e\xb2\xe3\x18\n\n\x06result\x10\x01\x12\x45\n\x06status\x18\x03 \x01(\x0e\x32#.imagecall.v1.ImageGenerationStatusB\x10\xb2\xe3\x18\x0c\n\x06status\x10\x01\x18\x01\x12+\n\x0eunknown_status\x18\x04 \x01(\tB\x0e\xb2\xe3\x18\n\n\x06status(\x01H\x01\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02:\x1b\xaa\xe3\x18\x17\n\x15image_generation_callB\x05\n\x03_idB\x11\n\x0f_unknown_status\"\xdd\x02\n InstructionsImageGenerationCall2\x12\x1b\n\x02id\x18\x01 \x01(\tB\n\xb2\xe3\x18\x06\n\x02id\x10\x01H\x00\x88\x01\x01\x12\x39\n\x06result\x18\x02 \x01(\x0b\x32\x19.imagecall.v1.ImageResultB\x0e\xb2\xe3\x18\n\n\x06result\x10\x01\x12\x45\n\x06status\x18\x03 \x01(\x0e\x32#.imagecall.v1.ImageGenerationStatusB\x10\xb2\xe3\x18\x0c\n\x06status\x10\x01\x18\x01\x12+\n\x0eunknown_status\x18\x04 \x01(\tB\x0e\xb2\xe3\x18\n\n\x06status(\x01H\x01\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02:\x1b\xaa\xe3\x18\x17\n\x15image_generation_callB\x05\n\x03_idB\x11\n\x0f_unknown_statusB*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,7 +43,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INSTRUCTIONSIMAGEGENERATIONCALL1'].fields_by_name['status']._loaded_options = None
   _globals['_INSTRUCTIONSIMAGEGENERATIONCALL1'].fields_by_name['status']._serialized_options = b'\262\343\030\014\n\006status\020\001\030\001'
   _globals['_INSTRUCTIONSIMAGEGENERATIONCALL1'].fields_by_name['unknown_status']._loaded_options = None
-  _globals['_INSTRUCTIONSIMAGEGENERATIONCALL1'].fields_by_name['unknown_status']._serialized_options = b'\262\343\030\002(\001'
+  _globals['_INSTRUCTIONSIMAGEGENERATIONCALL1'].fields_by_name['unknown_status']._serialized_options = b'\262\343\030\n\n\006status(\001'
   _globals['_INSTRUCTIONSIMAGEGENERATIONCALL1'].fields_by_name['extra_fields']._loaded_options = None
   _globals['_INSTRUCTIONSIMAGEGENERATIONCALL1'].fields_by_name['extra_fields']._serialized_options = b'\262\343\030\002(\002'
   _globals['_INSTRUCTIONSIMAGEGENERATIONCALL1']._loaded_options = None
@@ -55,13 +55,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INSTRUCTIONSIMAGEGENERATIONCALL2'].fields_by_name['status']._loaded_options = None
   _globals['_INSTRUCTIONSIMAGEGENERATIONCALL2'].fields_by_name['status']._serialized_options = b'\262\343\030\014\n\006status\020\001\030\001'
   _globals['_INSTRUCTIONSIMAGEGENERATIONCALL2'].fields_by_name['unknown_status']._loaded_options = None
-  _globals['_INSTRUCTIONSIMAGEGENERATIONCALL2'].fields_by_name['unknown_status']._serialized_options = b'\262\343\030\002(\001'
+  _globals['_INSTRUCTIONSIMAGEGENERATIONCALL2'].fields_by_name['unknown_status']._serialized_options = b'\262\343\030\n\n\006status(\001'
   _globals['_INSTRUCTIONSIMAGEGENERATIONCALL2'].fields_by_name['extra_fields']._loaded_options = None
   _globals['_INSTRUCTIONSIMAGEGENERATIONCALL2'].fields_by_name['extra_fields']._serialized_options = b'\262\343\030\002(\002'
   _globals['_INSTRUCTIONSIMAGEGENERATIONCALL2']._loaded_options = None
   _globals['_INSTRUCTIONSIMAGEGENERATIONCALL2']._serialized_options = b'\252\343\030\027\n\025image_generation_call'
   _globals['_INSTRUCTIONSIMAGEGENERATIONCALL1']._serialized_start=209
-  _globals['_INSTRUCTIONSIMAGEGENERATIONCALL1']._serialized_end=550
-  _globals['_INSTRUCTIONSIMAGEGENERATIONCALL2']._serialized_start=553
-  _globals['_INSTRUCTIONSIMAGEGENERATIONCALL2']._serialized_end=894
+  _globals['_INSTRUCTIONSIMAGEGENERATIONCALL1']._serialized_end=558
+  _globals['_INSTRUCTIONSIMAGEGENERATIONCALL2']._serialized_start=561
+  _globals['_INSTRUCTIONSIMAGEGENERATIONCALL2']._serialized_end=910
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from imagecall.v1 import document_kind_pb2 as imagecall_dot_v1_dot_document__kind__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aimagecall/v1/options.proto\x12\x0cimagecall.v1\x1a google/protobuf/descriptor.proto\x1a imagecall/v1/document_kind.proto\"\x1a\n\nJsonObject\x12\x0c\n\x04type\x18\x01 \x01(\t\"\x82\x01\n\x07JsonKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08required\x18\x02 \x01(\x08\x12\x0e\n\x06\x63losed\x18\x03 \x01(\x08\x12\x0f\n\x07lenient\x18\x04 \x01(\x08\x12%\n\x04role\x18\x05 \x01(\x0e\x32\x17.imagecall.v1.FieldRole\x12\x0f\n\x07variant\x18\x06 \x01(\t\"o\n\x0bJsonVariant\x12-\n\tpositions\x18\x01 \x03(\x0b\x32\x1a.imagecall.v1.JsonPosition\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x02 \x01(\x08\x12\x0e\n\x06replay\x18\x03 \x01(\x08\x12\x10\n\x08\x66\x61llback\x18\x04 \x01(\x08\"F\n\x0cJsonPosition\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.imagecall.v1.DocumentKind\x12\x0c\n\x04path\x18\x02 \x01(\t*\x80\x01\n\tFieldRole\x12\x1a\n\x16\x46IELD_ROLE_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x46IELD_ROLE_UNKNOWN_SPELLING\x10\x01\x12\x1b\n\x17\x46IELD_ROLE_EXTRA_FIELDS\x10\x02\x12\x19\n\x15\x46IELD_ROLE_RAW_OBJECT\x10\x03:P\n\x0bjson_object\x12\x1f.google.protobuf.MessageOptions\x18\xb5\x8c\x03 \x01(\x0b\x32\x18.imagecall.v1.JsonObject:H\n\x08json_key\x12\x1d.google.protobuf.FieldOptions\x18\xb6\x8c\x03 \x01(\x0b\x32\x15.imagecall.v1.JsonKey:P\n\x0cjson_variant\x12\x1d.google.protobuf.FieldOptions\x18\xb7\x8c\x03 \x01(\x0b\x32\x19.imagecall.v1.JsonVariant::\n\rjson_spelling\x12!.google.protobuf.EnumValueOptions\x18\xb8\x8c\x03 \x01(\t:6\n\tgrpc_code\x12!.google.protobuf.EnumValueOptions\x18\xb9\x8c\x03 \x01(\tB*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aimagecall/v1/options.proto\x12\x0cimagecall.v1\x1a google/protobuf/descriptor.proto\x1a imagecall/v1/document_kind.proto\"\x1a\n\nJsonObject\x12\x0c\n\x04type\x18\x01 \x01(\t\"\x82\x01\n\x07JsonKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08required\x18\x02 \x01(\x08\x12\x0e\n\x06\x63losed\x18\x03 \x01(\x08\x12\x0f\n\x07lenient\x18\x04 \x01(\x08\x12%\n\x04role\x18\x05 \x01(\x0e\x32\x17.imagecall.v1.FieldRole\x12\x0f\n\x07variant\x18\x06 \x01(\t\"o\n\x0bJsonVariant\x12-\n\tpositions\x18\x01 \x03(\x0b\x32\x1a.imagecall.v1.JsonPosition\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x02 \x01(\x08\x12\x0e\n\x06replay\x18\x03 \x01(\x08\x12\x10\n\x08\x66\x61llback\x18\x04 \x01(\x08\"U\n\x0cJsonPosition\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.imagecall.v1.DocumentKind\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\r\n\x05named\x18\x03 \x01(\x08*\x80\x01\n\tFieldRole\x12\x1a\n\x16\x46IELD_ROLE_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x46IELD_ROLE_UNKNOWN_SPELLING\x10\x01\x12\x1b\n\x17\x46IELD_ROLE_EXTRA_FIELDS\x10\x02\x12\x19\n\x15\x46IELD_ROLE_RAW_OBJECT\x10\x03:P\n\x0bjson_object\x12\x1f.google.protobuf.MessageOptions\x18\xb5\x8c\x03 \x01(\x0b\x32\x18.imagecall.v1.JsonObject:H\n\x08json_key\x12\x1d.google.protobuf.FieldOptions\x18\xb6\x8c\x03 \x01(\x0b\x32\x15.imagecall.v1.JsonKey:P\n\x0cjson_variant\x12\x1d.google.protobuf.FieldOptions\x18\xb7\x8c\x03 \x01(\x0b\x32\x19.imagecall.v1.JsonVariant::\n\rjson_spelling\x12!.google.protobuf.EnumValueOptions\x18\xb8\x8c\x03 \x01(\t:6\n\tgrpc_code\x12!.google.protobuf.EnumValueOptions\x18\xb9\x8c\x03 \x01(\tB*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'imagecall.v1.options_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\014imagecall.v1P\001Z\030imagecall/v1;imagecallv1'
-  _globals['_FIELDROLE']._serialized_start=459
-  _globals['_FIELDROLE']._serialized_end=587
+  _globals['_FIELDROLE']._serialized_start=474
+  _globals['_FIELDROLE']._serialized_end=602
   _globals['_JSONOBJECT']._serialized_start=112
   _globals['_JSONOBJECT']._serialized_end=138
   _globals['_JSONKEY']._serialized_start=141
@@ -43,5 +43,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JSONVARIANT']._serialized_start=273
   _globals['_JSONVARIANT']._serialized_end=384
   _globals['_JSONPOSITION']._serialized_start=386
-  _globals['_JSONPOSITION']._serialized_end=456
+  _globals['_JSONPOSITION']._serialized_end=471
 # @@protoc_insertion_point(module_scope)

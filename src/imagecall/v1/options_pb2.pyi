@@ -31,23 +31,19 @@ class _FieldRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FieldRole.V
     FIELD_ROLE_UNSPECIFIED: _FieldRole.ValueType  # 0
     """The field is an ordinary key."""
     FIELD_ROLE_UNKNOWN_SPELLING: _FieldRole.ValueType  # 1
-    """The spelling of an enum field's value that the enum lacks. The field is
-    named unknown_ and then as the enum field.
-    """
+    """A string that holds the spellings that the enum field of the same key lacks."""
     FIELD_ROLE_EXTRA_FIELDS: _FieldRole.ValueType  # 2
     """The keys of the object that no other field carries, in order."""
     FIELD_ROLE_RAW_OBJECT: _FieldRole.ValueType  # 3
     """The raw JSON text of the whole object."""
 
 class FieldRole(_FieldRole, metaclass=_FieldRoleEnumTypeWrapper):
-    """The role of a field that is not a JSON key of its own."""
+    """The role of a field that is not simply a JSON key."""
 
 FIELD_ROLE_UNSPECIFIED: FieldRole.ValueType  # 0
 """The field is an ordinary key."""
 FIELD_ROLE_UNKNOWN_SPELLING: FieldRole.ValueType  # 1
-"""The spelling of an enum field's value that the enum lacks. The field is
-named unknown_ and then as the enum field.
-"""
+"""A string that holds the spellings that the enum field of the same key lacks."""
 FIELD_ROLE_EXTRA_FIELDS: FieldRole.ValueType  # 2
 """The keys of the object that no other field carries, in order."""
 FIELD_ROLE_RAW_OBJECT: FieldRole.ValueType  # 3
@@ -103,7 +99,7 @@ class JsonKey(_message.Message):
     a string) stays in the object's extra fields. False: it is refused.
     """
     role: Global___FieldRole.ValueType
-    """The role of a field that is no key itself."""
+    """The role of a field that is not simply a key."""
     variant: _builtins.str
     """The variant that the field's item is read as, for a field that is an
     ImageGenerationCall. A name of its oneof.
@@ -170,21 +166,27 @@ class JsonPosition(_message.Message):
 
     KIND_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
+    NAMED_FIELD_NUMBER: _builtins.int
     kind: _document_kind_pb2.DocumentKind.ValueType
     """The kind of document."""
     path: _builtins.str
     """A JSON Pointer in which "*" stands for any array index, such as
     "/output/*".
     """
+    named: _builtins.bool
+    """Whether an item there is read as the variant only where the caller names
+    it.
+    """
     def __init__(
         self,
         *,
         kind: _document_kind_pb2.DocumentKind.ValueType = ...,
         path: _builtins.str = ...,
+        named: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "path", b"path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "named", b"named", "path", b"path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

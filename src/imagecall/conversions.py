@@ -12,7 +12,7 @@ from google.rpc import code_pb2
 from imagecall.chunks import Assembly, split
 from imagecall.converter import CALLS, Profile, read_call, to_json
 from imagecall.document import KINDS, document_from_json, document_to_json
-from imagecall.errors import ConversionError, quoted
+from imagecall.errors import ConversionError, malformed
 from imagecall.serialized import serialize
 from imagecall.v1 import conversion_error_pb2
 from imagecall.v1.conversion_service_pb2 import (
@@ -75,13 +75,6 @@ def _deserialized(message_class: type[M], given: M | bytes) -> M:
         raise malformed(message_class.DESCRIPTOR.name) from None
 
 
-def malformed(name: str) -> ConversionError:
-    """The error for bytes that are not a message of the type `name`."""
-    return ConversionError(
-        "MALFORMED_PROTOBUF", "", f"the bytes are not a serialized {quoted(name)}"
-    )
-
-
 def in_place(error: ConversionError) -> conversion_error_pb2.ConversionError:
     """An error as the message that answers one item of many."""
     return conversion_error_pb2.ConversionError(
@@ -108,8 +101,8 @@ class CallStream:
     def answer(self, request: ConvertCallsRequest) -> Iterator[ConvertCallsResponse]:
         """The answers to the items of a request, in messages of a size that any client takes.
 
-        Raises ConversionError (CHUNKS_DAMAGED, TOO_LARGE) where the pieces of an item are not in
-        order, so that it is unknown which items the further ones belong to.
+        Raises ConversionError (CHUNKS_DAMAGED) where the pieces of an item are not in order, so
+        that it is unknown which items the further ones belong to.
         """
         response, size = ConvertCallsResponse(), 0
         for result, result_size in self._results(request.conversions):
