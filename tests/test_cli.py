@@ -101,6 +101,15 @@ def test_output_goes_to_a_file_if_asked(tmp_path: Path) -> None:
         (["convert", "--from", "binary"], b"\xff", "MALFORMED_PROTOBUF"),
         (["convert", "--from", "text"], b"nothing: 1", "MALFORMED_PROTOBUF"),
         (["convert", "--from", "text"], b"\xff", "MALFORMED_PROTOBUF"),
+        (["convert", "--from", "text"], b"unknown_item { type: 9 }", "at line 1"),
+        (
+            ["convert", "--from", "text"],
+            b"output_image_generation_call { status: 99999999999999999999 }",
+            "MALFORMED_PROTOBUF",
+        ),
+        (["convert", "--from", "binary"], b"\x2a\x06\x0a\x01x\xf8\x7f\x01", "UNKNOWN_FIELD"),
+        (["convert", "--from", "text"], b"output_image_generation_call { result {} }", "/result"),
+        (["convert"], b'{"type":"x","a\\nb\\u001b":1,"a\\nb\\u001b":2}', "a\\u000ab\\u001b"),
         (["convert", "--server", "127.0.0.1:1"], ITEM.encode(), "UNAVAILABLE"),
         (["serve", "--grpc", "256.0.0.1:0"], b"", "cannot listen on 256.0.0.1:0"),
     ],
@@ -114,6 +123,14 @@ def test_a_fault_is_a_sentence(arguments: list[str], stdin: bytes, message: str)
     assert not any("Traceback" in line for line in lines)
 
 
+def test_closed_streams_are_a_sentence() -> None:
+    for redirection in ("<&-", ">&-"):
+        command = f"echo '{ITEM}' | {COMMAND[0]} convert {redirection}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+        assert done.returncode == 1
+        assert done.stderr.decode().startswith("imagecall: standard ")
+
+
 def test_wrong_usage_exits_with_2() -> None:
     for arguments in (
         [],
@@ -125,6 +142,7 @@ def test_wrong_usage_exits_with_2() -> None:
         ["serve", "--grpc", "nonsense"],
         ["serve", "--grpc", "127.0.0.1:65536"],
         ["serve", "--max-json-bytes", "0"],
+        ["serve", "--max-json-bytes", "2147483647"],
     ):
         assert run(*arguments).returncode == 2
 

@@ -14,6 +14,7 @@ import imagecall
 from imagecall.converter import CALLS, Profile
 from imagecall.errors import CODES, ConversionError
 from imagecall.v1.document_kind_pb2 import DOCUMENT_KIND_RESPONSE
+from imagecall.v1.stream_event_pb2 import StreamEvent
 from tests.cases import CASES, ITEMS, REFUSED_JSON, REFUSED_MESSAGES, Case, Refusal
 from tests.json_value import json_value
 
@@ -184,6 +185,33 @@ def test_the_strict_profile_takes_an_unknown_item_that_is_asked_for() -> None:
     text = '{"type":"message"}'
     call = imagecall.from_json(text, variant="unknown_item", profile=Profile.STRICT)
     assert call.unknown_item.type == "message"
+
+
+def test_an_item_of_an_event_is_the_variant_that_is_read_there() -> None:
+    event = StreamEvent()
+    event.output_item_done_event.item.input_image_generation_call2.id = "a"
+    with pytest.raises(ConversionError) as caught:
+        imagecall.event_to_json(event)
+    assert (caught.value.reason, caught.value.pointer) == ("NOT_CANONICAL", "/item")
+
+
+@pytest.mark.parametrize("depth", [98, 99])
+def test_what_is_nested_too_deep_within_an_event_is_refused(depth: int) -> None:
+    event = StreamEvent()
+    call = event.output_item_done_event.item.output_image_generation_call
+    call.extra_fields.add(name="x", json="[" * depth + "]" * depth)
+    if depth == 98:
+        assert imagecall.event_from_json(imagecall.event_to_json(event)) == event
+    else:
+        with pytest.raises(ConversionError) as caught:
+            imagecall.event_to_json(event)
+        assert (caught.value.reason, caught.value.pointer) == ("TOO_DEEP", "/item/x" + "/0" * 98)
+
+
+@pytest.mark.parametrize("text", [bytearray(b"{}"), memoryview(b"{}"), None, 5])
+def test_what_is_no_text_is_a_type_error(text: Any) -> None:
+    with pytest.raises(TypeError):
+        imagecall.from_json(text)
 
 
 def test_an_error_names_no_more_of_a_key_than_a_sentence_takes() -> None:

@@ -352,6 +352,25 @@ async def test_chunks_out_of_order_end_the_stream_with_data_loss(stub: Any) -> N
         assert details(caught.value) == ("CHUNKS_DAMAGED", "")
 
 
+async def test_answers_before_damaged_chunks_are_not_lost(stub: Any) -> None:
+    small = pb.Conversion(json=ITEM)
+    damaged = pb.Conversion(json_chunk=Chunk(offset=5, data=b"x"))
+    answers = stub.ConvertCalls(iter([pb.ConvertCallsRequest(conversions=[small, small, damaged])]))
+    assert len((await answers.read()).results) == 2
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await answers.read()
+    assert caught.value.code() is grpc.StatusCode.DATA_LOSS
+
+
+async def test_very_many_tiny_items_in_a_message_are_answered_in_messages_of_4_mib(
+    stub: Any,
+) -> None:
+    call = ImageGenerationCall()
+    call.unknown_item.json = '{"type":""}'
+    results = await convert(stub, [pb.Conversion(call=call)] * 150_000)
+    assert len(results) == 150_000
+
+
 async def test_health_is_serving_and_both_reflections_list_the_service(
     channel: grpc.aio.Channel,
 ) -> None:
@@ -362,6 +381,10 @@ async def test_health_is_serving_and_both_reflections_list_the_service(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await health.Check(health_pb2.HealthCheckRequest(service="x"))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        method: Any = channel.unary_unary("/grpc.health.v1.Health/List")
+        await method(b"")
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     watch = health.Watch(health_pb2.HealthCheckRequest(service=""))
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
     watch.cancel()

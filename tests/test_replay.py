@@ -57,7 +57,12 @@ def test_what_cannot_be_sent_back_is_refused(text: str, reason: str, pointer: st
     assert (caught.value.reason, caught.value.pointer) == (reason, pointer)
 
 
-def test_an_empty_message_is_refused() -> None:
+def test_a_message_that_is_no_item_is_refused() -> None:
+    call = imagecall.ImageGenerationCall()
     with pytest.raises(ConversionError) as caught:
-        imagecall.to_input(imagecall.ImageGenerationCall())
+        imagecall.to_input(call)
     assert caught.value.reason == "EMPTY_ONEOF"
+    call.MergeFromString(b"\x2a\x06\x0a\x01a\xf8\x7f\x01")
+    with pytest.raises(ConversionError) as caught:
+        imagecall.to_input(call)
+    assert caught.value.reason == "UNKNOWN_FIELD"

@@ -13,10 +13,14 @@ from imagecall.errors import ConversionError, printable
 from imagecall.json_text import MAX_BYTES
 
 _DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
+_MAX_JSON_BYTES: Final = 2**30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code: 0, 1 for refused input, 2 for wrong usage."""
+    """Runs the command.
+
+    Returns its exit code: 0, 1 for refused input, 2 for wrong usage, 130 for an interrupt.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     if (fault := options.check(options)) is not None:
@@ -27,9 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = f" at {printable(error.pointer)}" if error.pointer else ""
         print(f"imagecall: {error.reason}{place}: {error}", file=sys.stderr)
         return 1
-    except (OSError, ConnectionError) as error:
+    except OSError as error:
         print(f"imagecall: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return code
 
 
@@ -57,7 +63,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-json-bytes",
         metavar="N",
-        type=_positive,
+        type=_json_bytes,
         default=MAX_BYTES,
         help="refuse longer JSON texts (default: %(default)s)",
     )
@@ -129,8 +135,7 @@ def _address(text: str) -> str:
     return text
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not positive")
-    return number
+def _json_bytes(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _MAX_JSON_BYTES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {_MAX_JSON_BYTES}")
+    return int(text)

@@ -33,6 +33,9 @@ WHOLE_BYTES: Final = 3 * 1024 * 1024
 With what little stands around it, a message stays below the 4 MiB that clients take by default.
 """
 
+_OVERHEAD: Final = 64
+"""What stands around a result in a message, and around the text or chunk in a result, at most."""
+
 _CHUNK: Final = "_chunk"
 _KINDS: Final[dict[int, Any]] = {number: name for name, number in KINDS.items()}
 _PROFILES: Final[dict[int, Profile]] = {
@@ -105,14 +108,25 @@ class CallStream:
         that it is unknown which items the further ones belong to.
         """
         response, size = ConvertCallsResponse(), 0
-        for result, result_size in self._results(request.conversions):
+        damage: ConversionError | None = None
+        results = self._results(request.conversions)
+        while damage is None:
+            try:
+                result, result_size = next(results)
+            except StopIteration:
+                break
+            except ConversionError as error:
+                damage = error
+                continue
             if size and size + result_size > WHOLE_BYTES:
                 yield response
                 response, size = ConvertCallsResponse(), 0
             response.results.append(result)
-            size += result_size
+            size += result_size + _OVERHEAD
         if size:
             yield response
+        if damage is not None:
+            raise damage
 
     def finish(self) -> None:
         """To be called at the end. Raises ConversionError if an item is incomplete."""
@@ -137,7 +151,9 @@ class CallStream:
     def _add(self, kind: str, conversion: Conversion) -> bool:
         """Takes a piece of an item; whether it is complete."""
         if self._assembly is None:
-            self._assembly, self._assembled = Assembly(self._max_bytes), kind
+            # A message may be larger than its JSON: by the lengths of many small extra fields.
+            limit = self._max_bytes * (1 if kind.startswith("json") else 2)
+            self._assembly, self._assembled = Assembly(limit), kind
         if kind != self._assembled:
             message = f"a {kind} stands among the {self._assembled}s of an item"
             raise ConversionError("CHUNKS_DAMAGED", "", message)

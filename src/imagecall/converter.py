@@ -14,7 +14,7 @@ import jiter
 from google.protobuf.message import Message
 
 from imagecall.errors import ConversionError
-from imagecall.json_text import MAX_BYTES, encode, parse
+from imagecall.json_text import MAX_BYTES, check_depth, encode, parse
 from imagecall.large_strings import MIN_BYTES, NO_SPANS, Piece, Spans, join, key_pattern, set_aside
 from imagecall.objects import as_object
 from imagecall.plain_read import FAILURES
@@ -146,7 +146,7 @@ def event_to_json(event: StreamEvent, *, max_bytes: int = MAX_BYTES) -> bytes:
     """Writes a stream event. The inverse of `event_from_json`. Raises ConversionError."""
     pieces: list[Piece] = []
     _EVENTS.write(event, pieces)
-    return join(pieces, max_bytes)
+    return check_depth(join(pieces, max_bytes))
 
 
 def tool_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> Tool:
@@ -163,7 +163,7 @@ def tool_to_json(tool: Tool, *, max_bytes: int = MAX_BYTES) -> bytes:
     """Writes a tool's configuration. The inverse of `tool_from_json`. Raises ConversionError."""
     pieces: list[Piece] = []
     _TOOLS.write(tool, pieces)
-    return join(pieces, max_bytes)
+    return check_depth(join(pieces, max_bytes))
 
 
 def _read(

@@ -160,22 +160,19 @@ def document_to_json(document: Document, *, max_bytes: int = MAX_BYTES) -> bytes
     _check_order([call.pointer for call in document.calls], put)
     if len(data) > max_bytes:
         raise too_large(len(data), max_bytes)
-    check_depth(data)
-    return data
+    return check_depth(data)
 
 
 def _item_text(pointer: str, call: ImageGenerationCall, variant: str, max_bytes: int) -> bytes:
     """The JSON of an item, which must be what is read at a place for the variant."""
     try:
         text = to_json(call, max_bytes=max_bytes)
+        CALLS.refuse_misplaced(call, variant)
+        if CALLS.chosen(call).option.fallback:
+            message = "an item of another type stays in the JSON, and is none of the calls"
+            raise ConversionError("NOT_CANONICAL", "", message)
     except ConversionError as error:
         raise error.under(pointer) from None
-    found = CALLS.chosen(call)
-    tag = found.plan.tag
-    wanted = CALLS.choose(tag, variant, strict=False).name if tag else variant
-    if found.name != wanted:
-        message = f"the item at {pointer} must be {wanted}, not {found.name}"
-        raise ConversionError("NOT_CANONICAL", pointer, message)
     return text
 
 
@@ -195,7 +192,8 @@ def _check_order(pointers: Sequence[str], put: Collection[str]) -> None:
 
 
 def _is_item(value: JsonValue) -> bool:
-    return isinstance(value, dict) and value.get(TYPE) in CALLS.by_type
+    tag = value.get(TYPE) if isinstance(value, dict) else None
+    return isinstance(tag, str) and tag in CALLS.by_type
 
 
 def _edit(

@@ -16,7 +16,7 @@ MAX_DEPTH: Final = 100
 MAX_DIGITS: Final = 4300
 """How many digits the integer part of a number may have."""
 
-_MAX_TOKENS: Final = 500_000
+_MAX_TOKENS: Final = 1_000_000
 _BYTE_ORDER_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 _TOKEN: Final = re.compile(
@@ -86,7 +86,8 @@ class _Reader:
             if kind == "end":
                 return None
             self.offset = match.end()
-        return self.error("NOT_JSON", "the text is refused somewhere past its first 500,000 tokens")
+        message = f"the text is refused somewhere past its first {_MAX_TOKENS:,} tokens"
+        return ConversionError("NOT_JSON", "", message)
 
     def encoding_error(self, offset: int) -> ConversionError:
         if b"\xed\xa0" <= self.text[offset : offset + 2] <= b"\xed\xbf":

@@ -6,6 +6,7 @@ past 100, and texts past a limit, which are refused unread. A refused text costs
 reading, in imagecall.json_diagnosis, which finds the reason and the place.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
@@ -33,6 +34,10 @@ _TYPE_NAMES: Final = {
     type(None): "null",
 }
 
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_OBJECTS_TO_ARRAYS: Final = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
 quote: Final = msgspec.json.Encoder().encode
 """A string as JSON text, in UTF-8."""
 
@@ -54,6 +59,8 @@ def encode(text: bytes | str, max_bytes: int) -> bytes:
         raise too_large(len(text), max_bytes)
     if isinstance(text, bytes):
         return text
+    if not isinstance(text, str):
+        raise TypeError(f"the text must be bytes or str, not {type(text).__name__}")
     try:
         data = text.encode()
     except UnicodeEncodeError:
@@ -74,29 +81,28 @@ def parse(text: bytes, max_depth: int = MAX_DEPTH) -> JsonValue:
         )
     except ValueError:
         raise diagnose(text) from None
-    if len(text) > 2 * max_depth and _containers(text) > max_depth and _depth(value) > max_depth:
+    if _is_deeper(text, max_depth):
         raise diagnose(text, max_depth)
     return value
 
 
-def check_depth(text: bytes) -> None:
-    """Raises ConversionError if a text that was put together is nested too deep."""
-    if _containers(text) > MAX_DEPTH:
-        parse(text)
+def check_depth(text: bytes) -> bytes:
+    """The same text, which was put together. Raises ConversionError if it is nested too deep."""
+    if _is_deeper(text, MAX_DEPTH):
+        raise diagnose(text)
+    return text
 
 
-def _containers(text: bytes) -> int:
-    """No fewer than the arrays and objects that the text has."""
-    return text.count(b"{") + text.count(b"[")
-
-
-def _depth(value: JsonValue) -> int:
-    """How deep arrays and objects are nested: 1 for a flat one. jiter itself stops near 200."""
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, list):
-        return 0
-    return 1 + max(map(_depth, value), default=0)
+def _is_deeper(text: bytes, max_depth: int) -> bool:
+    """Whether arrays and objects are nested deeper in a text that is JSON otherwise."""
+    if len(text) <= 2 * max_depth or text.count(b"{") + text.count(b"[") <= max_depth:
+        return False
+    brackets = _STRING.sub(b"", text).translate(_OBJECTS_TO_ARRAYS, _NO_BRACKETS)
+    for _ in range(max_depth):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
 
 
 def members(text: bytes) -> dict[str, bytes]:

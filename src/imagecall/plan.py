@@ -188,7 +188,16 @@ def _union_codec(field: FieldDescriptor) -> Codec:
             raise error.under(pointer_to(key.name)) from None
         return True
 
-    return Codec(_nested_write(field, plan), read_raw=read_raw)
+    nested_write = _nested_write(field, plan)
+
+    def write(message: Message, pieces: list[Piece]) -> None:
+        try:
+            plan.refuse_misplaced(message, key.variant)
+        except ConversionError as error:
+            raise error.under(pointer_to(key.name)) from None
+        nested_write(message, pieces)
+
+    return Codec(write, read_raw=read_raw)
 
 
 def _nested_write(field: FieldDescriptor, plan: Plan) -> Write:

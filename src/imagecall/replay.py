@@ -38,9 +38,10 @@ def to_input(call: ImageGenerationCall) -> Replay:
     value is changed. Keys beside the four are dropped, and so is a status that is not one of the
     four that OpenRouter takes; `dropped` names them. A key that the item lacks is not made up.
 
-    Raises ConversionError (NOT_REPLAYABLE) for an item without an id, by which the APIs find it,
-    and for an UnknownItem; EMPTY_ONEOF if no variant is set.
+    Raises ConversionError as to_json does; NOT_REPLAYABLE for an item without an id, by which the
+    APIs find it, and for an UnknownItem.
     """
+    CALLS.write(call, [])  # For what it refuses.
     variant = CALLS.chosen(call)
     if variant.option.fallback:
         message = "only image generation calls can be sent back, not an item of another type"

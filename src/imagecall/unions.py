@@ -107,9 +107,8 @@ class UnionPlan:
         name: str = "",
     ) -> None:
         """Puts the object `value`, whose raw text is `text`, into an empty message."""
-        variant = self._named.get((value[TYPE], name)) if TYPE in value else None
-        if variant is None:
-            variant = self.choose(type_of(value), name, strict)
+        tag = type_of(value)
+        variant = self._named.get((tag, name)) or self.choose(tag, name, strict)
         variant.plan.read(getattr(target, variant.name), text, value, spans, strict)
 
     def write(self, message: Message, pieces: list[Piece]) -> None:
@@ -118,6 +117,17 @@ class UnionPlan:
             refuse_unknown_fields(message, "")
         name = message.WhichOneof(self.oneof) or self.chosen(message).name
         self._writes[name](getattr(message, name), pieces)
+
+    def refuse_misplaced(self, message: Message, name: str) -> None:
+        """Raises ConversionError (NOT_CANONICAL) if JSON is not read back as the variant set.
+
+        `name` is the variant that the place of the message means.
+        """
+        found = self.chosen(message)
+        read_back = self.choose(found.plan.tag, name, strict=False)
+        if found is not read_back:
+            text = f"the item must be {read_back.name} in this place, not {found.name}"
+            raise ConversionError("NOT_CANONICAL", "", text)
 
     def chosen(self, message: Message) -> Variant:
         """The variant that a message holds. Raises ConversionError: EMPTY_ONEOF."""

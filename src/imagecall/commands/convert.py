@@ -30,24 +30,30 @@ def fault(options: argparse.Namespace) -> str | None:
 
 def run(options: argparse.Namespace) -> int:
     """Reads the input, converts it, and writes the output."""
-    data = options.file.read_bytes() if options.file else sys.stdin.buffer.read()
+    data = options.file.read_bytes() if options.file else _standard_input()
     message = _read(data, options)
     output = _write(message, options)
     if options.output:
         options.output.write_bytes(output)
+    elif sys.stdout is None:
+        raise OSError("standard output is closed")
     else:
         sys.stdout.buffer.write(output)
         sys.stdout.buffer.flush()
     return 0
 
 
+def _standard_input() -> bytes:
+    if sys.stdin is None:
+        raise OSError("standard input is closed")
+    return sys.stdin.buffer.read()
+
+
 def _read(data: bytes, options: argparse.Namespace) -> Converted:
     empty: Converted = Document() if options.document else ImageGenerationCall()
-    match options.source:
-        case "binary":
-            return _parse_binary(data, empty)
-        case "text":
-            return _parse_text(data, empty)
+    if options.source != "json":
+        parse = _parse_binary if options.source == "binary" else _parse_text
+        return _checked(parse(data, empty))
     if options.server:
         return remote.parse(options.server, data, options)
     if options.document:
@@ -80,6 +86,18 @@ def _parse_binary(data: bytes, empty: Converted) -> Converted:
 def _parse_text(data: bytes, empty: Converted) -> Converted:
     try:
         return text_format.Parse(data, empty)
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        message = f"the text format cannot be read: {error}"
-        raise ConversionError("MALFORMED_PROTOBUF", "", message) from None
+    except text_format.ParseError as error:
+        where = f" at line {error.GetLine()}" if error.GetLine() else ""
+    except ValueError:  # Not UTF-8, or a number that no field holds.
+        where = ""
+    message = f"the text is not a {empty.DESCRIPTOR.name} in protobuf's text format{where}"
+    raise ConversionError("MALFORMED_PROTOBUF", "", message)
+
+
+def _checked(message: Converted) -> Converted:
+    """The message, if it can stand as JSON: no other format may keep less of it."""
+    if isinstance(message, Document):
+        document_to_json(message)
+    else:
+        to_json(message)
+    return message

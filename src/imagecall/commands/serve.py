@@ -35,7 +35,9 @@ async def _serve(address: str, max_json_bytes: int) -> None:
         loop.add_signal_handler(number, stopped.set)
     server = GrpcServer(address, max_json_bytes)
     bound = await server.start()
-    print(f"listening grpc {bound}")
-    print(_COMMANDS.format(program=sys.argv[0], address=bound), flush=True)
-    await stopped.wait()
-    await server.stop(_GRACE_SECONDS)
+    try:
+        print(f"listening grpc {bound}")
+        print(_COMMANDS.format(program=sys.argv[0], address=bound), flush=True)
+        await stopped.wait()
+    finally:
+        await server.stop(_GRACE_SECONDS)

@@ -55,6 +55,8 @@ async def _abort(context: Context, error: ConversionError) -> NoReturn:
 
 
 async def _abort_unforeseen(context: Context, error: Exception) -> NoReturn:
+    if isinstance(error, NotImplementedError):  # A method that a servicer of grpcio's lacks.
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the method is not implemented")
     number = secrets.token_hex(8)
     where = "".join(traceback.format_tb(error.__traceback__))
     _log.error("internal error %s: %s\n%s", number, type(error).__qualname__, where)
