@@ -4,8 +4,10 @@ import json
 import random
 import re
 from base64 import b64encode
+from typing import Any
 
 import pytest
+from google.protobuf.message import DecodeError
 
 import imagecall
 from imagecall.converter import CALLS
@@ -13,6 +15,7 @@ from imagecall.errors import ConversionError
 from imagecall.json_text import MAX_BYTES, encode, parse
 from imagecall.large_strings import MIN_BYTES, NO_SPANS
 from imagecall.objects import as_object
+from imagecall.serialized import MIN_IMAGE_BYTES, take_out
 from tests.cases import ITEMS, REFUSED_JSON, Case, Refusal
 from tests.mutations import mutations
 
@@ -98,3 +101,64 @@ def test_images_of_any_size_come_back(size: int) -> None:
     text = imagecall.to_json(call)
     assert json.loads(text)["result"] == b64encode(image).decode()
     assert imagecall.from_json(text) == call
+
+
+@pytest.mark.parametrize("case", ITEMS)
+def test_serialized_messages_are_written_as_messages_are(case: Case) -> None:
+    data = case.golden.read_bytes()
+    call = imagecall.ImageGenerationCall.FromString(data)
+    assert imagecall.json_from_serialized(data) == imagecall.to_json(call)
+
+
+def test_large_images_are_taken_out_of_serialized_messages_and_put_in() -> None:
+    source = random.Random(3)
+    for size in (1000, MIN_IMAGE_BYTES - 1, MIN_IMAGE_BYTES, 2_097_151, 2_097_152):
+        one, two = source.randbytes(size), source.randbytes(size)
+        call = imagecall.ImageGenerationCall()
+        item = call.output_image_generation_server_tool_item
+        item.result.image, item.image_b64.image, item.id = one, two, "a"
+        item.extra_fields.add(name="x", json=json.dumps("y" * size))
+        data = call.SerializeToString()
+        short, images = take_out(data, call.DESCRIPTOR)
+        assert len(images) == (2 if size >= MIN_IMAGE_BYTES else 0)
+        assert len(short) == len(data) or len(short) < size + 200
+        text = imagecall.to_json(call)
+        assert imagecall.json_from_serialized(data) == text
+        assert imagecall.serialized_from_json(text) == data
+
+
+def test_what_protobuf_merges_is_merged() -> None:
+    image = random.Random(4).randbytes(400_000)
+    call = imagecall.ImageGenerationCall()
+    call.output_image_generation_call.result.image = image
+    other = imagecall.ImageGenerationCall()
+    other.output_image_generation_call.result.text = "later"
+    one, two = call.SerializeToString(), other.SerializeToString()
+    for data in (one + two, two + one, one + one, one + b"\x2a\x00"):
+        merged = imagecall.ImageGenerationCall.FromString(data)
+        assert imagecall.json_from_serialized(data) == imagecall.to_json(merged)
+
+
+def test_damaged_serialized_messages_are_refused_as_messages_are() -> None:
+    source = random.Random(5)
+    call = imagecall.from_json(LARGE_TEXTS[0])
+    call.output_image_generation_call.result.image = source.randbytes(300_000)
+    data = call.SerializeToString()
+    for _ in range(1000):
+        damaged = bytearray(data)
+        index = source.choice((source.randrange(40), -source.randrange(1, 40)))
+        damaged[index] ^= 1 << source.randrange(8)
+        if source.randrange(4) == 0:
+            del damaged[source.randrange(len(damaged)) :]
+        wire = bytes(damaged)
+        try:
+            expected: Any = imagecall.to_json(imagecall.ImageGenerationCall.FromString(wire))
+        except DecodeError:
+            expected = "MALFORMED_PROTOBUF"
+        except ConversionError as error:
+            expected = error.reason
+        try:
+            found: Any = imagecall.json_from_serialized(wire)
+        except ConversionError as error:
+            found = error.reason
+        assert found == expected

@@ -4,16 +4,16 @@ See proto/imagecall/v1/conversion_service.proto. Messages in, messages out.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 
 from imagecall.chunks import Assembly, split
-from imagecall.converter import CALLS, Profile, read_call, to_json
+from imagecall.converter import CALLS, Profile, json_from_serialized, read_call, to_json
 from imagecall.document import KINDS, document_from_json, document_to_json
 from imagecall.errors import ConversionError, malformed
-from imagecall.serialized import serialize
+from imagecall.serialized import put_in
 from imagecall.v1 import conversion_error_pb2
 from imagecall.v1.conversion_service_pb2 import (
     Conversion,
@@ -24,8 +24,6 @@ from imagecall.v1.conversion_service_pb2 import (
 from imagecall.v1.conversion_service_pb2 import Profile as ProfileNumber
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
-
-M = TypeVar("M", bound=Message)
 
 WHOLE_BYTES: Final = 3 * 1024 * 1024
 """The size from which an answer goes in chunks, and to which a message is filled: 3 MiB.
@@ -68,14 +66,12 @@ def parse_document(json: str | bytes, kind: int, max_bytes: int) -> Document:
     return document_from_json(json, kind=_KINDS[kind], max_bytes=max_bytes)
 
 
-def _deserialized(message_class: type[M], given: M | bytes) -> M:
-    """A message, from its bytes if need be. Raises ConversionError: MALFORMED_PROTOBUF."""
-    if not isinstance(given, bytes):
-        return given
+def _parsed_document(given: Document | bytes) -> Document:
+    """A document, from its bytes if need be. Raises ConversionError: MALFORMED_PROTOBUF."""
     try:
-        return message_class.FromString(given)
+        return Document.FromString(given) if isinstance(given, bytes) else given
     except DecodeError:
-        raise malformed(message_class.DESCRIPTOR.name) from None
+        raise malformed("Document") from None
 
 
 def in_place(error: ConversionError) -> conversion_error_pb2.ConversionError:
@@ -165,17 +161,18 @@ class CallStream:
         return assembly.whole() if assembly else b""
 
     def _convert(self, kind: str, conversion: Conversion) -> Iterator[Sized]:
-        given = self._whole() if kind.endswith(_CHUNK) else kind and getattr(conversion, kind)
+        given: Any = self._whole() if kind.endswith(_CHUNK) else kind and getattr(conversion, kind)
         match kind.removesuffix(_CHUNK):
             case "json" if conversion.document_kind:
                 return self._parse_document(given, conversion.document_kind)
             case "json":
                 return self._parse_call(given, conversion)
+            case "call" if isinstance(given, bytes):
+                return self._written(json_from_serialized(given, max_bytes=self._max_bytes))
             case "call":
-                call = _deserialized(ImageGenerationCall, given)
-                return self._written(to_json(call, max_bytes=self._max_bytes))
+                return self._written(to_json(given, max_bytes=self._max_bytes))
             case "document":
-                document = _deserialized(Document, given)
+                document = _parsed_document(given)
                 return self._written(document_to_json(document, max_bytes=self._max_bytes))
         message = "the Conversion is empty: set json, call or document, or a chunk of one"
         raise ConversionError("EMPTY_ONEOF", "", message)
@@ -187,7 +184,7 @@ class CallStream:
         images = parse_call(result.call, json, variant, profile, self._max_bytes, apart)
         if not images and (size := result.ByteSize()) <= WHOLE_BYTES:
             return iter([(result, size)])
-        return self._chunks("call_chunk", serialize(result.call, images))
+        return self._chunks("call_chunk", put_in(result.call, images))
 
     def _parse_document(self, json: str | bytes, kind: int) -> Iterator[Sized]:
         document = parse_document(json, kind, self._max_bytes)

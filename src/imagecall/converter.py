@@ -11,15 +11,25 @@ from enum import Enum
 from typing import Final
 
 import jiter
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
-from imagecall.errors import ConversionError
+from imagecall.errors import ConversionError, malformed
 from imagecall.json_text import MAX_BYTES, check_depth, encode, parse
-from imagecall.large_strings import MIN_BYTES, NO_SPANS, Piece, Spans, join, key_pattern, set_aside
+from imagecall.large_strings import (
+    MIN_BYTES,
+    NO_SPANS,
+    LargeImage,
+    Piece,
+    Spans,
+    encode_image,
+    join,
+    key_pattern,
+    set_aside,
+)
 from imagecall.objects import as_object
 from imagecall.plain_read import FAILURES
 from imagecall.plan import union_plan
-from imagecall.serialized import serialize
+from imagecall.serialized import put_in, take_out
 from imagecall.unions import UnionPlan
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_tool_pb2 import Tool
@@ -87,7 +97,7 @@ def serialized_from_json(
     """
     call = ImageGenerationCall()
     images = read_call(call, text, variant, profile, max_bytes, True)
-    return serialize(call, images) if images else call.SerializeToString()
+    return put_in(call, images) if images else call.SerializeToString()
 
 
 def read_call(
@@ -101,7 +111,7 @@ def read_call(
     """Reads an item, as `from_json` does, into an empty message, which may be part of another.
 
     Returns the large images, if they are to be kept apart: the message then has markers in their
-    stead, and imagecall.serialized.serialize puts them in. Raises ConversionError.
+    stead, and imagecall.serialized.put_in puts them in. Raises ConversionError.
     """
     if profile is _WIRE and len(text) < MIN_BYTES and max_bytes >= _MAX_UTF8 * MIN_BYTES:
         try:
@@ -129,6 +139,25 @@ def to_json(call: ImageGenerationCall, *, max_bytes: int = MAX_BYTES) -> bytes:
     """
     pieces: list[Piece] = []
     CALLS.write(call, pieces)
+    return join(pieces, max_bytes)
+
+
+def json_from_serialized(data: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """The JSON of a serialized message: what `to_json(ImageGenerationCall.FromString(data))` gives.
+
+    For a large image this takes half the time and memory; see `serialized_from_json`, of which this
+    is the inverse. Raises ConversionError: MALFORMED_PROTOBUF, and as to_json does.
+    """
+    short, images = take_out(data, ImageGenerationCall.DESCRIPTOR)
+    try:
+        call = ImageGenerationCall.FromString(short)
+    except DecodeError:
+        raise malformed("ImageGenerationCall") from None
+    pieces: list[Piece] = []
+    CALLS.write(call, pieces)
+    if images:
+        large = {encode_image(marker): LargeImage(image) for marker, image in images.items()}
+        pieces = [large.get(piece, piece) for piece in pieces]
     return join(pieces, max_bytes)
 
 

@@ -42,7 +42,7 @@ NO_SPANS: Final = Spans()
 class LargeImage:
     """An image that becomes base64 in the text."""
 
-    data: bytes
+    data: bytes | memoryview
 
 
 Piece: TypeAlias = bytes | LargeImage

@@ -1,75 +1,142 @@
-"""Large images put into serialized messages, without a message object that holds a copy of them.
+"""Large images put into serialized messages and taken out, with no message object that copies them.
 
-A message is made with a marker of a few bytes where the image belongs, and serialized; then the
-image takes the marker's place, and the lengths of the fields around it grow. See the encoding of
-protobuf's wire format: https://protobuf.dev/programming-guides/encoding/.
+Putting in: a message is made with a marker of a few bytes where an image belongs, and serialized;
+then the image takes the marker's place, and the lengths of the fields around it grow. Taking out is
+the reverse, after which the short rest can be parsed. See the encoding of protobuf's wire format:
+https://protobuf.dev/programming-guides/encoding/.
 """
 
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-_FIXED: Final = {_FIXED64: 8, _FIXED32: 4}
+from imagecall.v1.image_result_pb2 import ImageResult
+
+MIN_IMAGE_BYTES: Final = 262144
+"""The size from which it is quicker to keep an image apart than to copy it."""
+
+_FIXED: Final = {1: 8, 5: 4}
+"""The sizes of values by their wire type, for those of a fixed size."""
+_MAX_VARINT_BYTES: Final = 10
 
 
-def serialize(message: Message, images: Mapping[str, bytes]) -> bytes:
+@dataclass(frozen=True)
+class _Field:
+    """A field with a length: its number, where the length and the value begin, where it ends."""
+
+    number: int
+    length_at: int
+    start: int
+    end: int
+
+
+def put_in(message: Message, images: Mapping[str, bytes]) -> bytes:
     """The serialized message, with images in the place of fields that hold their markers."""
     wire = message.SerializeToString()
     for marker, image in images.items():
-        wire = _put(wire, marker.encode(), image)
+        at = wire.index(marker.encode())
+        wire = _replace(wire, _fields_around(wire, at), image)
     return wire
 
 
-def _put(wire: bytes, marker: bytes, value: bytes) -> bytes:
-    """The wire bytes with `value` in the place of the field value `marker`, which occurs once."""
-    at = wire.index(marker)
-    fields = _fields_around(wire, at)
-    growth = len(value) - len(marker)
+def take_out(wire: bytes, descriptor: Descriptor) -> tuple[bytes, dict[bytes, memoryview]]:
+    """A serialized message with markers in the place of large images, and those, by marker.
+
+    What is no serialized message stays as it is.
+    """
+    images: dict[bytes, memoryview] = {}
+    if len(wire) < MIN_IMAGE_BYTES:
+        return wire, images
+    try:
+        while fields := next(_large_images(wire, descriptor, 0, len(wire)), None):
+            marker = secrets.token_bytes(16)
+            images[marker] = memoryview(wire)[fields[-1].start : fields[-1].end]
+            wire = _replace(wire, fields, marker)
+    except (IndexError, ValueError):
+        pass
+    return wire, images
+
+
+def _large_images(
+    wire: bytes, descriptor: Descriptor, start: int, end: int
+) -> Iterator[Sequence[_Field]]:
+    """The large images in a message at a place: each as the fields around it, outermost first."""
+    for field in _fields(wire, start, end):
+        if field.end - field.start < MIN_IMAGE_BYTES:
+            continue
+        found = descriptor.fields_by_number.get(field.number)
+        if found is None or found.is_repeated:
+            continue
+        if found.message_type is not None:
+            for inner in _large_images(wire, found.message_type, field.start, field.end):
+                yield (field, *inner)
+        elif found.type == FieldDescriptor.TYPE_BYTES and descriptor is ImageResult.DESCRIPTOR:
+            yield (field,)
+
+
+def _fields_around(wire: bytes, at: int) -> Sequence[_Field]:
+    """The fields that hold the value that begins at a place, outermost first."""
+    around: list[_Field] = []
+    start, end = 0, len(wire)
+    while not around or around[-1].start != at:
+        around.append(next(f for f in _fields(wire, start, end) if f.start <= at < f.end))
+        start, end = around[-1].start, around[-1].end
+    return around
+
+
+def _replace(wire: bytes, fields: Sequence[_Field], value: bytes) -> bytes:
+    """The wire bytes with another value for the innermost of these fields."""
+    growth = len(value) - (fields[-1].end - fields[-1].start)
     lengths = []
-    for length_at, start, length in reversed(fields):
-        lengths.append(_varint(length + growth))
-        growth += len(lengths[-1]) - (start - length_at)
-    pieces: list[bytes] = []
+    for field in reversed(fields):
+        lengths.append(_varint(field.end - field.start + growth))
+        growth += len(lengths[-1]) - (field.start - field.length_at)
+    view = memoryview(wire)
+    pieces: list[bytes | memoryview] = []
     done = 0
-    for (length_at, start, _), length_bytes in zip(fields, reversed(lengths), strict=True):
-        pieces += wire[done:length_at], length_bytes
-        done = start
-    return b"".join((*pieces, value, wire[at + len(marker) :]))
+    for field, length in zip(fields, reversed(lengths), strict=True):
+        pieces += view[done : field.length_at], length
+        done = field.start
+    return b"".join((*pieces, value, view[fields[-1].end :]))
 
 
-def _fields_around(wire: bytes, at: int) -> list[tuple[int, int, int]]:
-    """The fields that hold the byte `at`, outermost first: where length and value begin; length."""
-    found = []
-    position = 0
-    while True:
+def _fields(wire: bytes, start: int, end: int) -> Iterator[_Field]:
+    """The fields with a length among those of the message at a place.
+
+    Raises IndexError or ValueError if it is none.
+    """
+    position = start
+    while position < end:
         tag, position = _read_varint(wire, position)
-        if tag & 7 in _FIXED:
-            position += _FIXED[tag & 7]
-        elif tag & 7 == _VARINT:
-            _, position = _read_varint(wire, position)
-        else:
-            length, start = _read_varint(wire, position)
-            if at < start + length:
-                found.append((position, start, length))
-                if at == start:
-                    return found
-                position = start
-            else:
-                position = start + length
+        match tag & 7:
+            case 0:
+                _, position = _read_varint(wire, position)
+            case 1 | 5 as kind:
+                position += _FIXED[kind]
+            case 2:
+                length_at = position
+                length, value_at = _read_varint(wire, position)
+                position = value_at + length
+                if position > end:
+                    raise ValueError("a field is longer than its message")
+                yield _Field(tag >> 3, length_at, value_at, position)
+            case kind:
+                raise ValueError(f"wire type {kind} is a group, or none")
 
 
 def _read_varint(wire: bytes, position: int) -> tuple[int, int]:
     """A number, and the position after it."""
-    number = shift = 0
-    while True:
-        byte = wire[position]
-        position += 1
-        number |= (byte & 0x7F) << shift
+    number = 0
+    for index in range(_MAX_VARINT_BYTES):
+        byte = wire[position + index]
+        number |= (byte & 0x7F) << 7 * index
         if byte < 0x80:
-            return number, position
-        shift += 7
+            return number, position + index + 1
+    raise ValueError("a number is longer than ten bytes")
 
 
 def _varint(number: int) -> bytes:

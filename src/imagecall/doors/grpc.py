@@ -11,7 +11,7 @@ from imagecall.conversions import CallStream, parse_call, parse_document
 from imagecall.converter import to_json
 from imagecall.document import document_to_json
 from imagecall.doors.grpc_boundary import BoundaryInterceptor, Context
-from imagecall.serialized import serialize
+from imagecall.serialized import put_in
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
 
@@ -36,7 +36,7 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         images = parse_call(
             response.call, request.json, variant, profile, self._max_bytes, apart=True
         )
-        return serialize(response, images) if images else response
+        return put_in(response, images) if images else response
 
     async def FormatCall(self, request: pb.FormatCallRequest, context: Context) -> Any:
         json = to_json(request.call, max_bytes=self._max_bytes)
