@@ -823,9 +823,10 @@ class ImageGenerationCall(betterproto.Message):
 
      The fields id, result, status, unknown_status and extra_fields have the same
      number and type in each variant that has them, so that code can treat the
-     variants alike. Converting to JSON and back, as the same variant, gives the same message; one
-     for which that would not hold is refused. What an older schema kept as extra
-     fields or as an unknown item comes back in the fields of this one.
+     variants alike. Converting to JSON and back, as the same variant, gives the
+     same message; one for which that would not hold is refused. What an older
+     schema kept as extra fields or as an unknown item comes back in the fields of
+     this one.
     """
 
     input_image_generation_call1: "InputImageGenerationCall1" = (
@@ -1020,8 +1021,8 @@ class ConvertCallsResponse(betterproto.Message):
 @dataclass(eq=False, repr=False)
 class Conversion(betterproto.Message):
     """
-    An item or document to convert, or a piece of one. The pieces follow each other
-     directly; they may stand in as many messages as is convenient.
+    An item or document to convert, or a piece of one. The pieces follow each
+     other directly; they may stand in as many messages as is convenient.
     """
 
     json: str = betterproto.string_field(1, group="input")
@@ -1030,28 +1031,28 @@ class Conversion(betterproto.Message):
     call: "ImageGenerationCall" = betterproto.message_field(2, group="input")
     """An item, to be written as JSON."""
 
-    json_chunk: "Chunk" = betterproto.message_field(3, group="input")
+    document: "Document" = betterproto.message_field(3, group="input")
+    """A document, to be written as JSON."""
+
+    json_chunk: "Chunk" = betterproto.message_field(4, group="input")
     """
     A piece of the JSON of an item or document (UTF-8), to be read as a
      message.
     """
 
-    call_chunk: "Chunk" = betterproto.message_field(4, group="input")
+    call_chunk: "Chunk" = betterproto.message_field(5, group="input")
     """A piece of a serialized ImageGenerationCall, to be written as JSON."""
 
-    document: "Document" = betterproto.message_field(7, group="input")
-    """A document, to be written as JSON."""
-
-    document_chunk: "Chunk" = betterproto.message_field(8, group="input")
+    document_chunk: "Chunk" = betterproto.message_field(6, group="input")
     """A piece of a serialized Document, to be written as JSON."""
 
-    variant: str = betterproto.string_field(5)
+    variant: str = betterproto.string_field(7)
     """
     The variant to read the JSON of an item as. Empty:
      output_image_generation_call. Of pieces, that of the last counts.
     """
 
-    profile: "Profile" = betterproto.enum_field(6)
+    profile: "Profile" = betterproto.enum_field(8)
     """
     How much is demanded of the JSON of an item. Default: PROFILE_WIRE. Of
      pieces, that of the last counts.
@@ -1068,7 +1069,7 @@ class Conversion(betterproto.Message):
 class ConversionResult(betterproto.Message):
     """The answer to an item or document, or a piece of it."""
 
-    index: int = betterproto.uint64_field(1)
+    index: int = betterproto.uint32_field(1)
     """
     Number of the item or document on the stream, from 0. The pieces of one
      have the same number, and so do those of its answer.
@@ -1077,23 +1078,23 @@ class ConversionResult(betterproto.Message):
     call: "ImageGenerationCall" = betterproto.message_field(2, group="output")
     """The item that was read."""
 
-    json: str = betterproto.string_field(3, group="output")
-    """The JSON that was written."""
-
-    error: "ConversionError" = betterproto.message_field(4, group="output")
-    """Why the item was refused. The stream goes on."""
-
-    call_chunk: "Chunk" = betterproto.message_field(5, group="output")
-    """A piece of the serialized ImageGenerationCall that was read."""
-
-    json_chunk: "Chunk" = betterproto.message_field(6, group="output")
-    """A piece of the JSON that was written (UTF-8)."""
-
-    document: "Document" = betterproto.message_field(7, group="output")
+    document: "Document" = betterproto.message_field(3, group="output")
     """The document that was read."""
 
-    document_chunk: "Chunk" = betterproto.message_field(8, group="output")
+    json: str = betterproto.string_field(4, group="output")
+    """The JSON that was written."""
+
+    error: "ConversionError" = betterproto.message_field(5, group="output")
+    """Why the item was refused. The stream goes on."""
+
+    call_chunk: "Chunk" = betterproto.message_field(6, group="output")
+    """A piece of the serialized ImageGenerationCall that was read."""
+
+    document_chunk: "Chunk" = betterproto.message_field(7, group="output")
     """A piece of the serialized Document that was read."""
+
+    json_chunk: "Chunk" = betterproto.message_field(8, group="output")
+    """A piece of the JSON that was written (UTF-8)."""
 
 
 @dataclass(eq=False, repr=False)

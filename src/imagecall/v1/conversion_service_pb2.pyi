@@ -305,17 +305,17 @@ Global___ConvertCallsResponse: _TypeAlias = ConvertCallsResponse  # noqa: Y015
 
 @_typing.final
 class Conversion(_message.Message):
-    """An item or document to convert, or a piece of one. The pieces follow each other
-    directly; they may stand in as many messages as is convenient.
+    """An item or document to convert, or a piece of one. The pieces follow each
+    other directly; they may stand in as many messages as is convenient.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JSON_FIELD_NUMBER: _builtins.int
     CALL_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
     JSON_CHUNK_FIELD_NUMBER: _builtins.int
     CALL_CHUNK_FIELD_NUMBER: _builtins.int
-    DOCUMENT_FIELD_NUMBER: _builtins.int
     DOCUMENT_CHUNK_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
@@ -339,6 +339,10 @@ class Conversion(_message.Message):
         """An item, to be written as JSON."""
 
     @_builtins.property
+    def document(self) -> _document_pb2.Document:
+        """A document, to be written as JSON."""
+
+    @_builtins.property
     def json_chunk(self) -> _chunk_pb2.Chunk:
         """A piece of the JSON of an item or document (UTF-8), to be read as a
         message.
@@ -349,10 +353,6 @@ class Conversion(_message.Message):
         """A piece of a serialized ImageGenerationCall, to be written as JSON."""
 
     @_builtins.property
-    def document(self) -> _document_pb2.Document:
-        """A document, to be written as JSON."""
-
-    @_builtins.property
     def document_chunk(self) -> _chunk_pb2.Chunk:
         """A piece of a serialized Document, to be written as JSON."""
 
@@ -361,9 +361,9 @@ class Conversion(_message.Message):
         *,
         json: _builtins.str = ...,
         call: _image_generation_call_pb2.ImageGenerationCall | None = ...,
+        document: _document_pb2.Document | None = ...,
         json_chunk: _chunk_pb2.Chunk | None = ...,
         call_chunk: _chunk_pb2.Chunk | None = ...,
-        document: _document_pb2.Document | None = ...,
         document_chunk: _chunk_pb2.Chunk | None = ...,
         variant: _builtins.str = ...,
         profile: Global___Profile.ValueType = ...,
@@ -373,7 +373,7 @@ class Conversion(_message.Message):
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "call_chunk", b"call_chunk", "document", b"document", "document_chunk", b"document_chunk", "document_kind", b"document_kind", "input", b"input", "json", b"json", "json_chunk", b"json_chunk", "profile", b"profile", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["json", "call", "json_chunk", "call_chunk", "document", "document_chunk"]  # noqa: Y015
+    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["json", "call", "document", "json_chunk", "call_chunk", "document_chunk"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
@@ -387,12 +387,12 @@ class ConversionResult(_message.Message):
 
     INDEX_FIELD_NUMBER: _builtins.int
     CALL_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
     JSON_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     CALL_CHUNK_FIELD_NUMBER: _builtins.int
-    JSON_CHUNK_FIELD_NUMBER: _builtins.int
-    DOCUMENT_FIELD_NUMBER: _builtins.int
     DOCUMENT_CHUNK_FIELD_NUMBER: _builtins.int
+    JSON_CHUNK_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Number of the item or document on the stream, from 0. The pieces of one
     have the same number, and so do those of its answer.
@@ -404,6 +404,10 @@ class ConversionResult(_message.Message):
         """The item that was read."""
 
     @_builtins.property
+    def document(self) -> _document_pb2.Document:
+        """The document that was read."""
+
+    @_builtins.property
     def error(self) -> _conversion_error_pb2.ConversionError:
         """Why the item was refused. The stream goes on."""
 
@@ -412,34 +416,30 @@ class ConversionResult(_message.Message):
         """A piece of the serialized ImageGenerationCall that was read."""
 
     @_builtins.property
-    def json_chunk(self) -> _chunk_pb2.Chunk:
-        """A piece of the JSON that was written (UTF-8)."""
-
-    @_builtins.property
-    def document(self) -> _document_pb2.Document:
-        """The document that was read."""
-
-    @_builtins.property
     def document_chunk(self) -> _chunk_pb2.Chunk:
         """A piece of the serialized Document that was read."""
+
+    @_builtins.property
+    def json_chunk(self) -> _chunk_pb2.Chunk:
+        """A piece of the JSON that was written (UTF-8)."""
 
     def __init__(
         self,
         *,
         index: _builtins.int = ...,
         call: _image_generation_call_pb2.ImageGenerationCall | None = ...,
+        document: _document_pb2.Document | None = ...,
         json: _builtins.str = ...,
         error: _conversion_error_pb2.ConversionError | None = ...,
         call_chunk: _chunk_pb2.Chunk | None = ...,
-        json_chunk: _chunk_pb2.Chunk | None = ...,
-        document: _document_pb2.Document | None = ...,
         document_chunk: _chunk_pb2.Chunk | None = ...,
+        json_chunk: _chunk_pb2.Chunk | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "call_chunk", b"call_chunk", "document", b"document", "document_chunk", b"document_chunk", "error", b"error", "json", b"json", "json_chunk", b"json_chunk", "output", b"output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "call_chunk", b"call_chunk", "document", b"document", "document_chunk", b"document_chunk", "error", b"error", "index", b"index", "json", b"json", "json_chunk", b"json_chunk", "output", b"output"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["call", "json", "error", "call_chunk", "json_chunk", "document", "document_chunk"]  # noqa: Y015
+    _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["call", "document", "json", "error", "call_chunk", "document_chunk", "json_chunk"]  # noqa: Y015
     _WhichOneofArgType_output: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_output) -> _WhichOneofReturnType_output | None: ...
 

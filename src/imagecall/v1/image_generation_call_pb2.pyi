@@ -30,9 +30,10 @@ class ImageGenerationCall(_message.Message):
 
     The fields id, result, status, unknown_status and extra_fields have the same
     number and type in each variant that has them, so that code can treat the
-    variants alike. Converting to JSON and back, as the same variant, gives the same message; one
-    for which that would not hold is refused. What an older schema kept as extra
-    fields or as an unknown item comes back in the fields of this one.
+    variants alike. Converting to JSON and back, as the same variant, gives the
+    same message; one for which that would not hold is refused. What an older
+    schema kept as extra fields or as an unknown item comes back in the fields of
+    this one.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
