@@ -39,9 +39,10 @@ class Document(_message.Message):
     """
     @_builtins.property
     def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentCall]:
-        """The calls: those of a request's "input", a response's "instructions" and
-        then its "output", an event's "item" or its response's, each by index, in this order. An
-        object there is a call when its "type" is one that a variant of
+        """The calls, in this order, each array by index: those of a request's "input";
+        of a response's "instructions", then its "output"; of an event's response's
+        "instructions", the event's "item", the response's "output". An object
+        there is a call when its "type" is one that a variant of
         ImageGenerationCall has.
         """
 
