@@ -22,6 +22,7 @@ from imagecall.v1.conversion_service_pb2 import (
     ConvertCallsResponse,
 )
 from imagecall.v1.conversion_service_pb2 import Profile as ProfileNumber
+from imagecall.v1.document_kind_pb2 import DocumentKind
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 
@@ -52,8 +53,8 @@ def parse_call(
 ) -> Mapping[str, bytes]:
     """`read_call` with variant and profile as a request has them. Raises ConversionError."""
     if profile not in _PROFILES:
-        choices = ", ".join(profile.name for profile in Profile)
-        raise ConversionError("UNKNOWN_PROFILE", "", f"{profile} is no profile; choose {choices}")
+        message = f"{profile} is no profile; choose one of {', '.join(ProfileNumber.keys())}"
+        raise ConversionError("UNKNOWN_PROFILE", "", message)
     named = variant or CALLS.default
     return read_call(target, json, named, _PROFILES[profile], max_bytes, apart)
 
@@ -61,7 +62,8 @@ def parse_call(
 def parse_document(json: str | bytes, kind: int, max_bytes: int) -> Document:
     """`document_from_json` with the kind as a request has it. Raises ConversionError."""
     if kind not in _KINDS:
-        message = f"{kind} is no kind of document; choose {', '.join(KINDS)}"
+        choices = ", ".join(DocumentKind.keys()[1:])
+        message = f"{kind} is no kind of document; choose one of {choices}"
         raise ConversionError("UNKNOWN_KIND", "", message)
     return document_from_json(json, kind=_KINDS[kind], max_bytes=max_bytes)
 

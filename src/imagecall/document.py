@@ -135,7 +135,8 @@ def document_to_json(document: Document, *, max_bytes: int = MAX_BYTES) -> bytes
     """
     refuse_unknown_fields(document, "")
     if document.kind not in POSITIONS:
-        message = f"{document.kind} is no kind of document; choose one of {', '.join(KINDS)}"
+        choices = ", ".join(DocumentKind.keys()[1:])
+        message = f"{document.kind} is no kind of document; choose one of {choices}"
         raise ConversionError("UNKNOWN_KIND", "", message)
     data = encode(document.json, max_bytes)
     value = as_object(parse(data))

@@ -68,7 +68,7 @@ class ErrorReason(betterproto.Enum):
      google.rpc.ErrorInfo: its reason is one of these names without the prefix
      ERROR_REASON_, its domain "imagecall". With INVALID_ARGUMENT, a
      google.rpc.BadRequest beside it has the JSON Pointer as the field of its
-     violation.
+     violation. Both travel in the trailer grpc-status-details-bin.
     """
 
     UNSPECIFIED = 0
@@ -146,7 +146,7 @@ class ErrorReason(betterproto.Enum):
     """The pointer of a document's call is not a place for one."""
 
     NOT_REPLAYABLE = 22
-    """The item cannot be sent back as input."""
+    """The item cannot be sent back as input. In the Python package only."""
 
     MALFORMED_PROTOBUF = 23
     """The bytes are not a message of the type that is expected."""
@@ -163,8 +163,9 @@ class ImageGenerationStatus(betterproto.Enum):
 
      The list is that of image_generation_call in the OpenRouter and OpenAI SDKs.
      Servers send others (such as "incomplete"), which stand in the unknown_status
-     field beside each field of this type. A status says nothing sure of the result: a call that is
-     "generating" may hold its final image, one that is "completed" may hold none.
+     field beside each field of this type. A status says nothing sure of the
+     result: a call that is "generating" may hold its final image, one that is
+     "completed" may hold none.
     """
 
     UNSPECIFIED = 0
@@ -207,7 +208,7 @@ class Profile(betterproto.Enum):
 class Chunk(betterproto.Message):
     """
     A piece of some bytes that are too large for one message: a client with the
-     default limit of 4 MiB can receive any size.
+     default limit of 4 MiB can receive any size, up to 4 GiB.
 
      Pieces come in order and without a gap. To put them together, append data
      while offset is the number of bytes so far, and check the end. Anything else
@@ -217,7 +218,7 @@ class Chunk(betterproto.Message):
      taken.
     """
 
-    offset: int = betterproto.uint64_field(1)
+    offset: int = betterproto.uint32_field(1)
     """Number of bytes before this piece, from 0."""
 
     data: bytes = betterproto.bytes_field(2)
@@ -231,7 +232,7 @@ class Chunk(betterproto.Message):
 class ChunkEnd(betterproto.Message):
     """What the bytes of a sequence of chunks must be, once put together."""
 
-    size: int = betterproto.uint64_field(1)
+    size: int = betterproto.uint32_field(1)
     """Number of bytes."""
 
     sha256: bytes = betterproto.bytes_field(2)
@@ -337,7 +338,8 @@ class ConversionError(betterproto.Message):
 
     pointer: str = betterproto.string_field(3)
     """
-    JSON Pointer (RFC 6901) of the culprit; empty for the item as a whole.
+    JSON Pointer (RFC 6901) of the culprit in the JSON, the one that was given
+     or would have been written; empty for the whole, or if it is not in there.
     """
 
     message: str = betterproto.string_field(4)
@@ -625,37 +627,41 @@ class OutputImageGenerationCall(betterproto.Message):
     revised_prompt: Optional[str] = betterproto.string_field(6, optional=True)
     """
     The prompt that the model drew from, where it changed the one it was
-     given. Not set: no key. JSON key "revised_prompt".
+     given. Not set: no key, or a value of another type, which is in
+     extra_fields. JSON key "revised_prompt".
     """
 
     size: Optional[str] = betterproto.string_field(7, optional=True)
     """
-    Size of the image in pixels, WIDTHxHEIGHT such as "1024x1536", or "auto".
-     Not set: no key. JSON key "size".
+    Size of the image in pixels, WIDTHxHEIGHT such as "1024x1536", or
+     "auto". Not set: no key, or a value of another type, which is in
+     extra_fields. JSON key "size".
     """
 
     quality: Optional[str] = betterproto.string_field(8, optional=True)
     """
-    Quality that was drawn, such as "low" or "high". Not set: no key. JSON
-     key "quality".
+    Quality that was drawn, such as "low" or "high". Not set: no key, or a
+     value of another type, which is in extra_fields. JSON key "quality".
     """
 
     background: Optional[str] = betterproto.string_field(9, optional=True)
     """
-    Background that was drawn: "transparent", "opaque" or "auto". Not set: no
-     key. JSON key "background".
+    Background that was drawn: "transparent", "opaque" or "auto". Not set:
+     no key, or a value of another type, which is in extra_fields. JSON key
+     "background".
     """
 
     output_format: Optional[str] = betterproto.string_field(10, optional=True)
     """
-    Declared file format, such as "png", "jpeg" or "webp"; the first bytes of
-     the image are the authority. Not set: no key. JSON key "output_format".
+    Declared file format, such as "png", "jpeg" or "webp"; the first bytes
+     of the image are the authority. Not set: no key, or a value of another
+     type, which is in extra_fields. JSON key "output_format".
     """
 
     action: Optional[str] = betterproto.string_field(11, optional=True)
     """
-    What the call did: "generate", "edit" or "auto". Not set: no key. JSON
-     key "action".
+    What the call did: "generate", "edit" or "auto". Not set: no key, or a
+     value of another type, which is in extra_fields. JSON key "action".
     """
 
 
@@ -701,41 +707,48 @@ class OutputImageGenerationCallItem(betterproto.Message):
     revised_prompt: Optional[str] = betterproto.string_field(6, optional=True)
     """
     The prompt that the model drew from, where it changed the one it was
-     given. Not set: no key. JSON key "revised_prompt".
+     given. Not set: no key, or a value of another type, which is in
+     extra_fields. JSON key "revised_prompt".
     """
 
     size: Optional[str] = betterproto.string_field(7, optional=True)
     """
-    Size of the image in pixels, WIDTHxHEIGHT such as "1024x1536", or "auto".
-     Not set: no key. JSON key "size".
+    Size of the image in pixels, WIDTHxHEIGHT such as "1024x1536", or
+     "auto". Not set: no key, or a value of another type, which is in
+     extra_fields. JSON key "size".
     """
 
     quality: Optional[str] = betterproto.string_field(8, optional=True)
     """
-    Quality that was drawn, such as "low" or "high". Not set: no key. JSON
-     key "quality".
+    Quality that was drawn, such as "low" or "high". Not set: no key, or a
+     value of another type, which is in extra_fields. JSON key "quality".
     """
 
     background: Optional[str] = betterproto.string_field(9, optional=True)
     """
-    Background that was drawn: "transparent", "opaque" or "auto". Not set: no
-     key. JSON key "background".
+    Background that was drawn: "transparent", "opaque" or "auto". Not set:
+     no key, or a value of another type, which is in extra_fields. JSON key
+     "background".
     """
 
     output_format: Optional[str] = betterproto.string_field(10, optional=True)
     """
-    Declared file format, such as "png", "jpeg" or "webp"; the first bytes of
-     the image are the authority. Not set: no key. JSON key "output_format".
+    Declared file format, such as "png", "jpeg" or "webp"; the first bytes
+     of the image are the authority. Not set: no key, or a value of another
+     type, which is in extra_fields. JSON key "output_format".
     """
 
     action: Optional[str] = betterproto.string_field(11, optional=True)
     """
-    What the call did: "generate", "edit" or "auto". Not set: no key. JSON
-     key "action".
+    What the call did: "generate", "edit" or "auto". Not set: no key, or a
+     value of another type, which is in extra_fields. JSON key "action".
     """
 
     prompt: Optional[str] = betterproto.string_field(12, optional=True)
-    """The prompt that was asked for. Not set: no key. JSON key "prompt"."""
+    """
+    The prompt that was asked for. Not set: no key, or a value of another
+     type, which is in extra_fields. JSON key "prompt".
+    """
 
 
 @dataclass(eq=False, repr=False)
@@ -777,19 +790,26 @@ class OutputImageGenerationServerToolItem(betterproto.Message):
 
     revised_prompt: Optional[str] = betterproto.string_field(6, optional=True)
     """
-    The prompt that the model drew from. Not set: no key. JSON key
-     "revisedPrompt".
+    The prompt that the model drew from. Not set: no key, or a value of
+     another type, which is in extra_fields. JSON key "revisedPrompt".
     """
 
     prompt: Optional[str] = betterproto.string_field(12, optional=True)
-    """The prompt that was asked for. Not set: no key. JSON key "prompt"."""
+    """
+    The prompt that was asked for. Not set: no key, or a value of another
+     type, which is in extra_fields. JSON key "prompt".
+    """
 
     image_b64: "ImageResult" = betterproto.message_field(13)
-    """The image again, as base64. Not set: no key. JSON key "imageB64"."""
+    """
+    The image again, as base64. Not set: no key, or a value of another
+     type, which is in extra_fields. JSON key "imageB64".
+    """
 
     image_url: Optional[str] = betterproto.string_field(14, optional=True)
     """
-    Where the image can be fetched. Not set: no key. JSON key "imageUrl".
+    Where the image can be fetched. Not set: no key, or a value of another
+     type, which is in extra_fields. JSON key "imageUrl".
     """
 
 
@@ -838,7 +858,8 @@ class ImageGenerationCall(betterproto.Message):
         betterproto.message_field(2, group="variant")
     )
     """
-    Request, "input": an output item sent back. Only where the caller asks.
+    Request, "input": an output item sent back. Only where ParseCall is asked
+     for it.
     """
 
     instructions_image_generation_call1: "InstructionsImageGenerationCall1" = (
@@ -850,8 +871,8 @@ class ImageGenerationCall(betterproto.Message):
         betterproto.message_field(4, group="variant")
     )
     """
-    Response, "instructions": an output item sent back. Only where the caller
-     asks.
+    Response, "instructions": an output item sent back. Only where ParseCall is
+     asked for it.
     """
 
     output_image_generation_call: "OutputImageGenerationCall" = (
@@ -863,15 +884,16 @@ class ImageGenerationCall(betterproto.Message):
         "OpenResponsesInputItemImageGenerationCall"
     ) = betterproto.message_field(6, group="variant")
     """
-    Request, "input", or response, "instructions". Only where the caller
-     asks.
+    Request, "input", or response, "instructions". Only where ParseCall is
+     asked for it.
     """
 
     output_image_generation_call_item: "OutputImageGenerationCallItem" = (
         betterproto.message_field(7, group="variant")
     )
     """
-    Response, "output", as today's SDK names it. Only where the caller asks.
+    Response, "output", as today's SDK names it. Only where ParseCall is asked
+     for it.
     """
 
     output_image_generation_server_tool_item: "OutputImageGenerationServerToolItem" = (
@@ -896,7 +918,8 @@ class Document(betterproto.Message):
     json: str = betterproto.string_field(2)
     """
     The document as JSON text, a null in the place of each call. A call that was
-     left in its place is taken too, and comes back among the calls.
+     left in its place is taken too, and comes back among the calls. A null
+     without a call stays a null.
     """
 
     calls: List["DocumentCall"] = betterproto.message_field(3)
@@ -929,8 +952,9 @@ class ParseCallRequest(betterproto.Message):
 
     variant: str = betterproto.string_field(2)
     """
-    The variant to read it as: a field name of the oneof of ImageGenerationCall,
-     such as "input_image_generation_call2". Empty: output_image_generation_call.
+    The variant to read it as: a field name of the oneof of ImageGenerationCall
+     as in the .proto file, such as "input_image_generation_call2". Empty:
+     output_image_generation_call.
     """
 
     profile: "Profile" = betterproto.enum_field(3)
@@ -1014,8 +1038,8 @@ class ConvertCallsResponse(betterproto.Message):
     results: List["ConversionResult"] = betterproto.message_field(1)
     """
     The answers, in the order of the items: one for each item, or a sequence of
-     chunks where the answer, or what it answers, is larger than 3 MiB. Expect
-     both, whichever way the item was sent.
+     chunks, which may be where the answer or what it answers is larger than
+     3 MiB. Expect both, whichever way the item was sent.
     """
 
 
@@ -1049,20 +1073,20 @@ class Conversion(betterproto.Message):
 
     variant: str = betterproto.string_field(7)
     """
-    The variant to read the JSON of an item as. Empty:
-     output_image_generation_call. Of pieces, that of the last counts.
+    The variant to read the JSON of an item as; see ParseCallRequest. Of no
+     matter for other input. Of pieces, that of the last counts.
     """
 
     profile: "Profile" = betterproto.enum_field(8)
     """
-    How much is demanded of the JSON of an item. Default: PROFILE_WIRE. Of
-     pieces, that of the last counts.
+    How much is demanded of the JSON of an item. Default: PROFILE_WIRE. Of no
+     matter for other input. Of pieces, that of the last counts.
     """
 
     document_kind: "DocumentKind" = betterproto.enum_field(9)
     """
-    What document the JSON is. Unspecified: it is an item. Of pieces, that of
-     the last counts.
+    What document the JSON is. Unspecified: it is an item. Of no matter for
+     other input. Of pieces, that of the last counts.
     """
 
 
@@ -1109,24 +1133,27 @@ class ImageGenerationTool(betterproto.Message):
 
     model: Optional[str] = betterproto.string_field(1, optional=True)
     """
-    Image model, such as "gpt-image-1". Not set: no key. JSON key "model".
+    Image model, such as "gpt-image-1". Not set: no key, or a value of
+     another type, which is in extra_fields. JSON key "model".
     """
 
     size: Optional[str] = betterproto.string_field(2, optional=True)
     """
-    Size in pixels, WIDTHxHEIGHT such as "1024x1024", or "auto". Not set: no
-     key. JSON key "size".
+    Size in pixels, WIDTHxHEIGHT such as "1024x1024", or "auto". Not set:
+     no key, or a value of another type, which is in extra_fields. JSON key
+     "size".
     """
 
     quality: Optional[str] = betterproto.string_field(3, optional=True)
     """
-    Quality, such as "low", "medium", "high" or "auto". Not set: no key. JSON key
-     "quality".
+    Quality, such as "low", "medium", "high" or "auto". Not set: no key, or
+     a value of another type, which is in extra_fields. JSON key "quality".
     """
 
     background: Optional[str] = betterproto.string_field(4, optional=True)
     """
-    Background, such as "transparent", "opaque" or "auto". Not set: no key. JSON key
+    Background, such as "transparent", "opaque" or "auto". Not set: no key,
+     or a value of another type, which is in extra_fields. JSON key
      "background".
     """
 
@@ -1135,43 +1162,47 @@ class ImageGenerationTool(betterproto.Message):
 
     output_format: Optional[str] = betterproto.string_field(6, optional=True)
     """
-    File format, such as "png", "webp" or "jpeg". Not set: no key. JSON key
+    File format, such as "png", "webp" or "jpeg". Not set: no key, or a
+     value of another type, which is in extra_fields. JSON key
      "output_format".
     """
 
     output_compression: Optional[int] = betterproto.int32_field(7, optional=True)
     """
-    Compression of webp and jpeg in percent, 0 to 100. Not set: no key. JSON
-     key "output_compression".
+    Compression of webp and jpeg in percent, 0 to 100. Not set: no key, or
+     a value of another type, which is in extra_fields. JSON key
+     "output_compression".
     """
 
     moderation: Optional[str] = betterproto.string_field(8, optional=True)
     """
-    Moderation, such as "auto" or "low". Not set: no key. JSON key "moderation".
+    Moderation, such as "auto" or "low". Not set: no key, or a value of
+     another type, which is in extra_fields. JSON key "moderation".
     """
 
     input_fidelity: Optional[str] = betterproto.string_field(9, optional=True)
     """
-    How closely input images are followed: "high" or "low". Not set: no key.
-     JSON key "input_fidelity".
+    How closely input images are followed: "high" or "low". Not set: no
+     key, or a value of another type, which is in extra_fields. JSON key
+     "input_fidelity".
     """
 
     input_image_mask: "ImageMask" = betterproto.message_field(10)
     """
-    Mask of the part to repaint. Not set: no key. JSON key
-     "input_image_mask".
+    Mask of the part to repaint. Not set: no key, or a value of another
+     type, which is in extra_fields. JSON key "input_image_mask".
     """
 
     partial_images: Optional[int] = betterproto.int32_field(11, optional=True)
     """
-    Number of partial images to stream, 0 to 3. Not set: no key. JSON key
-     "partial_images".
+    Number of partial images to stream, 0 to 3. Not set: no key, or a value
+     of another type, which is in extra_fields. JSON key "partial_images".
     """
 
     action: Optional[str] = betterproto.string_field(12, optional=True)
     """
-    What to do: "generate", "edit" or "auto". Not set: no key. JSON key
-     "action".
+    What to do: "generate", "edit" or "auto". Not set: no key, or a value
+     of another type, which is in extra_fields. JSON key "action".
     """
 
 
@@ -1181,11 +1212,15 @@ class ImageMask(betterproto.Message):
 
     image_url: Optional[str] = betterproto.string_field(1, optional=True)
     """
-    URL of the mask, https: or data:. Not set: no key. JSON key "image_url".
+    URL of the mask, https: or data:. Not set: no key, or a value of
+     another type, which is in extra_fields. JSON key "image_url".
     """
 
     file_id: Optional[str] = betterproto.string_field(2, optional=True)
-    """Identifier of an uploaded file. Not set: no key. JSON key "file_id"."""
+    """
+    Identifier of an uploaded file. Not set: no key, or a value of another
+     type, which is in extra_fields. JSON key "file_id".
+    """
 
     extra_fields: List["ExtraField"] = betterproto.message_field(5)
     """The other keys of the mask, in order."""
@@ -1198,7 +1233,10 @@ class OpenRouterImageGenerationTool(betterproto.Message):
     """
 
     parameters: "OpenRouterImageGenerationParameters" = betterproto.message_field(1)
-    """What to draw with. Not set: no key. JSON key "parameters"."""
+    """
+    What to draw with. Not set: no key, or a value of another type, which
+     is in extra_fields. JSON key "parameters".
+    """
 
     extra_fields: List["ExtraField"] = betterproto.message_field(5)
     """The other keys of the tool, in order."""
@@ -1213,25 +1251,26 @@ class OpenRouterImageGenerationParameters(betterproto.Message):
 
     model: Optional[str] = betterproto.string_field(1, optional=True)
     """
-    Image model, such as "openai/gpt-5-image". Not set: no key. JSON key
-     "model".
+    Image model, such as "openai/gpt-5-image". Not set: no key, or a value
+     of another type, which is in extra_fields. JSON key "model".
     """
 
     size: Optional[str] = betterproto.string_field(2, optional=True)
     """
-    Size in pixels, WIDTHxHEIGHT, or "auto". Not set: no key. JSON key
-     "size".
+    Size in pixels, WIDTHxHEIGHT, or "auto". Not set: no key, or a value of
+     another type, which is in extra_fields. JSON key "size".
     """
 
     quality: Optional[str] = betterproto.string_field(3, optional=True)
     """
-    Quality, such as "low", "medium", "high" or "auto". Not set: no key. JSON key
-     "quality".
+    Quality, such as "low", "medium", "high" or "auto". Not set: no key, or
+     a value of another type, which is in extra_fields. JSON key "quality".
     """
 
     background: Optional[str] = betterproto.string_field(4, optional=True)
     """
-    Background, such as "transparent", "opaque" or "auto". Not set: no key. JSON key
+    Background, such as "transparent", "opaque" or "auto". Not set: no key,
+     or a value of another type, which is in extra_fields. JSON key
      "background".
     """
 
@@ -1240,24 +1279,28 @@ class OpenRouterImageGenerationParameters(betterproto.Message):
 
     output_format: Optional[str] = betterproto.string_field(6, optional=True)
     """
-    File format, such as "png", "webp" or "jpeg". Not set: no key. JSON key
+    File format, such as "png", "webp" or "jpeg". Not set: no key, or a
+     value of another type, which is in extra_fields. JSON key
      "output_format".
     """
 
     output_compression: Optional[int] = betterproto.int32_field(7, optional=True)
     """
-    Compression of webp and jpeg in percent, 0 to 100. Not set: no key. JSON
-     key "output_compression".
+    Compression of webp and jpeg in percent, 0 to 100. Not set: no key, or
+     a value of another type, which is in extra_fields. JSON key
+     "output_compression".
     """
 
     moderation: Optional[str] = betterproto.string_field(8, optional=True)
     """
-    Moderation, such as "auto" or "low". Not set: no key. JSON key "moderation".
+    Moderation, such as "auto" or "low". Not set: no key, or a value of
+     another type, which is in extra_fields. JSON key "moderation".
     """
 
     aspect_ratio: Optional[str] = betterproto.string_field(13, optional=True)
     """
-    Aspect ratio, such as "16:9". Not set: no key. JSON key "aspect_ratio".
+    Aspect ratio, such as "16:9". Not set: no key, or a value of another
+     type, which is in extra_fields. JSON key "aspect_ratio".
     """
 
 
@@ -1265,7 +1308,8 @@ class OpenRouterImageGenerationParameters(betterproto.Message):
 class Tool(betterproto.Message):
     """
     A tool of a request or a response: the image tool in both spellings, or
-     another one.
+     another one. For programs that make requests themselves: no method of
+     ConversionService converts it.
     """
 
     image_generation_tool: "ImageGenerationTool" = betterproto.message_field(
@@ -1376,18 +1420,27 @@ class ImageGenCallPartialImageEvent(betterproto.Message):
 
     size: Optional[str] = betterproto.string_field(8, optional=True)
     """
-    Size of the image in pixels, WIDTHxHEIGHT. Not set: no key. JSON key
-     "size".
+    Size of the image in pixels, WIDTHxHEIGHT. Not set: no key, or a value
+     of another type, which is in extra_fields. JSON key "size".
     """
 
     quality: Optional[str] = betterproto.string_field(9, optional=True)
-    """Quality that is drawn. Not set: no key. JSON key "quality"."""
+    """
+    Quality that is drawn. Not set: no key, or a value of another type,
+     which is in extra_fields. JSON key "quality".
+    """
 
     background: Optional[str] = betterproto.string_field(10, optional=True)
-    """Background that is drawn. Not set: no key. JSON key "background"."""
+    """
+    Background that is drawn. Not set: no key, or a value of another type,
+     which is in extra_fields. JSON key "background".
+    """
 
     output_format: Optional[str] = betterproto.string_field(11, optional=True)
-    """Declared file format. Not set: no key. JSON key "output_format"."""
+    """
+    Declared file format. Not set: no key, or a value of another type,
+     which is in extra_fields. JSON key "output_format".
+    """
 
 
 @dataclass(eq=False, repr=False)
@@ -1477,7 +1530,8 @@ class OutputItemDoneEvent(betterproto.Message):
 class StreamEvent(betterproto.Message):
     """
     An event of a response's stream: one that concerns an image generation call,
-     or another one.
+     or another one. For programs that read or write streams themselves: no method
+     of ConversionService converts it.
     """
 
     image_gen_call_in_progress_event: "ImageGenCallInProgressEvent" = (

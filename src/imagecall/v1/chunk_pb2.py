@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18imagecall/v1/chunk.proto\x12\x0cimagecall.v1\"J\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12#\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x16.imagecall.v1.ChunkEnd\"(\n\x08\x43hunkEnd\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x42*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18imagecall/v1/chunk.proto\x12\x0cimagecall.v1\"J\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12#\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x16.imagecall.v1.ChunkEnd\"(\n\x08\x43hunkEnd\x12\x0c\n\x04size\x18\x01 \x01(\r\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x42*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)

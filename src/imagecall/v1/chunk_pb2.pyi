@@ -19,7 +19,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class Chunk(_message.Message):
     """A piece of some bytes that are too large for one message: a client with the
-    default limit of 4 MiB can receive any size.
+    default limit of 4 MiB can receive any size, up to 4 GiB.
 
     Pieces come in order and without a gap. To put them together, append data
     while offset is the number of bytes so far, and check the end. Anything else

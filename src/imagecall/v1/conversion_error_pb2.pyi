@@ -72,7 +72,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_BAD_POINTER: _ErrorReason.ValueType  # 21
     """The pointer of a document's call is not a place for one."""
     ERROR_REASON_NOT_REPLAYABLE: _ErrorReason.ValueType  # 22
-    """The item cannot be sent back as input."""
+    """The item cannot be sent back as input. In the Python package only."""
     ERROR_REASON_MALFORMED_PROTOBUF: _ErrorReason.ValueType  # 23
     """The bytes are not a message of the type that is expected."""
     ERROR_REASON_CHUNKS_DAMAGED: _ErrorReason.ValueType  # 24
@@ -85,7 +85,7 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     google.rpc.ErrorInfo: its reason is one of these names without the prefix
     ERROR_REASON_, its domain "imagecall". With INVALID_ARGUMENT, a
     google.rpc.BadRequest beside it has the JSON Pointer as the field of its
-    violation.
+    violation. Both travel in the trailer grpc-status-details-bin.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -137,7 +137,7 @@ and back would change it.
 ERROR_REASON_BAD_POINTER: ErrorReason.ValueType  # 21
 """The pointer of a document's call is not a place for one."""
 ERROR_REASON_NOT_REPLAYABLE: ErrorReason.ValueType  # 22
-"""The item cannot be sent back as input."""
+"""The item cannot be sent back as input. In the Python package only."""
 ERROR_REASON_MALFORMED_PROTOBUF: ErrorReason.ValueType  # 23
 """The bytes are not a message of the type that is expected."""
 ERROR_REASON_CHUNKS_DAMAGED: ErrorReason.ValueType  # 24
@@ -161,7 +161,9 @@ class ConversionError(_message.Message):
     reason: Global___ErrorReason.ValueType
     """The reason."""
     pointer: _builtins.str
-    """JSON Pointer (RFC 6901) of the culprit; empty for the item as a whole."""
+    """JSON Pointer (RFC 6901) of the culprit in the JSON, the one that was given
+    or would have been written; empty for the whole, or if it is not in there.
+    """
     message: _builtins.str
     """A sentence in English that names the culprit and the choices."""
     def __init__(

@@ -64,8 +64,9 @@ class ParseCallRequest(_message.Message):
     json: _builtins.str
     """The item: a JSON object."""
     variant: _builtins.str
-    """The variant to read it as: a field name of the oneof of ImageGenerationCall,
-    such as "input_image_generation_call2". Empty: output_image_generation_call.
+    """The variant to read it as: a field name of the oneof of ImageGenerationCall
+    as in the .proto file, such as "input_image_generation_call2". Empty:
+    output_image_generation_call.
     """
     profile: Global___Profile.ValueType
     """How much is demanded of the item. Default: PROFILE_WIRE."""
@@ -286,8 +287,8 @@ class ConvertCallsResponse(_message.Message):
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConversionResult]:
         """The answers, in the order of the items: one for each item, or a sequence of
-        chunks where the answer, or what it answers, is larger than 3 MiB. Expect
-        both, whichever way the item was sent.
+        chunks, which may be where the answer or what it answers is larger than
+        3 MiB. Expect both, whichever way the item was sent.
         """
 
     def __init__(
@@ -323,16 +324,16 @@ class Conversion(_message.Message):
     json: _builtins.str
     """JSON of an item or document, to be read as a message."""
     variant: _builtins.str
-    """The variant to read the JSON of an item as. Empty:
-    output_image_generation_call. Of pieces, that of the last counts.
+    """The variant to read the JSON of an item as; see ParseCallRequest. Of no
+    matter for other input. Of pieces, that of the last counts.
     """
     profile: Global___Profile.ValueType
-    """How much is demanded of the JSON of an item. Default: PROFILE_WIRE. Of
-    pieces, that of the last counts.
+    """How much is demanded of the JSON of an item. Default: PROFILE_WIRE. Of no
+    matter for other input. Of pieces, that of the last counts.
     """
     document_kind: _document_kind_pb2.DocumentKind.ValueType
-    """What document the JSON is. Unspecified: it is an item. Of pieces, that of
-    the last counts.
+    """What document the JSON is. Unspecified: it is an item. Of no matter for
+    other input. Of pieces, that of the last counts.
     """
     @_builtins.property
     def call(self) -> _image_generation_call_pb2.ImageGenerationCall:

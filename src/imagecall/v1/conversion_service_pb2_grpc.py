@@ -31,7 +31,8 @@ class ConversionServiceStub(object):
 
     Bad input is INVALID_ARGUMENT; see ErrorReason for the details that come with
     it. A unary answer is one message: where it can be larger than the 4 MiB that
-    a client takes by default, use ConvertCalls, or raise the client's limit.
+    a client takes by default, use ConvertCalls, or raise the client's limit. A
+    request may be larger: by default the server takes JSON of 128 MiB.
     """
 
     def __init__(self, channel):
@@ -73,7 +74,8 @@ class ConversionServiceServicer(object):
 
     Bad input is INVALID_ARGUMENT; see ErrorReason for the details that come with
     it. A unary answer is one message: where it can be larger than the 4 MiB that
-    a client takes by default, use ConvertCalls, or raise the client's limit.
+    a client takes by default, use ConvertCalls, or raise the client's limit. A
+    request may be larger: by default the server takes JSON of 128 MiB.
     """
 
     def ParseCall(self, request, context):
@@ -107,11 +109,11 @@ class ConversionServiceServicer(object):
     def ConvertCalls(self, request_iterator, context):
         """Converts many items, in either direction, in batches, and items and
         documents of any size, in chunks. Each is answered in its turn; a bad one
-        is answered with its error and the stream goes on. No answer is larger than
-        4 MiB. Read while you send: the server stops taking items from a client
-        that does not take its answers. Chunks that do not follow each other end
-        the stream with DATA_LOSS; a wrong size or digest at their end is answered
-        in place.
+        is answered with its error and the stream goes on. No message of answers is
+        larger than 4 MiB. Read while you send: the server stops taking items from a
+        client that does not take its answers. Chunks that do not follow each other,
+        or that another item interrupts or the end of the stream cuts off, end it
+        with DATA_LOSS; a wrong size or digest at their end is answered in place.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,7 +161,8 @@ class ConversionService(object):
 
     Bad input is INVALID_ARGUMENT; see ErrorReason for the details that come with
     it. A unary answer is one message: where it can be larger than the 4 MiB that
-    a client takes by default, use ConvertCalls, or raise the client's limit.
+    a client takes by default, use ConvertCalls, or raise the client's limit. A
+    request may be larger: by default the server takes JSON of 128 MiB.
     """
 
     @staticmethod

@@ -32,7 +32,8 @@ class ConversionServiceStub:
 
     Bad input is INVALID_ARGUMENT; see ErrorReason for the details that come with
     it. A unary answer is one message: where it can be larger than the 4 MiB that
-    a client takes by default, use ConvertCalls, or raise the client's limit.
+    a client takes by default, use ConvertCalls, or raise the client's limit. A
+    request may be larger: by default the server takes JSON of 128 MiB.
     """
 
     @_typing.overload
@@ -50,11 +51,11 @@ class ConversionServiceStub:
     ConvertCalls: _grpc.StreamStreamMultiCallable[_conversion_service_pb2.ConvertCallsRequest, _conversion_service_pb2.ConvertCallsResponse]
     """Converts many items, in either direction, in batches, and items and
     documents of any size, in chunks. Each is answered in its turn; a bad one
-    is answered with its error and the stream goes on. No answer is larger than
-    4 MiB. Read while you send: the server stops taking items from a client
-    that does not take its answers. Chunks that do not follow each other end
-    the stream with DATA_LOSS; a wrong size or digest at their end is answered
-    in place.
+    is answered with its error and the stream goes on. No message of answers is
+    larger than 4 MiB. Read while you send: the server stops taking items from a
+    client that does not take its answers. Chunks that do not follow each other,
+    or that another item interrupts or the end of the stream cuts off, end it
+    with DATA_LOSS; a wrong size or digest at their end is answered in place.
     """
 
 @_typing.type_check_only
@@ -64,7 +65,8 @@ class ConversionServiceAsyncStub(ConversionServiceStub):
 
     Bad input is INVALID_ARGUMENT; see ErrorReason for the details that come with
     it. A unary answer is one message: where it can be larger than the 4 MiB that
-    a client takes by default, use ConvertCalls, or raise the client's limit.
+    a client takes by default, use ConvertCalls, or raise the client's limit. A
+    request may be larger: by default the server takes JSON of 128 MiB.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -79,11 +81,11 @@ class ConversionServiceAsyncStub(ConversionServiceStub):
     ConvertCalls: _aio.StreamStreamMultiCallable[_conversion_service_pb2.ConvertCallsRequest, _conversion_service_pb2.ConvertCallsResponse]  # type: ignore[assignment]
     """Converts many items, in either direction, in batches, and items and
     documents of any size, in chunks. Each is answered in its turn; a bad one
-    is answered with its error and the stream goes on. No answer is larger than
-    4 MiB. Read while you send: the server stops taking items from a client
-    that does not take its answers. Chunks that do not follow each other end
-    the stream with DATA_LOSS; a wrong size or digest at their end is answered
-    in place.
+    is answered with its error and the stream goes on. No message of answers is
+    larger than 4 MiB. Read while you send: the server stops taking items from a
+    client that does not take its answers. Chunks that do not follow each other,
+    or that another item interrupts or the end of the stream cuts off, end it
+    with DATA_LOSS; a wrong size or digest at their end is answered in place.
     """
 
 class ConversionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -92,7 +94,8 @@ class ConversionServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Bad input is INVALID_ARGUMENT; see ErrorReason for the details that come with
     it. A unary answer is one message: where it can be larger than the 4 MiB that
-    a client takes by default, use ConvertCalls, or raise the client's limit.
+    a client takes by default, use ConvertCalls, or raise the client's limit. A
+    request may be larger: by default the server takes JSON of 128 MiB.
     """
 
     @_abc_1.abstractmethod
@@ -135,11 +138,11 @@ class ConversionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_conversion_service_pb2.ConvertCallsResponse], _abc.AsyncIterator[_conversion_service_pb2.ConvertCallsResponse]]:
         """Converts many items, in either direction, in batches, and items and
         documents of any size, in chunks. Each is answered in its turn; a bad one
-        is answered with its error and the stream goes on. No answer is larger than
-        4 MiB. Read while you send: the server stops taking items from a client
-        that does not take its answers. Chunks that do not follow each other end
-        the stream with DATA_LOSS; a wrong size or digest at their end is answered
-        in place.
+        is answered with its error and the stream goes on. No message of answers is
+        larger than 4 MiB. Read while you send: the server stops taking items from a
+        client that does not take its answers. Chunks that do not follow each other,
+        or that another item interrupts or the end of the stream cuts off, end it
+        with DATA_LOSS; a wrong size or digest at their end is answered in place.
         """
 
 def add_ConversionServiceServicer_to_server(servicer: ConversionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

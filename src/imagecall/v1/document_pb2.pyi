@@ -35,7 +35,8 @@ class Document(_message.Message):
     """What the document is; it decides where the calls are."""
     json: _builtins.str
     """The document as JSON text, a null in the place of each call. A call that was
-    left in its place is taken too, and comes back among the calls.
+    left in its place is taken too, and comes back among the calls. A null
+    without a call stays a null.
     """
     @_builtins.property
     def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentCall]:

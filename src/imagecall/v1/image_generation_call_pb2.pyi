@@ -53,7 +53,9 @@ class ImageGenerationCall(_message.Message):
 
     @_builtins.property
     def input_image_generation_call2(self) -> _input_image_generation_call_pb2.InputImageGenerationCall2:
-        """Request, "input": an output item sent back. Only where the caller asks."""
+        """Request, "input": an output item sent back. Only where ParseCall is asked
+        for it.
+        """
 
     @_builtins.property
     def instructions_image_generation_call1(self) -> _instructions_image_generation_call_pb2.InstructionsImageGenerationCall1:
@@ -61,8 +63,8 @@ class ImageGenerationCall(_message.Message):
 
     @_builtins.property
     def instructions_image_generation_call2(self) -> _instructions_image_generation_call_pb2.InstructionsImageGenerationCall2:
-        """Response, "instructions": an output item sent back. Only where the caller
-        asks.
+        """Response, "instructions": an output item sent back. Only where ParseCall is
+        asked for it.
         """
 
     @_builtins.property
@@ -71,13 +73,15 @@ class ImageGenerationCall(_message.Message):
 
     @_builtins.property
     def open_responses_input_item_image_generation_call(self) -> _input_image_generation_call_pb2.OpenResponsesInputItemImageGenerationCall:
-        """Request, "input", or response, "instructions". Only where the caller
-        asks.
+        """Request, "input", or response, "instructions". Only where ParseCall is
+        asked for it.
         """
 
     @_builtins.property
     def output_image_generation_call_item(self) -> _output_image_generation_call_pb2.OutputImageGenerationCallItem:
-        """Response, "output", as today's SDK names it. Only where the caller asks."""
+        """Response, "output", as today's SDK names it. Only where ParseCall is asked
+        for it.
+        """
 
     @_builtins.property
     def output_image_generation_server_tool_item(self) -> _output_image_generation_call_pb2.OutputImageGenerationServerToolItem:

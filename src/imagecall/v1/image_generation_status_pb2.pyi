@@ -38,8 +38,9 @@ class ImageGenerationStatus(_ImageGenerationStatus, metaclass=_ImageGenerationSt
 
     The list is that of image_generation_call in the OpenRouter and OpenAI SDKs.
     Servers send others (such as "incomplete"), which stand in the unknown_status
-    field beside each field of this type. A status says nothing sure of the result: a call that is
-    "generating" may hold its final image, one that is "completed" may hold none.
+    field beside each field of this type. A status says nothing sure of the
+    result: a call that is "generating" may hold its final image, one that is
+    "completed" may hold none.
     """
 
 IMAGE_GENERATION_STATUS_UNSPECIFIED: ImageGenerationStatus.ValueType  # 0

@@ -43,40 +43,49 @@ class ImageGenerationTool(_message.Message):
     PARTIAL_IMAGES_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Image model, such as "gpt-image-1". Not set: no key. JSON key "model"."""
+    """Image model, such as "gpt-image-1". Not set: no key, or a value of
+    another type, which is in extra_fields. JSON key "model".
+    """
     size: _builtins.str
-    """Size in pixels, WIDTHxHEIGHT such as "1024x1024", or "auto". Not set: no
-    key. JSON key "size".
+    """Size in pixels, WIDTHxHEIGHT such as "1024x1024", or "auto". Not set:
+    no key, or a value of another type, which is in extra_fields. JSON key
+    "size".
     """
     quality: _builtins.str
-    """Quality, such as "low", "medium", "high" or "auto". Not set: no key. JSON key
-    "quality".
+    """Quality, such as "low", "medium", "high" or "auto". Not set: no key, or
+    a value of another type, which is in extra_fields. JSON key "quality".
     """
     background: _builtins.str
-    """Background, such as "transparent", "opaque" or "auto". Not set: no key. JSON key
+    """Background, such as "transparent", "opaque" or "auto". Not set: no key,
+    or a value of another type, which is in extra_fields. JSON key
     "background".
     """
     output_format: _builtins.str
-    """File format, such as "png", "webp" or "jpeg". Not set: no key. JSON key
+    """File format, such as "png", "webp" or "jpeg". Not set: no key, or a
+    value of another type, which is in extra_fields. JSON key
     "output_format".
     """
     output_compression: _builtins.int
-    """Compression of webp and jpeg in percent, 0 to 100. Not set: no key. JSON
-    key "output_compression".
+    """Compression of webp and jpeg in percent, 0 to 100. Not set: no key, or
+    a value of another type, which is in extra_fields. JSON key
+    "output_compression".
     """
     moderation: _builtins.str
-    """Moderation, such as "auto" or "low". Not set: no key. JSON key "moderation"."""
+    """Moderation, such as "auto" or "low". Not set: no key, or a value of
+    another type, which is in extra_fields. JSON key "moderation".
+    """
     input_fidelity: _builtins.str
-    """How closely input images are followed: "high" or "low". Not set: no key.
-    JSON key "input_fidelity".
+    """How closely input images are followed: "high" or "low". Not set: no
+    key, or a value of another type, which is in extra_fields. JSON key
+    "input_fidelity".
     """
     partial_images: _builtins.int
-    """Number of partial images to stream, 0 to 3. Not set: no key. JSON key
-    "partial_images".
+    """Number of partial images to stream, 0 to 3. Not set: no key, or a value
+    of another type, which is in extra_fields. JSON key "partial_images".
     """
     action: _builtins.str
-    """What to do: "generate", "edit" or "auto". Not set: no key. JSON key
-    "action".
+    """What to do: "generate", "edit" or "auto". Not set: no key, or a value
+    of another type, which is in extra_fields. JSON key "action".
     """
     @_builtins.property
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
@@ -84,8 +93,8 @@ class ImageGenerationTool(_message.Message):
 
     @_builtins.property
     def input_image_mask(self) -> Global___ImageMask:
-        """Mask of the part to repaint. Not set: no key. JSON key
-        "input_image_mask".
+        """Mask of the part to repaint. Not set: no key, or a value of another
+        type, which is in extra_fields. JSON key "input_image_mask".
         """
 
     def __init__(
@@ -161,9 +170,13 @@ class ImageMask(_message.Message):
     FILE_ID_FIELD_NUMBER: _builtins.int
     EXTRA_FIELDS_FIELD_NUMBER: _builtins.int
     image_url: _builtins.str
-    """URL of the mask, https: or data:. Not set: no key. JSON key "image_url"."""
+    """URL of the mask, https: or data:. Not set: no key, or a value of
+    another type, which is in extra_fields. JSON key "image_url".
+    """
     file_id: _builtins.str
-    """Identifier of an uploaded file. Not set: no key. JSON key "file_id"."""
+    """Identifier of an uploaded file. Not set: no key, or a value of another
+    type, which is in extra_fields. JSON key "file_id".
+    """
     @_builtins.property
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
         """The other keys of the mask, in order."""
@@ -200,7 +213,9 @@ class OpenRouterImageGenerationTool(_message.Message):
     EXTRA_FIELDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def parameters(self) -> Global___OpenRouterImageGenerationParameters:
-        """What to draw with. Not set: no key. JSON key "parameters"."""
+        """What to draw with. Not set: no key, or a value of another type, which
+        is in extra_fields. JSON key "parameters".
+        """
 
     @_builtins.property
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
@@ -238,33 +253,40 @@ class OpenRouterImageGenerationParameters(_message.Message):
     MODERATION_FIELD_NUMBER: _builtins.int
     ASPECT_RATIO_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Image model, such as "openai/gpt-5-image". Not set: no key. JSON key
-    "model".
+    """Image model, such as "openai/gpt-5-image". Not set: no key, or a value
+    of another type, which is in extra_fields. JSON key "model".
     """
     size: _builtins.str
-    """Size in pixels, WIDTHxHEIGHT, or "auto". Not set: no key. JSON key
-    "size".
+    """Size in pixels, WIDTHxHEIGHT, or "auto". Not set: no key, or a value of
+    another type, which is in extra_fields. JSON key "size".
     """
     quality: _builtins.str
-    """Quality, such as "low", "medium", "high" or "auto". Not set: no key. JSON key
-    "quality".
+    """Quality, such as "low", "medium", "high" or "auto". Not set: no key, or
+    a value of another type, which is in extra_fields. JSON key "quality".
     """
     background: _builtins.str
-    """Background, such as "transparent", "opaque" or "auto". Not set: no key. JSON key
+    """Background, such as "transparent", "opaque" or "auto". Not set: no key,
+    or a value of another type, which is in extra_fields. JSON key
     "background".
     """
     output_format: _builtins.str
-    """File format, such as "png", "webp" or "jpeg". Not set: no key. JSON key
+    """File format, such as "png", "webp" or "jpeg". Not set: no key, or a
+    value of another type, which is in extra_fields. JSON key
     "output_format".
     """
     output_compression: _builtins.int
-    """Compression of webp and jpeg in percent, 0 to 100. Not set: no key. JSON
-    key "output_compression".
+    """Compression of webp and jpeg in percent, 0 to 100. Not set: no key, or
+    a value of another type, which is in extra_fields. JSON key
+    "output_compression".
     """
     moderation: _builtins.str
-    """Moderation, such as "auto" or "low". Not set: no key. JSON key "moderation"."""
+    """Moderation, such as "auto" or "low". Not set: no key, or a value of
+    another type, which is in extra_fields. JSON key "moderation".
+    """
     aspect_ratio: _builtins.str
-    """Aspect ratio, such as "16:9". Not set: no key. JSON key "aspect_ratio"."""
+    """Aspect ratio, such as "16:9". Not set: no key, or a value of another
+    type, which is in extra_fields. JSON key "aspect_ratio".
+    """
     @_builtins.property
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
         """The other keys of the parameters, in order."""
@@ -324,7 +346,8 @@ Global___OpenRouterImageGenerationParameters: _TypeAlias = OpenRouterImageGenera
 @_typing.final
 class Tool(_message.Message):
     """A tool of a request or a response: the image tool in both spellings, or
-    another one.
+    another one. For programs that make requests themselves: no method of
+    ConversionService converts it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

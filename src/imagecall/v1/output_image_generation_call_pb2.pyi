@@ -56,27 +56,31 @@ class OutputImageGenerationCall(_message.Message):
     """
     revised_prompt: _builtins.str
     """The prompt that the model drew from, where it changed the one it was
-    given. Not set: no key. JSON key "revised_prompt".
+    given. Not set: no key, or a value of another type, which is in
+    extra_fields. JSON key "revised_prompt".
     """
     size: _builtins.str
-    """Size of the image in pixels, WIDTHxHEIGHT such as "1024x1536", or "auto".
-    Not set: no key. JSON key "size".
+    """Size of the image in pixels, WIDTHxHEIGHT such as "1024x1536", or
+    "auto". Not set: no key, or a value of another type, which is in
+    extra_fields. JSON key "size".
     """
     quality: _builtins.str
-    """Quality that was drawn, such as "low" or "high". Not set: no key. JSON
-    key "quality".
+    """Quality that was drawn, such as "low" or "high". Not set: no key, or a
+    value of another type, which is in extra_fields. JSON key "quality".
     """
     background: _builtins.str
-    """Background that was drawn: "transparent", "opaque" or "auto". Not set: no
-    key. JSON key "background".
+    """Background that was drawn: "transparent", "opaque" or "auto". Not set:
+    no key, or a value of another type, which is in extra_fields. JSON key
+    "background".
     """
     output_format: _builtins.str
-    """Declared file format, such as "png", "jpeg" or "webp"; the first bytes of
-    the image are the authority. Not set: no key. JSON key "output_format".
+    """Declared file format, such as "png", "jpeg" or "webp"; the first bytes
+    of the image are the authority. Not set: no key, or a value of another
+    type, which is in extra_fields. JSON key "output_format".
     """
     action: _builtins.str
-    """What the call did: "generate", "edit" or "auto". Not set: no key. JSON
-    key "action".
+    """What the call did: "generate", "edit" or "auto". Not set: no key, or a
+    value of another type, which is in extra_fields. JSON key "action".
     """
     @_builtins.property
     def result(self) -> _image_result_pb2.ImageResult:
@@ -181,30 +185,36 @@ class OutputImageGenerationCallItem(_message.Message):
     """
     revised_prompt: _builtins.str
     """The prompt that the model drew from, where it changed the one it was
-    given. Not set: no key. JSON key "revised_prompt".
+    given. Not set: no key, or a value of another type, which is in
+    extra_fields. JSON key "revised_prompt".
     """
     size: _builtins.str
-    """Size of the image in pixels, WIDTHxHEIGHT such as "1024x1536", or "auto".
-    Not set: no key. JSON key "size".
+    """Size of the image in pixels, WIDTHxHEIGHT such as "1024x1536", or
+    "auto". Not set: no key, or a value of another type, which is in
+    extra_fields. JSON key "size".
     """
     quality: _builtins.str
-    """Quality that was drawn, such as "low" or "high". Not set: no key. JSON
-    key "quality".
+    """Quality that was drawn, such as "low" or "high". Not set: no key, or a
+    value of another type, which is in extra_fields. JSON key "quality".
     """
     background: _builtins.str
-    """Background that was drawn: "transparent", "opaque" or "auto". Not set: no
-    key. JSON key "background".
+    """Background that was drawn: "transparent", "opaque" or "auto". Not set:
+    no key, or a value of another type, which is in extra_fields. JSON key
+    "background".
     """
     output_format: _builtins.str
-    """Declared file format, such as "png", "jpeg" or "webp"; the first bytes of
-    the image are the authority. Not set: no key. JSON key "output_format".
+    """Declared file format, such as "png", "jpeg" or "webp"; the first bytes
+    of the image are the authority. Not set: no key, or a value of another
+    type, which is in extra_fields. JSON key "output_format".
     """
     action: _builtins.str
-    """What the call did: "generate", "edit" or "auto". Not set: no key. JSON
-    key "action".
+    """What the call did: "generate", "edit" or "auto". Not set: no key, or a
+    value of another type, which is in extra_fields. JSON key "action".
     """
     prompt: _builtins.str
-    """The prompt that was asked for. Not set: no key. JSON key "prompt"."""
+    """The prompt that was asked for. Not set: no key, or a value of another
+    type, which is in extra_fields. JSON key "prompt".
+    """
     @_builtins.property
     def result(self) -> _image_result_pb2.ImageResult:
         """The image, or what stands in its place. Not set: no key. JSON key
@@ -307,13 +317,17 @@ class OutputImageGenerationServerToolItem(_message.Message):
     "status".
     """
     revised_prompt: _builtins.str
-    """The prompt that the model drew from. Not set: no key. JSON key
-    "revisedPrompt".
+    """The prompt that the model drew from. Not set: no key, or a value of
+    another type, which is in extra_fields. JSON key "revisedPrompt".
     """
     prompt: _builtins.str
-    """The prompt that was asked for. Not set: no key. JSON key "prompt"."""
+    """The prompt that was asked for. Not set: no key, or a value of another
+    type, which is in extra_fields. JSON key "prompt".
+    """
     image_url: _builtins.str
-    """Where the image can be fetched. Not set: no key. JSON key "imageUrl"."""
+    """Where the image can be fetched. Not set: no key, or a value of another
+    type, which is in extra_fields. JSON key "imageUrl".
+    """
     @_builtins.property
     def result(self) -> _image_result_pb2.ImageResult:
         """The image, or what stands in its place. Not set: no key. JSON key
@@ -326,7 +340,9 @@ class OutputImageGenerationServerToolItem(_message.Message):
 
     @_builtins.property
     def image_b64(self) -> _image_result_pb2.ImageResult:
-        """The image again, as base64. Not set: no key. JSON key "imageB64"."""
+        """The image again, as base64. Not set: no key, or a value of another
+        type, which is in extra_fields. JSON key "imageB64".
+        """
 
     def __init__(
         self,

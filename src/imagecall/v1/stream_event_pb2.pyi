@@ -163,15 +163,21 @@ class ImageGenCallPartialImageEvent(_message.Message):
     "partial_image_index".
     """
     size: _builtins.str
-    """Size of the image in pixels, WIDTHxHEIGHT. Not set: no key. JSON key
-    "size".
+    """Size of the image in pixels, WIDTHxHEIGHT. Not set: no key, or a value
+    of another type, which is in extra_fields. JSON key "size".
     """
     quality: _builtins.str
-    """Quality that is drawn. Not set: no key. JSON key "quality"."""
+    """Quality that is drawn. Not set: no key, or a value of another type,
+    which is in extra_fields. JSON key "quality".
+    """
     background: _builtins.str
-    """Background that is drawn. Not set: no key. JSON key "background"."""
+    """Background that is drawn. Not set: no key, or a value of another type,
+    which is in extra_fields. JSON key "background".
+    """
     output_format: _builtins.str
-    """Declared file format. Not set: no key. JSON key "output_format"."""
+    """Declared file format. Not set: no key, or a value of another type,
+    which is in extra_fields. JSON key "output_format".
+    """
     @_builtins.property
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
         """The other keys of the event, in order."""
@@ -395,7 +401,8 @@ Global___OutputItemDoneEvent: _TypeAlias = OutputItemDoneEvent  # noqa: Y015
 @_typing.final
 class StreamEvent(_message.Message):
     """An event of a response's stream: one that concerns an image generation call,
-    or another one.
+    or another one. For programs that read or write streams themselves: no method
+    of ConversionService converts it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
