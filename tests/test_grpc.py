@@ -187,8 +187,10 @@ async def test_a_text_past_the_limit_is_refused() -> None:
             assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert details(caught.value) == ("TOO_LARGE", "")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.ParseCall(pb.ParseCallRequest(json=text + " " * 100_000))
+            await stub.ParseCall(pb.ParseCallRequest(json=text + " " * 5_000_000))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        results = await convert(stub, [pb.Conversion(json=text)] * 100)
+        assert all(result.HasField("call") for result in results)
     await server.stop(0)
 
 

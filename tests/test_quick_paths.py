@@ -3,8 +3,8 @@
 import json
 import random
 import re
+import time
 from base64 import b64encode
-from typing import Any
 
 import pytest
 from google.protobuf.message import DecodeError
@@ -139,6 +139,54 @@ def test_what_protobuf_merges_is_merged() -> None:
         assert imagecall.json_from_serialized(data) == imagecall.to_json(merged)
 
 
+def length_delimited(number: int, value: bytes, padding: int = 0) -> bytes:
+    """A field in wire format, its length in more bytes than it takes."""
+    length, size = bytearray(), len(value)
+    while size >= 0x80 or padding:
+        length.append(size & 0x7F | 0x80)
+        padding -= size < 0x80
+        size >>= 7
+    return bytes([number << 3 | 2, *length, size]) + value
+
+
+def by_message(wire: bytes) -> str | bytes:
+    try:
+        return imagecall.to_json(imagecall.ImageGenerationCall.FromString(wire))
+    except DecodeError:
+        return "MALFORMED_PROTOBUF"
+    except ConversionError as error:
+        return error.reason
+
+
+def by_bytes(wire: bytes) -> str | bytes:
+    try:
+        return imagecall.json_from_serialized(wire)
+    except ConversionError as error:
+        return error.reason
+
+
+@pytest.mark.parametrize("padding", range(8))
+def test_lengths_in_more_bytes_than_they_take_are_read_as_protobuf_reads_them(padding: int) -> None:
+    image = bytes(300_000)
+    for level in range(3):
+        wire = image
+        for depth, number in enumerate((2, 2, 5)):
+            wire = length_delimited(number, wire, padding if depth == level else 0)
+        assert by_bytes(wire) == by_message(wire)
+
+
+def test_many_fields_and_images_take_no_longer_than_a_message() -> None:
+    small = length_delimited(5, b"\x18\x01" * 524_288)
+    image = length_delimited(5, length_delimited(2, length_delimited(2, bytes(262_144))))
+    for wire in (small * 4 + image * 2, image * 80, image + small + image):
+        start = time.monotonic()
+        expected = by_message(wire)
+        allowed = 10 * (time.monotonic() - start) + 1
+        start = time.monotonic()
+        assert by_bytes(wire) == expected
+        assert time.monotonic() - start < allowed
+
+
 def test_damaged_serialized_messages_are_refused_as_messages_are() -> None:
     source = random.Random(5)
     call = imagecall.from_json(LARGE_TEXTS[0])
@@ -150,15 +198,4 @@ def test_damaged_serialized_messages_are_refused_as_messages_are() -> None:
         damaged[index] ^= 1 << source.randrange(8)
         if source.randrange(4) == 0:
             del damaged[source.randrange(len(damaged)) :]
-        wire = bytes(damaged)
-        try:
-            expected: Any = imagecall.to_json(imagecall.ImageGenerationCall.FromString(wire))
-        except DecodeError:
-            expected = "MALFORMED_PROTOBUF"
-        except ConversionError as error:
-            expected = error.reason
-        try:
-            found: Any = imagecall.json_from_serialized(wire)
-        except ConversionError as error:
-            found = error.reason
-        assert found == expected
+        assert by_bytes(bytes(damaged)) == by_message(bytes(damaged))

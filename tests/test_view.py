@@ -41,6 +41,15 @@ def test_absent_null_and_empty_are_told_apart() -> None:
     assert view(result="").image is None
 
 
+def test_extra_fields_that_are_no_json_are_refused() -> None:
+    call = imagecall.ImageGenerationCall()
+    extras = call.input_image_generation_call1.extra_fields
+    extras.add(name="output_format", json="[")
+    with pytest.raises(imagecall.ConversionError) as caught:
+        imagecall.view(call)
+    assert caught.value.reason == "NOT_JSON"
+
+
 def test_the_image_of_the_server_tool_may_stand_beside_its_result() -> None:
     text = json.dumps({"type": "openrouter:image_generation", "imageB64": BASE64, "result": "x"})
     seen = imagecall.view(imagecall.from_json(text))

@@ -26,17 +26,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (fault := options.check(options)) is not None:
         parser.error(fault)
     try:
+        if sys.stdout is None:
+            raise OSError("standard output is closed")
         code: int = options.run(options)
     except ConversionError as error:
         place = f" at {printable(error.pointer)}" if error.pointer else ""
-        print(f"imagecall: {error.reason}{place}: {error}", file=sys.stderr)
-        return 1
+        return _fail(f"{error.reason}{place}: {error}")
     except OSError as error:
-        print(f"imagecall: {error}", file=sys.stderr)
-        return 1
+        return _fail(str(error))
     except KeyboardInterrupt:
         return 130
     return code
+
+
+def _fail(message: str) -> int:
+    if sys.stderr is not None:
+        print(f"imagecall: {message}", file=sys.stderr)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -130,7 +136,7 @@ def _add_describe(parser: argparse.ArgumentParser) -> None:
 
 def _address(text: str) -> str:
     host, _, port = text.rpartition(":")
-    if not (host and port.isdecimal() and int(port) < 2**16):
+    if not (host and port.isascii() and port.isdecimal() and int(port) < 2**16):
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT with a port of 0 to 65535")
     return text
 

@@ -211,7 +211,7 @@ def _edit(
         ]
         if any(edits):
             return join_elements(new or old for new, old in zip(edits, items, strict=True))
-    elif isinstance(value, dict) and path[0] in value:
+    elif isinstance(value, dict) and path[0] != _ANY_INDEX and path[0] in value:
         key, raws = path[0], members(raw)
         edit = _edit(raws[key], value[key], path[1:], pointer + pointer_to(key), visit)
         if edit:

@@ -21,6 +21,12 @@ MIN_IMAGE_BYTES: Final = 262144
 
 _FIXED: Final = {1: 8, 5: 4}
 """The sizes of values by their wire type, for those of a fixed size."""
+_MAX_IMAGES: Final = 4
+"""How many images are taken out; further ones stay, as do those behind _MAX_FIELDS other fields."""
+
+_MAX_FIELDS: Final = 1000
+
+_MAX_LENGTH_BYTES: Final = 5  # of a tag or a length; protobuf refuses longer ones
 _MAX_VARINT_BYTES: Final = 10
 
 
@@ -49,15 +55,16 @@ def take_out(wire: bytes, descriptor: Descriptor) -> tuple[bytes, dict[bytes, me
     What is no serialized message stays as it is.
     """
     images: dict[bytes, memoryview] = {}
-    if len(wire) < MIN_IMAGE_BYTES:
-        return wire, images
-    try:
-        while fields := next(_large_images(wire, descriptor, 0, len(wire)), None):
-            marker = secrets.token_bytes(16)
-            images[marker] = memoryview(wire)[fields[-1].start : fields[-1].end]
-            wire = _replace(wire, fields, marker)
-    except (IndexError, ValueError):
-        pass
+    while len(wire) >= MIN_IMAGE_BYTES and len(images) < _MAX_IMAGES:
+        try:
+            fields = next(_large_images(wire, descriptor, 0, len(wire)), None)
+        except (IndexError, ValueError):
+            break
+        if fields is None:
+            break
+        marker = secrets.token_bytes(16)
+        images[marker] = memoryview(wire)[fields[-1].start : fields[-1].end]
+        wire = _replace(wire, fields, marker)
     return wire, images
 
 
@@ -105,38 +112,41 @@ def _replace(wire: bytes, fields: Sequence[_Field], value: bytes) -> bytes:
 
 
 def _fields(wire: bytes, start: int, end: int) -> Iterator[_Field]:
-    """The fields with a length among those of the message at a place.
+    """The fields with a length among the first ones of the message at a place.
 
-    Raises IndexError or ValueError if it is none.
+    Raises IndexError or ValueError if it is no message, or has too many fields.
     """
     position = start
-    while position < end:
-        tag, position = _read_varint(wire, position)
+    for _ in range(_MAX_FIELDS):
+        if position >= end:
+            return
+        tag, position = _read_varint(wire, position, _MAX_LENGTH_BYTES)
         match tag & 7:
             case 0:
-                _, position = _read_varint(wire, position)
+                _, position = _read_varint(wire, position, _MAX_VARINT_BYTES)
             case 1 | 5 as kind:
                 position += _FIXED[kind]
             case 2:
                 length_at = position
-                length, value_at = _read_varint(wire, position)
+                length, value_at = _read_varint(wire, position, _MAX_LENGTH_BYTES)
                 position = value_at + length
                 if position > end:
                     raise ValueError("a field is longer than its message")
                 yield _Field(tag >> 3, length_at, value_at, position)
             case kind:
                 raise ValueError(f"wire type {kind} is a group, or none")
+    raise ValueError("the message has too many fields to look for images")
 
 
-def _read_varint(wire: bytes, position: int) -> tuple[int, int]:
+def _read_varint(wire: bytes, position: int, max_bytes: int) -> tuple[int, int]:
     """A number, and the position after it."""
     number = 0
-    for index in range(_MAX_VARINT_BYTES):
+    for index in range(max_bytes):
         byte = wire[position + index]
         number |= (byte & 0x7F) << 7 * index
         if byte < 0x80:
             return number, position + index + 1
-    raise ValueError("a number is longer than ten bytes")
+    raise ValueError(f"a number is longer than {max_bytes} bytes")
 
 
 def _varint(number: int) -> bytes:

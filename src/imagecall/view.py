@@ -1,7 +1,6 @@
 """An item as most code wants it: what it holds, whichever variant it is."""
 
 import base64
-import json
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,6 +10,7 @@ from google.protobuf.message import Message
 from imagecall.codecs import spellings
 from imagecall.converter import CALLS
 from imagecall.image_format import image_format
+from imagecall.json_text import JsonValue, parse
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_status_pb2 import ImageGenerationStatus
 from imagecall.v1.image_result_pb2 import ImageResult
@@ -63,7 +63,7 @@ class CallView:
 def view(call: ImageGenerationCall) -> CallView:
     """What an item holds, whichever variant it is; an UnknownItem has no more than a type.
 
-    Raises ConversionError (EMPTY_ONEOF) if no variant is set.
+    Raises ConversionError: EMPTY_ONEOF if no variant is set, and for extra fields that are no JSON.
     """
     variant = CALLS.chosen(call)
     message = getattr(call, variant.name)
@@ -97,12 +97,12 @@ def _value(result: ImageResult) -> bytes | str | None:
 
 def _string(message: Any, key: str) -> str | None:
     """The string value of a key that has a field, or stands among the extra fields."""
-    if key in message.DESCRIPTOR.fields_by_name:
-        value: str | None = _get(message, key)
-        return value
-    extras = getattr(message, "extra_fields", ())
-    found = (json.loads(extra.json) for extra in extras if extra.name == key)
-    return next((value for value in found if isinstance(value, str)), None)
+    value: JsonValue = _get(message, key)
+    if value is None:
+        extras = getattr(message, "extra_fields", ())
+        text = next((extra.json for extra in extras if extra.name == key), "null")
+        value = parse(text.encode())
+    return value if isinstance(value, str) else None
 
 
 def _image(result: bytes | str | None) -> bytes | None:

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from imagecall.commands import remote
 from imagecall.converter import CALLS, Profile, from_json, to_json
-from imagecall.document import document_from_json, document_to_json
+from imagecall.document import KINDS, document_from_json, document_to_json
 from imagecall.errors import ConversionError, malformed
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
@@ -35,8 +35,6 @@ def run(options: argparse.Namespace) -> int:
     output = _write(message, options)
     if options.output:
         options.output.write_bytes(output)
-    elif sys.stdout is None:
-        raise OSError("standard output is closed")
     else:
         sys.stdout.buffer.write(output)
         sys.stdout.buffer.flush()
@@ -53,7 +51,7 @@ def _read(data: bytes, options: argparse.Namespace) -> Converted:
     empty: Converted = Document() if options.document else ImageGenerationCall()
     if options.source != "json":
         parse = _parse_binary if options.source == "binary" else _parse_text
-        return _checked(parse(data, empty))
+        return _checked(parse(data, empty), options)
     if options.server:
         return remote.parse(options.server, data, options)
     if options.document:
@@ -90,14 +88,17 @@ def _parse_text(data: bytes, empty: Converted) -> Converted:
         where = f" at line {error.GetLine()}" if error.GetLine() else ""
     except ValueError:  # Not UTF-8, or a number that no field holds.
         where = ""
-    message = f"the text is not a {empty.DESCRIPTOR.name} in protobuf's text format{where}"
+    message = f"the text is no protobuf text format of {empty.DESCRIPTOR.name}{where}"
     raise ConversionError("MALFORMED_PROTOBUF", "", message)
 
 
-def _checked(message: Converted) -> Converted:
+def _checked(message: Converted, options: argparse.Namespace) -> Converted:
     """The message, if it can stand as JSON: no other format may keep less of it."""
-    if isinstance(message, Document):
-        document_to_json(message)
-    else:
+    if not isinstance(message, Document):
         to_json(message)
+        return message
+    document_to_json(message)
+    if message.kind != KINDS[options.document]:
+        text = f"the document is no {options.document}, but of kind {message.kind}"
+        raise ConversionError("UNKNOWN_KIND", "", text)
     return message

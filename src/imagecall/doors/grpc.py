@@ -17,6 +17,9 @@ from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
 
 _SERVICES: Final = [service.full_name for service in pb.DESCRIPTOR.services_by_name.values()]
 _REFLECTION_V1: Final = "grpc.reflection.v1.ServerReflection"
+_USUAL_BYTES: Final = 4 * 1024 * 1024
+"""What a request may have in any case, for batches and chunks: what gRPC takes by default."""
+
 _OVERHEAD_BYTES: Final = 64 * 1024
 """What a request may have around its JSON, so that a JSON past its limit is refused by us."""
 
@@ -74,7 +77,7 @@ class GrpcServer:
         self._server = grpc.aio.server(
             interceptors=[BoundaryInterceptor()],
             options=[
-                ("grpc.max_receive_message_length", max_bytes + _OVERHEAD_BYTES),
+                ("grpc.max_receive_message_length", max(max_bytes, _USUAL_BYTES) + _OVERHEAD_BYTES),
                 ("grpc.so_reuseport", 0),  # A second server on the port is an error.
             ],
         )
