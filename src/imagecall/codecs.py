@@ -236,9 +236,11 @@ def _is_canonical_base64(text: str) -> bool:
 
 def image_codec(field: FieldDescriptor) -> Codec:
     """A JSON string or null and an ImageResult field."""
-    name, key = field.name, key_of(field).name
-    start, pointer = member_start(field), pointer_to(key)
-    start_image, null = start + b'"', start + b"null"
+    return Codec(_image_write(field), _image_read(field))
+
+
+def _image_read(field: FieldDescriptor) -> Read:
+    name = field.name
     mismatch = _mismatch(field, "a string or null")
 
     def read(target: Message, value: JsonValue, spans: Spans) -> bool:
@@ -249,25 +251,35 @@ def image_codec(field: FieldDescriptor) -> Codec:
             return mismatch(value)
         result: ImageResult = getattr(target, name)
         if value in spans:
-            return read_span(result, value, spans)
+            _read_span(result, value, spans)
+            return True
         try:
             result.image = decode_base64(value)
         except ValueError:
             result.text = value
         return True
 
-    def read_span(result: ImageResult, marker: str, spans: Spans) -> bool:
-        try:
-            image = b64decode(spans[marker], None, True, canonical=True)
-        except ValueError:
-            return True  # The marker stays, so that the whole text is parsed instead.
-        del spans[marker]
-        if spans.images is None or len(image) < MIN_IMAGE_BYTES:
-            result.image = image
-        else:
-            result.image = marker.encode()
-            spans.images[marker] = image
-        return True
+    return read
+
+
+def _read_span(result: ImageResult, marker: str, spans: Spans) -> None:
+    """Reads a string that was set aside, if it is an image."""
+    try:
+        image = b64decode(spans[marker], None, True, canonical=True)
+    except ValueError:
+        return  # The marker stays, so that the whole text is parsed instead.
+    del spans[marker]
+    if spans.images is None or len(image) < MIN_IMAGE_BYTES:
+        result.image = image
+    else:
+        result.image = marker.encode()
+        spans.images[marker] = image
+
+
+def _image_write(field: FieldDescriptor) -> Write:
+    key = key_of(field).name
+    start, pointer = member_start(field), pointer_to(key)
+    start_image, null = start + b'"', start + b"null"
 
     def write(result: ImageResult, pieces: list[Piece]) -> None:
         if len(UnknownFieldSet(result)):
@@ -277,21 +289,23 @@ def image_codec(field: FieldDescriptor) -> Codec:
         elif result.WhichOneof("kind") == "null_value" and result.null_value == 0:
             pieces.append(null)
         else:
-            pieces += start, write_other(result)
+            pieces += start, _other_result(result, key)
 
-    def write_other(result: ImageResult) -> bytes:
-        match result.WhichOneof("kind"):
-            case "image":
-                return b'""'
-            case "text" if not _is_canonical_base64(result.text):
-                return quote(result.text)
-            case "text":
-                message = f"the text of {quoted(key)} is base64: set image to its bytes instead"
-                raise ConversionError("NOT_CANONICAL", pointer, message)
-            case "null_value":
-                message = f"null_value is {result.null_value}; the only value is 0"
-                raise ConversionError("UNKNOWN_ENUM_NUMBER", pointer, message)
-        message = f"{quoted(key)} is set and holds nothing: set image, text or null_value"
-        raise ConversionError("EMPTY_ONEOF", pointer, message)
+    return write
 
-    return Codec(write, read)
+
+def _other_result(result: ImageResult, key: str) -> bytes:
+    """The JSON of a result that is neither an image of some bytes nor null."""
+    match result.WhichOneof("kind"):
+        case "image":
+            return b'""'
+        case "text" if not _is_canonical_base64(result.text):
+            return quote(result.text)
+        case "text":
+            message = f"the text of {quoted(key)} is base64: set image to its bytes instead"
+            raise ConversionError("NOT_CANONICAL", pointer_to(key), message)
+        case "null_value":
+            message = f"null_value is {result.null_value}; the only value is 0"
+            raise ConversionError("UNKNOWN_ENUM_NUMBER", pointer_to(key), message)
+    message = f"{quoted(key)} is set and holds nothing: set image, text or null_value"
+    raise ConversionError("EMPTY_ONEOF", pointer_to(key), message)

@@ -13,6 +13,7 @@ import logging
 import secrets
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
@@ -55,13 +56,25 @@ async def _abort(context: Context, error: ConversionError) -> NoReturn:
 
 
 async def _abort_unforeseen(context: Context, error: Exception) -> NoReturn:
-    if isinstance(error, NotImplementedError):  # A method that a servicer of grpcio's lacks.
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the method is not implemented")
     number = secrets.token_hex(8)
     where = "".join(traceback.format_tb(error.__traceback__))
     _log.error("internal error %s: %s\n%s", number, type(error).__qualname__, where)
     message = f"internal error; the server's log has it under the number {number}"
     await context.abort(grpc.StatusCode.INTERNAL, message)
+
+
+@asynccontextmanager
+async def _failures_as_statuses(context: Context) -> AsyncIterator[None]:
+    try:
+        yield
+    except ConversionError as error:
+        await _abort(context, error)
+    except grpc.aio.AbortError:
+        raise
+    except NotImplementedError:  # A method that a servicer of grpcio's lacks.
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the method is not implemented")
+    except Exception as error:  # Whatever it is, the client gets a status and no more.
+        await _abort_unforeseen(context, error)
 
 
 class BoundaryInterceptor(grpc.aio.ServerInterceptor):
@@ -90,25 +103,13 @@ def _wrap(handler: Any) -> Handler:
     )
 
     async def one(data: Any, context: Context) -> Any:
-        try:
+        async with _failures_as_statuses(context):
             return await behavior(requests(data, decode), context)
-        except ConversionError as error:
-            await _abort(context, error)
-        except grpc.aio.AbortError:
-            raise
-        except Exception as error:
-            await _abort_unforeseen(context, error)
 
     async def many(data: Any, context: Context) -> None:
-        try:
+        async with _failures_as_statuses(context):
             async for response in behavior(requests(data, decode), context):
                 await _write(context, response)
-        except ConversionError as error:
-            await _abort(context, error)
-        except grpc.aio.AbortError:
-            raise
-        except Exception as error:
-            await _abort_unforeseen(context, error)
 
     wrapped = many if inspect.isasyncgenfunction(behavior) else one
     rebuilt: Handler = make(wrapped, None, _encoder(handler))
