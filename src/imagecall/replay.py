@@ -4,8 +4,7 @@ Servers refuse what they send: OpenAI answers 400 "Unknown parameter: 'input[n].
 further keys of an item, and OpenRouter checks the status of input items against a closed list.
 """
 
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -18,8 +17,7 @@ from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 _TARGET: Final = next(v.name for v in CALLS.variants.values() if v.option.replay)
 
 
-@dataclass(frozen=True)
-class Replay:
+class Replay(NamedTuple):
     """An item to send back.
 
     Attributes:
