@@ -127,6 +127,16 @@ def test_large_images_are_taken_out_of_serialized_messages_and_put_in() -> None:
         assert imagecall.serialized_from_json(text) == data
 
 
+def test_a_large_image_behind_many_extra_fields_is_put_in() -> None:
+    image = b64encode(bytes(400_000)).decode()
+    keys = {f"key{number}": number for number in range(1500)}
+    text = json.dumps({"type": "openrouter:image_generation", "imageB64": image, **keys})
+    call = imagecall.from_json(text)
+    data = imagecall.serialized_from_json(text)
+    assert imagecall.ImageGenerationCall.FromString(data) == call
+    assert imagecall.json_from_serialized(data) == imagecall.to_json(call)
+
+
 def test_what_protobuf_merges_is_merged() -> None:
     image = random.Random(4).randbytes(400_000)
     call = imagecall.ImageGenerationCall()

@@ -22,9 +22,10 @@ MIN_IMAGE_BYTES: Final = 262144
 _FIXED: Final = {1: 8, 5: 4}
 """The sizes of values by their wire type, for those of a fixed size."""
 _MAX_IMAGES: Final = 4
-"""How many images are taken out; further ones stay, as do those behind _MAX_FIELDS other fields."""
+"""How many images are taken out; further ones stay. An item has two at the most."""
 
 _MAX_FIELDS: Final = 1000
+"""Behind how many fields of a message images are not looked for, as that takes long in Python."""
 
 _MAX_LENGTH_BYTES: Final = 5  # of a tag or a length; protobuf refuses longer ones
 _MAX_VARINT_BYTES: Final = 10
@@ -72,7 +73,7 @@ def _large_images(
     wire: bytes, descriptor: Descriptor, start: int, end: int
 ) -> Iterator[Sequence[_Field]]:
     """The large images in a message at a place: each as the fields around it, outermost first."""
-    for field in _fields(wire, start, end):
+    for field in _fields(wire, start, end, _MAX_FIELDS):
         if field.end - field.start < MIN_IMAGE_BYTES:
             continue
         found = descriptor.fields_by_number.get(field.number)
@@ -90,7 +91,8 @@ def _fields_around(wire: bytes, at: int) -> Sequence[_Field]:
     around: list[_Field] = []
     start, end = 0, len(wire)
     while not around or around[-1].start != at:
-        around.append(next(f for f in _fields(wire, start, end) if f.start <= at < f.end))
+        fields = _fields(wire, start, end, len(wire))
+        around.append(next(field for field in fields if field.start <= at < field.end))
         start, end = around[-1].start, around[-1].end
     return around
 
@@ -111,13 +113,13 @@ def _replace(wire: bytes, fields: Sequence[_Field], value: bytes) -> bytes:
     return b"".join((*pieces, value, view[fields[-1].end :]))
 
 
-def _fields(wire: bytes, start: int, end: int) -> Iterator[_Field]:
-    """The fields with a length among the first ones of the message at a place.
+def _fields(wire: bytes, start: int, end: int, max_fields: int) -> Iterator[_Field]:
+    """The fields with a length of the message at a place.
 
-    Raises IndexError or ValueError if it is no message, or has too many fields.
+    Raises IndexError or ValueError if it is no message, or has more than `max_fields` fields.
     """
     position = start
-    for _ in range(_MAX_FIELDS):
+    for _ in range(max_fields):
         if position >= end:
             return
         tag, position = _read_varint(wire, position, _MAX_LENGTH_BYTES)
@@ -135,7 +137,8 @@ def _fields(wire: bytes, start: int, end: int) -> Iterator[_Field]:
                 yield _Field(tag >> 3, length_at, value_at, position)
             case kind:
                 raise ValueError(f"wire type {kind} is a group, or none")
-    raise ValueError("the message has too many fields to look for images")
+    if position < end:
+        raise ValueError(f"the message has more than {max_fields} fields")
 
 
 def _read_varint(wire: bytes, position: int, max_bytes: int) -> tuple[int, int]:
