@@ -157,6 +157,7 @@ async def test_malformed_protobuf_is_an_invalid_argument(
     said(caught.value.details() or "")
 
 
+# The one fault that is put in by hand: no request is known that causes one.
 async def test_an_unforeseen_error_shows_nothing_of_the_inside(
     stub: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,6 +6,7 @@
 b'{"type":"image_generation_call","id":"ig_1","result":null}'
 """
 
+from imagecall.call_view import CallView, view
 from imagecall.converter import (
     Profile,
     event_from_json,
@@ -19,11 +20,10 @@ from imagecall.converter import (
 )
 from imagecall.document import document_from_json, document_to_json
 from imagecall.errors import ConversionError
-from imagecall.image_format import image_format
+from imagecall.formats import image_format
 from imagecall.replay import Replay, to_input
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
-from imagecall.view import CallView, view
 
 __all__ = [
     "CallView",

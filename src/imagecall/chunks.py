@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Final
 
 from imagecall.errors import ConversionError
-from imagecall.json_text import too_large
 from imagecall.v1.chunk_pb2 import Chunk, ChunkEnd
 
 CHUNK_BYTES: Final = 1024 * 1024
@@ -75,7 +74,8 @@ class Assembly:
         if self._end.size != self._size:
             raise _damaged(f"the chunks have {self._size:,} bytes instead of {self._end.size:,}")
         if self._size > self._max_bytes:
-            raise too_large(self._size, self._max_bytes)
+            message = f"the chunks have {self._size:,} bytes; the limit is {self._max_bytes:,}"
+            raise ConversionError("TOO_LARGE", "", message)
         whole = b"".join(self._pieces)
         if self._end.sha256 != hashlib.sha256(whole).digest():
             raise _damaged("the SHA-256 digest of the chunks is not that of their end")

@@ -102,16 +102,26 @@ def _mismatch(field: FieldDescriptor, wanted: str) -> Callable[[JsonValue], bool
 
 def string_codec(field: FieldDescriptor) -> Codec:
     """A JSON string and a string field."""
+    return _simple_codec(field, str, "a string")
+
+
+def boolean_codec(field: FieldDescriptor) -> Codec:
+    """A JSON true or false and a bool field."""
+    return _simple_codec(field, bool, "true or false")
+
+
+def _simple_codec(field: FieldDescriptor, kind: type, wanted: str) -> Codec:
+    """A JSON value of one type and a field that carries every value of it."""
     name, start = field.name, member_start(field)
-    mismatch = _mismatch(field, "a string")
+    mismatch = _mismatch(field, wanted)
 
     def read(target: Message, value: JsonValue, spans: Spans) -> bool:
-        if value.__class__ is not str:
+        if value.__class__ is not kind:
             return mismatch(value)
         setattr(target, name, value)
         return True
 
-    def write(value: str, pieces: list[Piece]) -> None:
+    def write(value: str | bool, pieces: list[Piece]) -> None:
         pieces.append(start + quote(value))
 
     return Codec(write, read)
@@ -144,23 +154,6 @@ def number_codec(field: FieldDescriptor) -> Codec:
 
 def _is_integer(value: JsonValue, numbers: range) -> bool:
     return value.__class__ is int and value in numbers
-
-
-def boolean_codec(field: FieldDescriptor) -> Codec:
-    """A JSON true or false and a bool field."""
-    name, start = field.name, member_start(field)
-    mismatch = _mismatch(field, "true or false")
-
-    def read(target: Message, value: JsonValue, spans: Spans) -> bool:
-        if value.__class__ is not bool:
-            return mismatch(value)
-        setattr(target, name, value)
-        return True
-
-    def write(value: bool, pieces: list[Piece]) -> None:
-        pieces.append(start + (b"true" if value else b"false"))
-
-    return Codec(write, read)
 
 
 def spellings(enum: EnumDescriptor) -> dict[str, int]:

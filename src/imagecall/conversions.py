@@ -11,7 +11,7 @@ from google.rpc import code_pb2
 
 from imagecall.chunks import Assembly, split
 from imagecall.converter import CALLS, Profile, json_from_serialized, read_call, to_json
-from imagecall.document import KINDS, document_from_json, document_to_json
+from imagecall.document import document_from_json, document_to_json, kind_name
 from imagecall.errors import ConversionError, malformed
 from imagecall.serialized import put_in
 from imagecall.v1 import conversion_error_pb2
@@ -22,7 +22,6 @@ from imagecall.v1.conversion_service_pb2 import (
     ConvertCallsResponse,
 )
 from imagecall.v1.conversion_service_pb2 import Profile as ProfileNumber
-from imagecall.v1.document_kind_pb2 import DocumentKind
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 
@@ -36,7 +35,6 @@ _OVERHEAD: Final = 64
 """What stands around a result in a message, and around the text or chunk in a result, at most."""
 
 _CHUNK: Final = "_chunk"
-_KINDS: Final[dict[int, Any]] = {number: name for name, number in KINDS.items()}
 _PROFILES: Final[dict[int, Profile]] = {
     number: Profile.WIRE if number == 0 else Profile[name.removeprefix("PROFILE_")]
     for name, number in ProfileNumber.items()
@@ -57,15 +55,6 @@ def parse_call(
         raise ConversionError("UNKNOWN_PROFILE", "", message)
     named = variant or CALLS.default
     return read_call(target, json, named, _PROFILES[profile], max_bytes, apart)
-
-
-def parse_document(json: str | bytes, kind: int, max_bytes: int) -> Document:
-    """`document_from_json` with the kind as a request has it. Raises ConversionError."""
-    if kind not in _KINDS:
-        choices = ", ".join(DocumentKind.keys()[1:])
-        message = f"{kind} is no kind of document; choose one of {choices}"
-        raise ConversionError("UNKNOWN_KIND", "", message)
-    return document_from_json(json, kind=_KINDS[kind], max_bytes=max_bytes)
 
 
 def _parsed_document(given: Document | bytes) -> Document:
@@ -107,20 +96,15 @@ class CallStream:
         """
         response, size = ConvertCallsResponse(), 0
         damage: ConversionError | None = None
-        results = self._results(request.conversions)
-        while damage is None:
-            try:
-                result, result_size = next(results)
-            except StopIteration:
-                break
-            except ConversionError as error:
-                damage = error
-                continue
-            if size and size + result_size > WHOLE_BYTES:
-                yield response
-                response, size = ConvertCallsResponse(), 0
-            response.results.append(result)
-            size += result_size + _OVERHEAD
+        try:
+            for result, result_size in self._results(request.conversions):
+                if size and size + result_size > WHOLE_BYTES:
+                    yield response
+                    response, size = ConvertCallsResponse(), 0
+                response.results.append(result)
+                size += result_size + _OVERHEAD
+        except ConversionError as error:
+            damage = error  # To be raised after the answers that came before it.
         if size:
             yield response
         if damage is not None:
@@ -189,7 +173,7 @@ class CallStream:
         return self._chunks("call_chunk", put_in(result.call, images))
 
     def _parse_document(self, json: str | bytes, kind: int) -> Iterator[Sized]:
-        document = parse_document(json, kind, self._max_bytes)
+        document = document_from_json(json, kind=kind_name(kind), max_bytes=self._max_bytes)
         result = ConversionResult(index=self._index, document=document)
         if (size := result.ByteSize()) <= WHOLE_BYTES:
             return iter([(result, size)])

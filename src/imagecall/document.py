@@ -41,6 +41,9 @@ KINDS: Final = {
 }
 """The kinds of documents and their numbers in DocumentKind."""
 
+KIND_NAMES: Final[dict[int, Kind]] = {number: name for name, number in KINDS.items()}  # type: ignore[misc]  # those of Kind
+"""The kinds by number."""
+
 
 @dataclass(frozen=True)
 class Position:
@@ -63,6 +66,15 @@ POSITIONS: Final = {
 
 Visit: TypeAlias = Callable[[str, bytes, JsonValue], bytes | None]
 """Given a JSON Pointer, a raw value and what it means: the raw value to put there, or None."""
+
+
+def kind_name(number: int) -> Kind:
+    """The kind with a number in DocumentKind. Raises ConversionError: UNKNOWN_KIND."""
+    if number in KIND_NAMES:
+        return KIND_NAMES[number]
+    choices = ", ".join(DocumentKind.keys()[1:])
+    message = f"{number} is no kind of document; choose one of {choices}"
+    raise ConversionError("UNKNOWN_KIND", "", message)
 
 
 def document_from_json(text: bytes | str, *, kind: Kind, max_bytes: int = MAX_BYTES) -> Document:
@@ -134,10 +146,7 @@ def document_to_json(document: Document, *, max_bytes: int = MAX_BYTES) -> bytes
     if the pointer of an item is not a place for it, or holds no null.
     """
     refuse_unknown_fields(document, "")
-    if document.kind not in POSITIONS:
-        choices = ", ".join(DocumentKind.keys()[1:])
-        message = f"{document.kind} is no kind of document; choose one of {choices}"
-        raise ConversionError("UNKNOWN_KIND", "", message)
+    kind_name(document.kind)
     data = encode(document.json, max_bytes)
     value = as_object(parse(data))
     calls = {}

@@ -39,7 +39,7 @@ _OBJECTS_TO_ARRAYS: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 quote: Final = msgspec.json.Encoder().encode
-"""A string as JSON text, in UTF-8."""
+"""A string, or true or false, as JSON text in UTF-8."""
 
 
 def type_name(value: JsonValue) -> str:

@@ -18,7 +18,7 @@ from imagecall.codecs import CANONICAL_ENDS
 PlainRead = Callable[[Message, dict[str, Any], bytes], bool]
 """Puts an object, and its JSON text, into a union; whether it was plain."""
 
-FAILURES: Final = (ValueError, TypeError, KeyError, AttributeError)
+FAILURES: Final = (ValueError, TypeError, KeyError)
 """What the reading of an object that is not plain may raise."""
 
 _STRING: Final = """

@@ -7,8 +7,8 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from imagecall.codecs import enum_of, key_of, message_of, spellings
 from imagecall.converter import CALLS
+from imagecall.document import kind_name
 from imagecall.unions import Variant
-from imagecall.v1.document_kind_pb2 import DocumentKind
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 
 _KINDS: Final = {FieldDescriptor.TYPE_STRING: "a string", FieldDescriptor.TYPE_BOOL: "a boolean"}
@@ -33,10 +33,7 @@ def _places(variant: Variant) -> str:
         return "any place: an item of a type that no other variant has"
     if len(CALLS.by_type[variant.plan.tag]) == 1:
         return "any place: its type says which it is"
-    places = [
-        f"{DocumentKind.Name(place.kind).removeprefix('DOCUMENT_KIND_').lower()} {place.path}"
-        for place in variant.option.positions
-    ]
+    places = [f"{kind_name(place.kind)} {place.path}" for place in variant.option.positions]
     named = any(place.named for place in variant.option.positions)
     return ", ".join(places) + (", if you name it" if named else "")
 

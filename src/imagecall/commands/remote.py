@@ -7,11 +7,11 @@ import grpc
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 
+from imagecall.document import KINDS
 from imagecall.errors import CODES, ConversionError
 from imagecall.json_diagnosis import diagnose
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
-from imagecall.v1.document_kind_pb2 import DocumentKind
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 
@@ -29,7 +29,7 @@ def parse(server: str, data: bytes, options: argparse.Namespace) -> ImageGenerat
         stub = ConversionServiceStub(channel)
         try:
             if options.document:
-                kind = DocumentKind.Value(f"DOCUMENT_KIND_{options.document.upper()}")
+                kind: Any = KINDS[options.document]
                 request = pb.ParseDocumentRequest(json=text, kind=kind)
                 return stub.ParseDocument(request, timeout=_SECONDS).document
             profile = pb.Profile.Value(f"PROFILE_{(options.profile or 'unspecified').upper()}")

@@ -7,9 +7,9 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from imagecall.conversions import CallStream, parse_call, parse_document
+from imagecall.conversions import CallStream, parse_call
 from imagecall.converter import to_json
-from imagecall.document import document_to_json
+from imagecall.document import document_from_json, document_to_json, kind_name
 from imagecall.doors.grpc_boundary import BoundaryInterceptor, Context
 from imagecall.serialized import put_in
 from imagecall.v1 import conversion_service_pb2 as pb
@@ -46,7 +46,8 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         return pb.FormatCallResponse(json=json.decode())
 
     async def ParseDocument(self, request: pb.ParseDocumentRequest, context: Context) -> Any:
-        document = parse_document(request.json, request.kind, self._max_bytes)
+        kind = kind_name(request.kind)
+        document = document_from_json(request.json, kind=kind, max_bytes=self._max_bytes)
         return pb.ParseDocumentResponse(document=document)
 
     async def FormatDocument(self, request: pb.FormatDocumentRequest, context: Context) -> Any:

@@ -71,9 +71,9 @@ async def _failures_as_statuses(context: Context) -> AsyncIterator[None]:
         await _abort(context, error)
     except grpc.aio.AbortError:
         raise
-    except NotImplementedError:  # A method that a servicer of grpcio's lacks.
+    except NotImplementedError:  # What grpcio's own servicers raise, such as Health for List.
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the method is not implemented")
-    except Exception as error:  # Whatever it is, the client gets a status and no more.
+    except Exception as error:  # So that nothing of it is told to the client.
         await _abort_unforeseen(context, error)
 
 

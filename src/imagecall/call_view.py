@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from imagecall.codecs import spellings
 from imagecall.converter import CALLS
-from imagecall.image_format import image_format
+from imagecall.formats import image_format
 from imagecall.json_text import JsonValue, parse
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_status_pb2 import ImageGenerationStatus
