@@ -6,8 +6,8 @@ import grpc
 import pytest
 from hypothesis import settings
 
+from imagecall.backends.embedded import EmbeddedBackend
 from imagecall.doors.grpc import GrpcServer
-from imagecall.json_text import MAX_BYTES
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 
 settings.register_profile("imagecall", deadline=None, derandomize=True, max_examples=300)
@@ -17,7 +17,7 @@ settings.load_profile("imagecall")
 @pytest.fixture
 async def address() -> AsyncIterator[str]:
     """The address of a server with its defaults."""
-    server = GrpcServer("127.0.0.1:0", MAX_BYTES)
+    server = GrpcServer("127.0.0.1:0", EmbeddedBackend())
     yield await server.start()
     await server.stop(0)
 

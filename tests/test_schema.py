@@ -80,7 +80,10 @@ def test_statuses_are_those_of_the_pages() -> None:
 
 def test_every_reason_has_a_status_code_and_occurs_in_some_case() -> None:
     used = {param.values[0].reason for param in [*REFUSED_JSON, *REFUSED_MESSAGES]}
-    tested_elsewhere = {  # in test_converter, test_replay, test_chunks and test_grpc
+    upstream = {reason for reason in CODES if reason.startswith("UPSTREAM_")}
+    tested_elsewhere = upstream | {
+        "EMPTY_PROMPT",
+        "UNSUPPORTED",
         "TOO_LARGE",
         "UNKNOWN_FIELD",
         "UNKNOWN_PROFILE",

@@ -19,7 +19,7 @@ from imagecall.converter import (
     tool_to_json,
 )
 from imagecall.document import document_from_json, document_to_json
-from imagecall.errors import ConversionError
+from imagecall.errors import ConversionError, GenerationError
 from imagecall.formats import image_format
 from imagecall.replay import Replay, to_input
 from imagecall.v1.document_pb2 import Document
@@ -29,6 +29,7 @@ __all__ = [
     "CallView",
     "ConversionError",
     "Document",
+    "GenerationError",
     "ImageGenerationCall",
     "Profile",
     "Replay",

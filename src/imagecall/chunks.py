@@ -9,26 +9,54 @@ from collections.abc import Iterator
 from typing import Final
 
 from imagecall.errors import ConversionError
+from imagecall.formats import media_type
 from imagecall.v1.chunk_pb2 import Chunk, ChunkEnd
 
 CHUNK_BYTES: Final = 1024 * 1024
 """The size of each chunk but the last: 1 MiB."""
 
 
-def split(data: bytes) -> Iterator[Chunk]:
-    """The chunks of some bytes: at least one."""
+def split(data: bytes, media_type: str = "", sha256: bytes = b"") -> Iterator[Chunk]:
+    """The chunks of some bytes: at least one. `sha256` is their digest, if it is known."""
     view = memoryview(data)
+    digest = sha256 or hashlib.sha256(data).digest()
+    end = ChunkEnd(size=len(data), sha256=digest, media_type=media_type)
     for offset in range(0, len(data), CHUNK_BYTES):
-        chunk = Chunk(offset=offset, data=bytes(view[offset : offset + CHUNK_BYTES]))
-        if offset + CHUNK_BYTES >= len(data):
-            chunk.end.CopyFrom(_end(data))
-        yield chunk
+        last = offset + CHUNK_BYTES >= len(data)
+        piece = bytes(view[offset : offset + CHUNK_BYTES])
+        yield Chunk(offset=offset, data=piece, end=end if last else None)
     if not data:
-        yield Chunk(end=_end(data))
+        yield Chunk(end=end)
 
 
-def _end(data: bytes) -> ChunkEnd:
-    return ChunkEnd(size=len(data), sha256=hashlib.sha256(data).digest())
+class Chunker:
+    """The chunks of some bytes, while these arrive. Each is held back until the next comes."""
+
+    def __init__(self) -> None:
+        self._offset = 0
+        self._held = b""
+        self._first = b""
+        self._digest = hashlib.sha256()
+
+    def add(self, piece: bytes) -> Chunk | None:
+        """Takes the next bytes, which become a chunk; gives the one before them, if any."""
+        self._digest.update(piece)
+        held, self._held = self._held, piece
+        if not held:
+            self._first = piece
+            return None
+        chunk = Chunk(offset=self._offset, data=held)
+        self._offset += len(held)
+        return chunk
+
+    def finish(self) -> Chunk:
+        """The last chunk."""
+        end = ChunkEnd(
+            size=self._offset + len(self._held),
+            sha256=self._digest.digest(),
+            media_type=media_type(self._first),
+        )
+        return Chunk(offset=self._offset, data=self._held, end=end)
 
 
 class Assembly:
@@ -52,9 +80,9 @@ class Assembly:
         `max_bytes` bytes nothing is kept.
         """
         if chunk.offset != self._size or self.complete:
-            raise _damaged(f"a chunk begins at byte {chunk.offset:,} instead of {self._size:,}")
+            raise damaged(f"a chunk begins at byte {chunk.offset:,} instead of {self._size:,}")
         if not chunk.data and not (chunk.HasField("end") and self._size == 0):
-            raise _damaged(f"the chunk at byte {chunk.offset:,} is empty")
+            raise damaged(f"the chunk at byte {chunk.offset:,} is empty")
         self._size += len(chunk.data)
         if self._size > self._max_bytes:
             self._pieces.clear()
@@ -70,17 +98,18 @@ class Assembly:
         there are more than `max_bytes`.
         """
         if self._end is None:
-            raise _damaged("the chunks end before their last one")
+            raise damaged("the chunks end before their last one")
         if self._end.size != self._size:
-            raise _damaged(f"the chunks have {self._size:,} bytes instead of {self._end.size:,}")
+            raise damaged(f"the chunks have {self._size:,} bytes instead of {self._end.size:,}")
         if self._size > self._max_bytes:
             message = f"the chunks have {self._size:,} bytes; the limit is {self._max_bytes:,}"
             raise ConversionError("TOO_LARGE", "", message)
         whole = b"".join(self._pieces)
         if self._end.sha256 != hashlib.sha256(whole).digest():
-            raise _damaged("the SHA-256 digest of the chunks is not that of their end")
+            raise damaged("the SHA-256 digest of the chunks is not that of their end")
         return whole
 
 
-def _damaged(message: str) -> ConversionError:
+def damaged(message: str) -> ConversionError:
+    """The error for chunks that are not what was split."""
     return ConversionError("CHUNKS_DAMAGED", "", message)

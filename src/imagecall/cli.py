@@ -1,4 +1,4 @@
-"""The command `imagecall`: serve, convert, describe."""
+"""The command `imagecall`: serve, generate, convert, describe."""
 
 import argparse
 import sys
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from imagecall.commands import convert, describe, serve
+from imagecall.commands import convert, describe, generate, serve
+from imagecall.commands.backend_options import add_backend_options
 from imagecall.converter import CALLS, Profile
 from imagecall.document import KINDS
-from imagecall.errors import ConversionError, printable
+from imagecall.errors import GenerationError, ImagecallError, printable
 from imagecall.json_text import MAX_BYTES
 
 _DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
@@ -29,9 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.stdout is None:
             raise OSError("standard output is closed")
         code: int = options.run(options)
-    except ConversionError as error:
+    except ImagecallError as error:
         place = f" at {printable(error.pointer)}" if error.pointer else ""
-        return _fail(f"{error.reason}{place}: {error}")
+        _fail(f"{error.reason or error.code}{place}: {error}")
+        if isinstance(error, GenerationError) and error.retry_seconds is not None:
+            _fail(f"try again in {error.retry_seconds:g} s")
+        return 1
+    except TimeoutError:
+        return _fail("it took longer than the time limit")
     except OSError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -52,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_serve(commands.add_parser("serve", help="run the gRPC server"))
+    _add_generate(commands.add_parser("generate", help="generate an image from a prompt"))
     _add_convert(commands.add_parser("convert", help="convert an item, or a whole document"))
     _add_describe(commands.add_parser("describe", help="list the variants and their JSON"))
     return parser
@@ -73,6 +80,57 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         default=MAX_BYTES,
         help="refuse longer JSON texts (default: %(default)s)",
     )
+    add_backend_options(parser)
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=generate.run, check=generate.fault)
+    parser.add_argument("prompt", metavar="PROMPT", help="what to draw")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        default=Path("image.png"),
+        help="where to write it; its extension picks the format: .png, .jpg, .jpeg or .webp "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--model", metavar="MODEL", help="model that answers, such as gpt-5")
+    parser.add_argument("--size", metavar="WxH", help="size in pixels, or auto")
+    parser.add_argument("--quality", metavar="Q", help="low, medium, high or auto")
+    parser.add_argument("--background", metavar="B", help="transparent, opaque or auto")
+    parser.add_argument(
+        "--partial-images", metavar="N", type=int, help="early images to show, 0 to 3"
+    )
+    parser.add_argument(
+        "--save-partial-images", action="store_true", help="write those too, as FILE.partialN.EXT"
+    )
+    parser.add_argument(
+        "--input",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="image to start from; may be given several times",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="KEY=JSON",
+        type=_key_and_json,
+        action="append",
+        default=[],
+        help="another key of the request, passed on; may be given several times",
+    )
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=_seconds, help="give up after this time"
+    )
+    parser.add_argument(
+        "--server",
+        metavar="HOST:PORT",
+        type=_address,
+        help="let this server generate it (default: generate it here)",
+    )
+    add_backend_options(parser)
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
@@ -139,6 +197,23 @@ def _address(text: str) -> str:
     if not (host and port.isascii() and port.isdecimal() and int(port) < 2**16):
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT with a port of 0 to 65535")
     return text
+
+
+def _key_and_json(text: str) -> tuple[str, str]:
+    name, equals, json = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=JSON")
+    return name, json
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
 
 
 def _json_bytes(text: str) -> int:

@@ -54,10 +54,10 @@ _NO_IMAGES: Final[Mapping[str, bytes]] = {}
 
 CALLS: Final = union_plan(ImageGenerationCall.DESCRIPTOR)
 _PLAIN_READS: Final = CALLS.plain_reads
-_TOOLS: Final = union_plan(Tool.DESCRIPTOR)
-_EVENTS: Final = union_plan(StreamEvent.DESCRIPTOR)
+TOOLS: Final = union_plan(Tool.DESCRIPTOR)
+EVENTS: Final = union_plan(StreamEvent.DESCRIPTOR)
 CALL_IMAGE_KEYS: Final = key_pattern(CALLS.image_keys)
-_IMAGE_KEYS: Final = {CALLS: CALL_IMAGE_KEYS, _EVENTS: key_pattern(_EVENTS.image_keys)}
+_IMAGE_KEYS: Final = {CALLS: CALL_IMAGE_KEYS, EVENTS: key_pattern(EVENTS.image_keys)}
 
 
 def from_json(
@@ -167,14 +167,14 @@ def event_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> StreamE
     Raises ConversionError.
     """
     event = StreamEvent()
-    _read(_EVENTS, event, text, False, max_bytes)
+    _read(EVENTS, event, text, False, max_bytes)
     return event
 
 
 def event_to_json(event: StreamEvent, *, max_bytes: int = MAX_BYTES) -> bytes:
     """Writes a stream event. The inverse of `event_from_json`. Raises ConversionError."""
     pieces: list[Piece] = []
-    _EVENTS.write(event, pieces)
+    EVENTS.write(event, pieces)
     return check_depth(join(pieces, max_bytes))
 
 
@@ -184,14 +184,14 @@ def tool_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> Tool:
     Raises ConversionError.
     """
     tool = Tool()
-    _read(_TOOLS, tool, text, False, max_bytes)
+    _read(TOOLS, tool, text, False, max_bytes)
     return tool
 
 
 def tool_to_json(tool: Tool, *, max_bytes: int = MAX_BYTES) -> bytes:
     """Writes a tool's configuration. The inverse of `tool_from_json`. Raises ConversionError."""
     pieces: list[Piece] = []
-    _TOOLS.write(tool, pieces)
+    TOOLS.write(tool, pieces)
     return check_depth(join(pieces, max_bytes))
 
 

@@ -1,49 +1,98 @@
-"""The one exception of the package: a refused conversion, with its reason and its place.
+"""The exceptions of the package: what was refused or went wrong, with its reason and its place.
 
 The reasons, and the gRPC status code of each, are the values of ErrorReason in
 proto/imagecall/v1/conversion_error.proto.
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from imagecall.v1 import conversion_error_pb2, options_pb2
 
 _PREFIX: Final = "ERROR_REASON_"
 _MAX_POINTER: Final = 1024
-
-CODES: Final[Mapping[str, str]] = {
-    value.name.removeprefix(_PREFIX): value.GetOptions().Extensions[options_pb2.grpc_code]
+_VALUES: Final = {
+    value.name.removeprefix(_PREFIX): value.GetOptions().Extensions
     for value in conversion_error_pb2.ErrorReason.DESCRIPTOR.values
     if value.number
 }
+
+CODES: Final[Mapping[str, str]] = {
+    reason: options[options_pb2.grpc_code] for reason, options in _VALUES.items()
+}
 """The gRPC status code name of each reason."""
 
+REASONS_BY_HTTP_STATUS: Final[Mapping[int, str]] = {
+    status: reason
+    for reason, options in _VALUES.items()
+    for status in options[options_pb2.http_status]
+}
+"""The reasons that stand for an HTTP status of an API, by that status."""
 
-class ConversionError(ValueError):
-    """A text or message that was refused.
 
-    `str()` of it is a sentence that names the culprit and the choices; it quotes no image.
+class ImagecallError(Exception):
+    """What every exception of the package has.
+
+    `str()` of it is a sentence that names the culprit and the choices; it quotes no image and no
+    key.
 
     Attributes:
-        reason: a stable UPPER_SNAKE word, a key of `CODES`.
-        pointer: JSON Pointer (RFC 6901) of the culprit in the text that was given, or that would
+        reason: a stable UPPER_SNAKE word, a key of `CODES`; "" if gRPC itself failed.
+        pointer: JSON Pointer (RFC 6901) of the culprit in the JSON that was given, or that would
             have been written; "" for the whole. Cut after 1,024 characters.
         code: name of the gRPC status code, such as "INVALID_ARGUMENT".
     """
 
-    def __init__(self, reason: str, pointer: str, message: str) -> None:
+    def __init__(self, reason: str, pointer: str, message: str, code: str = "") -> None:
         super().__init__(message)
         self.reason = reason
         self.pointer = pointer if len(pointer) <= _MAX_POINTER else pointer[:_MAX_POINTER] + "…"
-        self.code = CODES[reason]
+        self.code = code or CODES[reason]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self)._restore, (self.__dict__, str(self))
+
+    @classmethod
+    def _restore(cls, attributes: Mapping[str, Any], message: str) -> "ImagecallError":
+        error = cls.__new__(cls, message)
+        error.__dict__.update(attributes)
+        error.args = (message,)
+        return error
+
+
+class ConversionError(ImagecallError, ValueError):
+    """A text or message that was refused."""
 
     def under(self, prefix: str) -> "ConversionError":
         """The same error, seen from the document in which the text stands at `prefix`."""
         return ConversionError(self.reason, prefix + self.pointer, str(self))
 
-    def __reduce__(self) -> tuple[type["ConversionError"], tuple[str, str, str]]:
-        return type(self), (self.reason, self.pointer, str(self))
+
+class GenerationError(ImagecallError):
+    """An image that was not generated, for what the backend, or gRPC, says.
+
+    Attributes:
+        retry_seconds: after how long to try again, as the API said. None: it said nothing.
+        begun: whether the API may have begun to bill, so that trying again can cost twice.
+        metadata: what else is known: "http_status", "upstream_code", "upstream_type",
+            "upstream_request_id".
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        pointer: str = "",
+        code: str = "",
+        retry_seconds: float | None = None,
+        begun: bool = False,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(reason, pointer, message, code)
+        self.retry_seconds = retry_seconds
+        self.begun = begun
+        self.metadata = dict(metadata or {})
 
 
 def pointer_to(*tokens: str | int) -> str:

@@ -1,4 +1,4 @@
-"""The format of an image file, told by its first bytes."""
+"""The format of an image file, told by its first bytes, and its media type."""
 
 from typing import Final
 
@@ -26,3 +26,9 @@ def image_format(image: bytes) -> str | None:
     if start.startswith((b"<svg", b"<?xml")) and b"<svg" in image[:4096]:
         return "svg"
     return None
+
+
+def media_type(image: bytes) -> str:
+    """The media type of an image file: "image/png". "": its format is none that is known."""
+    found = image_format(image)
+    return f"image/{found}{'+xml' if found == 'svg' else ''}" if found else ""

@@ -105,6 +105,17 @@ def _is_deeper(text: bytes, max_depth: int) -> bool:
     return bool(brackets)
 
 
+def closing_brackets(text: bytes) -> bytes:
+    """What closes the objects and arrays that the beginning of a text has opened."""
+    closers = bytearray()
+    for bracket in _STRING.sub(b"", text).translate(None, _NO_BRACKETS):
+        if bracket in b"{[":
+            closers.append(bracket + 2)  # In ASCII the closing bracket is the next but one.
+        elif closers:
+            closers.pop()
+    return bytes(reversed(closers))
+
+
 def members(text: bytes) -> dict[str, bytes]:
     """The raw JSON text of each value of an object that `parse` has accepted."""
     return {name: bytes(raw) for name, raw in _MEMBERS.decode(text).items()}

@@ -66,7 +66,7 @@ def type_of(value: JsonObject) -> str:
     raise ConversionError("WRONG_TYPE", pointer_to(TYPE), message)
 
 
-def _raw_value(json: str, pointer: str, max_depth: int) -> tuple[bytes, JsonValue]:
+def raw_value(json: str, pointer: str, max_depth: int) -> tuple[bytes, JsonValue]:
     """Raw JSON text of a message, checked so that it can stand in JSON as it is, and its value."""
     if json and (json[0] in _WHITE_SPACE or json[-1] in _WHITE_SPACE):
         message = "raw JSON text must not begin or end with white space"
@@ -197,7 +197,7 @@ class ObjectPlan:
                 text = f"an extra field has the key {quoted(name)}, which the object has already"
                 raise ConversionError("DUPLICATE_KEY", pointer, text)
             written.add(name)
-            raw, _ = _raw_value(extra.json, pointer, MAX_DEPTH - 1)
+            raw, _ = raw_value(extra.json, pointer, MAX_DEPTH - 1)
             pieces += b",", quote(name), b":", raw
 
 
@@ -220,7 +220,7 @@ class RawObjectPlan:
 
     def write(self, message: Message, pieces: list[Piece]) -> None:
         refuse_unknown_fields(message, "")
-        raw, value = _raw_value(self._get(message, self.json_field), "", MAX_DEPTH)
+        raw, value = raw_value(self._get(message, self.json_field), "", MAX_DEPTH)
         tag, copy = type_of(as_object(value)), self._get(message, self.type_field)
         if tag != copy:
             text = f'"type" is {quoted(tag)} in the raw JSON text and {quoted(copy)} beside it'

@@ -4,11 +4,9 @@ import argparse
 from typing import Any, Final
 
 import grpc
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
-from google.rpc.status_pb2 import Status
 
 from imagecall.document import KINDS
-from imagecall.errors import CODES, ConversionError
+from imagecall.grpc_status import error_of
 from imagecall.json_diagnosis import diagnose
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
@@ -55,23 +53,5 @@ def format(server: str, message: ImageGenerationCall | Document) -> bytes:
 
 def _translated(error: grpc.RpcError, server: str) -> Exception:
     """The ConversionError that a status stands for, or else a ConnectionError."""
-    pointer, reason = "", ""
-    metadata: Any = error.trailing_metadata() or ()
-    for key, value in metadata:
-        if key == "grpc-status-details-bin":
-            pointer, reason = _details(Status.FromString(value))
-    if reason in CODES:
-        return ConversionError(reason, pointer, error.details() or "")
-    return ConnectionError(f"{server}: {error.code().name}: {error.details()}")
-
-
-def _details(status: Status) -> tuple[str, str]:
-    """The JSON Pointer and the reason among a status's details."""
-    bad_request, info = BadRequest(), ErrorInfo()
-    for detail in status.details:
-        if detail.Is(BadRequest.DESCRIPTOR):
-            detail.Unpack(bad_request)
-        elif detail.Is(ErrorInfo.DESCRIPTOR):
-            detail.Unpack(info)
-    violations = bad_request.field_violations
-    return (violations[0].field if violations else "", info.reason)
+    known = error_of(error)
+    return known if known.reason else ConnectionError(f"{server}: {known.code}: {known}")

@@ -8,12 +8,14 @@ import sys
 from typing import Final
 
 from imagecall.allocator import keep_freed_memory
+from imagecall.commands.backend_options import chosen_backend
 from imagecall.doors.grpc import GrpcServer
 
 _GRACE_SECONDS: Final = 5.0
 
 _COMMANDS: Final = """
 Try, in another shell (buf comes with `pip install buf-bin`):
+  {program} generate "a red fox in the snow" -o fox.png --server {address}
   echo '{{"type":"image_generation_call","id":"ig_1"}}' | {program} convert --server {address}
   {program} describe
   buf curl --http2-prior-knowledge --protocol grpc http://{address} --list-methods
@@ -24,16 +26,17 @@ def run(options: argparse.Namespace) -> int:
     """Serves until SIGINT or SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     keep_freed_memory()
-    asyncio.run(_serve(options.grpc, options.max_json_bytes))
+    asyncio.run(_serve(options))
     return 0
 
 
-async def _serve(address: str, max_json_bytes: int) -> None:
+async def _serve(options: argparse.Namespace) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    server = GrpcServer(address, max_json_bytes)
+    backend = chosen_backend(options, options.max_json_bytes)
+    server = GrpcServer(options.grpc, backend, options.max_json_bytes)
     bound = await server.start()
     try:
         print(f"listening grpc {bound}")

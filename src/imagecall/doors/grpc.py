@@ -1,24 +1,37 @@
 """The gRPC door: the services of proto/imagecall/v1, and the server that offers them."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from imagecall.backends import Backend
 from imagecall.conversions import CallStream, parse_call
 from imagecall.converter import to_json
 from imagecall.document import document_from_json, document_to_json, kind_name
 from imagecall.doors.grpc_boundary import BoundaryInterceptor, Context
+from imagecall.json_text import MAX_BYTES
 from imagecall.serialized import put_in
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
+from imagecall.v1 import image_generation_service_pb2 as generation_pb
+from imagecall.v1 import image_generation_service_pb2_grpc as generation_pb_grpc
 
-_SERVICES: Final = [service.full_name for service in pb.DESCRIPTOR.services_by_name.values()]
+_SERVICES: Final = [
+    service.full_name
+    for file in (pb.DESCRIPTOR, generation_pb.DESCRIPTOR)
+    for service in file.services_by_name.values()
+]
 _REFLECTION_V1: Final = "grpc.reflection.v1.ServerReflection"
 _USUAL_BYTES: Final = 4 * 1024 * 1024
 """What a request may have in any case, for batches and chunks: what gRPC takes by default."""
+
+_COMMIT_SECONDS: Final = 1.0
+"""How long a backend may work before its call is one that may cost something."""
 
 _OVERHEAD_BYTES: Final = 64 * 1024
 """What a request may have around its JSON, so that a JSON past its limit is refused by us."""
@@ -64,15 +77,56 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         stream.finish()
 
 
+class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
+    """imagecall.v1.ImageGenerationService; see proto/imagecall/v1/image_generation_service.proto.
+
+    While the backend works, the initial metadata goes out: from then on gRPC's own retries let the
+    call be, as it may have begun to cost.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def GenerateImage(
+        self, request: generation_pb.GenerateImageRequest, context: Context
+    ) -> generation_pb.GenerateImageResponse:
+        async with _committed(context):
+            return await self._backend.generate_image(request)
+
+    async def StreamImage(
+        self, request: generation_pb.StreamImageRequest, context: Context
+    ) -> AsyncIterator[generation_pb.StreamImageResponse]:
+        async with _committed(context), aclosing(self._backend.stream_image(request)) as parts:
+            async for part in parts:
+                yield part
+
+
+@asynccontextmanager
+async def _committed(context: Context) -> AsyncIterator[None]:
+    """Sends the initial metadata after a while, unless the call has ended by then."""
+
+    async def commit() -> None:
+        await asyncio.sleep(_COMMIT_SECONDS)
+        with suppress(grpc.aio.InternalError, asyncio.InvalidStateError):  # The client has gone.
+            await context.send_initial_metadata(())
+
+    timer = asyncio.create_task(commit())
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 class GrpcServer:
     """A server of the services on one address, with health and reflection.
 
     Args:
         address: HOST:PORT; port 0 takes a free one.
+        backend: what generates images. It is closed with the server.
         max_bytes: the limit of a JSON text, in bytes.
     """
 
-    def __init__(self, address: str, max_bytes: int) -> None:
+    def __init__(self, address: str, backend: Backend, max_bytes: int = MAX_BYTES) -> None:
         self._address = address
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
@@ -82,7 +136,11 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),  # A second server on the port is an error.
             ],
         )
+        self._backend = backend
         pb_grpc.add_ConversionServiceServicer_to_server(ConversionServicer(max_bytes), self._server)
+        generation_pb_grpc.add_ImageGenerationServiceServicer_to_server(
+            GenerationServicer(backend), self._server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = [*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
         _add_reflection(names, self._server)
@@ -104,6 +162,7 @@ class GrpcServer:
         """Reports NOT_SERVING, takes no new calls, and gives those in progress `grace` seconds."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace)
+        await self._backend.close()
 
 
 def _add_reflection(names: list[str], server: grpc.aio.Server) -> None:

@@ -1,10 +1,8 @@
 """What is true of every gRPC method: how requests are decoded, and how failures become statuses.
 
-A request that is no message of its type, and every ConversionError, becomes a status with its code,
-its sentence, and the details google.rpc.BadRequest (the JSON Pointer as the field) and
-google.rpc.ErrorInfo (reason, domain). What nobody foresaw becomes INTERNAL with a number that
-stands in the log too; no class name, path or traceback leaves the server, and no message reaches
-the log.
+A request that is no message of its type, and every exception of the package, becomes a status as
+imagecall.grpc_status says. What nobody foresaw becomes INTERNAL with a number that stands in the
+log too; no class name, path or traceback leaves the server, and no message reaches the log.
 """
 
 import asyncio
@@ -13,20 +11,15 @@ import logging
 import secrets
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
-from google.rpc.status_pb2 import Status
 
-from imagecall.errors import ConversionError, malformed
+from imagecall.errors import ImagecallError, malformed
+from imagecall.grpc_status import code_of, trailers_of
 
-DOMAIN: Final = "imagecall"
-"""The domain of the reasons in google.rpc.ErrorInfo."""
-
-_DETAILS: Final = "grpc-status-details-bin"
 _log: Final = logging.getLogger(__name__)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -34,25 +27,8 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 """What handles a method. None: there is no such method."""
 
 
-def status_of(error: ConversionError) -> Status:
-    """The error as a google.rpc.Status."""
-    status = Status(code=_code(error).value[0], message=str(error))
-    if error.code == "INVALID_ARGUMENT":
-        violation = BadRequest.FieldViolation(
-            field=error.pointer, description=str(error), reason=error.reason
-        )
-        status.details.add().Pack(BadRequest(field_violations=[violation]))
-    status.details.add().Pack(ErrorInfo(reason=error.reason, domain=DOMAIN))
-    return status
-
-
-def _code(error: ConversionError) -> grpc.StatusCode:
-    return grpc.StatusCode[error.code]
-
-
-async def _abort(context: Context, error: ConversionError) -> NoReturn:
-    details = status_of(error).SerializeToString()
-    await context.abort(_code(error), str(error), ((_DETAILS, details),))
+async def _abort(context: Context, error: ImagecallError) -> NoReturn:
+    await context.abort(code_of(error), str(error), trailers_of(error))
 
 
 async def _abort_unforeseen(context: Context, error: Exception) -> NoReturn:
@@ -67,7 +43,7 @@ async def _abort_unforeseen(context: Context, error: Exception) -> NoReturn:
 async def _failures_as_statuses(context: Context) -> AsyncIterator[None]:
     try:
         yield
-    except ConversionError as error:
+    except ImagecallError as error:
         await _abort(context, error)
     except grpc.aio.AbortError:
         raise
@@ -107,8 +83,9 @@ def _wrap(handler: Any) -> Handler:
             return await behavior(requests(data, decode), context)
 
     async def many(data: Any, context: Context) -> None:
-        async with _failures_as_statuses(context):
-            async for response in behavior(requests(data, decode), context):
+        responses = behavior(requests(data, decode), context)
+        async with _failures_as_statuses(context), aclosing(responses):
+            async for response in responses:
                 await _write(context, response)
 
     wrapped = many if inspect.isasyncgenfunction(behavior) else one

@@ -25,7 +25,7 @@ class Chunk(_message.Message):
     while offset is the number of bytes so far, and check the end. Anything else
     is damage: DATA_LOSS, never shorter bytes.
 
-    Ours are of 1 MiB but for the last; of yours, any size that fits a message is
+    Ours are of 1 MiB or 768 KiB but for the last; of yours, any size that fits a message is
     taken.
     """
 
@@ -65,19 +65,25 @@ class ChunkEnd(_message.Message):
 
     SIZE_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
     size: _builtins.int
     """Number of bytes."""
     sha256: _builtins.bytes
     """SHA-256 digest, 32 bytes."""
+    media_type: _builtins.str
+    """Media type of an image, as its first bytes show: "image/png". Empty: it is
+    none that is known, or no image.
+    """
     def __init__(
         self,
         *,
         size: _builtins.int = ...,
         sha256: _builtins.bytes = ...,
+        media_type: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["media_type", b"media_type", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -77,9 +77,47 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The bytes are not a message of the type that is expected."""
     ERROR_REASON_CHUNKS_DAMAGED: _ErrorReason.ValueType  # 24
     """Chunks are lost, repeated, reordered, cut, or not what their end says."""
+    ERROR_REASON_EMPTY_PROMPT: _ErrorReason.ValueType  # 25
+    """The prompt is blank, and there are no input items instead."""
+    ERROR_REASON_UNSUPPORTED: _ErrorReason.ValueType  # 26
+    """The backend does not have what the request asks for, such as a file format."""
+    ERROR_REASON_UPSTREAM_INVALID_REQUEST: _ErrorReason.ValueType  # 27
+    """The API refused the request: 400, 422, another 4xx."""
+    ERROR_REASON_UPSTREAM_UNAUTHENTICATED: _ErrorReason.ValueType  # 28
+    """The API does not know the server's key: 401."""
+    ERROR_REASON_UPSTREAM_PAYMENT_REQUIRED: _ErrorReason.ValueType  # 29
+    """The API wants to be paid: 402."""
+    ERROR_REASON_UPSTREAM_FORBIDDEN: _ErrorReason.ValueType  # 30
+    """The API does not allow it: 403."""
+    ERROR_REASON_UPSTREAM_NOT_FOUND: _ErrorReason.ValueType  # 31
+    """The API does not have it, such as the model, or is not at this URL: 404."""
+    ERROR_REASON_UPSTREAM_UNIMPLEMENTED: _ErrorReason.ValueType  # 32
+    """The API does not do that: 405, 501."""
+    ERROR_REASON_UPSTREAM_TIMEOUT: _ErrorReason.ValueType  # 33
+    """The API took too long: 408, 504, or silence past the server's limit."""
+    ERROR_REASON_UPSTREAM_CONFLICT: _ErrorReason.ValueType  # 34
+    """The API is doing something that is in the way: 409."""
+    ERROR_REASON_UPSTREAM_TOO_LARGE: _ErrorReason.ValueType  # 35
+    """The request is too large for the API: 413."""
+    ERROR_REASON_UPSTREAM_RATE_LIMITED: _ErrorReason.ValueType  # 36
+    """Too many requests: 429. With a RetryInfo if the API said when to try again."""
+    ERROR_REASON_UPSTREAM_UNAVAILABLE: _ErrorReason.ValueType  # 37
+    """The API fails or is overloaded: 500, 502, 503, another 5xx. With a RetryInfo
+    if the API said when to try again.
+    """
+    ERROR_REASON_UPSTREAM_UNREACHABLE: _ErrorReason.ValueType  # 38
+    """There is no connection to the API: refused, no such host, no TLS."""
+    ERROR_REASON_UPSTREAM_DISCONNECTED: _ErrorReason.ValueType  # 39
+    """The API closed the connection before it answered. It may have begun to work."""
+    ERROR_REASON_UPSTREAM_DAMAGED: _ErrorReason.ValueType  # 40
+    """The answer ends in the middle, or has a hole, or is not JSON where it should
+    be.
+    """
+    ERROR_REASON_UPSTREAM_NOT_UNDERSTOOD: _ErrorReason.ValueType  # 41
+    """What answers is no Responses API: HTML, a redirect, other JSON."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """Why a conversion was refused.
+    """Why a conversion was refused, or an image was not generated.
 
     A call that fails as a whole has a google.rpc.Status with a
     google.rpc.ErrorInfo: its reason is one of these names without the prefix
@@ -142,6 +180,44 @@ ERROR_REASON_MALFORMED_PROTOBUF: ErrorReason.ValueType  # 23
 """The bytes are not a message of the type that is expected."""
 ERROR_REASON_CHUNKS_DAMAGED: ErrorReason.ValueType  # 24
 """Chunks are lost, repeated, reordered, cut, or not what their end says."""
+ERROR_REASON_EMPTY_PROMPT: ErrorReason.ValueType  # 25
+"""The prompt is blank, and there are no input items instead."""
+ERROR_REASON_UNSUPPORTED: ErrorReason.ValueType  # 26
+"""The backend does not have what the request asks for, such as a file format."""
+ERROR_REASON_UPSTREAM_INVALID_REQUEST: ErrorReason.ValueType  # 27
+"""The API refused the request: 400, 422, another 4xx."""
+ERROR_REASON_UPSTREAM_UNAUTHENTICATED: ErrorReason.ValueType  # 28
+"""The API does not know the server's key: 401."""
+ERROR_REASON_UPSTREAM_PAYMENT_REQUIRED: ErrorReason.ValueType  # 29
+"""The API wants to be paid: 402."""
+ERROR_REASON_UPSTREAM_FORBIDDEN: ErrorReason.ValueType  # 30
+"""The API does not allow it: 403."""
+ERROR_REASON_UPSTREAM_NOT_FOUND: ErrorReason.ValueType  # 31
+"""The API does not have it, such as the model, or is not at this URL: 404."""
+ERROR_REASON_UPSTREAM_UNIMPLEMENTED: ErrorReason.ValueType  # 32
+"""The API does not do that: 405, 501."""
+ERROR_REASON_UPSTREAM_TIMEOUT: ErrorReason.ValueType  # 33
+"""The API took too long: 408, 504, or silence past the server's limit."""
+ERROR_REASON_UPSTREAM_CONFLICT: ErrorReason.ValueType  # 34
+"""The API is doing something that is in the way: 409."""
+ERROR_REASON_UPSTREAM_TOO_LARGE: ErrorReason.ValueType  # 35
+"""The request is too large for the API: 413."""
+ERROR_REASON_UPSTREAM_RATE_LIMITED: ErrorReason.ValueType  # 36
+"""Too many requests: 429. With a RetryInfo if the API said when to try again."""
+ERROR_REASON_UPSTREAM_UNAVAILABLE: ErrorReason.ValueType  # 37
+"""The API fails or is overloaded: 500, 502, 503, another 5xx. With a RetryInfo
+if the API said when to try again.
+"""
+ERROR_REASON_UPSTREAM_UNREACHABLE: ErrorReason.ValueType  # 38
+"""There is no connection to the API: refused, no such host, no TLS."""
+ERROR_REASON_UPSTREAM_DISCONNECTED: ErrorReason.ValueType  # 39
+"""The API closed the connection before it answered. It may have begun to work."""
+ERROR_REASON_UPSTREAM_DAMAGED: ErrorReason.ValueType  # 40
+"""The answer ends in the middle, or has a hole, or is not JSON where it should
+be.
+"""
+ERROR_REASON_UPSTREAM_NOT_UNDERSTOOD: ErrorReason.ValueType  # 41
+"""What answers is no Responses API: HTML, a redirect, other JSON."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

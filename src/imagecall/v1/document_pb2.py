@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from imagecall.v1 import document_kind_pb2 as imagecall_dot_v1_dot_document__kind__pb2
 from imagecall.v1 import image_generation_call_pb2 as imagecall_dot_v1_dot_image__generation__call__pb2
+from imagecall.v1 import options_pb2 as imagecall_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bimagecall/v1/document.proto\x12\x0cimagecall.v1\x1a imagecall/v1/document_kind.proto\x1a(imagecall/v1/image_generation_call.proto\"m\n\x08\x44ocument\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.imagecall.v1.DocumentKind\x12\x0c\n\x04json\x18\x02 \x01(\t\x12)\n\x05\x63\x61lls\x18\x03 \x03(\x0b\x32\x1a.imagecall.v1.DocumentCall\"P\n\x0c\x44ocumentCall\x12\x0f\n\x07pointer\x18\x01 \x01(\t\x12/\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32!.imagecall.v1.ImageGenerationCallB*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bimagecall/v1/document.proto\x12\x0cimagecall.v1\x1a imagecall/v1/document_kind.proto\x1a(imagecall/v1/image_generation_call.proto\x1a\x1aimagecall/v1/options.proto\"s\n\x08\x44ocument\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.imagecall.v1.DocumentKind\x12\x12\n\x04json\x18\x02 \x01(\tB\x04\xd8\xe3\x18\x02\x12)\n\x05\x63\x61lls\x18\x03 \x03(\x0b\x32\x1a.imagecall.v1.DocumentCall\"P\n\x0c\x44ocumentCall\x12\x0f\n\x07pointer\x18\x01 \x01(\t\x12/\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32!.imagecall.v1.ImageGenerationCallB*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +35,10 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'imagecall.v1.document_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\014imagecall.v1P\001Z\030imagecall/v1;imagecallv1'
-  _globals['_DOCUMENT']._serialized_start=121
-  _globals['_DOCUMENT']._serialized_end=230
-  _globals['_DOCUMENTCALL']._serialized_start=232
-  _globals['_DOCUMENTCALL']._serialized_end=312
+  _globals['_DOCUMENT'].fields_by_name['json']._loaded_options = None
+  _globals['_DOCUMENT'].fields_by_name['json']._serialized_options = b'\330\343\030\002'
+  _globals['_DOCUMENT']._serialized_start=149
+  _globals['_DOCUMENT']._serialized_end=264
+  _globals['_DOCUMENTCALL']._serialized_start=266
+  _globals['_DOCUMENTCALL']._serialized_end=346
 # @@protoc_insertion_point(module_scope)

@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from imagecall.v1 import options_pb2 as imagecall_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eimagecall/v1/extra_field.proto\x12\x0cimagecall.v1\"(\n\nExtraField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04json\x18\x02 \x01(\tB*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eimagecall/v1/extra_field.proto\x12\x0cimagecall.v1\x1a\x1aimagecall/v1/options.proto\".\n\nExtraField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x04json\x18\x02 \x01(\tB\x04\xd8\xe3\x18\x02\x42*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,6 +33,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'imagecall.v1.extra_field_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\014imagecall.v1P\001Z\030imagecall/v1;imagecallv1'
-  _globals['_EXTRAFIELD']._serialized_start=48
-  _globals['_EXTRAFIELD']._serialized_end=88
+  _globals['_EXTRAFIELD'].fields_by_name['json']._loaded_options = None
+  _globals['_EXTRAFIELD'].fields_by_name['json']._serialized_options = b'\330\343\030\002'
+  _globals['_EXTRAFIELD']._serialized_start=76
+  _globals['_EXTRAFIELD']._serialized_end=122
 # @@protoc_insertion_point(module_scope)

@@ -346,8 +346,7 @@ Global___OpenRouterImageGenerationParameters: _TypeAlias = OpenRouterImageGenera
 @_typing.final
 class Tool(_message.Message):
     """A tool of a request or a response: the image tool in both spellings, or
-    another one. For programs that make requests themselves: no method of
-    ConversionService converts it.
+    another one.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -22,6 +22,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _InChunks:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InChunksEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InChunks.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IN_CHUNKS_UNSPECIFIED: _InChunks.ValueType  # 0
+    """Never."""
+    IN_CHUNKS_ALWAYS: _InChunks.ValueType  # 1
+    """Always."""
+    IN_CHUNKS_LONG: _InChunks.ValueType  # 2
+    """Where it is long. The field is never empty otherwise."""
+
+class InChunks(_InChunks, metaclass=_InChunksEnumTypeWrapper):
+    """When the value of a field goes in chunks, see StreamImageResponse."""
+
+IN_CHUNKS_UNSPECIFIED: InChunks.ValueType  # 0
+"""Never."""
+IN_CHUNKS_ALWAYS: InChunks.ValueType  # 1
+"""Always."""
+IN_CHUNKS_LONG: InChunks.ValueType  # 2
+"""Where it is long. The field is never empty otherwise."""
+Global___InChunks: _TypeAlias = InChunks  # noqa: Y015
+
 class _FieldRole:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -195,17 +219,25 @@ Global___JsonPosition: _TypeAlias = JsonPosition  # noqa: Y015
 JSON_OBJECT_FIELD_NUMBER: _builtins.int
 JSON_KEY_FIELD_NUMBER: _builtins.int
 JSON_VARIANT_FIELD_NUMBER: _builtins.int
+IN_CHUNKS_FIELD_NUMBER: _builtins.int
 JSON_SPELLING_FIELD_NUMBER: _builtins.int
 GRPC_CODE_FIELD_NUMBER: _builtins.int
+HTTP_STATUS_FIELD_NUMBER: _builtins.int
 json_object: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, Global___JsonObject]
 """The JSON object that the message is."""
 json_key: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___JsonKey]
 """The JSON key that the field is."""
 json_variant: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___JsonVariant]
 """When a member of a union is chosen: on the fields of its oneof."""
+in_chunks: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___InChunks.ValueType]
+"""When StreamImage sends the value of a field in chunks: on fields whose value
+can be megabytes.
+"""
 json_spelling: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _builtins.str]
 """The string in the JSON, such as "in_progress"."""
 grpc_code: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _builtins.str]
 """The name of the gRPC status code that goes with an ErrorReason, such as
 "INVALID_ARGUMENT".
 """
+http_status: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _containers.RepeatedScalarFieldContainer[_builtins.int]]
+"""The HTTP statuses of an API that become an ErrorReason, such as 429."""

@@ -401,8 +401,7 @@ Global___OutputItemDoneEvent: _TypeAlias = OutputItemDoneEvent  # noqa: Y015
 @_typing.final
 class StreamEvent(_message.Message):
     """An event of a response's stream: one that concerns an image generation call,
-    or another one. For programs that read or write streams themselves: no method
-    of ConversionService converts it.
+    or another one.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

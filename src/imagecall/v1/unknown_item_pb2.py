@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from imagecall.v1 import options_pb2 as imagecall_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fimagecall/v1/unknown_item.proto\x12\x0cimagecall.v1\x1a\x1aimagecall/v1/options.proto\"=\n\x0bUnknownItem\x12\x18\n\x04type\x18\x14 \x01(\tB\n\xb2\xe3\x18\x06\n\x04type\x12\x14\n\x04json\x18\x15 \x01(\tB\x06\xb2\xe3\x18\x02(\x03\x42*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fimagecall/v1/unknown_item.proto\x12\x0cimagecall.v1\x1a\x1aimagecall/v1/options.proto\"A\n\x0bUnknownItem\x12\x18\n\x04type\x18\x14 \x01(\tB\n\xb2\xe3\x18\x06\n\x04type\x12\x18\n\x04json\x18\x15 \x01(\tB\n\xb2\xe3\x18\x02(\x03\xd8\xe3\x18\x02\x42*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNKNOWNITEM'].fields_by_name['type']._loaded_options = None
   _globals['_UNKNOWNITEM'].fields_by_name['type']._serialized_options = b'\262\343\030\006\n\004type'
   _globals['_UNKNOWNITEM'].fields_by_name['json']._loaded_options = None
-  _globals['_UNKNOWNITEM'].fields_by_name['json']._serialized_options = b'\262\343\030\002(\003'
+  _globals['_UNKNOWNITEM'].fields_by_name['json']._serialized_options = b'\262\343\030\002(\003\330\343\030\002'
   _globals['_UNKNOWNITEM']._serialized_start=77
-  _globals['_UNKNOWNITEM']._serialized_end=138
+  _globals['_UNKNOWNITEM']._serialized_end=142
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,31 @@
+"""What generates images: the interface of every backend."""
+
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+from imagecall.v1.image_generation_service_pb2 import (
+    GenerateImageRequest,
+    GenerateImageResponse,
+    StreamImageRequest,
+    StreamImageResponse,
+)
+
+
+class Backend(Protocol):
+    """What generates images.
+
+    Both methods do what the methods of ImageGenerationService do, see
+    proto/imagecall/v1/image_generation_service.proto, and raise ImagecallError. Cancelling them
+    ends the work.
+    """
+
+    async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
+        """Generates images and answers when they are done."""
+
+    def stream_image(
+        self, request: StreamImageRequest
+    ) -> AsyncGenerator[StreamImageResponse, None]:
+        """Generates images and tells what happens."""
+
+    async def close(self) -> None:
+        """Gives back connections and the like."""

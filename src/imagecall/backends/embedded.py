@@ -1,0 +1,379 @@
+"""The backend that needs no key and no network: it draws test cards, and fails when it is asked to.
+
+The pictures are a pure function of the request. How a client deals with failures, delays and very
+large images can be tried with the request key "embedded", an object; its members are those of
+`Asked`. Everything else in a request is checked as for an API, and echoed where APIs echo it.
+"""
+
+import asyncio
+import hashlib
+import json
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from imagecall.backends.image_settings import ImageSettings, settings_of
+from imagecall.backends.parts import in_parts
+from imagecall.backends.response_stream import end_of
+from imagecall.backends.upstream_errors import reason_of
+from imagecall.call_view import view
+from imagecall.chunks import split
+from imagecall.converter import event_from_json, from_json
+from imagecall.errors import ConversionError, GenerationError, pointer_to
+from imagecall.formats import media_type
+from imagecall.image_request import extra_values, request_to_json
+from imagecall.image_response import ReadResponse, response_from_json
+from imagecall.json_text import JsonValue
+from imagecall.sse import damaged
+from imagecall.test_card.card import Card, draw
+from imagecall.test_card.padding import pad
+from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+from imagecall.v1.image_generation_service_pb2 import (
+    GenerateImageRequest,
+    GenerateImageResponse,
+    StreamEnding,
+    StreamImageRequest,
+    StreamImageResponse,
+)
+from imagecall.v1.image_request_pb2 import ImageRequest
+from imagecall.v1.stream_event_pb2 import StreamEvent
+
+_KEY: Final = "embedded"
+_MODEL: Final = "imagecall-test-card"
+_KEPT_BYTES: Final = 256 * 1024 * 1024
+_MAX_IMAGE_BYTES: Final = 256 * 1024 * 1024
+_ECHOED: Final = (
+    "instructions",
+    "metadata",
+    "parallel_tool_calls",
+    "previous_response_id",
+    "temperature",
+    "tool_choice",
+    "top_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "user",
+)
+"""The request keys that the response has too, as those of the APIs do."""
+
+_DEFAULTS: Final[dict[str, JsonValue]] = {
+    "error": None,
+    "incomplete_details": None,
+    "instructions": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "temperature": 1,
+    "top_p": 1,
+    "tool_choice": "auto",
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+}
+_FAILURES: Final[dict[str, dict[str, JsonValue]]] = {
+    "failed": {"error": {"code": "server_error", "message": "the request asked for a failure"}},
+    "incomplete": {"incomplete_details": {"reason": "max_output_tokens"}},
+}
+
+
+class Asked(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What a request asks of the embedded backend with its key "embedded"."""
+
+    delay_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0
+    """How long it takes to draw, in steps as many as there are images."""
+    http_status: Annotated[int, msgspec.Meta(ge=400, le=599)] | None = None
+    """Fail as for an API that answers so."""
+    retry_after_seconds: Annotated[float, msgspec.Meta(ge=0, le=86400)] | None = None
+    """When the failure says to try again."""
+    midway: bool = False
+    """Fail not at once but in the middle of the stream."""
+    ending: Literal["completed", "failed", "incomplete", "none", "cut"] = "completed"
+    """How it ends: as a response does, without an event for it, or cut off."""
+    image_bytes: Annotated[int, msgspec.Meta(ge=1, le=_MAX_IMAGE_BYTES)] | None = None
+    """The size of the final image file, exactly."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file and its digest."""
+
+    data: bytes
+    sha256: bytes
+
+
+class EmbeddedBackend:
+    """See the module. It keeps the last pictures, up to 256 MiB, as they may be asked for again."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[Card, float, int | None], Picture] = OrderedDict()
+
+    async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
+        order = _Order(request.request)
+        order.fail(midway=order.asked.midway)
+        if order.asked.ending == "cut":
+            raise damaged("it ends in the middle")
+        await asyncio.sleep(order.asked.delay_seconds)
+        picture = await self._picture(order, 1.0) if order.has_image else None
+        end = end_of(order.response(picture), order.ending, request.include_document, _none)
+        return GenerateImageResponse(response=end.response)
+
+    async def stream_image(
+        self, request: StreamImageRequest
+    ) -> AsyncGenerator[StreamImageResponse, None]:
+        order = _Order(request.request)
+        order.fail(midway=False)
+        steps = order.settings.partial_images + 1
+        for event in order.beginning(request.include_other_events):
+            yield StreamImageResponse(event=event)
+        for step in range(steps - 1):
+            await asyncio.sleep(order.asked.delay_seconds / steps)
+            picture = await self._picture(order, (step + 1) / steps)
+            for part in _with_image(order.partial_image(step), picture):
+                yield part
+        order.fail(midway=True)
+        await asyncio.sleep(order.asked.delay_seconds / steps)
+        if order.asked.ending == "cut":
+            raise damaged(f'it ends before the image of "{order.id}"')
+        final = await self._picture(order, 1.0) if order.has_image else None
+        if final is not None:
+            yield StreamImageResponse(event=order.completed())
+        for part in _with_image(order.done(), final):
+            yield part
+        read = order.response(final if request.include_document else None)
+        for part in in_parts(end_of(read, order.ending, request.include_document, _delivered)):
+            yield part
+
+    async def close(self) -> None:
+        """There is nothing to give back."""
+
+    async def _picture(self, order: "_Order", sharpness: float) -> Picture:
+        """A picture of an order: one that was kept, or drawn now, beside the event loop."""
+        size = order.asked.image_bytes if sharpness == 1 else None
+        key = (order.card, sharpness, size)
+        if key not in self._kept:
+            self._kept[key] = await asyncio.to_thread(_drawn, *key)
+        self._kept.move_to_end(key)
+        picture = self._kept[key]
+        while sum(len(kept.data) for kept in self._kept.values()) > _KEPT_BYTES:
+            self._kept.popitem(last=False)
+        return picture
+
+
+def _drawn(card: Card, sharpness: float, size: int | None) -> Picture:
+    data = draw(card, sharpness)
+    if size is not None:
+        try:
+            data = pad(data, size)
+        except ValueError as error:
+            pointer = pointer_to(_KEY, "image_bytes")
+            raise ConversionError("UNSUPPORTED", pointer, str(error)) from None
+    return Picture(data, hashlib.sha256(data).digest())
+
+
+def _with_image(event: StreamEvent, picture: Picture | None) -> Iterator[StreamImageResponse]:
+    """An event whose image is left empty, after the chunks of its image."""
+    if picture is not None:
+        for chunk in split(picture.data, media_type(picture.data), picture.sha256):
+            yield StreamImageResponse(chunk=chunk)
+    yield from in_parts(event, sent=int(picture is not None))
+
+
+def _delivered(index: int, call: ImageGenerationCall) -> bool:
+    return True
+
+
+def _none(index: int, call: ImageGenerationCall) -> bool:
+    return False
+
+
+class _Order:
+    """A request that was checked, and what is said of it. Raises ConversionError."""
+
+    def __init__(self, request: ImageRequest) -> None:
+        body = request_to_json(request, stream=False)
+        digest = hashlib.sha256(body).hexdigest()
+        self.id = f"ig_{digest[:24]}"
+        self.asked = _asked(request)
+        self.settings: ImageSettings = settings_of(list(request.tools))
+        self._prompt = _prompt(request)
+        self.card = _card(self._prompt, self.settings, tuple(_inputs(request)))
+        self.has_image = self.asked.ending in ("completed", "none")
+        self.ending = _ENDINGS[self.asked.ending]
+        self._number = 0
+        self._response = _response_object(request, json.loads(body), f"resp_{digest[24:48]}")
+
+    def fail(self, midway: bool) -> None:
+        """Raises the GenerationError that is asked for, if it is for this moment."""
+        status = self.asked.http_status
+        if status is None or midway != self.asked.midway:
+            return
+        head = "the API failed" if midway else f"the API answered {status}"
+        raise GenerationError(
+            reason_of(status),
+            f"{head}: the request asked for a failure",
+            retry_seconds=self.asked.retry_after_seconds,
+            begun=midway,
+            metadata={} if midway else {"http_status": str(status)},
+        )
+
+    def beginning(self, other_events: bool) -> Iterator[StreamEvent]:
+        """The events until drawing begins."""
+        for tag in ("response.created", "response.in_progress"):
+            event = self._event(tag, response=self._response)
+            if other_events:
+                yield event
+        item = {"type": "image_generation_call", "id": self.id, "status": "in_progress"}
+        yield self._event(
+            "response.output_item.added", item=item | {"result": None}, output_index=0
+        )
+        yield self._call_event("in_progress")
+        yield self._call_event("generating")
+
+    def partial_image(self, index: int) -> StreamEvent:
+        """The event of a partial image, whose image is left empty."""
+        shown = self._shown()
+        return self._call_event(
+            "partial_image", partial_image_index=index, partial_image_b64="", **shown
+        )
+
+    def completed(self) -> StreamEvent:
+        """The event before the final item of a call that did not fail."""
+        return self._call_event("completed")
+
+    def done(self) -> StreamEvent:
+        """The event of the final item, whose image is left empty."""
+        return self._event("response.output_item.done", item=self._item(), output_index=0)
+
+    def response(self, picture: Picture | None) -> ReadResponse:
+        """The response at the end, with its image, or with an empty one."""
+        ending = self.asked.ending
+        status = ending if ending in _FAILURES else "completed"
+        response = self._response | _FAILURES.get(ending, {})
+        response |= {"status": status, "completed_at": int(time.time())}
+        response["output"] = [self._item()]
+        response["usage"] = _usage(self._prompt)
+        read = response_from_json(_compact(response))
+        if picture is not None:
+            read.document.calls[-1].call.output_image_generation_call.result.image = picture.data
+        return read
+
+    def _item(self) -> dict[str, JsonValue]:
+        status, result = ("completed", "") if self.has_image else ("failed", None)
+        item: dict[str, JsonValue] = {"type": "image_generation_call", "id": self.id}
+        item |= {"result": result, "status": status, "revised_prompt": self._prompt}
+        return item | self._shown()
+
+    def _shown(self) -> dict[str, JsonValue]:
+        """How the image is drawn."""
+        return {
+            "size": self.settings.size,
+            "quality": self.settings.quality,
+            "background": self.settings.background,
+            "output_format": self.settings.output_format,
+        }
+
+    def _call_event(self, name: str, **fields: JsonValue) -> StreamEvent:
+        tag = f"response.image_generation_call.{name}"
+        return self._event(tag, item_id=self.id, output_index=0, **fields)
+
+    def _event(self, tag: str, **fields: JsonValue) -> StreamEvent:
+        number, self._number = self._number, self._number + 1
+        event = {"type": tag} | fields | {"sequence_number": number}
+        return event_from_json(_compact(event))
+
+
+_ENDINGS: Final = {
+    "completed": StreamEnding.STREAM_ENDING_COMPLETED,
+    "failed": StreamEnding.STREAM_ENDING_FAILED,
+    "incomplete": StreamEnding.STREAM_ENDING_INCOMPLETE,
+    "none": StreamEnding.STREAM_ENDING_UNSPECIFIED,
+    "cut": StreamEnding.STREAM_ENDING_UNSPECIFIED,
+}
+
+
+def _compact(value: JsonValue) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _asked(request: ImageRequest) -> Asked:
+    raw = extra_values(request).get(_KEY, b"{}")
+    try:
+        return msgspec.json.decode(raw, type=Asked)
+    except msgspec.ValidationError as error:
+        raise ConversionError("UNSUPPORTED", pointer_to(_KEY), f'in "{_KEY}": {error}') from None
+
+
+def _response_object(
+    request: ImageRequest, body: dict[str, JsonValue], name: str
+) -> dict[str, JsonValue]:
+    """The response as it is at first."""
+    echoed: dict[str, JsonValue] = {key: body[key] for key in _ECHOED if key in body}
+    return {
+        "id": name,
+        "object": "response",
+        "created_at": int(time.time()),
+        "completed_at": None,
+        "model": request.model or _MODEL,
+        "status": "in_progress",
+        "output": [],
+        "tools": body["tools"],
+        **_DEFAULTS,
+        **echoed,
+    }
+
+
+def _usage(prompt: str) -> dict[str, JsonValue]:
+    """Nothing is consumed that anyone would pay for; the words of the prompt are counted."""
+    words = len(prompt.split())
+    return {
+        "input_tokens": words,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": 0,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": words,
+    }
+
+
+def _card(prompt: str, settings: ImageSettings, inputs: tuple[bytes, ...]) -> Card:
+    return Card(
+        prompt=prompt,
+        width=settings.width,
+        height=settings.height,
+        quality=settings.quality,
+        transparent=settings.background == "transparent",
+        output_format=settings.output_format,
+        compression=settings.compression,
+        inputs=inputs,
+    )
+
+
+def _prompt(request: ImageRequest) -> str:
+    """What to draw: the prompt, or the last text among the items before it."""
+    texts = [request.prompt, *(text for item in request.input_items for text in _texts(item))]
+    return request.prompt if request.prompt.strip() else texts[-1]
+
+
+def _texts(item: ImageGenerationCall) -> Iterator[str]:
+    """The texts of a message."""
+    message: Any = json.loads(item.unknown_item.json or "{}")
+    content = message.get("content")
+    if isinstance(content, str):
+        yield content
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, dict) and isinstance(part.get("text"), str):
+            yield part["text"]
+
+
+def _inputs(request: ImageRequest) -> Iterator[bytes]:
+    """The pictures to start from; nothing for one that is elsewhere."""
+    for item in request.input_items:
+        if item.WhichOneof("variant") != "unknown_item":
+            yield view(item).image or b""
+    for image in request.input_images:
+        if image.url.startswith("data:"):
+            data = json.dumps({"type": "image_generation_call", "result": image.url})
+            yield view(from_json(data)).image or b""
+        else:
+            yield image.image

@@ -1,0 +1,230 @@
+"""The backend that asks a Responses API over HTTP: OpenRouter's, OpenAI's, or any other.
+
+A call is never sent twice. Whether an error may have come after the API began to bill is said with
+it, see GenerationError.begun.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from typing import Final
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from imagecall.backends.parts import in_parts
+from imagecall.backends.response_stream import ResponseStream, end_of, ending_of
+from imagecall.backends.upstream_errors import failed, not_understood, refused
+from imagecall.errors import ConversionError, GenerationError
+from imagecall.image_request import request_to_json
+from imagecall.image_response import ReadResponse, response_from_json
+from imagecall.json_text import MAX_BYTES, JsonValue, parse
+from imagecall.sse import damaged
+from imagecall.v1.image_generation_service_pb2 import (
+    GenerateImageRequest,
+    GenerateImageResponse,
+    StreamImageRequest,
+    StreamImageResponse,
+)
+
+CONNECT_SECONDS: Final = 10.0
+IDLE_SECONDS: Final = 300.0
+"""How long an API may be silent: it draws for minutes without a word."""
+
+_READ_BYTES: Final = 256 * 1024
+_MAX_ERROR_BYTES: Final = 64 * 1024
+_IDENTITY: Final = "identity"
+
+
+class HttpBackend:
+    """See the module.
+
+    Args:
+        base_url: where the API is, without "/responses": "https://openrouter.ai/api/v1".
+        api_key: sent as a bearer token. "": none is sent.
+        idle_seconds: after how long a silence a call is given up.
+        max_bytes: the limit of an answer, or of an event of a stream without its image.
+
+    Raises ValueError for what is no base URL, or no key.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str = "",
+        *,
+        idle_seconds: float = IDLE_SECONDS,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._url = _checked_url(base_url) + "/responses"
+        self._api_key = _checked_key(api_key)
+        self._idle_seconds = idle_seconds
+        self._max_bytes = max_bytes
+        self._session: aiohttp.ClientSession | None = None
+
+    async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
+        body = request_to_json(request.request, stream=False)
+        async with self._post(body, "application/json") as answer:
+            read = self._response(await self._whole(answer), answer.headers)
+        response = GenerateImageResponse(response=read.response)
+        for _, call in read.calls():
+            response.response.calls.add().CopyFrom(call)
+        if request.include_document:
+            response.response.document.CopyFrom(read.document)
+        return response
+
+    async def stream_image(
+        self, request: StreamImageRequest
+    ) -> AsyncGenerator[StreamImageResponse, None]:
+        body = request_to_json(request.request, stream=True)
+        async with self._post(body, "text/event-stream") as answer:
+            parts = self._parts(answer, request)
+            async with aclosing(parts):
+                async for part in parts:
+                    yield part
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    @asynccontextmanager
+    async def _post(self, body: bytes, accept: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Sends a request; the answer, once it is known to be none of an error."""
+        headers = {"Accept": accept, "Content-Type": "application/json"}
+        if self._api_key:
+            headers["Authorization"] = f"Bearer {self._api_key}"
+        async with (
+            _failures(),
+            self._opened().post(
+                self._url, data=body, headers=headers, allow_redirects=False
+            ) as answer,
+        ):
+            if answer.status != 200:
+                start = await answer.content.read(_MAX_ERROR_BYTES)
+                raise refused(answer.status, answer.headers, start, self._api_key)
+            if answer.headers.get("content-encoding", _IDENTITY) != _IDENTITY:
+                raise not_understood("compressed bytes, which were not asked for", begun=True)
+            yield answer
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                auto_decompress=False,
+                connector=aiohttp.TCPConnector(limit=0),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"Accept-Encoding": _IDENTITY, "User-Agent": "imagecall"},
+                read_bufsize=_READ_BYTES,
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=CONNECT_SECONDS, sock_read=self._idle_seconds
+                ),
+                trust_env=True,
+            )
+        return self._session
+
+    async def _parts(
+        self, answer: aiohttp.ClientResponse, request: StreamImageRequest
+    ) -> AsyncGenerator[StreamImageResponse, None]:
+        """The parts of a stream, or of a whole response of an API that does not stream."""
+        first = await answer.content.readany()
+        while first.isspace():
+            first = await answer.content.readany()
+        match first.lstrip()[:1]:
+            case b"{" | b"[":
+                read = self._response(first + await self._whole(answer), answer.headers)
+                ending = ending_of(read.response)
+                end = end_of(read, ending, request.include_document, lambda index, call: False)
+                for part in in_parts(end):
+                    yield part
+                return
+            case b"<":
+                raise not_understood("HTML", begun=True)
+        stream = ResponseStream(request, self._api_key, self._max_bytes)
+        received = first
+        while received and not stream.ended:
+            for part in stream.feed(received):
+                yield part
+            received = b"" if stream.ended else await answer.content.readany()
+        for part in stream.finish():
+            yield part
+
+    async def _whole(self, answer: aiohttp.ClientResponse) -> bytes:
+        """The rest of an answer. Raises GenerationError: TOO_LARGE."""
+        pieces: list[bytes] = []
+        size = 0
+        while piece := await answer.content.readany():
+            pieces.append(piece)
+            size += len(piece)
+            if size > self._max_bytes:
+                message = f"the API's answer is larger than {self._max_bytes:,} bytes"
+                raise GenerationError("TOO_LARGE", message, begun=True)
+        return b"".join(pieces)
+
+    def _response(self, body: bytes, headers: Mapping[str, str]) -> ReadResponse:
+        """Reads a whole answer. Raises GenerationError, also for the error that it may be."""
+        try:
+            value = _shallow(body)
+            if "output" not in value and value.get("object") != "response":
+                if value.get("error"):
+                    raise failed(value["error"], self._api_key, headers)
+                raise not_understood("JSON without a response", begun=True)
+            return response_from_json(body, max_bytes=self._max_bytes)
+        except ConversionError as error:
+            if body.lstrip()[:1] == b"{":
+                raise damaged(f"{error.pointer or 'it'}: {error}") from None
+            what = "HTML" if body.lstrip()[:1] == b"<" else "what is not JSON"
+            raise not_understood(what, begun=True) from None
+
+
+def _shallow(body: bytes) -> dict[str, JsonValue]:
+    """The members of a JSON object. Raises ConversionError."""
+    value = parse(body)
+    return value if isinstance(value, dict) else {}
+
+
+@asynccontextmanager
+async def _failures() -> AsyncIterator[None]:
+    """Turns failures of the connection into GenerationErrors; no text of theirs is shown."""
+    try:
+        yield
+    except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
+        message = f"there is no connection to the API: {_why(error)}"
+        raise GenerationError("UPSTREAM_UNREACHABLE", message) from None
+    except (TimeoutError, aiohttp.SocketTimeoutError):
+        message = "the API was silent for too long"
+        raise GenerationError("UPSTREAM_TIMEOUT", message, begun=True) from None
+    except aiohttp.ClientPayloadError:
+        raise damaged("it ends in the middle") from None
+    except aiohttp.ClientResponseError:
+        raise not_understood("what is not HTTP", begun=True) from None
+    except (aiohttp.ClientError, ConnectionError):
+        message = "the API closed the connection before it answered"
+        raise GenerationError("UPSTREAM_DISCONNECTED", message, begun=True) from None
+
+
+def _why(error: Exception) -> str:
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return "no such host"
+        case aiohttp.ClientConnectorCertificateError():
+            return "its certificate is not trusted"
+        case aiohttp.ClientSSLError():
+            return "TLS failed"
+        case aiohttp.ClientConnectorError() if isinstance(error.os_error, ConnectionRefusedError):
+            return "it was refused"
+        case aiohttp.ConnectionTimeoutError():
+            return "it takes too long"
+    return "it failed"
+
+
+def _checked_url(base_url: str) -> str:
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(f"{base_url!r} is no base URL such as https://openrouter.ai/api/v1")
+    _ = parts.port  # Raises ValueError for what is no port.
+    return base_url.rstrip("/")
+
+
+def _checked_key(api_key: str) -> str:
+    key = api_key.strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ValueError("the API key has characters that no key has")
+    return key

@@ -1,0 +1,290 @@
+"""The stream of a Responses API as parts of the answer to StreamImage.
+
+What holds, see proto/imagecall/v1/image_generation_service.proto: the item of
+`response.output_item.done` is the authority, and nothing in it is rewritten; an item for which that
+event did not come is taken from the response at the end; an image leaves in chunks while it
+arrives; a stream that ends before an image it had begun is damaged.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Any, Final
+
+from imagecall.backends.parts import in_parts
+from imagecall.backends.upstream_errors import failed, not_understood
+from imagecall.chunks import Chunker
+from imagecall.codecs import spellings
+from imagecall.converter import CALLS, EVENTS, event_from_json
+from imagecall.errors import ConversionError
+from imagecall.image_response import ReadResponse, response_from_json
+from imagecall.json_text import JsonValue, closing_brackets, members, parse
+from imagecall.large_base64 import LargeBase64, Use
+from imagecall.large_values import first_image, images, texts
+from imagecall.sse import SseEvent, SseReader, damaged
+from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+from imagecall.v1.image_generation_service_pb2 import (
+    StreamEnd,
+    StreamEnding,
+    StreamImageRequest,
+    StreamImageResponse,
+)
+from imagecall.v1.image_response_pb2 import ImageResponse
+from imagecall.v1.stream_event_pb2 import StreamEvent
+
+_ENDINGS: Final = spellings(StreamEnding.DESCRIPTOR)
+_DONE: Final = b"[DONE]"
+_ADDED: Final = "output_item_added_event"
+_NO_RESPONSE: Final = "a stream without a response"
+
+
+class ResponseStream:
+    """A stream that arrives: `feed` its bytes, until it has `ended`; then `finish`.
+
+    Args:
+        request: what is wanted beside the events of image generation calls.
+        api_key: the key that no text may show.
+        max_bytes: the limit of an event, without an image that is streamed.
+    """
+
+    def __init__(self, request: StreamImageRequest, api_key: str, max_bytes: int) -> None:
+        self._request = request
+        self._api_key = api_key
+        self._max_bytes = max_bytes
+        self._reader = SseReader(EVENTS.image_keys, self._choose, max_bytes)
+        self._chunker: Chunker | None = None
+        self._items = _Items()
+        self._response = ImageResponse()
+        self._spoke = False
+        self._last_number: int | None = None
+        self._missing = 0
+        self.ended = False
+
+    def feed(self, received: bytes) -> Iterator[StreamImageResponse]:
+        """Takes what arrived; gives parts of the answer. Raises GenerationError."""
+        for part in self._reader.feed(received):
+            if isinstance(part, SseEvent):
+                yield from self._read(part)
+            else:
+                yield from self._stream(part)
+            if self.ended:
+                return
+
+    def finish(self) -> Iterator[StreamImageResponse]:
+        """The connection has ended; gives the last parts of the answer. Raises GenerationError."""
+        for event in [] if self.ended else self._reader.finish():
+            yield from self._read(event)
+        if not self.ended:
+            yield from self._unannounced_end(announced=False)
+
+    def _stream(self, piece: bytes) -> Iterator[StreamImageResponse]:
+        self._chunker = self._chunker or Chunker()
+        if chunk := self._chunker.add(piece):
+            yield StreamImageResponse(chunk=chunk)
+
+    def _choose(self, name: str, data: bytes) -> Use:
+        """What is wanted of a large string, by what stands before it in the event."""
+        marker = LargeBase64(Use.HOLD)
+        known = data + marker.text_marker + b'"'
+        try:
+            event = event_from_json(known + closing_brackets(data[:-1]))
+        except ConversionError:
+            return Use.HOLD
+        variant = EVENTS.chosen(event)
+        if variant.option.fallback:
+            return self._choose_in_other(event, marker)
+        first = first_image(event)
+        return Use.STREAM if first and first.value == marker.marker else Use.HOLD
+
+    def _choose_in_other(self, event: StreamEvent, marker: LargeBase64) -> Use:
+        """The same for an event that concerns no image call, such as one that ends the stream."""
+        text = event.unknown_item.json.encode()
+        if event.unknown_item.type not in _ENDINGS:
+            return Use.HOLD if self._request.include_other_events else Use.SKIP
+        if self._request.include_document:
+            return Use.HOLD
+        try:
+            read = _response_of(text)
+        except ConversionError:
+            return Use.HOLD
+        for index, call in read.calls() if read else ():
+            if any(place.value == marker.marker for place in images(call)):
+                return Use.SKIP if self._items.has(index, call) else Use.HOLD
+        return Use.HOLD
+
+    def _read(self, sse: SseEvent) -> Iterator[StreamImageResponse]:
+        """Reads an event."""
+        if sse.data.strip() == _DONE:
+            yield from self._unannounced_end(announced=True)
+            return
+        value = _parsed(sse)
+        if not isinstance(value, dict):
+            return
+        tag = value.get("type")
+        if tag == "error" or (not isinstance(tag, str) and value.get("error")):
+            error = value.get("error") or {key: v for key, v in value.items() if key != "type"}
+            raise failed(error, self._api_key, {})
+        if not isinstance(tag, str):
+            return
+        self._spoke = True
+        self._count(value.get("sequence_number"))
+        if tag in _ENDINGS:
+            yield from self._end(sse, _ENDINGS[tag])
+            return
+        yield from self._event(sse)
+
+    def _count(self, number: JsonValue) -> None:
+        """Counts the events that are missing, as far as the sequence numbers show it."""
+        if isinstance(number, int):
+            if self._last_number is not None and number > self._last_number + 1:
+                self._missing += number - self._last_number - 1
+            self._last_number = number
+
+    def _event(self, sse: SseEvent) -> Iterator[StreamImageResponse]:
+        try:
+            event = event_from_json(sse.data, max_bytes=self._max_bytes)
+        except ConversionError as error:
+            raise damaged(f"{error.pointer or 'an event'}: {error}") from None
+        other = EVENTS.chosen(event).option.fallback
+        if other:
+            self._learn(event)
+            if not self._request.include_other_events:
+                return
+        sent = _fill(event, sse.large)
+        self._items.note(event)
+        if sent:
+            assert self._chunker is not None
+            yield StreamImageResponse(chunk=self._chunker.finish())
+            self._chunker = None
+        yield from in_parts(event, sent)
+
+    def _learn(self, event: StreamEvent) -> None:
+        """Keeps what an event says of the response, for an end that says nothing."""
+        with suppress(ConversionError):
+            if read := _response_of(event.unknown_item.json.encode()):
+                self._response = read.response
+
+    def _end(self, sse: SseEvent, ending: int) -> Iterator[StreamImageResponse]:
+        try:
+            read = _response_of(sse.data)
+        except ConversionError as error:
+            raise damaged(f"{error.pointer} of the response: {error}") from None
+        if read is None:
+            raise damaged("the event that ends the stream has no response")
+        end = end_of(read, ending, self._request.include_document, self._items.has)
+        _fill(end, [large for large in sse.large if large.use is not Use.SKIP])
+        yield from self._ended(end)
+
+    def _unannounced_end(self, announced: bool) -> Iterator[StreamImageResponse]:
+        """The end of a stream that does not say how it ended."""
+        if not self._spoke:
+            raise not_understood(_NO_RESPONSE, begun=True)
+        missing = f"; {self._missing} events are missing" if self._missing else ""
+        if self._items.open:
+            raise damaged(f"it ends before the image of {self._items.open[0]}{missing}")
+        if not (announced or self._items.done):
+            raise damaged(f"it ends before an image{missing}")
+        yield from self._ended(StreamEnd(response=self._response))
+
+    def _ended(self, end: StreamEnd) -> Iterator[StreamImageResponse]:
+        end.missing_events = self._missing
+        self.ended = True
+        yield from in_parts(end)
+
+
+class _Items:
+    """The image items of a stream: which were begun, and which are final."""
+
+    def __init__(self) -> None:
+        self._begun: dict[Any, str] = {}
+        self._indexes: set[int] = set()
+        self._ids: set[str] = set()
+        self.done = 0
+
+    @property
+    def open(self) -> list[str]:
+        """The items that were begun and are not final."""
+        return list(self._begun.values())
+
+    def note(self, event: StreamEvent) -> None:
+        """Takes notice of an event."""
+        variant = EVENTS.chosen(event)
+        message = getattr(event, variant.name)
+        if variant.option.fallback or "item" not in message.DESCRIPTOR.fields_by_name:
+            return
+        call = CALLS.chosen(message.item)
+        if call.option.fallback:
+            return
+        item = getattr(message.item, call.name)
+        key = message.output_index if message.HasField("output_index") else item.id
+        if variant.name == _ADDED:
+            self._begun[key] = f'"{item.id}"' if item.HasField("id") else "an item"
+        else:
+            self._begun.pop(key, None)
+            self.done += 1
+            if message.HasField("output_index"):
+                self._indexes.add(message.output_index)
+            if item.HasField("id"):
+                self._ids.add(item.id)
+
+    def has(self, index: int, call: ImageGenerationCall) -> bool:
+        """Whether an item of the response's output, at this index, was final before."""
+        item = getattr(call, CALLS.chosen(call).name)
+        return index in self._indexes or (item.HasField("id") and item.id in self._ids)
+
+
+def end_of(
+    read: ReadResponse,
+    ending: int,
+    include_document: bool,
+    delivered: Callable[[int, ImageGenerationCall], bool],
+) -> StreamEnd:
+    """The end of a stream that ends with a response."""
+    end = StreamEnd(ending=ending, response=read.response)  # type: ignore[arg-type]  # a number of StreamEnding
+    for index, call in read.calls():
+        if not delivered(index, call):
+            end.response.calls.add().CopyFrom(call)
+    if include_document:
+        end.response.document.CopyFrom(read.document)
+    return end
+
+
+def ending_of(response: ImageResponse) -> int:
+    """The ending that goes with the status of a response that came without a stream."""
+    return _ENDINGS.get(f"response.{response.status}", 0)
+
+
+def _parsed(sse: SseEvent) -> JsonValue:
+    try:
+        return parse(sse.data)
+    except ConversionError as error:
+        raise damaged(f"an event is not JSON: {error}") from None
+
+
+def _response_of(event: bytes) -> ReadResponse | None:
+    """The response that an event is of; None if it has none. Raises ConversionError."""
+    response = members(event).get("response", b"")
+    return response_from_json(response) if response.startswith(b"{") else None
+
+
+def _fill(message: StreamEvent | StreamEnd, large: Iterable[LargeBase64]) -> int:
+    """Puts the large strings of an event in the place of their markers; how many were streamed."""
+    places = images(message)
+    streamed = 0
+    for string in large:
+        own = [place for place in places if place.value == string.marker]
+        for place in own:
+            place.value = string.image or b""
+        if not own and string.image is None:
+            raise damaged("an image is not where it began")
+        if string.image is not None:
+            _fill_text(message, string)
+        streamed += string.use is Use.STREAM
+    return streamed
+
+
+def _fill_text(message: StreamEvent | StreamEnd, string: LargeBase64) -> None:
+    """Puts a string that is not an image of ours back into the raw JSON that has its marker."""
+    for place in texts(message):
+        marker = string.text_marker.decode()
+        if marker in place.value:
+            place.value = place.value.replace(marker, string.text.decode())

@@ -1,0 +1,173 @@
+"""A client of the image services, for Python programs that wait (asyncio).
+
+>>> async with ImageClient("127.0.0.1:50051") as client:  # doctest: +SKIP
+...     response = await client.generate_image(ImageRequest(prompt="a red fox in the snow"))
+"""
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any, Final, TypeAlias
+
+import grpc
+
+from imagecall.chunks import Assembly, damaged
+from imagecall.grpc_status import error_of
+from imagecall.large_values import put_back
+from imagecall.v1.image_generation_service_pb2 import (
+    DESCRIPTOR,
+    GenerateImageRequest,
+    StreamEnd,
+    StreamImageRequest,
+    StreamImageResponse,
+)
+from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
+from imagecall.v1.image_request_pb2 import ImageRequest
+from imagecall.v1.image_response_pb2 import ImageResponse
+from imagecall.v1.stream_event_pb2 import StreamEvent
+
+MAX_IMAGE_BYTES: Final = 1024 * 1024 * 1024
+"""The default limit of an image, in bytes: 1 GiB."""
+
+_SERVICE: Final = DESCRIPTOR.services_by_name["ImageGenerationService"].full_name
+
+SERVICE_CONFIG: Final = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [{"service": _SERVICE}],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.2s",
+                    "maxBackoff": "5s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ]
+    }
+)
+"""The gRPC service config (gRFC A6): retries of what failed before it could cost anything."""
+
+Happening: TypeAlias = StreamEvent | StreamEnd
+"""What `stream_image` gives: events, and at last the end."""
+
+
+class ImageClient:
+    """A client of ImageGenerationService at an address, HOST:PORT.
+
+    Args:
+        address: of the server.
+        credentials: of the channel. None: no TLS.
+        max_image_bytes: the limit of an image, or another value that comes in chunks.
+        options: further options of the channel, which come before ours.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        max_image_bytes: int = MAX_IMAGE_BYTES,
+        options: Sequence[tuple[str, Any]] = (),
+    ) -> None:
+        every = [
+            *options,
+            ("grpc.service_config", SERVICE_CONFIG),
+            ("grpc.max_receive_message_length", -1),  # GenerateImage answers in one message.
+        ]
+        self._channel = (
+            grpc.aio.secure_channel(address, credentials, every)
+            if credentials
+            else grpc.aio.insecure_channel(address, every)
+        )
+        self._stub: Any = ImageGenerationServiceStub(self._channel)
+        self._max_image_bytes = max_image_bytes
+
+    async def __aenter__(self) -> "ImageClient":
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the channel; calls in progress are cancelled."""
+        await self._channel.close()
+
+    async def generate_image(
+        self,
+        request: ImageRequest,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  # It is the deadline of the call.
+        include_document: bool = False,
+    ) -> ImageResponse:
+        """Generates images and answers when they are done.
+
+        `timeout` is the deadline, in seconds. Raises GenerationError, or ConversionError for a
+        request that is refused.
+        """
+        message = GenerateImageRequest(request=request, include_document=include_document)
+        try:
+            response = await self._stub.GenerateImage(message, timeout=timeout)
+        except grpc.RpcError as error:
+            raise error_of(error) from None
+        answer: ImageResponse = response.response
+        return answer
+
+    async def stream_image(
+        self,
+        request: ImageRequest,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  # It is the deadline of the call.
+        include_document: bool = False,
+        include_other_events: bool = False,
+    ) -> AsyncGenerator[Happening, None]:
+        """Generates images and tells what happens: events with their images, at last the end.
+
+        `timeout` is the deadline, in seconds. Raises GenerationError; ConversionError for a request
+        that is refused, and with the reason CHUNKS_DAMAGED (DATA_LOSS) for chunks that are lost,
+        repeated, reordered or cut. Closing the generator cancels the call.
+        """
+        message = StreamImageRequest(
+            request=request,
+            include_document=include_document,
+            include_other_events=include_other_events,
+        )
+        call = self._stub.StreamImage(message, timeout=timeout)
+        try:
+            async for happening in put_together(call, self._max_image_bytes):
+                yield happening
+        except grpc.RpcError as error:
+            raise error_of(error) from None
+        finally:
+            call.cancel()
+
+
+async def put_together(
+    parts: AsyncIterator[StreamImageResponse], max_image_bytes: int = MAX_IMAGE_BYTES
+) -> AsyncGenerator[Happening, None]:
+    """Events and the end, with the values that came in chunks before them.
+
+    Raises ConversionError: CHUNKS_DAMAGED, TOO_LARGE.
+    """
+    values: list[bytes] = []
+    assembly: Assembly | None = None
+    async for part in parts:
+        kind = part.WhichOneof("part")
+        if kind == "chunk":
+            assembly = assembly or Assembly(max_image_bytes)
+            assembly.add(part.chunk)
+            if assembly.complete:
+                values.append(assembly.whole())
+                assembly = None
+            continue
+        if kind is None:
+            continue  # A part of a newer schema.
+        if assembly is not None:
+            raise damaged("the chunks of an image end before their last one")
+        happening: Happening = getattr(part, kind)
+        put_back(happening, values)
+        values = []
+        yield happening
+        if isinstance(happening, StreamEnd):
+            return
+    raise damaged("the stream ended without its end")

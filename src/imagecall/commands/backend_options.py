@@ -1,0 +1,53 @@
+"""The options that choose a backend, which the environment may set too."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Final
+
+from imagecall.backends import Backend
+from imagecall.backends.choice import EMBEDDED, backend_of
+from imagecall.json_text import MAX_BYTES
+
+_BACKEND: Final = "IMAGECALL_BACKEND"
+_API_KEY: Final = "IMAGECALL_API_KEY"
+_API_KEY_FILE: Final = "IMAGECALL_API_KEY_FILE"
+
+
+def add_backend_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    parser.add_argument(
+        "--backend",
+        metavar="BACKEND",
+        default=os.environ.get(_BACKEND) or EMBEDDED,
+        help="what generates images: embedded (test cards, no network), or the base URL of a "
+        f"Responses API such as https://openrouter.ai/api/v1 (default: ${_BACKEND}, or embedded)",
+    )
+    parser.add_argument(
+        "--api-key-file",
+        metavar="FILE",
+        type=Path,
+        default=os.environ.get(_API_KEY_FILE),
+        help=f"file with the API key (default: ${_API_KEY_FILE}, or else the key in ${_API_KEY})",
+    )
+
+
+def chosen_backend(options: argparse.Namespace, max_bytes: int = MAX_BYTES) -> Backend:
+    """The backend that the options choose. Raises OSError with a sentence about a bad setting."""
+    api_key = os.environ.get(_API_KEY, "")
+    if options.api_key_file:
+        api_key = _read_key(Path(options.api_key_file))
+    try:
+        return backend_of(options.backend, api_key, max_bytes=max_bytes)
+    except ValueError as error:
+        raise OSError(str(error)) from None
+
+
+def _read_key(path: Path) -> str:
+    try:
+        key = path.read_text().strip()
+    except UnicodeDecodeError:
+        raise OSError(f"{path} is no text") from None
+    if not key:
+        raise OSError(f"{path} has no API key in it")
+    return key

@@ -1,0 +1,179 @@
+"""`imagecall generate`: an image from a prompt, into a file."""
+
+import argparse
+import asyncio
+import io
+import sys
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, Final
+
+from PIL import Image, UnidentifiedImageError
+
+from imagecall.call_view import CallView, view
+from imagecall.client import Happening, ImageClient, put_together
+from imagecall.commands.backend_options import chosen_backend
+from imagecall.converter import CALLS, EVENTS
+from imagecall.errors import printable
+from imagecall.formats import image_format
+from imagecall.v1.extra_field_pb2 import ExtraField
+from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding, StreamImageRequest
+from imagecall.v1.image_generation_tool_pb2 import ImageGenerationTool, Tool
+from imagecall.v1.image_request_pb2 import ImageRequest, InputImage
+from imagecall.v1.stream_event_pb2 import ImageGenCallPartialImageEvent, StreamEvent
+
+FORMATS: Final = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+"""The output format for each file name extension."""
+
+
+def fault(options: argparse.Namespace) -> str | None:
+    """What is wrong with the options taken together, in a sentence."""
+    if options.output.suffix.lower() not in FORMATS:
+        return f"{options.output} must end with one of {', '.join(FORMATS)}, which picks the format"
+    return None
+
+
+def run(options: argparse.Namespace) -> int:
+    """Generates an image and writes it."""
+    return asyncio.run(_generate(options))
+
+
+async def _generate(options: argparse.Namespace) -> int:
+    images = _Images(options.output, options.save_partial_images)
+    async with asyncio.timeout(options.timeout):
+        async for happening in _happenings(options, _request(options)):
+            images.take(happening)
+    return images.outcome()
+
+
+async def _happenings(
+    options: argparse.Namespace, request: ImageRequest
+) -> AsyncIterator[Happening]:
+    """What happens: at a server, or here."""
+    if options.server:
+        async with ImageClient(options.server) as client:
+            happenings = client.stream_image(request, timeout=options.timeout)
+            async with aclosing(happenings):
+                async for happening in happenings:
+                    yield happening
+        return
+    backend = chosen_backend(options)
+    try:
+        parts = backend.stream_image(StreamImageRequest(request=request))
+        async with aclosing(parts):
+            async for happening in put_together(parts):
+                yield happening
+    finally:
+        await backend.close()
+
+
+def _request(options: argparse.Namespace) -> ImageRequest:
+    tool = ImageGenerationTool(
+        output_format=FORMATS[options.output.suffix.lower()],
+        size=options.size,
+        quality=options.quality,
+        background=options.background,
+        partial_images=options.partial_images,
+    )
+    return ImageRequest(
+        prompt=options.prompt,
+        model=options.model,
+        tools=[Tool(image_generation_tool=tool)],
+        input_images=[InputImage(image=path.read_bytes()) for path in options.input],
+        extra_fields=[ExtraField(name=name, json=json) for name, json in options.set],
+    )
+
+
+class _Images:
+    """The images of a stream, written as they come, and what is said of them."""
+
+    def __init__(self, output: Path, save_partial_images: bool) -> None:
+        self._output = output
+        self._save_partial_images = save_partial_images
+        self._written = 0
+        self._failure = ""
+
+    def take(self, happening: Happening) -> None:
+        """Takes an event, or the end."""
+        if isinstance(happening, StreamEnd):
+            for call in happening.response.calls:
+                self._take_call(view(call))
+            self._failure = _failure(happening)
+            return
+        variant = EVENTS.chosen(happening)
+        event: Any = getattr(happening, variant.name)
+        if isinstance(event, ImageGenCallPartialImageEvent):
+            self._take_partial_image(event)
+        elif not variant.option.fallback:
+            self._say(variant.plan.tag.removeprefix("response."))
+        if _is_final(happening):
+            self._take_call(view(event.item))
+
+    def outcome(self) -> int:
+        """The exit code, after saying what went wrong."""
+        if self._failure:
+            self._say(self._failure)
+        elif not self._written:
+            self._say("the response has no image")
+        return 0 if self._written and not self._failure else 1
+
+    def _take_partial_image(self, event: ImageGenCallPartialImageEvent) -> None:
+        self._say(f"partial image {event.partial_image_index}")
+        if self._save_partial_images and event.partial_image_b64.image:
+            suffix = f".partial{event.partial_image_index}{self._output.suffix}"
+            self._write(self._output.with_suffix(suffix), event.partial_image_b64.image)
+
+    def _take_call(self, call: CallView) -> None:
+        if call.image is None:
+            if isinstance(call.result, str):
+                self._say(f"the result is no image but text: {printable(call.result[:200])}")
+            return
+        self._written += 1
+        path = self._output
+        if self._written > 1:
+            path = path.with_stem(f"{path.stem}-{self._written}")
+        self._write(path, call.image)
+        for declared, by in (
+            (call.declared_format, "output_format"),
+            (FORMATS[path.suffix.lower()], "the file name"),
+        ):
+            if declared and declared != call.format:
+                self._say(f"warning: {by} says {declared}, the file is {call.format or 'unknown'}")
+
+    def _write(self, path: Path, image: bytes) -> None:
+        path.write_bytes(image)
+        facts = (image_format(image) or "unknown format", *_pixels(image), f"{len(image):,} bytes")
+        print(f"{path}: {', '.join(facts)}", flush=True)
+
+    @staticmethod
+    def _say(text: str) -> None:
+        print(f"imagecall: {text}", file=sys.stderr, flush=True)
+
+
+def _is_final(event: StreamEvent) -> bool:
+    """Whether an event has the final item of an image call."""
+    done = event.output_item_done_event
+    return event.HasField("output_item_done_event") and not CALLS.chosen(done.item).option.fallback
+
+
+def _failure(end: StreamEnd) -> str:
+    """What the end of a stream says went wrong; "" if nothing did."""
+    if end.ending in (StreamEnding.STREAM_ENDING_COMPLETED, StreamEnding.STREAM_ENDING_UNSPECIFIED):
+        return ""
+    response = end.response
+    why = response.error.message or response.error.code or response.incomplete_details.reason
+    word = StreamEnding.Name(end.ending).removeprefix("STREAM_ENDING_").lower()
+    return printable(f"the response ended as {word}" + (f": {why}" if why else ""))
+
+
+def _pixels(image: bytes) -> Iterator[str]:
+    """The size of an image, if its header tells."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # It is not decoded.
+            with Image.open(io.BytesIO(image)) as opened:
+                yield f"{opened.width} x {opened.height} pixels"
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError):
+        return

@@ -1,0 +1,106 @@
+"""Exceptions of the package as gRPC statuses, and back.
+
+A status has the code and the sentence, and in its details google.rpc.ErrorInfo (reason, domain,
+metadata), google.rpc.BadRequest (the JSON Pointer as the field) for an INVALID_ARGUMENT, and
+google.rpc.RetryInfo where the API behind us said when to try again. The details travel in the
+trailer grpc-status-details-bin.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from imagecall.errors import CODES, ConversionError, GenerationError, ImagecallError
+
+DOMAIN: Final = "imagecall"
+"""The domain of the reasons in google.rpc.ErrorInfo."""
+
+_DETAILS: Final = "grpc-status-details-bin"
+_PUSHBACK: Final = "grpc-retry-pushback-ms"
+"""What tells gRPC's own retries when to retry, or not to: gRFC A6."""
+
+_UPSTREAM: Final = "UPSTREAM_"
+"""How the reasons begin that are an API's, and not a fault of the request that we found."""
+
+
+def code_of(error: ImagecallError) -> grpc.StatusCode:
+    """The status code of an error."""
+    return grpc.StatusCode[error.code]
+
+
+def status_of(error: ImagecallError) -> Status:
+    """The error as a google.rpc.Status."""
+    status = Status(code=code_of(error).value[0], message=str(error))
+    if error.code == "INVALID_ARGUMENT":
+        violation = BadRequest.FieldViolation(
+            field=error.pointer, description=str(error), reason=error.reason
+        )
+        status.details.add().Pack(BadRequest(field_violations=[violation]))
+    info = ErrorInfo(reason=error.reason, domain=DOMAIN)
+    if isinstance(error, GenerationError):
+        info.metadata.update(error.metadata)
+        if error.retry_seconds is not None:
+            retry = RetryInfo()
+            retry.retry_delay.FromMilliseconds(_milliseconds(error.retry_seconds))
+            status.details.add().Pack(retry)
+    status.details.add().Pack(info)
+    return status
+
+
+def trailers_of(error: ImagecallError) -> tuple[tuple[str, str | bytes], ...]:
+    """The trailing metadata of an error."""
+    details = (_DETAILS, status_of(error).SerializeToString())
+    if isinstance(error, GenerationError):
+        if error.begun:
+            return details, (_PUSHBACK, "-1")
+        if error.retry_seconds is not None:
+            return details, (_PUSHBACK, str(_milliseconds(error.retry_seconds)))
+    return (details,)
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def error_of(error: grpc.RpcError) -> ImagecallError:
+    """The error that a status stands for: the inverse of `status_of` and `trailers_of`."""
+    trailers = dict(_trailers(error))
+    code, message = error.code().name, error.details() or ""
+    info, bad_request, retry = ErrorInfo(), BadRequest(), RetryInfo()
+    for detail in _details(trailers.get(_DETAILS, b"")):
+        for known in (info, bad_request, retry):
+            if detail.Is(known.DESCRIPTOR):
+                detail.Unpack(known)
+    reason = info.reason if info.domain == DOMAIN and info.reason in CODES else ""
+    pointer = next((violation.field for violation in bad_request.field_violations), "")
+    if reason and not reason.startswith(_UPSTREAM):
+        return ConversionError(reason, pointer, message)
+    return GenerationError(
+        reason,
+        message,
+        pointer=pointer,
+        code=code,
+        retry_seconds=_seconds(retry),
+        begun=trailers.get(_PUSHBACK) == "-1",
+        metadata=info.metadata,
+    )
+
+
+def _seconds(retry: RetryInfo) -> float | None:
+    return retry.retry_delay.ToMilliseconds() / 1000 if retry.HasField("retry_delay") else None
+
+
+def _trailers(error: grpc.RpcError) -> Iterable[tuple[str, Any]]:
+    metadata: Any = error.trailing_metadata() or ()
+    return [(key, value) for key, value in metadata]
+
+
+def _details(serialized: bytes) -> list[Any]:
+    try:
+        return list(Status.FromString(serialized).details)
+    except DecodeError:
+        return []
