@@ -1,0 +1,322 @@
+"""StreamImage against its peers: throughput, latency, the hop to an API, and memory.
+
+Everything that serves runs in a process of its own: `imagecall serve`, a bare grpcio service that
+streams the same bytes in the same chunks and reads no message, and an API that sends a recorded
+stream (a partial image, the image, and the image again in the response at the end, as OpenAI does).
+Client and servers share the machine's cores. A ratio above 1 is how many times longer the peer
+takes.
+"""
+
+import argparse
+import asyncio
+import os
+import platform
+import statistics
+import sys
+import time
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import grpc
+from openai import AsyncOpenAI
+
+from imagecall.allocator import keep_freed_memory
+from imagecall.backends.http import HttpBackend
+from imagecall.chunks import CHUNK_BYTES
+from imagecall.v1.extra_field_pb2 import ExtraField
+from imagecall.v1.image_generation_service_pb2 import StreamImageRequest
+from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
+from imagecall.v1.image_request_pb2 import ImageRequest
+
+SIZES = {"2 MB": 2_000_000, "64 MB": 64_000_000}
+BARE_METHOD = "/bare.Service/Stream"
+STREAMS = 20
+
+
+def request(image_bytes: int = 0) -> StreamImageRequest:
+    """A request; for the embedded backend, of an image file of this size."""
+    extra = []
+    if image_bytes:
+        extra = [ExtraField(name="embedded", json=f'{{"image_bytes":{image_bytes}}}')]
+    return StreamImageRequest(request=ImageRequest(prompt="a fox", extra_fields=extra))
+
+
+async def serve_bare() -> None:
+    """The bare service: the request says how many bytes."""
+    image_of = cache(os.urandom)
+
+    async def stream(size: bytes, context: Any) -> AsyncIterator[bytes]:
+        image = memoryview(image_of(int(size)))
+        for offset in range(0, len(image), CHUNK_BYTES):
+            yield bytes(image[offset : offset + CHUNK_BYTES])
+
+    keep_freed_memory()
+    server = grpc.aio.server()
+    handlers = {"Stream": grpc.unary_stream_rpc_method_handler(stream)}
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("bare.Service", handlers),)
+    )
+    print(f"listening bare 127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", flush=True)
+    await server.start()
+    await server.wait_for_termination()
+
+
+@cache
+def recorded(image_bytes: int) -> bytes:
+    """The stream of an API."""
+    result = b64encode(os.urandom(image_bytes // 3 * 3)).decode()
+    partial = b64encode(os.urandom(image_bytes // 30 * 3)).decode()
+    call = '"output_index":0,"item_id":"ig_1"'
+    done = (
+        f'{{"id":"ig_1","type":"image_generation_call","status":"completed","result":"{result}"}}'
+    )
+    added = '{"id":"ig_1","type":"image_generation_call","status":"in_progress"}'
+    response = (
+        '{"id":"resp_1","object":"response","created_at":1,"model":"m","status":"%s","output":[%s]}'
+    )
+    events = {
+        "response.created": f'"response":{response % ("in_progress", "")}',
+        "response.output_item.added": f'"output_index":0,"item":{added}',
+        "response.image_generation_call.partial_image": f"{call},"
+        f'"partial_image_index":0,"partial_image_b64":"{partial}"',
+        "response.output_item.done": f'"output_index":0,"item":{done}',
+        "response.completed": f'"response":{response % ("completed", done)}',
+    }
+    lines = [
+        f'event: {tag}\ndata: {{"type":"{tag}","sequence_number":{number},{rest}}}\n\n'
+        for number, (tag, rest) in enumerate(events.items())
+    ]
+    return "".join(lines).encode()
+
+
+async def serve_api() -> None:
+    """The API: the path says how large the image is; "slow", that events come one by one."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = next(line for line in head.split("\r\n") if line.startswith("content-length"))
+        await reader.readexactly(int(length.partition(":")[2]))
+        _, kind, size, *_ = head.split()[1].split("/")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+        )
+        if kind == "slow":
+            await _slowly(writer)
+        else:
+            stream = recorded(int(size))
+            for offset in range(0, len(stream), 65536):
+                writer.write(memoryview(stream)[offset : offset + 65536])
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    print(f"listening api 127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+    await server.serve_forever()
+
+
+async def _slowly(writer: asyncio.StreamWriter) -> None:
+    """Sends events, each with the time at which it is sent in its item_id."""
+    for _ in range(100):
+        await asyncio.sleep(0.01)
+        tag = "response.image_generation_call.generating"
+        at = time.monotonic_ns()
+        writer.write(f'data: {{"type":"{tag}","item_id":"{at}","output_index":0}}\n\n'.encode())
+        await writer.drain()
+    writer.write(b"data: [DONE]\n\n")
+    await writer.drain()
+
+
+@asynccontextmanager
+async def process(*command: str) -> AsyncIterator[tuple[str, int]]:
+    """A server in a process of its own: its address, and its process id."""
+    running = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert running.stdout is not None
+    try:
+        line = (await running.stdout.readline()).decode()
+        yield line.split()[-1], running.pid
+    finally:
+        running.terminate()
+        await running.wait()
+
+
+def imagecall_serve(*options: str) -> tuple[str, ...]:
+    program = str(Path(sys.executable).parent / "imagecall")
+    return (program, "serve", "--grpc", "127.0.0.1:0", *options)
+
+
+async def read_ours(stub: Any, wanted: StreamImageRequest) -> int:
+    """Reads an answer; the bytes that came in chunks."""
+    size = 0
+    async for part in stub.StreamImage(wanted):
+        size += len(part.chunk.data)
+    return size
+
+
+async def read_bare(call: Any, size: int) -> int:
+    received = 0
+    async for piece in call(str(size).encode()):
+        received += len(piece)
+    return received
+
+
+async def medians(
+    candidates: dict[str, Callable[[], Awaitable[int]]], seconds: float
+) -> dict[str, float]:
+    """The median time of each candidate in seconds, taken in turn."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for run in candidates.values():
+        await run()
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline or len(times["ours"]) < 5:
+        for name, run in candidates.items():
+            start = time.perf_counter()
+            await run()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+async def throughput(seconds: float) -> None:
+    print("\nStreamImage of the embedded backend, the picture drawn before, against a bare grpcio")
+    print("service; ratio of throughput, ours / bare:")
+    async with AsyncExitStack() as stack:
+        ours, _ = await stack.enter_async_context(process(*imagecall_serve()))
+        bare, _ = await stack.enter_async_context(process(sys.executable, __file__, "--bare"))
+        stub = ImageGenerationServiceStub(
+            await stack.enter_async_context(grpc.aio.insecure_channel(ours))
+        )
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(bare))
+        call = channel.unary_stream(BARE_METHOD)
+        for name, size in SIZES.items():
+            assert await read_ours(stub, request(size)) == await read_bare(call, size) == size
+            found = await medians(
+                {
+                    "ours": lambda size=size: read_ours(stub, request(size)),  # type: ignore[misc]
+                    "bare": lambda size=size: read_bare(call, size),  # type: ignore[misc]
+                },
+                seconds,
+            )
+            print(
+                f"  {name:>6}: {found['bare'] / found['ours']:.2f}   "
+                f"({found['ours'] * 1e3:.1f} ms, {found['bare'] * 1e3:.1f} ms)"
+            )
+
+
+async def latency() -> None:
+    async with AsyncExitStack() as stack:
+        api, _ = await stack.enter_async_context(process(sys.executable, __file__, "--api"))
+        command = imagecall_serve("--backend", f"http://{api}/slow/0")
+        ours, _ = await stack.enter_async_context(process(*command))
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(ours))
+        stub: Any = ImageGenerationServiceStub(channel)
+        times = []
+        async for part in stub.StreamImage(request()):
+            event = part.event.image_gen_call_generating_event
+            if event.item_id:
+                times.append((time.monotonic_ns() - int(event.item_id)) / 1e6)
+    middle, worst = statistics.median(times), sorted(times)[int(len(times) * 0.99) - 1]
+    print(f"\nFrom the API's event to the client's, {len(times)} events on loopback:")
+    print(f"  median {middle:.2f} ms, p99 {worst:.2f} ms; the first {times[0]:.2f} ms")
+
+
+async def read_backend(backend: HttpBackend) -> int:
+    size = 0
+    async for part in backend.stream_image(request()):
+        size += len(part.chunk.data)
+    return size
+
+
+async def read_openai(client: AsyncOpenAI) -> int:
+    """The same stream to bytes with openai-python."""
+    size = 0
+    stream: Any = await client.responses.create(model="m", input="a fox", stream=True)
+    async for event in stream:
+        if event.type == "response.image_generation_call.partial_image":
+            size += len(b64decode(event.partial_image_b64))
+        elif event.type == "response.output_item.done":
+            size += len(b64decode(event.item.result))
+    return size
+
+
+async def hop(seconds: float) -> None:
+    print("\nThe hop to the API, its stream to bytes, in one process each; how many times longer")
+    print(f"openai-python {version('openai')} takes:")
+    async with process(sys.executable, __file__, "--api") as (api, _):
+        for name, size in SIZES.items():
+            url = f"http://{api}/fast/{size}"
+            backend = HttpBackend(url)
+            async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+                assert await read_backend(backend) == await read_openai(client)
+                found = await medians(
+                    {
+                        "ours": lambda backend=backend: read_backend(backend),  # type: ignore[misc]
+                        "openai": lambda: read_openai(client),
+                    },
+                    seconds,
+                )
+            await backend.close()
+            print(
+                f"  {name:>6}: {found['openai'] / found['ours']:.1f}   "
+                f"({found['ours'] * 1e3:.1f} ms, {found['openai'] * 1e3:.1f} ms)"
+            )
+
+
+def memory_kib(pid: int, key: str) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(key))
+
+
+async def memory() -> None:
+    if platform.system() != "Linux":
+        print("\nMemory is measured on Linux only.")
+        return
+    size = SIZES["64 MB"]
+    async with AsyncExitStack() as stack:
+        api, _ = await stack.enter_async_context(process(sys.executable, __file__, "--api"))
+        command = imagecall_serve("--backend", f"http://{api}/fast/{size}")
+        ours, pid = await stack.enter_async_context(process(*command))
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(ours))
+        stub = ImageGenerationServiceStub(channel)
+        before = memory_kib(pid, "VmRSS")
+        sizes = await asyncio.gather(*(read_ours(stub, request()) for _ in range(STREAMS)))
+        peak = memory_kib(pid, "VmHWM") - before
+    text = STREAMS * len(recorded(size)) / 2**20
+    print(f"\n{STREAMS} streams of a 64 MB image of an API at once, {sum(sizes) / 2**20:,.0f} MiB:")
+    print(
+        f"  the server's memory grew by {peak / 1024:,.0f} MiB at its peak "
+        f"({peak / 1024 / STREAMS:.1f} MiB a stream); the responses as text are {text:,.0f} MiB"
+    )
+
+
+async def measure(seconds: float) -> None:
+    keep_freed_memory()
+    print(
+        f"Python {platform.python_version()}, grpcio {version('grpcio')}, protobuf "
+        f"{version('protobuf')}, {os.cpu_count()} cores; load {os.getloadavg()[0]:.1f}"
+    )
+    await throughput(seconds)
+    await latency()
+    await hop(seconds)
+    await memory()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a short run, with noisier figures")
+    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--api", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.bare:
+        asyncio.run(serve_bare())
+    elif options.api:
+        asyncio.run(serve_api())
+    else:
+        asyncio.run(measure(1.0 if options.quick else 8.0))
+
+
+if __name__ == "__main__":
+    main()
