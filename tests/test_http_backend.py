@@ -467,7 +467,7 @@ async def test_html_with_a_status_is_told_by_its_status(
     assert (error.reason, str(error)) == ("UPSTREAM_UNAVAILABLE", "the API answered 502: with HTML")
 
 
-LARGE = happy(PNG + bytes(3 * MIB))
+LARGE = happy(PNG + bytes(8 * MIB))
 CUT = {
     "in the middle of an image": [framed(LARGE)[: 3 * MIB]],
     "in the middle of an event": [framed(happy())[:-300]],
@@ -600,7 +600,7 @@ async def test_leaving_a_stream_ends_the_call_to_the_api_at_once(
 async def test_parts_come_as_soon_as_the_api_has_said_them(
     api: Upstream, backend: HttpBackend
 ) -> None:
-    image = PNG + random.Random(4).randbytes(8 * MIB)
+    image = PNG + random.Random(4).randbytes(24 * MIB)
     body = framed(happy(image))
     half = len(body) // 4
     api.say(body[:half], 0.5, body[half:])
@@ -609,7 +609,7 @@ async def test_parts_come_as_soon_as_the_api_has_said_them(
         async for part in found:
             parts.append(part)
             if part.chunk.offset > MIB:
-                assert len(api.sent_at) == 1  # The image has begun; its rest was not sent.
+                assert len(api.sent_at) < 2  # The image has begun; its rest was not sent.
                 break
 
 
@@ -635,3 +635,170 @@ async def test_a_bad_request_is_refused_before_the_api_is_asked(
         await backend.generate_image(GenerateImageRequest(request=ImageRequest(prompt=" \n")))
     assert (caught.value.reason, caught.value.pointer) == ("EMPTY_PROMPT", "/input")
     assert api.requests == []
+
+
+@pytest.mark.parametrize(
+    "text", [rb"\\/AAAA", rb"\\u0041AAA", rb"\u0022,\u0022a\u0022:", rb"\"", rb"\n"]
+)
+@pytest.mark.parametrize("place", ["done", "completed"])
+async def test_escapes_in_a_large_string_never_become_more_than_they_are(
+    api: Upstream, backend: HttpBackend, place: str, text: bytes
+) -> None:
+    value = json.loads(b'"' + b64encode(bytes(2 * MIB))[:-4] + text + b"A" * 50_000 + b'"')
+    sent = happy(done=item(value)) if place == "done" else without(happy(done=item(value)), "done")
+    api.say(framed(sent))
+    happenings = await stream(backend)
+    if place == "done":
+        assert events(happenings) == exactly(sent[2:-1])
+    else:
+        [call] = end(happenings).response.calls
+        assert json_value(imagecall.to_json(call)) == json_value(json.dumps(item(value)).encode())
+
+
+async def test_a_large_text_that_is_base64_but_for_its_end_is_kept_up_to_the_limit(
+    api: Upstream, backend: HttpBackend
+) -> None:
+    text = b64encode(bytes(4 * MIB)).decode().rstrip("=")
+    for result in (text, text + "\n", text + "*"):
+        api.say(framed(happy(done=item(result))))
+        assert events(await stream(backend))[-1] == exactly(happy(done=item(result)))[-2]
+
+
+async def test_odd_numbers_and_ids_do_not_cost_the_image(
+    api: Upstream, backend: HttpBackend
+) -> None:
+    sent = happy(partials=[PNG])
+    for changes in (
+        {"sequence_number": "3"},
+        {"sequence_number": 3.0},
+        {"sequence_number": True},
+        {"sequence_number": 5_000_000_000_000},
+        {"output_index": "0", "item_id": 5, "sequence_number": None},
+        {"output_index": None, "partial_image_index": None},
+    ):
+        changed = [event | {k: v for k, v in changes.items() if k in event} for event in sent]
+        api.say(framed(changed))
+        happenings = await stream(backend)
+        assert events(happenings) == exactly(changed[2:-1])
+        assert len(end(happenings).response.calls) == 0
+    api.say(framed([*sent[:-1], sent[-1] | {"sequence_number": 5_000_000_000}]))
+    assert end(await stream(backend)).missing_events == 2**31 - 1
+
+
+async def test_an_item_is_known_by_its_id_where_the_output_is_numbered_otherwise(
+    api: Upstream, backend: HttpBackend
+) -> None:
+    sent = happy(PNG + bytes(MIB))
+    other = item(PNG + b"b", id="ig_b")
+    sent[-1]["response"]["output"].insert(0, other)
+    api.say(framed(sent))
+    [call] = end(await stream(backend)).response.calls
+    assert imagecall.view(call).id == "ig_b"
+
+
+async def test_an_item_is_final_however_its_events_name_it(
+    api: Upstream, backend: HttpBackend
+) -> None:
+    sent = without(happy(), "response.completed")
+    done = {key: value for key, value in sent[-1].items() if key != "output_index"}
+    for changed in ([*sent[:-1], done], [*sent[:2], sent[-1], *sent[2:-1]]):
+        api.say(framed(changed))
+        assert end(await stream(backend)).ending == StreamEnding.STREAM_ENDING_UNSPECIFIED
+
+
+async def test_a_fault_in_what_nobody_needs_does_not_cost_the_image(
+    api: Upstream, backend: HttpBackend
+) -> None:
+    delta = b'data: {"type":"response.output_text.delta","delta":"\\ud83d"}\n\n'
+    api.say(delta, framed(happy()))
+    assert types(await stream(backend))[-1] == "STREAM_ENDING_COMPLETED"
+    with pytest.raises(GenerationError):
+        await stream(backend, include_other_events=True)
+    image = framed(without(happy(), "response.completed"), done=False)
+    for last in (
+        b'data: {"type":"response.completed","response":{"a":"\\ud83d"}}\n\n',
+        b'data: {"type":"response.completed"}\n\n',
+        b'data: {"type":"response.completed","response":null}\n\n',
+    ):
+        api.say(image, last)
+        happenings = await stream(backend)
+        assert types(happenings)[-1] == "STREAM_ENDING_COMPLETED"
+        assert end(happenings).response.id == "resp_1"
+        api.say(last)
+        error = await failure(backend, True)
+        assert error.reason == "UPSTREAM_DAMAGED"
+
+
+async def test_an_error_is_told_by_the_name_of_its_event_too(
+    api: Upstream, backend: HttpBackend
+) -> None:
+    limited = {"message": "m", "code": "rate_limit_exceeded"}
+    for event in (
+        b"event: error\ndata: " + json.dumps(limited).encode() + b"\n\n",
+        framed([{"type": "response.error", "error": limited}]),
+    ):
+        api.say(framed(happy()[:4], done=False), event)
+        assert (await failure(backend, True)).reason == "UPSTREAM_RATE_LIMITED"
+
+
+async def test_an_error_keeps_its_status_whatever_becomes_of_its_body(api: Upstream) -> None:
+    backend = HttpBackend(api.url, KEY)
+    body = json.dumps({"error": {"message": "too bad", "code": "c"}}).encode()
+    api.say(body[:9], 0.05, body[9:], status=429, content_type=JSON)
+    assert str(await failure(backend, True)) == "the API answered 429: too bad"
+    api.say(body[:9], status=503, content_type=JSON, headers={"retry-after": "1"}, whole=False)
+    error = await failure(backend, True)
+    assert (error.reason, error.retry_seconds) == ("UPSTREAM_UNAVAILABLE", 1)
+    api.say(HANG, status=401, content_type=JSON)
+    start = time.monotonic()
+    assert (await failure(backend, False)).reason == "UPSTREAM_UNAUTHENTICATED"
+    assert time.monotonic() - start < 5
+    for said in (b"too bad", b'[{"error":{"message":"too bad"}}]', b'{"detail":"too bad"}'):
+        api.say(said, status=400, content_type="text/plain", headers={"x-request-id": "\xff"})
+        assert str(await failure(backend, True)) == "the API answered 400: too bad"
+    await backend.close()
+
+
+async def test_the_key_is_masked_wherever_the_api_quotes_it(api: Upstream) -> None:
+    key = "a-key-without-a-prefix-" + "x" * 100
+    backend = HttpBackend(api.url, key)
+    api.say(json.dumps({"error": {"message": key, "code": key, "type": key}}).encode(), status=401)
+    error = await failure(backend, True)
+    assert "a-key" not in str(error) + repr(error.metadata)
+    final = {
+        "type": "response.failed",
+        "response": response(status="failed", error={"message": key}),
+    }
+    api.say(framed([final]))
+    happenings = await stream(backend, include_document=True)
+    assert "a-key" not in str(happenings)
+    assert end(happenings).response.error.message == "[key]"
+    api.say(json.dumps(response(error={"message": key})).encode(), content_type=JSON)
+    assert "a-key" not in str(await generate(backend, include_document=True))
+    await backend.close()
+
+
+async def test_a_flood_of_events_does_not_keep_other_calls_waiting(
+    api: Upstream, backend: HttpBackend
+) -> None:
+    flood = b'data: {"type":"response.output_text.delta","delta":"a"}\n\n' * 20_000
+    api.say(flood, framed(happy()))
+    reading = asyncio.create_task(stream(backend))
+    longest = 0.0
+    while not reading.done():
+        start = time.monotonic()
+        await asyncio.sleep(0)
+        longest = max(longest, time.monotonic() - start)
+    assert types(await reading)[-1] == "STREAM_ENDING_COMPLETED"
+    assert longest < 0.2
+
+
+async def test_a_slow_client_is_no_silence_of_the_api(api: Upstream) -> None:
+    backend = HttpBackend(api.url, idle_seconds=0.3)
+    api.say(framed(happy(PNG + random.Random(5).randbytes(20 * MIB))))
+    async with aclosing(backend.stream_image(asked())) as parts:
+        async for part in parts:
+            if part.HasField("chunk") and part.chunk.offset < 3 * MIB:
+                await asyncio.sleep(0.2)
+    assert part.HasField("end")
+    await backend.close()

@@ -16,21 +16,24 @@ CHUNK_BYTES: Final = 1024 * 1024
 """The size of each chunk but the last: 1 MiB."""
 
 
-def split(data: bytes, media_type: str = "", sha256: bytes = b"") -> Iterator[Chunk]:
-    """The chunks of some bytes: at least one. `sha256` is their digest, if it is known."""
+def split(data: bytes, *, sha256: bytes = b"", **end: str) -> Iterator[Chunk]:
+    """The chunks of some bytes: at least one.
+
+    `sha256` is their digest, if it is known; `end` what else is said at their end.
+    """
     view = memoryview(data)
     digest = sha256 or hashlib.sha256(data).digest()
-    end = ChunkEnd(size=len(data), sha256=digest, media_type=media_type)
+    last = ChunkEnd(size=len(data), sha256=digest, **end)
     for offset in range(0, len(data), CHUNK_BYTES):
-        last = offset + CHUNK_BYTES >= len(data)
         piece = bytes(view[offset : offset + CHUNK_BYTES])
-        yield Chunk(offset=offset, data=piece, end=end if last else None)
+        is_last = offset + CHUNK_BYTES >= len(data)
+        yield Chunk(offset=offset, data=piece, end=last if is_last else None)
     if not data:
-        yield Chunk(end=end)
+        yield Chunk(end=last)
 
 
 class Chunker:
-    """The chunks of some bytes, while these arrive. Each is held back until the next comes."""
+    """The chunks of an image, while it arrives. Each is held back until the next comes."""
 
     def __init__(self) -> None:
         self._offset = 0
@@ -49,12 +52,13 @@ class Chunker:
         self._offset += len(held)
         return chunk
 
-    def finish(self) -> Chunk:
-        """The last chunk."""
+    def finish(self, field: str) -> Chunk:
+        """The last chunk; the image is the value of `field`."""
         end = ChunkEnd(
             size=self._offset + len(self._held),
             sha256=self._digest.digest(),
             media_type=media_type(self._first),
+            field=field,
         )
         return Chunk(offset=self._offset, data=self._held, end=end)
 

@@ -10,8 +10,8 @@ from imagecall.commands import convert, describe, generate, serve
 from imagecall.commands.backend_options import add_backend_options
 from imagecall.converter import CALLS, Profile
 from imagecall.document import KINDS
-from imagecall.errors import GenerationError, ImagecallError, printable
-from imagecall.json_text import MAX_BYTES
+from imagecall.errors import ConversionError, GenerationError, ImagecallError, printable
+from imagecall.json_text import MAX_BYTES, parse
 
 _DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
 _MAX_JSON_BYTES: Final = 2**30
@@ -22,10 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns its exit code: 0, 1 for refused input, 2 for wrong usage, 130 for an interrupt.
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     if (fault := options.check(options)) is not None:
-        parser.error(fault)
+        options.parser.error(fault)
     try:
         if sys.stdout is None:
             raise OSError("standard output is closed")
@@ -61,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(commands.add_parser("generate", help="generate an image from a prompt"))
     _add_convert(commands.add_parser("convert", help="convert an item, or a whole document"))
     _add_describe(commands.add_parser("describe", help="list the variants and their JSON"))
+    for command in commands.choices.values():
+        command.set_defaults(parser=command)
     return parser
 
 
@@ -100,7 +101,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quality", metavar="Q", help="low, medium, high or auto")
     parser.add_argument("--background", metavar="B", help="transparent, opaque or auto")
     parser.add_argument(
-        "--partial-images", metavar="N", type=int, help="early images to show, 0 to 3"
+        "--partial-images", metavar="N", type=int, help="early images to send, 0 to 3"
     )
     parser.add_argument(
         "--save-partial-images", action="store_true", help="write those too, as FILE.partialN.EXT"
@@ -194,7 +195,7 @@ def _add_describe(parser: argparse.ArgumentParser) -> None:
 
 def _address(text: str) -> str:
     host, _, port = text.rpartition(":")
-    if not (host and port.isascii() and port.isdecimal() and int(port) < 2**16):
+    if not (host and "/" not in host and port.isascii() and port.isdecimal() and int(port) < 2**16):
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT with a port of 0 to 65535")
     return text
 
@@ -203,6 +204,11 @@ def _key_and_json(text: str) -> tuple[str, str]:
     name, equals, json = text.partition("=")
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=JSON")
+    try:
+        parse(json.encode())
+    except ConversionError as error:
+        hint = f"{error}; a string needs quotes: '{name}=\"...\"'"
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=JSON: {hint}") from None
     return name, json
 
 

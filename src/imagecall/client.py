@@ -149,7 +149,7 @@ async def put_together(
 
     Raises ConversionError: CHUNKS_DAMAGED, TOO_LARGE.
     """
-    values: list[bytes] = []
+    values: dict[str, bytes] = {}
     assembly: Assembly | None = None
     async for part in parts:
         kind = part.WhichOneof("part")
@@ -157,7 +157,7 @@ async def put_together(
             assembly = assembly or Assembly(max_image_bytes)
             assembly.add(part.chunk)
             if assembly.complete:
-                values.append(assembly.whole())
+                values[part.chunk.end.field] = assembly.whole()
                 assembly = None
             continue
         if kind is None:
@@ -166,7 +166,7 @@ async def put_together(
             raise damaged("the chunks of an image end before their last one")
         happening: Happening = getattr(part, kind)
         put_back(happening, values)
-        values = []
+        values = {}
         yield happening
         if isinstance(happening, StreamEnd):
             return

@@ -9,6 +9,7 @@ from imagecall.errors import ConversionError, pointer_to, quoted
 from imagecall.formats import media_type
 from imagecall.json_diagnosis import MAX_DEPTH
 from imagecall.json_text import check_depth, join_elements, join_members, quote
+from imagecall.large_values import images
 from imagecall.objects import raw_value
 from imagecall.replay import to_input
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
@@ -82,6 +83,9 @@ def _item(index: int, call: ImageGenerationCall) -> bytes:
     try:
         if CALLS.chosen(call).option.fallback:
             return to_json(call)
+        if any(not place.value for place in images(call)):
+            text = "the item's image has no bytes: put in those that came in chunks"
+            raise ConversionError("NOT_REPLAYABLE", "", text)
         return to_json(to_input(call).call)
     except ConversionError as error:
         raise error.under(pointer_to("input", index)) from None
@@ -98,7 +102,7 @@ def _parts(request: ImageRequest, index: int) -> Iterator[bytes]:
 
 def _source(image: InputImage, pointer: str) -> tuple[bytes, bytes]:
     match image.WhichOneof("source"):
-        case "image":
+        case "image" if image.image:
             declared = media_type(image.image) or _UNKNOWN_TYPE
             url = b'"data:%b;base64,%b"' % (declared.encode(), b64encode(image.image))
             return b"image_url", url
@@ -106,5 +110,5 @@ def _source(image: InputImage, pointer: str) -> tuple[bytes, bytes]:
             return b"image_url", quote(image.url)
         case "file_id":
             return b"file_id", quote(image.file_id)
-    message = "the input image is empty: set image, url or file_id"
+    message = "the input image is empty: set the bytes of an image, a url, or a file_id"
     raise ConversionError("EMPTY_ONEOF", pointer, message)

@@ -3,10 +3,11 @@
 A marker stands in its place in the JSON text, itself canonical base64, so that the short text is
 parsed properly and the marker comes out where the image belongs. A string that turns out not to be
 canonical base64 (RFC 4648 section 4) is given back as text, as long as no piece of it was given
-away.
+away; so the first pieces are kept back, which for most images is all of them.
 """
 
 import secrets
+import string
 from collections.abc import Iterator
 from enum import Enum
 from typing import Final
@@ -19,7 +20,11 @@ from imagecall.json_text import parse
 PIECE_BYTES: Final = 768 * 1024
 """The size of the decoded pieces but the last: that of 1 MiB of base64."""
 
+_KEPT_PIECES: Final = 6
+"""How many pieces are kept back: 4.5 MiB."""
+
 _PIECE: Final = PIECE_BYTES // 3 * 4
+_ALPHABET: Final = (string.ascii_letters + string.digits + "+/=").encode()
 _LONGEST_ESCAPE: Final = len(rb"\u002b")
 _BACKSLASH: Final = b"\\"
 
@@ -93,18 +98,19 @@ class LargeBase64:
         """The string has ended; gives the last piece to stream. Raises NotBase64."""
         if self.use is Use.SKIP:
             return
-        piece = self._decoded(self._plain(b"".join(self._text)), last=True)
-        yield from self._use(piece)
-        if self.use is Use.HOLD:
+        self._held.append(self._decoded(self._plain(b"".join(self._text)), last=True))
+        if self.use is Use.STREAM:
+            yield from self._held
+        else:
             self.image = b"".join(self._held)
-            self._held = []
+        self._held = []
 
     def _use(self, piece: bytes) -> Iterator[bytes]:
-        if self.use is Use.STREAM:
+        self._held.append(piece)
+        if self.use is Use.STREAM and (self._streamed or len(self._held) > _KEPT_PIECES):
             self._streamed = True
-            yield piece
-        else:
-            self._held.append(piece)
+            yield from self._held
+            self._held = []
 
     def _pending(self) -> tuple[bytes, bytes]:
         """The text that is not decoded yet, without escapes, and what may be half an escape."""
@@ -119,9 +125,12 @@ class LargeBase64:
             return text
         try:
             plain: str = parse(b'"' + text + b'"')
-            return plain.encode("ascii")
+            found = plain.encode("ascii")
         except (ConversionError, UnicodeEncodeError):
-            raise NotBase64(self._so_far(b"".join(self._text))) from None
+            found = _BACKSLASH
+        if found.translate(None, _ALPHABET):
+            raise NotBase64(self._so_far(b"".join(self._text)))
+        return found
 
     def _restore(self, text: bytes) -> None:
         self._text = [text]

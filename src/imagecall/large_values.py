@@ -1,12 +1,11 @@
 """The values of a message that go in chunks beside it, taken out and put back.
 
 Which they are is an option of their fields, and how they go is said at StreamImageResponse in
-proto/imagecall/v1/image_generation_service.proto: images first and always, then the other values
-that are long, each in the order of the fields, by number, depth first. What is left in the message
-is an empty value.
+proto/imagecall/v1/image_generation_service.proto: images always, other values where they are long.
+What is left in the message is an empty value.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, Final, NamedTuple
 
@@ -14,6 +13,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from imagecall.chunks import damaged, split
+from imagecall.errors import quoted
 from imagecall.formats import media_type
 from imagecall.v1 import options_pb2
 from imagecall.v1.chunk_pb2 import Chunk
@@ -23,10 +23,12 @@ LONG: Final = 256 * 1024
 
 
 class Place(NamedTuple):
-    """A field of a message: the message that holds it, and its name there."""
+    """A field of a message: the message that holds it, its name there, and the way to it."""
 
     owner: Any
     name: str
+    path: str
+    """Names from the whole message on, as ChunkEnd.field has them."""
 
     @property
     def value(self) -> Any:
@@ -38,72 +40,65 @@ class Place(NamedTuple):
 
 
 def images(message: Message) -> list[Place]:
-    """The places that hold an image, in order."""
+    """The places that hold an image."""
     return list(_places(message, options_pb2.IN_CHUNKS_ALWAYS))
 
 
-def first_image(message: Message) -> Place | None:
-    """The place of the first image that the message can have. None: that one is not set."""
-    for field in _leading_to(message.DESCRIPTOR, options_pb2.IN_CHUNKS_ALWAYS):
-        if field.containing_oneof is not None and not message.HasField(field.name):
-            if len(field.containing_oneof.fields) > 1:
-                continue  # Another member is set.
-            return None
-        if field.message_type is None:
-            return Place(message, field.name)
-        inner = getattr(message, field.name)
-        if field.is_repeated:
-            return first_image(inner[0]) if inner else None
-        return first_image(inner) if message.HasField(field.name) else None
-    return None
-
-
 def texts(message: Message) -> list[Place]:
-    """The places that hold a text that may be long, in order."""
+    """The places that hold a text that may be long."""
     return list(_places(message, options_pb2.IN_CHUNKS_LONG))
 
 
-def take_out(message: Message, sent: int = 0) -> Iterator[Chunk]:
+def take_out(message: Message, sent: str = "") -> Iterator[Chunk]:
     """The chunks of the large values of a message, each of which is left empty.
 
-    The first `sent` images are empty already: their chunks have been sent.
+    `sent` is the path of an image that is empty already, as its chunks have been sent.
     """
-    for place in images(message)[sent:]:
-        image = place.value
-        place.value = b""
-        yield from split(image, media_type(image))
+    for place in images(message):
+        if place.path != sent:
+            image = place.value
+            place.value = b""
+            yield from split(image, media_type=media_type(image), field=place.path)
     for place in texts(message):
         if len(place.value) > LONG:
             text = place.value.encode()
             place.value = ""
-            yield from split(text)
+            yield from split(text, field=place.path)
 
 
-def put_back(message: Message, values: Sequence[bytes]) -> None:
-    """Puts large values back where they were: the inverse of `take_out`.
+def put_back(message: Message, values: Mapping[str, bytes]) -> None:
+    """Puts large values back where they were, by their paths: the inverse of `take_out`.
 
-    Raises ConversionError: CHUNKS_DAMAGED if they are more or fewer than the places for them.
+    Raises ConversionError: CHUNKS_DAMAGED unless there is a value for every image, and a place
+    for every value.
     """
-    places = [*images(message), *(place for place in texts(message) if not place.value)]
-    if len(places) != len(values):
-        raise damaged(f"{len(values)} sequences of chunks came for {len(places)} empty values")
-    for place, value in zip(places, values, strict=True):
+    places = {place.path: place for place in [*images(message), *texts(message)]}
+    for place in [*images(message), *(text for text in texts(message) if not text.value)]:
+        if place.path not in values:
+            raise damaged(f"the chunks of {place.path} did not come")
+    for path, value in values.items():
+        if path not in places or places[path].value:
+            raise damaged(f"chunks came for {quoted(path)}, which is not empty, or not there")
         try:
+            place = places[path]
             place.value = value if isinstance(place.value, bytes) else value.decode()
         except UnicodeDecodeError:
-            raise damaged("the chunks of a text are not UTF-8") from None
+            raise damaged(f"the chunks of {path} are not UTF-8") from None
 
 
-def _places(message: Message, mode: options_pb2.InChunks.ValueType) -> Iterator[Place]:
+def _places(
+    message: Message, mode: options_pb2.InChunks.ValueType, path: str = ""
+) -> Iterator[Place]:
     for field in _leading_to(message.DESCRIPTOR, mode):
+        here = f"{path}.{field.name}" if path else field.name
         if field.message_type is None:
             if not field.has_presence or message.HasField(field.name):
-                yield Place(message, field.name)
+                yield Place(message, field.name, here)
         elif field.is_repeated:
-            for inner in getattr(message, field.name):
-                yield from _places(inner, mode)
+            for index, inner in enumerate(getattr(message, field.name)):
+                yield from _places(inner, mode, f"{here}[{index}]")
         elif message.HasField(field.name):
-            yield from _places(getattr(message, field.name), mode)
+            yield from _places(getattr(message, field.name), mode, here)
 
 
 @cache

@@ -90,6 +90,11 @@ class SseReader:
             else:
                 position = yield from self._read_line(received, position)
 
+    @property
+    def in_string(self) -> bool:
+        """Whether a large string has begun and not ended."""
+        return self._string is not None
+
     def finish(self) -> Iterator[SseEvent]:
         """The stream has ended; gives the last event if its blank line is missing."""
         if self._string is not None:

@@ -28,9 +28,11 @@ from imagecall.formats import media_type
 from imagecall.image_request import extra_values, request_to_json
 from imagecall.image_response import ReadResponse, response_from_json
 from imagecall.json_text import JsonValue
+from imagecall.large_values import images
 from imagecall.sse import damaged
 from imagecall.test_card.card import Card, draw
 from imagecall.test_card.padding import pad
+from imagecall.v1.chunk_pb2 import Chunk
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
@@ -82,7 +84,7 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """What a request asks of the embedded backend with its key "embedded"."""
 
     delay_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0
-    """How long it takes to draw, in steps as many as there are images."""
+    """How long it takes to draw, or to fail, in steps as many as there are images."""
     http_status: Annotated[int, msgspec.Meta(ge=400, le=599)] | None = None
     """Fail as for an API that answers so."""
     retry_after_seconds: Annotated[float, msgspec.Meta(ge=0, le=86400)] | None = None
@@ -90,7 +92,7 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     midway: bool = False
     """Fail not at once but in the middle of the stream."""
     ending: Literal["completed", "failed", "incomplete", "none", "cut"] = "completed"
-    """How it ends: as a response does, without an event for it, or cut off."""
+    """How it ends: as a response does, without an event for it, or in the middle of the image."""
     image_bytes: Annotated[int, msgspec.Meta(ge=1, le=_MAX_IMAGE_BYTES)] | None = None
     """The size of the final image file, exactly."""
 
@@ -111,10 +113,10 @@ class EmbeddedBackend:
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
         order = _Order(request.request)
+        await asyncio.sleep(order.asked.delay_seconds)
         order.fail(midway=order.asked.midway)
         if order.asked.ending == "cut":
             raise damaged("it ends in the middle")
-        await asyncio.sleep(order.asked.delay_seconds)
         picture = await self._picture(order, 1.0) if order.has_image else None
         end = end_of(order.response(picture), order.ending, request.include_document, _none)
         return GenerateImageResponse(response=end.response)
@@ -123,8 +125,10 @@ class EmbeddedBackend:
         self, request: StreamImageRequest
     ) -> AsyncGenerator[StreamImageResponse, None]:
         order = _Order(request.request)
-        order.fail(midway=False)
         steps = order.settings.partial_images + 1
+        if order.asked.http_status and not order.asked.midway:
+            await asyncio.sleep(order.asked.delay_seconds)
+            order.fail(midway=False)
         for event in order.beginning(request.include_other_events):
             yield StreamImageResponse(event=event)
         for step in range(steps - 1):
@@ -132,13 +136,15 @@ class EmbeddedBackend:
             picture = await self._picture(order, (step + 1) / steps)
             for part in _with_image(order.partial_image(step), picture):
                 yield part
-        order.fail(midway=True)
         await asyncio.sleep(order.asked.delay_seconds / steps)
-        if order.asked.ending == "cut":
-            raise damaged(f'it ends before the image of "{order.id}"')
+        order.fail(midway=True)
         final = await self._picture(order, 1.0) if order.has_image else None
         if final is not None:
             yield StreamImageResponse(event=order.completed())
+        if final is not None and order.asked.ending == "cut":
+            for chunk in _first_half(final):
+                yield StreamImageResponse(chunk=chunk)
+            raise damaged("it ends in the middle of the image")
         for part in _with_image(order.done(), final):
             yield part
         read = order.response(final if request.include_document else None)
@@ -174,10 +180,20 @@ def _drawn(card: Card, sharpness: float, size: int | None) -> Picture:
 
 def _with_image(event: StreamEvent, picture: Picture | None) -> Iterator[StreamImageResponse]:
     """An event whose image is left empty, after the chunks of its image."""
+    path = next((place.path for place in images(event)), "")
     if picture is not None:
-        for chunk in split(picture.data, media_type(picture.data), picture.sha256):
+        data = picture.data
+        declared = media_type(data)
+        for chunk in split(data, sha256=picture.sha256, media_type=declared, field=path):
             yield StreamImageResponse(chunk=chunk)
-    yield from in_parts(event, sent=int(picture is not None))
+    yield from in_parts(event, sent=path)
+
+
+def _first_half(picture: Picture) -> Iterator[Chunk]:
+    """The chunks of an image that breaks off."""
+    for chunk in split(picture.data[: len(picture.data) // 2]):
+        chunk.ClearField("end")
+        yield chunk
 
 
 def _delivered(index: int, call: ImageGenerationCall) -> bool:
@@ -199,7 +215,7 @@ class _Order:
         self.settings: ImageSettings = settings_of(list(request.tools))
         self._prompt = _prompt(request)
         self.card = _card(self._prompt, self.settings, tuple(_inputs(request)))
-        self.has_image = self.asked.ending in ("completed", "none")
+        self.has_image = self.asked.ending in ("completed", "none", "cut")
         self.ending = _ENDINGS[self.asked.ending]
         self._number = 0
         self._response = _response_object(request, json.loads(body), f"resp_{digest[24:48]}")
@@ -302,7 +318,10 @@ def _asked(request: ImageRequest) -> Asked:
     try:
         return msgspec.json.decode(raw, type=Asked)
     except msgspec.ValidationError as error:
-        raise ConversionError("UNSUPPORTED", pointer_to(_KEY), f'in "{_KEY}": {error}') from None
+        said, _, path = str(error).partition(" - at `$.")
+        pointer = pointer_to(_KEY, *([path.rstrip("`")] if path else []))
+        text = f'"{_KEY}" takes {", ".join(Asked.__struct_fields__)}, see the README: {said}'
+        raise ConversionError("UNSUPPORTED", pointer, text) from None
 
 
 def _response_object(

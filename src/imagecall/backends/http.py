@@ -4,8 +4,9 @@ A call is never sent twice. Whether an error may have come after the API began t
 it, see GenerationError.begun.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -13,7 +14,7 @@ import aiohttp
 
 from imagecall.backends.parts import in_parts
 from imagecall.backends.response_stream import ResponseStream, end_of, ending_of
-from imagecall.backends.upstream_errors import failed, not_understood, refused
+from imagecall.backends.upstream_errors import failed, not_understood, refused, without_key
 from imagecall.errors import ConversionError, GenerationError
 from imagecall.image_request import request_to_json
 from imagecall.image_response import ReadResponse, response_from_json
@@ -31,7 +32,12 @@ IDLE_SECONDS: Final = 300.0
 """How long an API may be silent: it draws for minutes without a word."""
 
 _READ_BYTES: Final = 256 * 1024
+_SLICE_BYTES: Final = 16 * 1024
 _MAX_ERROR_BYTES: Final = 64 * 1024
+_MAX_HEADER_BYTES: Final = 64 * 1024
+_ERROR_SECONDS: Final = 2.0
+"""How long the body of an error is waited for, as its status is known."""
+
 _IDENTITY: Final = "identity"
 
 
@@ -92,18 +98,27 @@ class HttpBackend:
         headers = {"Accept": accept, "Content-Type": "application/json"}
         if self._api_key:
             headers["Authorization"] = f"Bearer {self._api_key}"
-        async with (
-            _failures(),
-            self._opened().post(
-                self._url, data=body, headers=headers, allow_redirects=False
-            ) as answer,
-        ):
-            if answer.status != 200:
-                start = await answer.content.read(_MAX_ERROR_BYTES)
-                raise refused(answer.status, answer.headers, start, self._api_key)
-            if answer.headers.get("content-encoding", _IDENTITY) != _IDENTITY:
-                raise not_understood("compressed bytes, which were not asked for", begun=True)
-            yield answer
+        async with _failures():
+            async with asyncio.timeout(self._idle_seconds):
+                answer = await self._opened().post(
+                    self._url, data=body, headers=headers, allow_redirects=False
+                )
+            async with answer:
+                await self._accept(answer)
+                yield answer
+
+    async def _accept(self, answer: aiohttp.ClientResponse) -> None:
+        """Raises GenerationError for an answer that is an error, or not as it was asked for."""
+        if answer.status != 200:
+            start = await _start(answer)
+            raise refused(answer.status, answer.headers, start, self._api_key)
+        if answer.headers.get("content-encoding", _IDENTITY).lower() != _IDENTITY:
+            raise not_understood("compressed bytes, which were not asked for", begun=True)
+
+    async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
+        """The next bytes of an answer; empty at its end."""
+        async with asyncio.timeout(self._idle_seconds):
+            return await answer.content.readany()
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -113,9 +128,11 @@ class HttpBackend:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"Accept-Encoding": _IDENTITY, "User-Agent": "imagecall"},
                 read_bufsize=_READ_BYTES,
-                timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=CONNECT_SECONDS, sock_read=self._idle_seconds
-                ),
+                # How long it is silent is ours to measure: while a slow client keeps us from
+                # reading, it is not.
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+                max_field_size=_MAX_HEADER_BYTES,
+                max_line_size=_MAX_HEADER_BYTES,
                 trust_env=True,
             )
         return self._session
@@ -124,9 +141,9 @@ class HttpBackend:
         self, answer: aiohttp.ClientResponse, request: StreamImageRequest
     ) -> AsyncGenerator[StreamImageResponse, None]:
         """The parts of a stream, or of a whole response of an API that does not stream."""
-        first = await answer.content.readany()
+        first = await self._read(answer)
         while first.isspace():
-            first = await answer.content.readany()
+            first = await self._read(answer)
         match first.lstrip()[:1]:
             case b"{" | b"[":
                 read = self._response(first + await self._whole(answer), answer.headers)
@@ -140,9 +157,11 @@ class HttpBackend:
         stream = ResponseStream(request, self._api_key, self._max_bytes)
         received = first
         while received and not stream.ended:
-            for part in stream.feed(received):
-                yield part
-            received = b"" if stream.ended else await answer.content.readany()
+            for piece in _slices(received, stream):
+                for part in stream.feed(piece):
+                    yield part
+                await asyncio.sleep(0)
+            received = b"" if stream.ended else await self._read(answer)
         for part in stream.finish():
             yield part
 
@@ -150,7 +169,7 @@ class HttpBackend:
         """The rest of an answer. Raises GenerationError: TOO_LARGE."""
         pieces: list[bytes] = []
         size = 0
-        while piece := await answer.content.readany():
+        while piece := await self._read(answer):
             pieces.append(piece)
             size += len(piece)
             if size > self._max_bytes:
@@ -160,6 +179,7 @@ class HttpBackend:
 
     def _response(self, body: bytes, headers: Mapping[str, str]) -> ReadResponse:
         """Reads a whole answer. Raises GenerationError, also for the error that it may be."""
+        body = without_key(body, self._api_key)
         try:
             value = _shallow(body)
             if "output" not in value and value.get("object") != "response":
@@ -172,6 +192,25 @@ class HttpBackend:
                 raise damaged(f"{error.pointer or 'it'}: {error}") from None
             what = "HTML" if body.lstrip()[:1] == b"<" else "what is not JSON"
             raise not_understood(what, begun=True) from None
+
+
+async def _start(answer: aiohttp.ClientResponse) -> bytes:
+    """What comes of the body of an error in a short time."""
+    body = b""
+    with suppress(TimeoutError, aiohttp.ClientError, ConnectionError):
+        async with asyncio.timeout(_ERROR_SECONDS):
+            while len(body) < _MAX_ERROR_BYTES and (piece := await answer.content.readany()):
+                body += piece
+    return body[:_MAX_ERROR_BYTES]
+
+
+def _slices(received: bytes, stream: ResponseStream) -> Iterator[bytes]:
+    """What was received in pieces that do not keep others waiting for long."""
+    position = 0
+    while position < len(received) and not stream.ended:
+        end = len(received) if stream.in_string else position + _SLICE_BYTES
+        yield received[position:end]
+        position = end
 
 
 def _shallow(body: bytes) -> dict[str, JsonValue]:

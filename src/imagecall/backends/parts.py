@@ -7,10 +7,10 @@ from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamImageResp
 from imagecall.v1.stream_event_pb2 import StreamEvent
 
 
-def in_parts(message: StreamEvent | StreamEnd, sent: int = 0) -> Iterator[StreamImageResponse]:
+def in_parts(message: StreamEvent | StreamEnd, sent: str = "") -> Iterator[StreamImageResponse]:
     """An event or end as parts of an answer: chunks of what is large, then what is left of it.
 
-    The chunks of the first `sent` images have been given already.
+    `sent` is the path of an image whose chunks have been given already.
     """
     for chunk in take_out(message, sent):
         yield StreamImageResponse(chunk=chunk)

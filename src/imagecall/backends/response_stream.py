@@ -6,12 +6,13 @@ event did not come is taken from the response at the end; an image leaves in chu
 arrives; a stream that ends before an image it had begun is damaged.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from imagecall.backends.parts import in_parts
-from imagecall.backends.upstream_errors import failed, not_understood
+from imagecall.backends.upstream_errors import failed, not_understood, without_key
 from imagecall.chunks import Chunker
 from imagecall.codecs import spellings
 from imagecall.converter import CALLS, EVENTS, event_from_json
@@ -19,7 +20,7 @@ from imagecall.errors import ConversionError
 from imagecall.image_response import ReadResponse, response_from_json
 from imagecall.json_text import JsonValue, closing_brackets, members, parse
 from imagecall.large_base64 import LargeBase64, Use
-from imagecall.large_values import first_image, images, texts
+from imagecall.large_values import images, texts
 from imagecall.sse import SseEvent, SseReader, damaged
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
@@ -34,6 +35,8 @@ from imagecall.v1.stream_event_pb2 import StreamEvent
 _ENDINGS: Final = spellings(StreamEnding.DESCRIPTOR)
 _DONE: Final = b"[DONE]"
 _ADDED: Final = "output_item_added_event"
+_ERRORS: Final = ("error", "response.error")
+_MOST_MISSING: Final = 2**31 - 1
 _NO_RESPONSE: Final = "a stream without a response"
 
 
@@ -58,6 +61,11 @@ class ResponseStream:
         self._last_number: int | None = None
         self._missing = 0
         self.ended = False
+
+    @property
+    def in_string(self) -> bool:
+        """Whether a large string has begun and not ended."""
+        return self._reader.in_string
 
     def feed(self, received: bytes) -> Iterator[StreamImageResponse]:
         """Takes what arrived; gives parts of the answer. Raises GenerationError."""
@@ -92,8 +100,8 @@ class ResponseStream:
         variant = EVENTS.chosen(event)
         if variant.option.fallback:
             return self._choose_in_other(event, marker)
-        first = first_image(event)
-        return Use.STREAM if first and first.value == marker.marker else Use.HOLD
+        found = any(place.value == marker.marker for place in images(event))
+        return Use.STREAM if found else Use.HOLD
 
     def _choose_in_other(self, event: StreamEvent, marker: LargeBase64) -> Use:
         """The same for an event that concerns no image call, such as one that ends the stream."""
@@ -106,9 +114,9 @@ class ResponseStream:
             read = _response_of(text)
         except ConversionError:
             return Use.HOLD
-        for index, call in read.calls() if read else ():
+        for _, call in read.calls() if read else ():
             if any(place.value == marker.marker for place in images(call)):
-                return Use.SKIP if self._items.has(index, call) else Use.HOLD
+                return Use.SKIP if self._items.has_id(call) else Use.HOLD
         return Use.HOLD
 
     def _read(self, sse: SseEvent) -> Iterator[StreamImageResponse]:
@@ -116,11 +124,13 @@ class ResponseStream:
         if sse.data.strip() == _DONE:
             yield from self._unannounced_end(announced=True)
             return
-        value = _parsed(sse)
+        sse.data = without_key(sse.data, self._api_key)
+        value = self._parsed(sse)
         if not isinstance(value, dict):
             return
         tag = value.get("type")
-        if tag == "error" or (not isinstance(tag, str) and value.get("error")):
+        named = tag if isinstance(tag, str) else sse.name
+        if named in _ERRORS or (not isinstance(tag, str) and value.get("error")):
             error = value.get("error") or {key: v for key, v in value.items() if key != "type"}
             raise failed(error, self._api_key, {})
         if not isinstance(tag, str):
@@ -132,11 +142,32 @@ class ResponseStream:
             return
         yield from self._event(sse)
 
+    def _parsed(self, sse: SseEvent) -> JsonValue:
+        """What an event means. Of a faulty one that can be done without, no more than its type."""
+        try:
+            return parse(sse.data)
+        except ConversionError as error:
+            tag = _loose_type(sse.data)
+            if not self._can_do_without(tag):
+                raise damaged(f"an event is not JSON: {error}") from None
+            sse.data = b"{}"
+            return {"type": tag} if tag in _ENDINGS else None
+
+    def _can_do_without(self, tag: str) -> bool:
+        """Whether what an event of this type says was said before, or was not asked for."""
+        if tag in _ENDINGS:
+            return bool(self._items.done and not self._items.open) and not (
+                self._request.include_document
+            )
+        known = tag in EVENTS.by_type or tag in _ERRORS
+        return bool(tag) and not known and not self._request.include_other_events
+
     def _count(self, number: JsonValue) -> None:
         """Counts the events that are missing, as far as the sequence numbers show it."""
-        if isinstance(number, int):
+        if isinstance(number, int) and not isinstance(number, bool):
             if self._last_number is not None and number > self._last_number + 1:
-                self._missing += number - self._last_number - 1
+                missing = self._missing + number - self._last_number - 1
+                self._missing = min(missing, _MOST_MISSING)
             self._last_number = number
 
     def _event(self, sse: SseEvent) -> Iterator[StreamImageResponse]:
@@ -153,7 +184,7 @@ class ResponseStream:
         self._items.note(event)
         if sent:
             assert self._chunker is not None
-            yield StreamImageResponse(chunk=self._chunker.finish())
+            yield StreamImageResponse(chunk=self._chunker.finish(sent))
             self._chunker = None
         yield from in_parts(event, sent)
 
@@ -169,13 +200,15 @@ class ResponseStream:
         except ConversionError as error:
             raise damaged(f"{error.pointer} of the response: {error}") from None
         if read is None:
-            raise damaged("the event that ends the stream has no response")
-        end = end_of(read, ending, self._request.include_document, self._items.has)
+            yield from self._unannounced_end(announced=False, ending=ending)
+            return
+        delivered = self._items.delivered([call for _, call in read.calls()])
+        end = end_of(read, ending, self._request.include_document, delivered)
         _fill(end, [large for large in sse.large if large.use is not Use.SKIP])
         yield from self._ended(end)
 
-    def _unannounced_end(self, announced: bool) -> Iterator[StreamImageResponse]:
-        """The end of a stream that does not say how it ended."""
+    def _unannounced_end(self, announced: bool, ending: int = 0) -> Iterator[StreamImageResponse]:
+        """The end of a stream that does not say what the response is."""
         if not self._spoke:
             raise not_understood(_NO_RESPONSE, begun=True)
         missing = f"; {self._missing} events are missing" if self._missing else ""
@@ -183,7 +216,8 @@ class ResponseStream:
             raise damaged(f"it ends before the image of {self._items.open[0]}{missing}")
         if not (announced or self._items.done):
             raise damaged(f"it ends before an image{missing}")
-        yield from self._ended(StreamEnd(response=self._response))
+        end = StreamEnd(ending=ending, response=self._response)  # type: ignore[arg-type]  # a number of StreamEnding
+        yield from self._ended(end)
 
     def _ended(self, end: StreamEnd) -> Iterator[StreamImageResponse]:
         end.missing_events = self._missing
@@ -195,15 +229,18 @@ class _Items:
     """The image items of a stream: which were begun, and which are final."""
 
     def __init__(self) -> None:
-        self._begun: dict[Any, str] = {}
-        self._indexes: set[int] = set()
-        self._ids: set[str] = set()
-        self.done = 0
+        self._begun: dict[tuple[int | None, str | None], str] = {}
+        self._final: list[tuple[int | None, str | None]] = []
 
     @property
     def open(self) -> list[str]:
         """The items that were begun and are not final."""
         return list(self._begun.values())
+
+    @property
+    def done(self) -> int:
+        """The number of items that are final."""
+        return len(self._final)
 
     def note(self, event: StreamEvent) -> None:
         """Takes notice of an event."""
@@ -211,25 +248,57 @@ class _Items:
         message = getattr(event, variant.name)
         if variant.option.fallback or "item" not in message.DESCRIPTOR.fields_by_name:
             return
-        call = CALLS.chosen(message.item)
-        if call.option.fallback:
+        if CALLS.chosen(message.item).option.fallback:
             return
-        item = getattr(message.item, call.name)
-        key = message.output_index if message.HasField("output_index") else item.id
-        if variant.name == _ADDED:
-            self._begun[key] = f'"{item.id}"' if item.HasField("id") else "an item"
-        else:
-            self._begun.pop(key, None)
-            self.done += 1
-            if message.HasField("output_index"):
-                self._indexes.add(message.output_index)
-            if item.HasField("id"):
-                self._ids.add(item.id)
+        name = _id(message.item)
+        key = (message.output_index if message.HasField("output_index") else None, name)
+        if variant.name != _ADDED:
+            self._final.append(key)
+            self._begun = {k: v for k, v in self._begun.items() if not _same(k, key)}
+        elif not any(_same(key, final) for final in self._final):
+            self._begun[key] = "an item" if name is None else f'"{name}"'
 
-    def has(self, index: int, call: ImageGenerationCall) -> bool:
-        """Whether an item of the response's output, at this index, was final before."""
-        item = getattr(call, CALLS.chosen(call).name)
-        return index in self._indexes or (item.HasField("id") and item.id in self._ids)
+    def has_id(self, call: ImageGenerationCall) -> bool:
+        """Whether an item with the id of this one is final."""
+        name = _id(call)
+        return name is not None and any(name == final for _, final in self._final)
+
+    def delivered(
+        self, calls: list[ImageGenerationCall]
+    ) -> Callable[[int, ImageGenerationCall], bool]:
+        """Whether an item of a response, whose calls these are, was final before.
+
+        It is known by its id; or by its index in the output, as some APIs give another id there,
+        unless the item that was final at that index stands elsewhere.
+        """
+        names = {_id(call) for call in calls}
+        indexes = {index for index, name in self._final if name is None or name not in names}
+
+        def has(index: int, call: ImageGenerationCall) -> bool:
+            return self.has_id(call) or index in indexes
+
+        return has
+
+
+def _id(call: ImageGenerationCall) -> str | None:
+    item = getattr(call, CALLS.chosen(call).name)
+    return item.id if item.HasField("id") else None
+
+
+def _same(one: tuple[int | None, str | None], other: tuple[int | None, str | None]) -> bool:
+    """Whether two items, each by its index and id, are the same: by either that both have."""
+    known = [(a, b) for a, b in zip(one, other, strict=True) if a is not None]
+    return any(a == b for a, b in known) or not known
+
+
+def _loose_type(data: bytes) -> str:
+    """The "type" of an event that is not quite JSON, such as for half a surrogate pair in it."""
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return ""
+    tag = value.get("type") if isinstance(value, dict) else ""
+    return tag if isinstance(tag, str) else ""
 
 
 def end_of(
@@ -253,32 +322,29 @@ def ending_of(response: ImageResponse) -> int:
     return _ENDINGS.get(f"response.{response.status}", 0)
 
 
-def _parsed(sse: SseEvent) -> JsonValue:
-    try:
-        return parse(sse.data)
-    except ConversionError as error:
-        raise damaged(f"an event is not JSON: {error}") from None
-
-
 def _response_of(event: bytes) -> ReadResponse | None:
     """The response that an event is of; None if it has none. Raises ConversionError."""
     response = members(event).get("response", b"")
     return response_from_json(response) if response.startswith(b"{") else None
 
 
-def _fill(message: StreamEvent | StreamEnd, large: Iterable[LargeBase64]) -> int:
-    """Puts the large strings of an event in the place of their markers; how many were streamed."""
+def _fill(message: StreamEvent | StreamEnd, large: Iterable[LargeBase64]) -> str:
+    """Puts the large strings of an event in the place of their markers.
+
+    Returns the path of the image that was streamed; "" if none was.
+    """
     places = images(message)
-    streamed = 0
+    streamed = ""
     for string in large:
         own = [place for place in places if place.value == string.marker]
         for place in own:
             place.value = string.image or b""
-        if not own and string.image is None:
-            raise damaged("an image is not where it began")
+            if string.use is Use.STREAM:
+                streamed = place.path
         if string.image is not None:
             _fill_text(message, string)
-        streamed += string.use is Use.STREAM
+        elif not own:
+            raise damaged("an image is not where it began")
     return streamed
 
 

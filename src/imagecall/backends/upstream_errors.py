@@ -22,6 +22,7 @@ from imagecall.json_text import JsonValue, parse
 
 _MAX_MESSAGE: Final = 1000
 _MAX_WORD: Final = 100
+_MAX_BODY: Final = 300
 _MAX_RETRY_SECONDS: Final = 24 * 3600.0
 _SERVER_ERROR: Final = 500
 _STATUSES: Final = {
@@ -45,12 +46,21 @@ _STATUSES: Final = {
 """The HTTP statuses that an API sends with the code or type of an error."""
 
 _PARAM: Final = re.compile(r"[^.\[\]]+")
+_MIN_KEY: Final = 8
+"""The length from which a key is looked for in what an API says."""
+
 _KEY: Final = re.compile(r"\b(?:sk|key|pk|rk)-[\w*.-]{3,}[\w*]", re.ASCII)
 
 
-def without_keys(text: str, api_key: str) -> str:
-    """A text of the API in which no key stands: APIs quote the one they refuse."""
-    return _KEY.sub("[key]", text.replace(api_key, "[key]") if api_key else text)
+def without_key(data: bytes, api_key: str) -> bytes:
+    """What an API sent, without our key: APIs quote the one that they refuse."""
+    key = api_key.encode()
+    return data.replace(key, b"[key]") if len(key) >= _MIN_KEY and key in data else data
+
+
+def _without_keys(text: str, api_key: str) -> str:
+    """A sentence of an API in which no key stands, nor what is left of one."""
+    return _KEY.sub("[key]", without_key(text.encode(errors="replace"), api_key).decode())
 
 
 def refused(status: int, headers: Mapping[str, str], body: bytes, api_key: str) -> GenerationError:
@@ -87,17 +97,21 @@ def _error(
         "http_status": "" if begun else str(status),
         "upstream_code": _word(fields, "code"),
         "upstream_type": _word(fields, "type"),
-        "upstream_request_id": headers.get("x-request-id", "")[:_MAX_WORD],
+        "upstream_request_id": headers.get("x-request-id", ""),
     }
     head = "the API failed" if begun else f"the API answered {status}"
     message = f"{head}: {said}" if said else head
     return GenerationError(
         reason_of(status),
-        printable(without_keys(message, api_key))[:_MAX_MESSAGE],
+        printable(_without_keys(message, api_key))[:_MAX_MESSAGE],
         pointer=_pointer(fields.get("param")),
         retry_seconds=_retry_seconds(headers),
         begun=begun,
-        metadata={name: without_keys(value, api_key) for name, value in known.items() if value},
+        metadata={
+            name: printable(_without_keys(value, api_key))[:_MAX_WORD]
+            for name, value in known.items()
+            if value
+        },
     )
 
 
@@ -123,6 +137,8 @@ def _error_object(body: bytes) -> Mapping[str, Any]:
         value = parse(body)
     except ConversionError:
         return {}
+    if isinstance(value, list) and value:
+        value = value[0]
     error = value.get("error", value) if isinstance(value, dict) else {}
     return error if isinstance(error, dict) else {"message": error}
 
@@ -133,7 +149,7 @@ def _said(error: Mapping[str, Any], body: bytes) -> str:
         return message
     if body.lstrip()[:1] == b"<":
         return "with HTML"
-    return ""
+    return body[:_MAX_BODY].decode(errors="replace").strip() if body != b"{}" else ""
 
 
 def _text(fields: Mapping[str, Any], key: str) -> str:
@@ -143,7 +159,7 @@ def _text(fields: Mapping[str, Any], key: str) -> str:
 
 def _word(fields: Mapping[str, Any], key: str) -> str:
     value = fields.get(key)
-    return printable(str(value))[:_MAX_WORD] if isinstance(value, str | int) else ""
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
 def _pointer(param: JsonValue) -> str:

@@ -19,7 +19,6 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         metavar="BACKEND",
-        default=os.environ.get(_BACKEND) or EMBEDDED,
         help="what generates images: embedded (test cards, no network), or the base URL of a "
         f"Responses API such as https://openrouter.ai/api/v1 (default: ${_BACKEND}, or embedded)",
     )
@@ -27,7 +26,6 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
         "--api-key-file",
         metavar="FILE",
         type=Path,
-        default=os.environ.get(_API_KEY_FILE),
         help=f"file with the API key (default: ${_API_KEY_FILE}, or else the key in ${_API_KEY})",
     )
 
@@ -35,10 +33,11 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
 def chosen_backend(options: argparse.Namespace, max_bytes: int = MAX_BYTES) -> Backend:
     """The backend that the options choose. Raises OSError with a sentence about a bad setting."""
     api_key = os.environ.get(_API_KEY, "")
-    if options.api_key_file:
-        api_key = _read_key(Path(options.api_key_file))
+    if file := options.api_key_file or os.environ.get(_API_KEY_FILE):
+        api_key = _read_key(Path(file))
+    name = options.backend or os.environ.get(_BACKEND) or EMBEDDED
     try:
-        return backend_of(options.backend, api_key, max_bytes=max_bytes)
+        return backend_of(name, api_key, max_bytes=max_bytes)
     except ValueError as error:
         raise OSError(str(error)) from None
 
@@ -47,7 +46,11 @@ def _read_key(path: Path) -> str:
     try:
         key = path.read_text().strip()
     except UnicodeDecodeError:
-        raise OSError(f"{path} is no text") from None
+        raise OSError(f"the file of the API key, {path}, is no text") from None
+    except OSError as error:
+        raise OSError(
+            f"the file of the API key, {path}, cannot be read: {error.strerror}"
+        ) from None
     if not key:
-        raise OSError(f"{path} has no API key in it")
+        raise OSError(f"the file of the API key, {path}, has none in it")
     return key

@@ -32,6 +32,12 @@ def fault(options: argparse.Namespace) -> str | None:
     """What is wrong with the options taken together, in a sentence."""
     if options.output.suffix.lower() not in FORMATS:
         return f"{options.output} must end with one of {', '.join(FORMATS)}, which picks the format"
+    if not options.output.parent.is_dir() or options.output.is_dir():
+        return f"{options.output} cannot be written: is its directory there?"
+    if options.save_partial_images and not options.partial_images:
+        return "--save-partial-images needs --partial-images, or there will be none"
+    if options.server and (options.backend or options.api_key_file):
+        return "--server has a backend of its own: --backend and --api-key-file are for one here"
     return None
 
 
@@ -81,9 +87,17 @@ def _request(options: argparse.Namespace) -> ImageRequest:
         prompt=options.prompt,
         model=options.model,
         tools=[Tool(image_generation_tool=tool)],
-        input_images=[InputImage(image=path.read_bytes()) for path in options.input],
+        input_images=[InputImage(image=_image(path)) for path in options.input],
         extra_fields=[ExtraField(name=name, json=json) for name, json in options.set],
     )
+
+
+def _image(path: Path) -> bytes:
+    """An image file. Raises OSError if it is none."""
+    image = path.read_bytes()
+    if image_format(image) is None:
+        raise OSError(f"{path} is no image of a known format")
+    return image
 
 
 class _Images:

@@ -28,7 +28,11 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 
 
 async def _abort(context: Context, error: ImagecallError) -> NoReturn:
-    await context.abort(code_of(error), str(error), trailers_of(error))
+    try:
+        trailers = trailers_of(error)
+    except Exception as fault:  # So that nothing of it is told to the client.
+        await _abort_unforeseen(context, fault)
+    await context.abort(code_of(error), str(error), trailers)
 
 
 async def _abort_unforeseen(context: Context, error: Exception) -> NoReturn:

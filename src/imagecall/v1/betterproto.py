@@ -82,6 +82,10 @@ class ErrorReason(betterproto.Enum):
      ERROR_REASON_, its domain "imagecall". With INVALID_ARGUMENT, a
      google.rpc.BadRequest beside it has the JSON Pointer as the field of its
      violation. Both travel in the trailer grpc-status-details-bin.
+
+     With the reasons that begin with UPSTREAM_, the ErrorInfo's metadata has what
+     the API said, as far as it did: "http_status", "upstream_code",
+     "upstream_type", "upstream_request_id".
     """
 
     UNSPECIFIED = 0
@@ -159,7 +163,10 @@ class ErrorReason(betterproto.Enum):
     """The pointer of a document's call is not a place for one."""
 
     NOT_REPLAYABLE = 22
-    """The item cannot be sent back as input. In the Python package only."""
+    """
+    The item cannot be sent back as input: one of ImageRequest.input_items, or
+     what to_input is given in Python.
+    """
 
     MALFORMED_PROTOBUF = 23
     """The bytes are not a message of the type that is expected."""
@@ -228,7 +235,7 @@ class ErrorReason(betterproto.Enum):
     UPSTREAM_DAMAGED = 40
     """
     The answer ends in the middle, or has a hole, or is not JSON where it should
-     be.
+     be; or a string of more than 5.6 MB is base64 except at its end.
     """
 
     UPSTREAM_NOT_UNDERSTOOD = 41
@@ -346,7 +353,16 @@ class ChunkEnd(betterproto.Message):
     media_type: str = betterproto.string_field(3)
     """
     Media type of an image, as its first bytes show: "image/png". Empty: it is
-     none that is known, or no image.
+     none that is known, or no image. Of StreamImage only.
+    """
+
+    field: str = betterproto.string_field(4)
+    """
+    Which field of the message that follows the bytes are the value of: names
+     from that StreamEvent or StreamEnd on, with the index in a repeated field,
+     such as "output_item_done_event.item.output_image_generation_call.result.image"
+     or "response.calls[0].output_image_generation_call.result.image". Of
+     StreamImage only.
     """
 
 
@@ -1440,7 +1456,16 @@ class Tool(betterproto.Message):
 class ImageRequest(betterproto.Message):
     """
     What to draw, and with what: the body of a POST /responses. What is not set
-     is not sent, so that the API's own defaults hold.
+     is not sent, so that the API's own defaults hold. The body, in which the
+     JSON Pointers of errors point:
+
+       {"model": MODEL, "input": PROMPT, "tools": [TOOL, ...], EXTRA FIELDS}
+
+     where with items or images before the prompt "input" is
+
+       [ITEM, ..., {"type": "message", "role": "user", "content": [
+         {"type": "input_text", "text": PROMPT},
+         {"type": "input_image", "detail": "auto", "image_url": IMAGE}, ...]}]
     """
 
     prompt: str = betterproto.string_field(1)
@@ -1477,7 +1502,8 @@ class ImageRequest(betterproto.Message):
      call of an answer as it came, for edits over several turns; items of
      another type, such as messages, as an UnknownItem. A call is sent back in
      the form in which the APIs take it: its id, result and status. One without
-     an id is refused.
+     an id is refused, and so is one whose image has no bytes: put in those that
+     came in chunks.
     """
 
 
@@ -1487,7 +1513,8 @@ class InputImage(betterproto.Message):
 
     image: bytes = betterproto.bytes_field(1, group="source")
     """
-    The bytes of an image file (PNG, JPEG, WebP, ...). Sent as a data: URL.
+    The bytes of an image file (PNG, JPEG, WebP, ...), not empty. Sent as a
+     data: URL.
     """
 
     url: str = betterproto.string_field(2, group="source")
@@ -1608,20 +1635,20 @@ class ImageGenCallInProgressEvent(betterproto.Message):
 
     item_id: Optional[str] = betterproto.string_field(1, optional=True)
     """
-    Identifier of the item that the event is of. Not set: no key. JSON key
-     "item_id".
+    Identifier of the item that the event is of. Not set: no key, or a value of
+     another type, which is in extra_fields. JSON key "item_id".
     """
 
     output_index: Optional[int] = betterproto.int32_field(2, optional=True)
     """
-    Index of the item in the response's "output", from 0. Not set: no key.
-     JSON key "output_index".
+    Index of the item in the response's "output", from 0. Not set: no key, or
+     another value, which is in extra_fields. JSON key "output_index".
     """
 
     sequence_number: Optional[int] = betterproto.int32_field(3, optional=True)
     """
-    Place of the event in its stream, from 0. Not set: no key. JSON key
-     "sequence_number".
+    Place of the event in its stream, from 0. Not set: no key, or another
+     value, which is in extra_fields. JSON key "sequence_number".
     """
 
     extra_fields: List["ExtraField"] = betterproto.message_field(5)
@@ -1634,20 +1661,20 @@ class ImageGenCallGeneratingEvent(betterproto.Message):
 
     item_id: Optional[str] = betterproto.string_field(1, optional=True)
     """
-    Identifier of the item that the event is of. Not set: no key. JSON key
-     "item_id".
+    Identifier of the item that the event is of. Not set: no key, or a value of
+     another type, which is in extra_fields. JSON key "item_id".
     """
 
     output_index: Optional[int] = betterproto.int32_field(2, optional=True)
     """
-    Index of the item in the response's "output", from 0. Not set: no key.
-     JSON key "output_index".
+    Index of the item in the response's "output", from 0. Not set: no key, or
+     another value, which is in extra_fields. JSON key "output_index".
     """
 
     sequence_number: Optional[int] = betterproto.int32_field(3, optional=True)
     """
-    Place of the event in its stream, from 0. Not set: no key. JSON key
-     "sequence_number".
+    Place of the event in its stream, from 0. Not set: no key, or another
+     value, which is in extra_fields. JSON key "sequence_number".
     """
 
     extra_fields: List["ExtraField"] = betterproto.message_field(5)
@@ -1663,20 +1690,20 @@ class ImageGenCallPartialImageEvent(betterproto.Message):
 
     item_id: Optional[str] = betterproto.string_field(1, optional=True)
     """
-    Identifier of the item that the event is of. Not set: no key. JSON key
-     "item_id".
+    Identifier of the item that the event is of. Not set: no key, or a value of
+     another type, which is in extra_fields. JSON key "item_id".
     """
 
     output_index: Optional[int] = betterproto.int32_field(2, optional=True)
     """
-    Index of the item in the response's "output", from 0. Not set: no key.
-     JSON key "output_index".
+    Index of the item in the response's "output", from 0. Not set: no key, or
+     another value, which is in extra_fields. JSON key "output_index".
     """
 
     sequence_number: Optional[int] = betterproto.int32_field(3, optional=True)
     """
-    Place of the event in its stream, from 0. Not set: no key. JSON key
-     "sequence_number".
+    Place of the event in its stream, from 0. Not set: no key, or another
+     value, which is in extra_fields. JSON key "sequence_number".
     """
 
     extra_fields: List["ExtraField"] = betterproto.message_field(5)
@@ -1690,8 +1717,8 @@ class ImageGenCallPartialImageEvent(betterproto.Message):
 
     partial_image_index: Optional[int] = betterproto.int32_field(7, optional=True)
     """
-    Number of the partial image, from 0. Not set: no key. JSON key
-     "partial_image_index".
+    Number of the partial image, from 0. Not set: no key, or another value,
+     which is in extra_fields. JSON key "partial_image_index".
     """
 
     size: Optional[str] = betterproto.string_field(8, optional=True)
@@ -1728,20 +1755,20 @@ class ImageGenCallCompletedEvent(betterproto.Message):
 
     item_id: Optional[str] = betterproto.string_field(1, optional=True)
     """
-    Identifier of the item that the event is of. Not set: no key. JSON key
-     "item_id".
+    Identifier of the item that the event is of. Not set: no key, or a value of
+     another type, which is in extra_fields. JSON key "item_id".
     """
 
     output_index: Optional[int] = betterproto.int32_field(2, optional=True)
     """
-    Index of the item in the response's "output", from 0. Not set: no key.
-     JSON key "output_index".
+    Index of the item in the response's "output", from 0. Not set: no key, or
+     another value, which is in extra_fields. JSON key "output_index".
     """
 
     sequence_number: Optional[int] = betterproto.int32_field(3, optional=True)
     """
-    Place of the event in its stream, from 0. Not set: no key. JSON key
-     "sequence_number".
+    Place of the event in its stream, from 0. Not set: no key, or another
+     value, which is in extra_fields. JSON key "sequence_number".
     """
 
     extra_fields: List["ExtraField"] = betterproto.message_field(5)
@@ -1754,14 +1781,14 @@ class OutputItemAddedEvent(betterproto.Message):
 
     output_index: Optional[int] = betterproto.int32_field(2, optional=True)
     """
-    Index of the item in the response's "output", from 0. Not set: no key.
-     JSON key "output_index".
+    Index of the item in the response's "output", from 0. Not set: no key, or
+     another value, which is in extra_fields. JSON key "output_index".
     """
 
     sequence_number: Optional[int] = betterproto.int32_field(3, optional=True)
     """
-    Place of the event in its stream, from 0. Not set: no key. JSON key
-     "sequence_number".
+    Place of the event in its stream, from 0. Not set: no key, or another
+     value, which is in extra_fields. JSON key "sequence_number".
     """
 
     extra_fields: List["ExtraField"] = betterproto.message_field(5)
@@ -1782,14 +1809,14 @@ class OutputItemDoneEvent(betterproto.Message):
 
     output_index: Optional[int] = betterproto.int32_field(2, optional=True)
     """
-    Index of the item in the response's "output", from 0. Not set: no key.
-     JSON key "output_index".
+    Index of the item in the response's "output", from 0. Not set: no key, or
+     another value, which is in extra_fields. JSON key "output_index".
     """
 
     sequence_number: Optional[int] = betterproto.int32_field(3, optional=True)
     """
-    Place of the event in its stream, from 0. Not set: no key. JSON key
-     "sequence_number".
+    Place of the event in its stream, from 0. Not set: no key, or another
+     value, which is in extra_fields. JSON key "sequence_number".
     """
 
     extra_fields: List["ExtraField"] = betterproto.message_field(5)
@@ -1890,20 +1917,24 @@ class StreamImageResponse(betterproto.Message):
     """
     Response of StreamImage: a part of the answer.
 
-     An image is not in its event but comes directly before it, in chunks; the
-     event has the field ImageResult.image set, to no bytes. So keep the bytes of
-     the chunks, and at an event put them into its ImageResult.image. Where a
-     message has several such fields (an end with several calls), the sequences of
-     chunks come in the order of the fields in the message, by number, depth first.
+     An image is not in its event but comes directly before it, in chunks. The last
+     chunk says which field of the event the image is; that field is set there, to no
+     bytes. So: append the data of chunks until one has an end; check size and
+     SHA-256; at the event, put the bytes into its field. Without include_document
+     most programs need no more than this: the chunks before an OutputItemDoneEvent
+     are its image.
 
-     The same is done, after the images, with other values that can be megabytes,
-     where one is longer than 256 KiB: ImageResult.text, ExtraField.json,
-     UnknownItem.json, Document.json. These are never empty otherwise, and their
-     chunks are UTF-8.
+     An event can have several such values, whose chunks come one value after the
+     other. All that came since the last event belong to this one; none carries
+     over.
+
+     The same is done with other values that can be megabytes, where one is longer
+     than 256 KiB: ImageResult.text, ExtraField.json, UnknownItem.json,
+     Document.json. Their chunks are UTF-8.
     """
 
     chunk: "Chunk" = betterproto.message_field(1, group="part")
-    """A piece of an image of the next event or end."""
+    """A piece of a value, mostly an image, of the next event or end."""
 
     event: "StreamEvent" = betterproto.message_field(2, group="part")
     """Something that happened."""

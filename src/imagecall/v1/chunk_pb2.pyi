@@ -66,13 +66,21 @@ class ChunkEnd(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
     size: _builtins.int
     """Number of bytes."""
     sha256: _builtins.bytes
     """SHA-256 digest, 32 bytes."""
     media_type: _builtins.str
     """Media type of an image, as its first bytes show: "image/png". Empty: it is
-    none that is known, or no image.
+    none that is known, or no image. Of StreamImage only.
+    """
+    field: _builtins.str
+    """Which field of the message that follows the bytes are the value of: names
+    from that StreamEvent or StreamEnd on, with the index in a repeated field,
+    such as "output_item_done_event.item.output_image_generation_call.result.image"
+    or "response.calls[0].output_image_generation_call.result.image". Of
+    StreamImage only.
     """
     def __init__(
         self,
@@ -80,10 +88,11 @@ class ChunkEnd(_message.Message):
         size: _builtins.int = ...,
         sha256: _builtins.bytes = ...,
         media_type: _builtins.str = ...,
+        field: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["media_type", b"media_type", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "media_type", b"media_type", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

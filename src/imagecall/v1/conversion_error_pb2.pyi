@@ -72,7 +72,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_BAD_POINTER: _ErrorReason.ValueType  # 21
     """The pointer of a document's call is not a place for one."""
     ERROR_REASON_NOT_REPLAYABLE: _ErrorReason.ValueType  # 22
-    """The item cannot be sent back as input. In the Python package only."""
+    """The item cannot be sent back as input: one of ImageRequest.input_items, or
+    what to_input is given in Python.
+    """
     ERROR_REASON_MALFORMED_PROTOBUF: _ErrorReason.ValueType  # 23
     """The bytes are not a message of the type that is expected."""
     ERROR_REASON_CHUNKS_DAMAGED: _ErrorReason.ValueType  # 24
@@ -111,7 +113,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The API closed the connection before it answered. It may have begun to work."""
     ERROR_REASON_UPSTREAM_DAMAGED: _ErrorReason.ValueType  # 40
     """The answer ends in the middle, or has a hole, or is not JSON where it should
-    be.
+    be; or a string of more than 5.6 MB is base64 except at its end.
     """
     ERROR_REASON_UPSTREAM_NOT_UNDERSTOOD: _ErrorReason.ValueType  # 41
     """What answers is no Responses API: HTML, a redirect, other JSON."""
@@ -124,6 +126,10 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     ERROR_REASON_, its domain "imagecall". With INVALID_ARGUMENT, a
     google.rpc.BadRequest beside it has the JSON Pointer as the field of its
     violation. Both travel in the trailer grpc-status-details-bin.
+
+    With the reasons that begin with UPSTREAM_, the ErrorInfo's metadata has what
+    the API said, as far as it did: "http_status", "upstream_code",
+    "upstream_type", "upstream_request_id".
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -175,7 +181,9 @@ and back would change it.
 ERROR_REASON_BAD_POINTER: ErrorReason.ValueType  # 21
 """The pointer of a document's call is not a place for one."""
 ERROR_REASON_NOT_REPLAYABLE: ErrorReason.ValueType  # 22
-"""The item cannot be sent back as input. In the Python package only."""
+"""The item cannot be sent back as input: one of ImageRequest.input_items, or
+what to_input is given in Python.
+"""
 ERROR_REASON_MALFORMED_PROTOBUF: ErrorReason.ValueType  # 23
 """The bytes are not a message of the type that is expected."""
 ERROR_REASON_CHUNKS_DAMAGED: ErrorReason.ValueType  # 24
@@ -214,7 +222,7 @@ ERROR_REASON_UPSTREAM_DISCONNECTED: ErrorReason.ValueType  # 39
 """The API closed the connection before it answered. It may have begun to work."""
 ERROR_REASON_UPSTREAM_DAMAGED: ErrorReason.ValueType  # 40
 """The answer ends in the middle, or has a hole, or is not JSON where it should
-be.
+be; or a string of more than 5.6 MB is base64 except at its end.
 """
 ERROR_REASON_UPSTREAM_NOT_UNDERSTOOD: ErrorReason.ValueType  # 41
 """What answers is no Responses API: HTML, a redirect, other JSON."""

@@ -154,16 +154,20 @@ Global___StreamImageRequest: _TypeAlias = StreamImageRequest  # noqa: Y015
 class StreamImageResponse(_message.Message):
     """Response of StreamImage: a part of the answer.
 
-    An image is not in its event but comes directly before it, in chunks; the
-    event has the field ImageResult.image set, to no bytes. So keep the bytes of
-    the chunks, and at an event put them into its ImageResult.image. Where a
-    message has several such fields (an end with several calls), the sequences of
-    chunks come in the order of the fields in the message, by number, depth first.
+    An image is not in its event but comes directly before it, in chunks. The last
+    chunk says which field of the event the image is; that field is set there, to no
+    bytes. So: append the data of chunks until one has an end; check size and
+    SHA-256; at the event, put the bytes into its field. Without include_document
+    most programs need no more than this: the chunks before an OutputItemDoneEvent
+    are its image.
 
-    The same is done, after the images, with other values that can be megabytes,
-    where one is longer than 256 KiB: ImageResult.text, ExtraField.json,
-    UnknownItem.json, Document.json. These are never empty otherwise, and their
-    chunks are UTF-8.
+    An event can have several such values, whose chunks come one value after the
+    other. All that came since the last event belong to this one; none carries
+    over.
+
+    The same is done with other values that can be megabytes, where one is longer
+    than 256 KiB: ImageResult.text, ExtraField.json, UnknownItem.json,
+    Document.json. Their chunks are UTF-8.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -173,7 +177,7 @@ class StreamImageResponse(_message.Message):
     END_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def chunk(self) -> _chunk_pb2.Chunk:
-        """A piece of an image of the next event or end."""
+        """A piece of a value, mostly an image, of the next event or end."""
 
     @_builtins.property
     def event(self) -> _stream_event_pb2.StreamEvent:

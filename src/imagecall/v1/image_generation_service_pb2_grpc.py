@@ -36,6 +36,9 @@ class ImageGenerationServiceStub(object):
     retry. A call is not retried by the server; a trailer
     grpc-retry-pushback-ms of -1 tells gRPC's own retries to let be a call that
     the API may have begun to bill.
+
+    Where an API quotes the server's key, "[key]" stands instead. All else is as
+    the API sent it.
     """
 
     def __init__(self, channel):
@@ -67,12 +70,16 @@ class ImageGenerationServiceServicer(object):
     retry. A call is not retried by the server; a trailer
     grpc-retry-pushback-ms of -1 tells gRPC's own retries to let be a call that
     the API may have begun to bill.
+
+    Where an API quotes the server's key, "[key]" stands instead. All else is as
+    the API sent it.
     """
 
     def GenerateImage(self, request, context):
         """Generates images and answers when they are done. The answer is one message:
         where it can be larger than the 4 MiB that a client takes by default, use
-        StreamImage, or raise the client's limit.
+        StreamImage, or raise the client's limit. What format an image has, its first
+        bytes tell; "output_format" is what the API declares.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,6 +141,9 @@ class ImageGenerationService(object):
     retry. A call is not retried by the server; a trailer
     grpc-retry-pushback-ms of -1 tells gRPC's own retries to let be a call that
     the API may have begun to bill.
+
+    Where an API quotes the server's key, "[key]" stands instead. All else is as
+    the API sent it.
     """
 
     @staticmethod

@@ -37,6 +37,9 @@ class ImageGenerationServiceStub:
     retry. A call is not retried by the server; a trailer
     grpc-retry-pushback-ms of -1 tells gRPC's own retries to let be a call that
     the API may have begun to bill.
+
+    Where an API quotes the server's key, "[key]" stands instead. All else is as
+    the API sent it.
     """
 
     @_typing.overload
@@ -46,7 +49,8 @@ class ImageGenerationServiceStub:
     GenerateImage: _grpc.UnaryUnaryMultiCallable[_image_generation_service_pb2.GenerateImageRequest, _image_generation_service_pb2.GenerateImageResponse]
     """Generates images and answers when they are done. The answer is one message:
     where it can be larger than the 4 MiB that a client takes by default, use
-    StreamImage, or raise the client's limit.
+    StreamImage, or raise the client's limit. What format an image has, its first
+    bytes tell; "output_format" is what the API declares.
     """
     StreamImage: _grpc.UnaryStreamMultiCallable[_image_generation_service_pb2.StreamImageRequest, _image_generation_service_pb2.StreamImageResponse]
     """Generates images and tells what happens: some events, in the order of the
@@ -81,13 +85,17 @@ class ImageGenerationServiceAsyncStub(ImageGenerationServiceStub):
     retry. A call is not retried by the server; a trailer
     grpc-retry-pushback-ms of -1 tells gRPC's own retries to let be a call that
     the API may have begun to bill.
+
+    Where an API quotes the server's key, "[key]" stands instead. All else is as
+    the API sent it.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GenerateImage: _aio.UnaryUnaryMultiCallable[_image_generation_service_pb2.GenerateImageRequest, _image_generation_service_pb2.GenerateImageResponse]  # type: ignore[assignment]
     """Generates images and answers when they are done. The answer is one message:
     where it can be larger than the 4 MiB that a client takes by default, use
-    StreamImage, or raise the client's limit.
+    StreamImage, or raise the client's limit. What format an image has, its first
+    bytes tell; "output_format" is what the API declares.
     """
     StreamImage: _aio.UnaryStreamMultiCallable[_image_generation_service_pb2.StreamImageRequest, _image_generation_service_pb2.StreamImageResponse]  # type: ignore[assignment]
     """Generates images and tells what happens: some events, in the order of the
@@ -121,6 +129,9 @@ class ImageGenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     retry. A call is not retried by the server; a trailer
     grpc-retry-pushback-ms of -1 tells gRPC's own retries to let be a call that
     the API may have begun to bill.
+
+    Where an API quotes the server's key, "[key]" stands instead. All else is as
+    the API sent it.
     """
 
     @_abc_1.abstractmethod
@@ -131,7 +142,8 @@ class ImageGenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_image_generation_service_pb2.GenerateImageResponse, _abc.Awaitable[_image_generation_service_pb2.GenerateImageResponse]]:
         """Generates images and answers when they are done. The answer is one message:
         where it can be larger than the 4 MiB that a client takes by default, use
-        StreamImage, or raise the client's limit.
+        StreamImage, or raise the client's limit. What format an image has, its first
+        bytes tell; "output_format" is what the API declares.
         """
 
     @_abc_1.abstractmethod

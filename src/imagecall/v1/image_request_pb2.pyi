@@ -24,7 +24,16 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class ImageRequest(_message.Message):
     """What to draw, and with what: the body of a POST /responses. What is not set
-    is not sent, so that the API's own defaults hold.
+    is not sent, so that the API's own defaults hold. The body, in which the
+    JSON Pointers of errors point:
+
+      {"model": MODEL, "input": PROMPT, "tools": [TOOL, ...], EXTRA FIELDS}
+
+    where with items or images before the prompt "input" is
+
+      [ITEM, ..., {"type": "message", "role": "user", "content": [
+        {"type": "input_text", "text": PROMPT},
+        {"type": "input_image", "detail": "auto", "image_url": IMAGE}, ...]}]
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -66,7 +75,8 @@ class ImageRequest(_message.Message):
         call of an answer as it came, for edits over several turns; items of
         another type, such as messages, as an UnknownItem. A call is sent back in
         the form in which the APIs take it: its id, result and status. One without
-        an id is refused.
+        an id is refused, and so is one whose image has no bytes: put in those that
+        came in chunks.
         """
 
     def __init__(
@@ -97,7 +107,9 @@ class InputImage(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     FILE_ID_FIELD_NUMBER: _builtins.int
     image: _builtins.bytes
-    """The bytes of an image file (PNG, JPEG, WebP, ...). Sent as a data: URL."""
+    """The bytes of an image file (PNG, JPEG, WebP, ...), not empty. Sent as a
+    data: URL.
+    """
     url: _builtins.str
     """URL of the image, https: or data:."""
     file_id: _builtins.str

@@ -29,7 +29,7 @@ from imagecall.v1 import options_pb2 as imagecall_dot_v1_dot_options__pb2
 from imagecall.v1 import unknown_item_pb2 as imagecall_dot_v1_dot_unknown__item__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fimagecall/v1/stream_event.proto\x12\x0cimagecall.v1\x1a\x1eimagecall/v1/extra_field.proto\x1a(imagecall/v1/image_generation_call.proto\x1a\x1fimagecall/v1/image_result.proto\x1a\x1aimagecall/v1/options.proto\x1a\x1fimagecall/v1/unknown_item.proto\"\xc7\x02\n\x1bImageGenCallInProgressEvent\x12%\n\x07item_id\x18\x01 \x01(\tB\x0f\xb2\xe3\x18\x0b\n\x07item_id\x10\x01H\x00\x88\x01\x01\x12/\n\x0coutput_index\x18\x02 \x01(\x05\x42\x14\xb2\xe3\x18\x10\n\x0coutput_index\x10\x01H\x01\x88\x01\x01\x12\x35\n\x0fsequence_number\x18\x03 \x01(\x05\x42\x17\xb2\xe3\x18\x13\n\x0fsequence_number\x10\x01H\x02\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02:0\xaa\xe3\x18,\n*response.image_generation_call.in_progressB\n\n\x08_item_idB\x0f\n\r_output_indexB\x12\n\x10_sequence_number\"\xc6\x02\n\x1bImageGenCallGeneratingEvent\x12%\n\x07item_id\x18\x01 \x01(\tB\x0f\xb2\xe3\x18\x0b\n\x07item_id\x10\x01H\x00\x88\x01\x01\x12/\n\x0coutput_index\x18\x02 \x01(\x05\x42\x14\xb2\xe3\x18\x10\n\x0coutput_index\x10\x01H\x01\x88\x01\x01\x12\x35\n\x0fsequence_number\x18\x03 \x01(\x05\x42\x17\xb2\xe3\x18\x13\n\x0fsequence_number\x10\x01H\x02\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02:/\xaa\xe3\x18+\n)response.image_generation_call.generatingB\n\n\x08_item_idB\x0f\n\r_output_indexB\x12\n\x10_sequence_number\"\xd1\x05\n\x1dImageGenCallPartialImageEvent\x12%\n\x07item_id\x18\x01 \x01(\tB\x0f\xb2\xe3\x18\x0b\n\x07item_id\x10\x01H\x00\x88\x01\x01\x12/\n\x0coutput_index\x18\x02 \x01(\x05\x42\x14\xb2\xe3\x18\x10\n\x0coutput_index\x10\x01H\x01\x88\x01\x01\x12\x35\n\x0fsequence_number\x18\x03 \x01(\x05\x42\x17\xb2\xe3\x18\x13\n\x0fsequence_number\x10\x01H\x02\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02\x12O\n\x11partial_image_b64\x18\x06 \x01(\x0b\x32\x19.imagecall.v1.ImageResultB\x19\xb2\xe3\x18\x15\n\x11partial_image_b64\x10\x01\x12=\n\x13partial_image_index\x18\x07 \x01(\x05\x42\x1b\xb2\xe3\x18\x17\n\x13partial_image_index\x10\x01H\x03\x88\x01\x01\x12\x1f\n\x04size\x18\x08 \x01(\tB\x0c\xb2\xe3\x18\x08\n\x04size \x01H\x04\x88\x01\x01\x12%\n\x07quality\x18\t \x01(\tB\x0f\xb2\xe3\x18\x0b\n\x07quality \x01H\x05\x88\x01\x01\x12+\n\nbackground\x18\n \x01(\tB\x12\xb2\xe3\x18\x0e\n\nbackground \x01H\x06\x88\x01\x01\x12\x31\n\routput_format\x18\x0b \x01(\tB\x15\xb2\xe3\x18\x11\n\routput_format \x01H\x07\x88\x01\x01:2\xaa\xe3\x18.\n,response.image_generation_call.partial_imageB\n\n\x08_item_idB\x0f\n\r_output_indexB\x12\n\x10_sequence_numberB\x16\n\x14_partial_image_indexB\x07\n\x05_sizeB\n\n\x08_qualityB\r\n\x0b_backgroundB\x10\n\x0e_output_format\"\xc4\x02\n\x1aImageGenCallCompletedEvent\x12%\n\x07item_id\x18\x01 \x01(\tB\x0f\xb2\xe3\x18\x0b\n\x07item_id\x10\x01H\x00\x88\x01\x01\x12/\n\x0coutput_index\x18\x02 \x01(\x05\x42\x14\xb2\xe3\x18\x10\n\x0coutput_index\x10\x01H\x01\x88\x01\x01\x12\x35\n\x0fsequence_number\x18\x03 \x01(\x05\x42\x17\xb2\xe3\x18\x13\n\x0fsequence_number\x10\x01H\x02\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02:.\xaa\xe3\x18*\n(response.image_generation_call.completedB\n\n\x08_item_idB\x0f\n\r_output_indexB\x12\n\x10_sequence_number\"\xda\x02\n\x14OutputItemAddedEvent\x12/\n\x0coutput_index\x18\x02 \x01(\x05\x42\x14\xb2\xe3\x18\x10\n\x0coutput_index\x10\x01H\x00\x88\x01\x01\x12\x35\n\x0fsequence_number\x18\x03 \x01(\x05\x42\x17\xb2\xe3\x18\x13\n\x0fsequence_number\x10\x01H\x01\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02\x12[\n\x04item\x18\x06 \x01(\x0b\x32!.imagecall.v1.ImageGenerationCallB*\xb2\xe3\x18&\n\x04item\x10\x01\x32\x1coutput_image_generation_call: \xaa\xe3\x18\x1c\n\x1aresponse.output_item.addedB\x0f\n\r_output_indexB\x12\n\x10_sequence_number\"\xd8\x02\n\x13OutputItemDoneEvent\x12/\n\x0coutput_index\x18\x02 \x01(\x05\x42\x14\xb2\xe3\x18\x10\n\x0coutput_index\x10\x01H\x00\x88\x01\x01\x12\x35\n\x0fsequence_number\x18\x03 \x01(\x05\x42\x17\xb2\xe3\x18\x13\n\x0fsequence_number\x10\x01H\x01\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02\x12[\n\x04item\x18\x06 \x01(\x0b\x32!.imagecall.v1.ImageGenerationCallB*\xb2\xe3\x18&\n\x04item\x10\x01\x32\x1coutput_image_generation_call:\x1f\xaa\xe3\x18\x1b\n\x19response.output_item.doneB\x0f\n\r_output_indexB\x12\n\x10_sequence_number\"\xbb\x04\n\x0bStreamEvent\x12U\n image_gen_call_in_progress_event\x18\x01 \x01(\x0b\x32).imagecall.v1.ImageGenCallInProgressEventH\x00\x12T\n\x1fimage_gen_call_generating_event\x18\x02 \x01(\x0b\x32).imagecall.v1.ImageGenCallGeneratingEventH\x00\x12Y\n\"image_gen_call_partial_image_event\x18\x03 \x01(\x0b\x32+.imagecall.v1.ImageGenCallPartialImageEventH\x00\x12R\n\x1eimage_gen_call_completed_event\x18\x04 \x01(\x0b\x32(.imagecall.v1.ImageGenCallCompletedEventH\x00\x12\x45\n\x17output_item_added_event\x18\x05 \x01(\x0b\x32\".imagecall.v1.OutputItemAddedEventH\x00\x12\x43\n\x16output_item_done_event\x18\x06 \x01(\x0b\x32!.imagecall.v1.OutputItemDoneEventH\x00\x12\x39\n\x0cunknown_item\x18\t \x01(\x0b\x32\x19.imagecall.v1.UnknownItemB\x06\xba\xe3\x18\x02 \x01H\x00\x42\t\n\x07variantB*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fimagecall/v1/stream_event.proto\x12\x0cimagecall.v1\x1a\x1eimagecall/v1/extra_field.proto\x1a(imagecall/v1/image_generation_call.proto\x1a\x1fimagecall/v1/image_result.proto\x1a\x1aimagecall/v1/options.proto\x1a\x1fimagecall/v1/unknown_item.proto\"\xcd\x02\n\x1bImageGenCallInProgressEvent\x12\'\n\x07item_id\x18\x01 \x01(\tB\x11\xb2\xe3\x18\r\n\x07item_id\x10\x01 \x01H\x00\x88\x01\x01\x12\x31\n\x0coutput_index\x18\x02 \x01(\x05\x42\x16\xb2\xe3\x18\x12\n\x0coutput_index\x10\x01 \x01H\x01\x88\x01\x01\x12\x37\n\x0fsequence_number\x18\x03 \x01(\x05\x42\x19\xb2\xe3\x18\x15\n\x0fsequence_number\x10\x01 \x01H\x02\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02:0\xaa\xe3\x18,\n*response.image_generation_call.in_progressB\n\n\x08_item_idB\x0f\n\r_output_indexB\x12\n\x10_sequence_number\"\xcc\x02\n\x1bImageGenCallGeneratingEvent\x12\'\n\x07item_id\x18\x01 \x01(\tB\x11\xb2\xe3\x18\r\n\x07item_id\x10\x01 \x01H\x00\x88\x01\x01\x12\x31\n\x0coutput_index\x18\x02 \x01(\x05\x42\x16\xb2\xe3\x18\x12\n\x0coutput_index\x10\x01 \x01H\x01\x88\x01\x01\x12\x37\n\x0fsequence_number\x18\x03 \x01(\x05\x42\x19\xb2\xe3\x18\x15\n\x0fsequence_number\x10\x01 \x01H\x02\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02:/\xaa\xe3\x18+\n)response.image_generation_call.generatingB\n\n\x08_item_idB\x0f\n\r_output_indexB\x12\n\x10_sequence_number\"\xd9\x05\n\x1dImageGenCallPartialImageEvent\x12\'\n\x07item_id\x18\x01 \x01(\tB\x11\xb2\xe3\x18\r\n\x07item_id\x10\x01 \x01H\x00\x88\x01\x01\x12\x31\n\x0coutput_index\x18\x02 \x01(\x05\x42\x16\xb2\xe3\x18\x12\n\x0coutput_index\x10\x01 \x01H\x01\x88\x01\x01\x12\x37\n\x0fsequence_number\x18\x03 \x01(\x05\x42\x19\xb2\xe3\x18\x15\n\x0fsequence_number\x10\x01 \x01H\x02\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02\x12O\n\x11partial_image_b64\x18\x06 \x01(\x0b\x32\x19.imagecall.v1.ImageResultB\x19\xb2\xe3\x18\x15\n\x11partial_image_b64\x10\x01\x12?\n\x13partial_image_index\x18\x07 \x01(\x05\x42\x1d\xb2\xe3\x18\x19\n\x13partial_image_index\x10\x01 \x01H\x03\x88\x01\x01\x12\x1f\n\x04size\x18\x08 \x01(\tB\x0c\xb2\xe3\x18\x08\n\x04size \x01H\x04\x88\x01\x01\x12%\n\x07quality\x18\t \x01(\tB\x0f\xb2\xe3\x18\x0b\n\x07quality \x01H\x05\x88\x01\x01\x12+\n\nbackground\x18\n \x01(\tB\x12\xb2\xe3\x18\x0e\n\nbackground \x01H\x06\x88\x01\x01\x12\x31\n\routput_format\x18\x0b \x01(\tB\x15\xb2\xe3\x18\x11\n\routput_format \x01H\x07\x88\x01\x01:2\xaa\xe3\x18.\n,response.image_generation_call.partial_imageB\n\n\x08_item_idB\x0f\n\r_output_indexB\x12\n\x10_sequence_numberB\x16\n\x14_partial_image_indexB\x07\n\x05_sizeB\n\n\x08_qualityB\r\n\x0b_backgroundB\x10\n\x0e_output_format\"\xca\x02\n\x1aImageGenCallCompletedEvent\x12\'\n\x07item_id\x18\x01 \x01(\tB\x11\xb2\xe3\x18\r\n\x07item_id\x10\x01 \x01H\x00\x88\x01\x01\x12\x31\n\x0coutput_index\x18\x02 \x01(\x05\x42\x16\xb2\xe3\x18\x12\n\x0coutput_index\x10\x01 \x01H\x01\x88\x01\x01\x12\x37\n\x0fsequence_number\x18\x03 \x01(\x05\x42\x19\xb2\xe3\x18\x15\n\x0fsequence_number\x10\x01 \x01H\x02\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02:.\xaa\xe3\x18*\n(response.image_generation_call.completedB\n\n\x08_item_idB\x0f\n\r_output_indexB\x12\n\x10_sequence_number\"\xde\x02\n\x14OutputItemAddedEvent\x12\x31\n\x0coutput_index\x18\x02 \x01(\x05\x42\x16\xb2\xe3\x18\x12\n\x0coutput_index\x10\x01 \x01H\x00\x88\x01\x01\x12\x37\n\x0fsequence_number\x18\x03 \x01(\x05\x42\x19\xb2\xe3\x18\x15\n\x0fsequence_number\x10\x01 \x01H\x01\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02\x12[\n\x04item\x18\x06 \x01(\x0b\x32!.imagecall.v1.ImageGenerationCallB*\xb2\xe3\x18&\n\x04item\x10\x01\x32\x1coutput_image_generation_call: \xaa\xe3\x18\x1c\n\x1aresponse.output_item.addedB\x0f\n\r_output_indexB\x12\n\x10_sequence_number\"\xdc\x02\n\x13OutputItemDoneEvent\x12\x31\n\x0coutput_index\x18\x02 \x01(\x05\x42\x16\xb2\xe3\x18\x12\n\x0coutput_index\x10\x01 \x01H\x00\x88\x01\x01\x12\x37\n\x0fsequence_number\x18\x03 \x01(\x05\x42\x19\xb2\xe3\x18\x15\n\x0fsequence_number\x10\x01 \x01H\x01\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02\x12[\n\x04item\x18\x06 \x01(\x0b\x32!.imagecall.v1.ImageGenerationCallB*\xb2\xe3\x18&\n\x04item\x10\x01\x32\x1coutput_image_generation_call:\x1f\xaa\xe3\x18\x1b\n\x19response.output_item.doneB\x0f\n\r_output_indexB\x12\n\x10_sequence_number\"\xbb\x04\n\x0bStreamEvent\x12U\n image_gen_call_in_progress_event\x18\x01 \x01(\x0b\x32).imagecall.v1.ImageGenCallInProgressEventH\x00\x12T\n\x1fimage_gen_call_generating_event\x18\x02 \x01(\x0b\x32).imagecall.v1.ImageGenCallGeneratingEventH\x00\x12Y\n\"image_gen_call_partial_image_event\x18\x03 \x01(\x0b\x32+.imagecall.v1.ImageGenCallPartialImageEventH\x00\x12R\n\x1eimage_gen_call_completed_event\x18\x04 \x01(\x0b\x32(.imagecall.v1.ImageGenCallCompletedEventH\x00\x12\x45\n\x17output_item_added_event\x18\x05 \x01(\x0b\x32\".imagecall.v1.OutputItemAddedEventH\x00\x12\x43\n\x16output_item_done_event\x18\x06 \x01(\x0b\x32!.imagecall.v1.OutputItemDoneEventH\x00\x12\x39\n\x0cunknown_item\x18\t \x01(\x0b\x32\x19.imagecall.v1.UnknownItemB\x06\xba\xe3\x18\x02 \x01H\x00\x42\t\n\x07variantB*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,37 +38,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\014imagecall.v1P\001Z\030imagecall/v1;imagecallv1'
   _globals['_IMAGEGENCALLINPROGRESSEVENT'].fields_by_name['item_id']._loaded_options = None
-  _globals['_IMAGEGENCALLINPROGRESSEVENT'].fields_by_name['item_id']._serialized_options = b'\262\343\030\013\n\007item_id\020\001'
+  _globals['_IMAGEGENCALLINPROGRESSEVENT'].fields_by_name['item_id']._serialized_options = b'\262\343\030\r\n\007item_id\020\001 \001'
   _globals['_IMAGEGENCALLINPROGRESSEVENT'].fields_by_name['output_index']._loaded_options = None
-  _globals['_IMAGEGENCALLINPROGRESSEVENT'].fields_by_name['output_index']._serialized_options = b'\262\343\030\020\n\014output_index\020\001'
+  _globals['_IMAGEGENCALLINPROGRESSEVENT'].fields_by_name['output_index']._serialized_options = b'\262\343\030\022\n\014output_index\020\001 \001'
   _globals['_IMAGEGENCALLINPROGRESSEVENT'].fields_by_name['sequence_number']._loaded_options = None
-  _globals['_IMAGEGENCALLINPROGRESSEVENT'].fields_by_name['sequence_number']._serialized_options = b'\262\343\030\023\n\017sequence_number\020\001'
+  _globals['_IMAGEGENCALLINPROGRESSEVENT'].fields_by_name['sequence_number']._serialized_options = b'\262\343\030\025\n\017sequence_number\020\001 \001'
   _globals['_IMAGEGENCALLINPROGRESSEVENT'].fields_by_name['extra_fields']._loaded_options = None
   _globals['_IMAGEGENCALLINPROGRESSEVENT'].fields_by_name['extra_fields']._serialized_options = b'\262\343\030\002(\002'
   _globals['_IMAGEGENCALLINPROGRESSEVENT']._loaded_options = None
   _globals['_IMAGEGENCALLINPROGRESSEVENT']._serialized_options = b'\252\343\030,\n*response.image_generation_call.in_progress'
   _globals['_IMAGEGENCALLGENERATINGEVENT'].fields_by_name['item_id']._loaded_options = None
-  _globals['_IMAGEGENCALLGENERATINGEVENT'].fields_by_name['item_id']._serialized_options = b'\262\343\030\013\n\007item_id\020\001'
+  _globals['_IMAGEGENCALLGENERATINGEVENT'].fields_by_name['item_id']._serialized_options = b'\262\343\030\r\n\007item_id\020\001 \001'
   _globals['_IMAGEGENCALLGENERATINGEVENT'].fields_by_name['output_index']._loaded_options = None
-  _globals['_IMAGEGENCALLGENERATINGEVENT'].fields_by_name['output_index']._serialized_options = b'\262\343\030\020\n\014output_index\020\001'
+  _globals['_IMAGEGENCALLGENERATINGEVENT'].fields_by_name['output_index']._serialized_options = b'\262\343\030\022\n\014output_index\020\001 \001'
   _globals['_IMAGEGENCALLGENERATINGEVENT'].fields_by_name['sequence_number']._loaded_options = None
-  _globals['_IMAGEGENCALLGENERATINGEVENT'].fields_by_name['sequence_number']._serialized_options = b'\262\343\030\023\n\017sequence_number\020\001'
+  _globals['_IMAGEGENCALLGENERATINGEVENT'].fields_by_name['sequence_number']._serialized_options = b'\262\343\030\025\n\017sequence_number\020\001 \001'
   _globals['_IMAGEGENCALLGENERATINGEVENT'].fields_by_name['extra_fields']._loaded_options = None
   _globals['_IMAGEGENCALLGENERATINGEVENT'].fields_by_name['extra_fields']._serialized_options = b'\262\343\030\002(\002'
   _globals['_IMAGEGENCALLGENERATINGEVENT']._loaded_options = None
   _globals['_IMAGEGENCALLGENERATINGEVENT']._serialized_options = b'\252\343\030+\n)response.image_generation_call.generating'
   _globals['_IMAGEGENCALLPARTIALIMAGEEVENT'].fields_by_name['item_id']._loaded_options = None
-  _globals['_IMAGEGENCALLPARTIALIMAGEEVENT'].fields_by_name['item_id']._serialized_options = b'\262\343\030\013\n\007item_id\020\001'
+  _globals['_IMAGEGENCALLPARTIALIMAGEEVENT'].fields_by_name['item_id']._serialized_options = b'\262\343\030\r\n\007item_id\020\001 \001'
   _globals['_IMAGEGENCALLPARTIALIMAGEEVENT'].fields_by_name['output_index']._loaded_options = None
-  _globals['_IMAGEGENCALLPARTIALIMAGEEVENT'].fields_by_name['output_index']._serialized_options = b'\262\343\030\020\n\014output_index\020\001'
+  _globals['_IMAGEGENCALLPARTIALIMAGEEVENT'].fields_by_name['output_index']._serialized_options = b'\262\343\030\022\n\014output_index\020\001 \001'
   _globals['_IMAGEGENCALLPARTIALIMAGEEVENT'].fields_by_name['sequence_number']._loaded_options = None
-  _globals['_IMAGEGENCALLPARTIALIMAGEEVENT'].fields_by_name['sequence_number']._serialized_options = b'\262\343\030\023\n\017sequence_number\020\001'
+  _globals['_IMAGEGENCALLPARTIALIMAGEEVENT'].fields_by_name['sequence_number']._serialized_options = b'\262\343\030\025\n\017sequence_number\020\001 \001'
   _globals['_IMAGEGENCALLPARTIALIMAGEEVENT'].fields_by_name['extra_fields']._loaded_options = None
   _globals['_IMAGEGENCALLPARTIALIMAGEEVENT'].fields_by_name['extra_fields']._serialized_options = b'\262\343\030\002(\002'
   _globals['_IMAGEGENCALLPARTIALIMAGEEVENT'].fields_by_name['partial_image_b64']._loaded_options = None
   _globals['_IMAGEGENCALLPARTIALIMAGEEVENT'].fields_by_name['partial_image_b64']._serialized_options = b'\262\343\030\025\n\021partial_image_b64\020\001'
   _globals['_IMAGEGENCALLPARTIALIMAGEEVENT'].fields_by_name['partial_image_index']._loaded_options = None
-  _globals['_IMAGEGENCALLPARTIALIMAGEEVENT'].fields_by_name['partial_image_index']._serialized_options = b'\262\343\030\027\n\023partial_image_index\020\001'
+  _globals['_IMAGEGENCALLPARTIALIMAGEEVENT'].fields_by_name['partial_image_index']._serialized_options = b'\262\343\030\031\n\023partial_image_index\020\001 \001'
   _globals['_IMAGEGENCALLPARTIALIMAGEEVENT'].fields_by_name['size']._loaded_options = None
   _globals['_IMAGEGENCALLPARTIALIMAGEEVENT'].fields_by_name['size']._serialized_options = b'\262\343\030\010\n\004size \001'
   _globals['_IMAGEGENCALLPARTIALIMAGEEVENT'].fields_by_name['quality']._loaded_options = None
@@ -80,19 +80,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMAGEGENCALLPARTIALIMAGEEVENT']._loaded_options = None
   _globals['_IMAGEGENCALLPARTIALIMAGEEVENT']._serialized_options = b'\252\343\030.\n,response.image_generation_call.partial_image'
   _globals['_IMAGEGENCALLCOMPLETEDEVENT'].fields_by_name['item_id']._loaded_options = None
-  _globals['_IMAGEGENCALLCOMPLETEDEVENT'].fields_by_name['item_id']._serialized_options = b'\262\343\030\013\n\007item_id\020\001'
+  _globals['_IMAGEGENCALLCOMPLETEDEVENT'].fields_by_name['item_id']._serialized_options = b'\262\343\030\r\n\007item_id\020\001 \001'
   _globals['_IMAGEGENCALLCOMPLETEDEVENT'].fields_by_name['output_index']._loaded_options = None
-  _globals['_IMAGEGENCALLCOMPLETEDEVENT'].fields_by_name['output_index']._serialized_options = b'\262\343\030\020\n\014output_index\020\001'
+  _globals['_IMAGEGENCALLCOMPLETEDEVENT'].fields_by_name['output_index']._serialized_options = b'\262\343\030\022\n\014output_index\020\001 \001'
   _globals['_IMAGEGENCALLCOMPLETEDEVENT'].fields_by_name['sequence_number']._loaded_options = None
-  _globals['_IMAGEGENCALLCOMPLETEDEVENT'].fields_by_name['sequence_number']._serialized_options = b'\262\343\030\023\n\017sequence_number\020\001'
+  _globals['_IMAGEGENCALLCOMPLETEDEVENT'].fields_by_name['sequence_number']._serialized_options = b'\262\343\030\025\n\017sequence_number\020\001 \001'
   _globals['_IMAGEGENCALLCOMPLETEDEVENT'].fields_by_name['extra_fields']._loaded_options = None
   _globals['_IMAGEGENCALLCOMPLETEDEVENT'].fields_by_name['extra_fields']._serialized_options = b'\262\343\030\002(\002'
   _globals['_IMAGEGENCALLCOMPLETEDEVENT']._loaded_options = None
   _globals['_IMAGEGENCALLCOMPLETEDEVENT']._serialized_options = b'\252\343\030*\n(response.image_generation_call.completed'
   _globals['_OUTPUTITEMADDEDEVENT'].fields_by_name['output_index']._loaded_options = None
-  _globals['_OUTPUTITEMADDEDEVENT'].fields_by_name['output_index']._serialized_options = b'\262\343\030\020\n\014output_index\020\001'
+  _globals['_OUTPUTITEMADDEDEVENT'].fields_by_name['output_index']._serialized_options = b'\262\343\030\022\n\014output_index\020\001 \001'
   _globals['_OUTPUTITEMADDEDEVENT'].fields_by_name['sequence_number']._loaded_options = None
-  _globals['_OUTPUTITEMADDEDEVENT'].fields_by_name['sequence_number']._serialized_options = b'\262\343\030\023\n\017sequence_number\020\001'
+  _globals['_OUTPUTITEMADDEDEVENT'].fields_by_name['sequence_number']._serialized_options = b'\262\343\030\025\n\017sequence_number\020\001 \001'
   _globals['_OUTPUTITEMADDEDEVENT'].fields_by_name['extra_fields']._loaded_options = None
   _globals['_OUTPUTITEMADDEDEVENT'].fields_by_name['extra_fields']._serialized_options = b'\262\343\030\002(\002'
   _globals['_OUTPUTITEMADDEDEVENT'].fields_by_name['item']._loaded_options = None
@@ -100,9 +100,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OUTPUTITEMADDEDEVENT']._loaded_options = None
   _globals['_OUTPUTITEMADDEDEVENT']._serialized_options = b'\252\343\030\034\n\032response.output_item.added'
   _globals['_OUTPUTITEMDONEEVENT'].fields_by_name['output_index']._loaded_options = None
-  _globals['_OUTPUTITEMDONEEVENT'].fields_by_name['output_index']._serialized_options = b'\262\343\030\020\n\014output_index\020\001'
+  _globals['_OUTPUTITEMDONEEVENT'].fields_by_name['output_index']._serialized_options = b'\262\343\030\022\n\014output_index\020\001 \001'
   _globals['_OUTPUTITEMDONEEVENT'].fields_by_name['sequence_number']._loaded_options = None
-  _globals['_OUTPUTITEMDONEEVENT'].fields_by_name['sequence_number']._serialized_options = b'\262\343\030\023\n\017sequence_number\020\001'
+  _globals['_OUTPUTITEMDONEEVENT'].fields_by_name['sequence_number']._serialized_options = b'\262\343\030\025\n\017sequence_number\020\001 \001'
   _globals['_OUTPUTITEMDONEEVENT'].fields_by_name['extra_fields']._loaded_options = None
   _globals['_OUTPUTITEMDONEEVENT'].fields_by_name['extra_fields']._serialized_options = b'\262\343\030\002(\002'
   _globals['_OUTPUTITEMDONEEVENT'].fields_by_name['item']._loaded_options = None
@@ -112,17 +112,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMEVENT'].fields_by_name['unknown_item']._loaded_options = None
   _globals['_STREAMEVENT'].fields_by_name['unknown_item']._serialized_options = b'\272\343\030\002 \001'
   _globals['_IMAGEGENCALLINPROGRESSEVENT']._serialized_start=218
-  _globals['_IMAGEGENCALLINPROGRESSEVENT']._serialized_end=545
-  _globals['_IMAGEGENCALLGENERATINGEVENT']._serialized_start=548
-  _globals['_IMAGEGENCALLGENERATINGEVENT']._serialized_end=874
-  _globals['_IMAGEGENCALLPARTIALIMAGEEVENT']._serialized_start=877
-  _globals['_IMAGEGENCALLPARTIALIMAGEEVENT']._serialized_end=1598
-  _globals['_IMAGEGENCALLCOMPLETEDEVENT']._serialized_start=1601
-  _globals['_IMAGEGENCALLCOMPLETEDEVENT']._serialized_end=1925
-  _globals['_OUTPUTITEMADDEDEVENT']._serialized_start=1928
-  _globals['_OUTPUTITEMADDEDEVENT']._serialized_end=2274
-  _globals['_OUTPUTITEMDONEEVENT']._serialized_start=2277
-  _globals['_OUTPUTITEMDONEEVENT']._serialized_end=2621
-  _globals['_STREAMEVENT']._serialized_start=2624
-  _globals['_STREAMEVENT']._serialized_end=3195
+  _globals['_IMAGEGENCALLINPROGRESSEVENT']._serialized_end=551
+  _globals['_IMAGEGENCALLGENERATINGEVENT']._serialized_start=554
+  _globals['_IMAGEGENCALLGENERATINGEVENT']._serialized_end=886
+  _globals['_IMAGEGENCALLPARTIALIMAGEEVENT']._serialized_start=889
+  _globals['_IMAGEGENCALLPARTIALIMAGEEVENT']._serialized_end=1618
+  _globals['_IMAGEGENCALLCOMPLETEDEVENT']._serialized_start=1621
+  _globals['_IMAGEGENCALLCOMPLETEDEVENT']._serialized_end=1951
+  _globals['_OUTPUTITEMADDEDEVENT']._serialized_start=1954
+  _globals['_OUTPUTITEMADDEDEVENT']._serialized_end=2304
+  _globals['_OUTPUTITEMDONEEVENT']._serialized_start=2307
+  _globals['_OUTPUTITEMDONEEVENT']._serialized_end=2655
+  _globals['_STREAMEVENT']._serialized_start=2658
+  _globals['_STREAMEVENT']._serialized_end=3229
 # @@protoc_insertion_point(module_scope)

@@ -33,16 +33,16 @@ class ImageGenCallInProgressEvent(_message.Message):
     SEQUENCE_NUMBER_FIELD_NUMBER: _builtins.int
     EXTRA_FIELDS_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
-    """Identifier of the item that the event is of. Not set: no key. JSON key
-    "item_id".
+    """Identifier of the item that the event is of. Not set: no key, or a value of
+    another type, which is in extra_fields. JSON key "item_id".
     """
     output_index: _builtins.int
-    """Index of the item in the response's "output", from 0. Not set: no key.
-    JSON key "output_index".
+    """Index of the item in the response's "output", from 0. Not set: no key, or
+    another value, which is in extra_fields. JSON key "output_index".
     """
     sequence_number: _builtins.int
-    """Place of the event in its stream, from 0. Not set: no key. JSON key
-    "sequence_number".
+    """Place of the event in its stream, from 0. Not set: no key, or another
+    value, which is in extra_fields. JSON key "sequence_number".
     """
     @_builtins.property
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
@@ -86,16 +86,16 @@ class ImageGenCallGeneratingEvent(_message.Message):
     SEQUENCE_NUMBER_FIELD_NUMBER: _builtins.int
     EXTRA_FIELDS_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
-    """Identifier of the item that the event is of. Not set: no key. JSON key
-    "item_id".
+    """Identifier of the item that the event is of. Not set: no key, or a value of
+    another type, which is in extra_fields. JSON key "item_id".
     """
     output_index: _builtins.int
-    """Index of the item in the response's "output", from 0. Not set: no key.
-    JSON key "output_index".
+    """Index of the item in the response's "output", from 0. Not set: no key, or
+    another value, which is in extra_fields. JSON key "output_index".
     """
     sequence_number: _builtins.int
-    """Place of the event in its stream, from 0. Not set: no key. JSON key
-    "sequence_number".
+    """Place of the event in its stream, from 0. Not set: no key, or another
+    value, which is in extra_fields. JSON key "sequence_number".
     """
     @_builtins.property
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
@@ -147,20 +147,20 @@ class ImageGenCallPartialImageEvent(_message.Message):
     BACKGROUND_FIELD_NUMBER: _builtins.int
     OUTPUT_FORMAT_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
-    """Identifier of the item that the event is of. Not set: no key. JSON key
-    "item_id".
+    """Identifier of the item that the event is of. Not set: no key, or a value of
+    another type, which is in extra_fields. JSON key "item_id".
     """
     output_index: _builtins.int
-    """Index of the item in the response's "output", from 0. Not set: no key.
-    JSON key "output_index".
+    """Index of the item in the response's "output", from 0. Not set: no key, or
+    another value, which is in extra_fields. JSON key "output_index".
     """
     sequence_number: _builtins.int
-    """Place of the event in its stream, from 0. Not set: no key. JSON key
-    "sequence_number".
+    """Place of the event in its stream, from 0. Not set: no key, or another
+    value, which is in extra_fields. JSON key "sequence_number".
     """
     partial_image_index: _builtins.int
-    """Number of the partial image, from 0. Not set: no key. JSON key
-    "partial_image_index".
+    """Number of the partial image, from 0. Not set: no key, or another value,
+    which is in extra_fields. JSON key "partial_image_index".
     """
     size: _builtins.str
     """Size of the image in pixels, WIDTHxHEIGHT. Not set: no key, or a value
@@ -254,16 +254,16 @@ class ImageGenCallCompletedEvent(_message.Message):
     SEQUENCE_NUMBER_FIELD_NUMBER: _builtins.int
     EXTRA_FIELDS_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
-    """Identifier of the item that the event is of. Not set: no key. JSON key
-    "item_id".
+    """Identifier of the item that the event is of. Not set: no key, or a value of
+    another type, which is in extra_fields. JSON key "item_id".
     """
     output_index: _builtins.int
-    """Index of the item in the response's "output", from 0. Not set: no key.
-    JSON key "output_index".
+    """Index of the item in the response's "output", from 0. Not set: no key, or
+    another value, which is in extra_fields. JSON key "output_index".
     """
     sequence_number: _builtins.int
-    """Place of the event in its stream, from 0. Not set: no key. JSON key
-    "sequence_number".
+    """Place of the event in its stream, from 0. Not set: no key, or another
+    value, which is in extra_fields. JSON key "sequence_number".
     """
     @_builtins.property
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
@@ -307,12 +307,12 @@ class OutputItemAddedEvent(_message.Message):
     EXTRA_FIELDS_FIELD_NUMBER: _builtins.int
     ITEM_FIELD_NUMBER: _builtins.int
     output_index: _builtins.int
-    """Index of the item in the response's "output", from 0. Not set: no key.
-    JSON key "output_index".
+    """Index of the item in the response's "output", from 0. Not set: no key, or
+    another value, which is in extra_fields. JSON key "output_index".
     """
     sequence_number: _builtins.int
-    """Place of the event in its stream, from 0. Not set: no key. JSON key
-    "sequence_number".
+    """Place of the event in its stream, from 0. Not set: no key, or another
+    value, which is in extra_fields. JSON key "sequence_number".
     """
     @_builtins.property
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
@@ -358,12 +358,12 @@ class OutputItemDoneEvent(_message.Message):
     EXTRA_FIELDS_FIELD_NUMBER: _builtins.int
     ITEM_FIELD_NUMBER: _builtins.int
     output_index: _builtins.int
-    """Index of the item in the response's "output", from 0. Not set: no key.
-    JSON key "output_index".
+    """Index of the item in the response's "output", from 0. Not set: no key, or
+    another value, which is in extra_fields. JSON key "output_index".
     """
     sequence_number: _builtins.int
-    """Place of the event in its stream, from 0. Not set: no key. JSON key
-    "sequence_number".
+    """Place of the event in its stream, from 0. Not set: no key, or another
+    value, which is in extra_fields. JSON key "sequence_number".
     """
     @_builtins.property
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
