@@ -6,7 +6,7 @@ the last one says how many bytes there are and what their SHA-256 digest is.
 
 import hashlib
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from imagecall.errors import ConversionError
 from imagecall.formats import media_type
@@ -16,20 +16,36 @@ CHUNK_BYTES: Final = 1024 * 1024
 """The size of each chunk but the last: 1 MiB."""
 
 
-def split(data: bytes, *, sha256: bytes = b"", **end: str) -> Iterator[Chunk]:
-    """The chunks of some bytes: at least one.
+class Piece(NamedTuple):
+    """A chunk that is no message yet, so that its data need not be copied."""
 
-    `sha256` is their digest, if it is known; `end` what else is said at their end.
+    offset: int
+    data: bytes | memoryview
+    end: ChunkEnd | None = None
+
+    def chunk(self) -> Chunk:
+        """The message."""
+        return Chunk(offset=self.offset, data=bytes(self.data), end=self.end)
+
+
+def split(data: bytes) -> Iterator[Chunk]:
+    """The chunks of some bytes: at least one."""
+    return (piece.chunk() for piece in pieces(data))
+
+
+def pieces(data: bytes, *, sha256: bytes = b"", **end: str) -> Iterator[Piece]:
+    """The same, not yet as messages.
+
+    `sha256` is the digest of the bytes, if it is known; `end` what else is said at their end.
     """
     view = memoryview(data)
     digest = sha256 or hashlib.sha256(data).digest()
     last = ChunkEnd(size=len(data), sha256=digest, **end)
     for offset in range(0, len(data), CHUNK_BYTES):
-        piece = bytes(view[offset : offset + CHUNK_BYTES])
         is_last = offset + CHUNK_BYTES >= len(data)
-        yield Chunk(offset=offset, data=piece, end=last if is_last else None)
+        yield Piece(offset, view[offset : offset + CHUNK_BYTES], last if is_last else None)
     if not data:
-        yield Chunk(end=last)
+        yield Piece(0, b"", last)
 
 
 class Chunker:
@@ -41,18 +57,18 @@ class Chunker:
         self._first = b""
         self._digest = hashlib.sha256()
 
-    def add(self, piece: bytes) -> Chunk | None:
+    def add(self, data: bytes) -> Piece | None:
         """Takes the next bytes, which become a chunk; gives the one before them, if any."""
-        self._digest.update(piece)
-        held, self._held = self._held, piece
+        self._digest.update(data)
+        held, self._held = self._held, data
         if not held:
-            self._first = piece
+            self._first = data
             return None
-        chunk = Chunk(offset=self._offset, data=held)
+        piece = Piece(self._offset, held)
         self._offset += len(held)
-        return chunk
+        return piece
 
-    def finish(self, field: str) -> Chunk:
+    def finish(self, field: str) -> Piece:
         """The last chunk; the image is the value of `field`."""
         end = ChunkEnd(
             size=self._offset + len(self._held),
@@ -60,7 +76,7 @@ class Chunker:
             media_type=media_type(self._first),
             field=field,
         )
-        return Chunk(offset=self._offset, data=self._held, end=end)
+        return Piece(self._offset, self._held, end)
 
 
 class Assembly:

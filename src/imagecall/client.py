@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import grpc
 
+from imagecall.backends import Part
 from imagecall.chunks import Assembly, damaged
 from imagecall.grpc_status import error_of
 from imagecall.large_values import put_back
@@ -143,7 +144,7 @@ class ImageClient:
 
 
 async def put_together(
-    parts: AsyncIterator[StreamImageResponse], max_image_bytes: int = MAX_IMAGE_BYTES
+    parts: AsyncIterator[Part], max_image_bytes: int = MAX_IMAGE_BYTES
 ) -> AsyncGenerator[Happening, None]:
     """Events and the end, with the values that came in chunks before them.
 
@@ -151,7 +152,8 @@ async def put_together(
     """
     values: dict[str, bytes] = {}
     assembly: Assembly | None = None
-    async for part in parts:
+    async for given in parts:
+        part = StreamImageResponse.FromString(given) if isinstance(given, bytes) else given
         kind = part.WhichOneof("part")
         if kind == "chunk":
             assembly = assembly or Assembly(max_image_bytes)

@@ -12,11 +12,10 @@ from typing import Any, Final, NamedTuple
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from imagecall.chunks import damaged, split
+from imagecall.chunks import Piece, damaged, pieces
 from imagecall.errors import quoted
 from imagecall.formats import media_type
 from imagecall.v1 import options_pb2
-from imagecall.v1.chunk_pb2 import Chunk
 
 LONG: Final = 256 * 1024
 """The number of characters past which a text goes in chunks."""
@@ -49,7 +48,7 @@ def texts(message: Message) -> list[Place]:
     return list(_places(message, options_pb2.IN_CHUNKS_LONG))
 
 
-def take_out(message: Message, sent: str = "") -> Iterator[Chunk]:
+def take_out(message: Message, sent: str = "") -> Iterator[Piece]:
     """The chunks of the large values of a message, each of which is left empty.
 
     `sent` is the path of an image that is empty already, as its chunks have been sent.
@@ -58,12 +57,12 @@ def take_out(message: Message, sent: str = "") -> Iterator[Chunk]:
         if place.path != sent:
             image = place.value
             place.value = b""
-            yield from split(image, media_type=media_type(image), field=place.path)
+            yield from pieces(image, media_type=media_type(image), field=place.path)
     for place in texts(message):
         if len(place.value) > LONG:
             text = place.value.encode()
             place.value = ""
-            yield from split(text, field=place.path)
+            yield from pieces(text, field=place.path)
 
 
 def put_back(message: Message, values: Mapping[str, bytes]) -> None:

@@ -41,7 +41,7 @@ class _Field:
     end: int
 
 
-def put_in(message: Message, images: Mapping[str, bytes]) -> bytes:
+def put_in(message: Message, images: Mapping[str, bytes | memoryview]) -> bytes:
     """The serialized message, with images in the place of fields that hold their markers."""
     wire = message.SerializeToString()
     for marker, image in images.items():
@@ -97,7 +97,7 @@ def _fields_around(wire: bytes, at: int) -> Sequence[_Field]:
     return around
 
 
-def _replace(wire: bytes, fields: Sequence[_Field], value: bytes) -> bytes:
+def _replace(wire: bytes, fields: Sequence[_Field], value: bytes | memoryview) -> bytes:
     """The wire bytes with another value for the innermost of these fields."""
     growth = len(value) - (fields[-1].end - fields[-1].start)
     lengths = []

@@ -1,7 +1,7 @@
 """What generates images: the interface of every backend."""
 
 from collections.abc import AsyncGenerator
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
@@ -9,6 +9,9 @@ from imagecall.v1.image_generation_service_pb2 import (
     StreamImageRequest,
     StreamImageResponse,
 )
+
+Part: TypeAlias = StreamImageResponse | bytes
+"""A part of the answer to StreamImage: the message, or the message serialized."""
 
 
 class Backend(Protocol):
@@ -22,9 +25,7 @@ class Backend(Protocol):
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
         """Generates images and answers when they are done."""
 
-    def stream_image(
-        self, request: StreamImageRequest
-    ) -> AsyncGenerator[StreamImageResponse, None]:
+    def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         """Generates images and tells what happens."""
 
     async def close(self) -> None:

@@ -16,12 +16,13 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from imagecall.backends import Part
 from imagecall.backends.image_settings import ImageSettings, settings_of
-from imagecall.backends.parts import in_parts
+from imagecall.backends.parts import chunk_part, in_parts
 from imagecall.backends.response_stream import end_of
 from imagecall.backends.upstream_errors import reason_of
 from imagecall.call_view import view
-from imagecall.chunks import split
+from imagecall.chunks import pieces
 from imagecall.converter import event_from_json, from_json
 from imagecall.errors import ConversionError, GenerationError, pointer_to
 from imagecall.formats import media_type
@@ -32,7 +33,6 @@ from imagecall.large_values import images
 from imagecall.sse import damaged
 from imagecall.test_card.card import Card, draw
 from imagecall.test_card.padding import pad
-from imagecall.v1.chunk_pb2 import Chunk
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
@@ -121,9 +121,7 @@ class EmbeddedBackend:
         end = end_of(order.response(picture), order.ending, request.include_document, _none)
         return GenerateImageResponse(response=end.response)
 
-    async def stream_image(
-        self, request: StreamImageRequest
-    ) -> AsyncGenerator[StreamImageResponse, None]:
+    async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         order = _Order(request.request)
         steps = order.settings.partial_images + 1
         if order.asked.http_status and not order.asked.midway:
@@ -142,8 +140,8 @@ class EmbeddedBackend:
         if final is not None:
             yield StreamImageResponse(event=order.completed())
         if final is not None and order.asked.ending == "cut":
-            for chunk in _first_half(final):
-                yield StreamImageResponse(chunk=chunk)
+            for piece in pieces(final.data[: len(final.data) // 2]):
+                yield chunk_part(piece._replace(end=None))
             raise damaged("it ends in the middle of the image")
         for part in _with_image(order.done(), final):
             yield part
@@ -178,22 +176,15 @@ def _drawn(card: Card, sharpness: float, size: int | None) -> Picture:
     return Picture(data, hashlib.sha256(data).digest())
 
 
-def _with_image(event: StreamEvent, picture: Picture | None) -> Iterator[StreamImageResponse]:
+def _with_image(event: StreamEvent, picture: Picture | None) -> Iterator[Part]:
     """An event whose image is left empty, after the chunks of its image."""
     path = next((place.path for place in images(event)), "")
     if picture is not None:
         data = picture.data
         declared = media_type(data)
-        for chunk in split(data, sha256=picture.sha256, media_type=declared, field=path):
-            yield StreamImageResponse(chunk=chunk)
+        for piece in pieces(data, sha256=picture.sha256, media_type=declared, field=path):
+            yield chunk_part(piece)
     yield from in_parts(event, sent=path)
-
-
-def _first_half(picture: Picture) -> Iterator[Chunk]:
-    """The chunks of an image that breaks off."""
-    for chunk in split(picture.data[: len(picture.data) // 2]):
-        chunk.ClearField("end")
-        yield chunk
 
 
 def _delivered(index: int, call: ImageGenerationCall) -> bool:
@@ -236,10 +227,10 @@ class _Order:
 
     def beginning(self, other_events: bool) -> Iterator[StreamEvent]:
         """The events until drawing begins."""
-        for tag in ("response.created", "response.in_progress"):
-            event = self._event(tag, response=self._response)
-            if other_events:
-                yield event
+        if other_events:
+            yield self._event("response.created", response=self._response)
+            yield self._event("response.in_progress", response=self._response)
+        self._number = 2
         item = {"type": "image_generation_call", "id": self.id, "status": "in_progress"}
         yield self._event(
             "response.output_item.added", item=item | {"result": None}, output_index=0

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from imagecall.backends import Part
 from imagecall.backends.parts import in_parts
 from imagecall.backends.response_stream import ResponseStream, end_of, ending_of
 from imagecall.backends.upstream_errors import failed, not_understood, refused, without_key
@@ -24,7 +25,6 @@ from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     GenerateImageResponse,
     StreamImageRequest,
-    StreamImageResponse,
 )
 
 CONNECT_SECONDS: Final = 10.0
@@ -78,9 +78,7 @@ class HttpBackend:
             response.response.document.CopyFrom(read.document)
         return response
 
-    async def stream_image(
-        self, request: StreamImageRequest
-    ) -> AsyncGenerator[StreamImageResponse, None]:
+    async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         body = request_to_json(request.request, stream=True)
         async with self._post(body, "text/event-stream") as answer:
             parts = self._parts(answer, request)
@@ -139,7 +137,7 @@ class HttpBackend:
 
     async def _parts(
         self, answer: aiohttp.ClientResponse, request: StreamImageRequest
-    ) -> AsyncGenerator[StreamImageResponse, None]:
+    ) -> AsyncGenerator[Part, None]:
         """The parts of a stream, or of a whole response of an API that does not stream."""
         first = await self._read(answer)
         while first.isspace():

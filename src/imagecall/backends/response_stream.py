@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
-from imagecall.backends.parts import in_parts
+from imagecall.backends import Part
+from imagecall.backends.parts import chunk_part, in_parts
 from imagecall.backends.upstream_errors import failed, not_understood, without_key
 from imagecall.chunks import Chunker
 from imagecall.codecs import spellings
@@ -27,7 +28,6 @@ from imagecall.v1.image_generation_service_pb2 import (
     StreamEnd,
     StreamEnding,
     StreamImageRequest,
-    StreamImageResponse,
 )
 from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
@@ -67,7 +67,7 @@ class ResponseStream:
         """Whether a large string has begun and not ended."""
         return self._reader.in_string
 
-    def feed(self, received: bytes) -> Iterator[StreamImageResponse]:
+    def feed(self, received: bytes) -> Iterator[Part]:
         """Takes what arrived; gives parts of the answer. Raises GenerationError."""
         for part in self._reader.feed(received):
             if isinstance(part, SseEvent):
@@ -77,17 +77,17 @@ class ResponseStream:
             if self.ended:
                 return
 
-    def finish(self) -> Iterator[StreamImageResponse]:
+    def finish(self) -> Iterator[Part]:
         """The connection has ended; gives the last parts of the answer. Raises GenerationError."""
         for event in [] if self.ended else self._reader.finish():
             yield from self._read(event)
         if not self.ended:
             yield from self._unannounced_end(announced=False)
 
-    def _stream(self, piece: bytes) -> Iterator[StreamImageResponse]:
+    def _stream(self, piece: bytes) -> Iterator[Part]:
         self._chunker = self._chunker or Chunker()
-        if chunk := self._chunker.add(piece):
-            yield StreamImageResponse(chunk=chunk)
+        if before := self._chunker.add(piece):
+            yield chunk_part(before)
 
     def _choose(self, name: str, data: bytes) -> Use:
         """What is wanted of a large string, by what stands before it in the event."""
@@ -119,7 +119,7 @@ class ResponseStream:
                 return Use.SKIP if self._items.has_id(call) else Use.HOLD
         return Use.HOLD
 
-    def _read(self, sse: SseEvent) -> Iterator[StreamImageResponse]:
+    def _read(self, sse: SseEvent) -> Iterator[Part]:
         """Reads an event."""
         if sse.data.strip() == _DONE:
             yield from self._unannounced_end(announced=True)
@@ -170,7 +170,7 @@ class ResponseStream:
                 self._missing = min(missing, _MOST_MISSING)
             self._last_number = number
 
-    def _event(self, sse: SseEvent) -> Iterator[StreamImageResponse]:
+    def _event(self, sse: SseEvent) -> Iterator[Part]:
         try:
             event = event_from_json(sse.data, max_bytes=self._max_bytes)
         except ConversionError as error:
@@ -184,7 +184,7 @@ class ResponseStream:
         self._items.note(event)
         if sent:
             assert self._chunker is not None
-            yield StreamImageResponse(chunk=self._chunker.finish(sent))
+            yield chunk_part(self._chunker.finish(sent))
             self._chunker = None
         yield from in_parts(event, sent)
 
@@ -194,7 +194,7 @@ class ResponseStream:
             if read := _response_of(event.unknown_item.json.encode()):
                 self._response = read.response
 
-    def _end(self, sse: SseEvent, ending: int) -> Iterator[StreamImageResponse]:
+    def _end(self, sse: SseEvent, ending: int) -> Iterator[Part]:
         try:
             read = _response_of(sse.data)
         except ConversionError as error:
@@ -207,7 +207,7 @@ class ResponseStream:
         _fill(end, [large for large in sse.large if large.use is not Use.SKIP])
         yield from self._ended(end)
 
-    def _unannounced_end(self, announced: bool, ending: int = 0) -> Iterator[StreamImageResponse]:
+    def _unannounced_end(self, announced: bool, ending: int = 0) -> Iterator[Part]:
         """The end of a stream that does not say what the response is."""
         if not self._spoke:
             raise not_understood(_NO_RESPONSE, begun=True)
@@ -219,7 +219,7 @@ class ResponseStream:
         end = StreamEnd(ending=ending, response=self._response)  # type: ignore[arg-type]  # a number of StreamEnding
         yield from self._ended(end)
 
-    def _ended(self, end: StreamEnd) -> Iterator[StreamImageResponse]:
+    def _ended(self, end: StreamEnd) -> Iterator[Part]:
         end.missing_events = self._missing
         self.ended = True
         yield from in_parts(end)

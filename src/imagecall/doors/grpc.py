@@ -95,7 +95,7 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
 
     async def StreamImage(
         self, request: generation_pb.StreamImageRequest, context: Context
-    ) -> AsyncIterator[generation_pb.StreamImageResponse]:
+    ) -> AsyncIterator[Any]:
         async with _committed(context), aclosing(self._backend.stream_image(request)) as parts:
             async for part in parts:
                 yield part
