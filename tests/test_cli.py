@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import imagecall
 from imagecall.codecs import key_of
@@ -167,3 +168,143 @@ def test_an_item_of_20_mb_goes_through_the_server(server: str, tmp_path: Path) -
         "convert", "--from", "binary", "--to", "json", "--server", server, stdin=there.stdout
     )
     assert json.loads(back.stdout) == json.loads(path.read_text())
+
+
+def generate(*arguments: str, cwd: Path) -> tuple[int, str, str]:
+    """Runs imagecall generate in a directory: exit code, output, what it says of its work."""
+    done = subprocess.run(
+        [*COMMAND, "generate", *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("remote", [False, True])
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [("a.png", "PNG"), ("a.jpg", "JPEG"), ("a.jpeg", "JPEG"), ("a.webp", "WEBP")],
+)
+def test_an_image_is_generated_in_the_format_of_the_file_name(
+    name: str, format: str, remote: bool, server: str, tmp_path: Path
+) -> None:
+    where = ["--server", server] if remote else []
+    options = ["--size", "128x96", "--quality", "low", *where]
+    code, output, said = generate("a fox", "-o", name, *options, cwd=tmp_path)
+    assert code == 0, said
+    path = tmp_path / name
+    with Image.open(path) as image:
+        assert (image.format, image.size) == (format, (128, 96))
+    size = f"{path.stat().st_size:,}"
+    assert output == f"{name}: {format.lower()}, 128 x 96 pixels, {size} bytes\n"
+    assert "imagecall: image_generation_call.generating\n" in said
+    assert "warning" not in said
+
+
+def test_partial_images_are_saved_if_asked_for(tmp_path: Path) -> None:
+    options = ["-o", "a.png", "--size", "64x64", "--partial-images", "2", "--save-partial-images"]
+    code, output, said = generate("a fox", *options, cwd=tmp_path)
+    assert code == 0, said
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a.partial0.png",
+        "a.partial1.png",
+        "a.png",
+    ]
+    assert output.count("64 x 64 pixels") == 3
+
+
+def test_an_image_to_start_from_and_other_keys_are_sent(tmp_path: Path) -> None:
+    assert generate("a fox", "-o", "a.png", "--size", "256x256", cwd=tmp_path)[0] == 0
+    options = ["--input", "a.png", "--set", 'user="me"', "--model", "m", "--background", "opaque"]
+    code, _, said = generate("a fox", "-o", "b.png", "--size", "256x256", *options, cwd=tmp_path)
+    assert code == 0, said
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+GENERATE_FAILURES = [
+    (['embedded={"http_status":429,"retry_after_seconds":3}'], "UPSTREAM_RATE_LIMITED: "),
+    (['embedded={"ending":"failed"}'], "the response ended as failed: the request asked for"),
+    (['embedded={"ending":"incomplete"}'], "the response ended as incomplete: max_output_tokens"),
+    (['embedded={"ending":"cut"}'], "UPSTREAM_DAMAGED: "),
+    (["input=1"], "NOT_CANONICAL at /input: "),
+    (['embedded={"delay_seconds":60}', "--timeout", "0.5"], "it took longer than the time limit"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), GENERATE_FAILURES)
+def test_a_failure_to_generate_is_a_sentence_and_exits_with_1(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    options = ["-o", "a.png", "--size", "64x64", "--set", *arguments]
+    code, output, said = generate("a fox", *options, cwd=tmp_path)
+    assert (code, output) == (1, "")
+    assert f"imagecall: {message}" in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_no_api_answers_is_a_sentence(tmp_path: Path) -> None:
+    code, _, said = generate("a", "--backend", "http://127.0.0.1:1/v1", cwd=tmp_path)
+    assert (code, said.splitlines()[-1]) == (
+        1,
+        "imagecall: UPSTREAM_UNREACHABLE: there is no connection to the API: it was refused",
+    )
+    (tmp_path / "empty").write_text("\n")
+    for options, message in (
+        (["--backend", "nope"], "there is no backend 'nope'"),
+        (["--api-key-file", "missing"], "the file of the API key, missing, cannot be read"),
+        (["--api-key-file", "empty"], "the file of the API key, empty, has none in it"),
+        (["--input", "empty"], "empty is no image"),
+    ):
+        code, _, said = generate("a", *options, cwd=tmp_path)
+        assert code == 1
+        assert f"imagecall: {message}" in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-o", "a.gif"],
+        ["-o", "missing/a.png"],
+        ["--set", "user=me"],
+        ["--set", "user"],
+        ["--timeout", "0"],
+        ["--save-partial-images"],
+        ["--server", "http://127.0.0.1:1"],
+        ["--server", "127.0.0.1:1", "--backend", "embedded"],
+    ],
+)
+def test_wrong_usage_of_generate_exits_with_2_and_says_how_it_is_used(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    code, _, said = generate("a fox", *arguments, cwd=tmp_path)
+    assert code == 2
+    assert said.startswith("usage: imagecall generate ")
+
+
+def test_a_declared_format_that_the_file_has_not_is_told(tmp_path: Path) -> None:
+    program = """if True:
+        import asyncio, subprocess, sys
+        from tests.streams import PNG, framed, happy, item
+        from tests.upstream import upstream
+        async def main():
+            async with upstream() as api:
+                api.say(framed(happy(done=item(PNG, output_format="webp"))))
+                command = [*sys.argv[1:], "--backend", api.url]
+                return await (await asyncio.create_subprocess_exec(*command)).wait()
+        sys.exit(asyncio.run(main()))
+    """
+    arguments = [
+        sys.executable,
+        "-c",
+        program,
+        *COMMAND,
+        "generate",
+        "a",
+        "-o",
+        str(tmp_path / "a.jpg"),
+    ]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(arguments, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "a.jpg: png, 1 x 1 pixels, 70 bytes" in done.stdout
+    assert "warning: output_format says webp, the file is png" in done.stderr
+    assert "warning: the file name says jpeg, the file is png" in done.stderr

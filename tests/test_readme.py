@@ -1,12 +1,17 @@
 """The commands and the Python of the README do what it shows."""
 
 import doctest
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+from imagecall.backends.embedded import Asked
+from imagecall.client import SERVICE_CONFIG
+from imagecall.converter import CALLS
+from imagecall.errors import CODES
 from tests.test_cli import server as server
 
 README = Path(__file__).parents[1] / "README.md"
@@ -58,11 +63,26 @@ def test_the_programs_of_the_readme_run(server: str) -> None:
 
 def test_the_readme_names_every_variant_and_reason_and_public_name() -> None:
     import imagecall
-    from imagecall.converter import CALLS
-    from imagecall.errors import CODES
 
     text = README.read_text()
     for name in [*CALLS.variants, *CODES]:
         assert f"`{name}`" in text
     for name in imagecall.__all__:
         assert name in text, name
+
+
+def test_the_service_config_of_the_readme_is_the_one_of_the_client() -> None:
+    [shown] = re.findall(r"```json\n(.*?)```", README.read_text(), re.DOTALL)
+    assert json.loads(shown) == json.loads(SERVICE_CONFIG)
+
+
+def test_the_table_of_failures_names_the_code_of_each_reason() -> None:
+    rows = re.findall(r"^\|.*\| `([A-Z_]+)`[^|]*\| `(UPSTREAM_\w+)` \|$", README.read_text(), re.M)
+    assert {reason: code for code, reason in rows} == {
+        reason: code for reason, code in CODES.items() if reason.startswith("UPSTREAM_")
+    }
+
+
+def test_the_table_of_what_can_be_asked_of_the_embedded_backend_is_complete() -> None:
+    text = README.read_text()
+    assert all(f"`{name}`" in text for name in Asked.__struct_fields__)

@@ -12,6 +12,7 @@ import grpc
 
 from imagecall.backends import Part
 from imagecall.chunks import Assembly, damaged
+from imagecall.errors import quoted
 from imagecall.grpc_status import error_of
 from imagecall.large_values import put_back
 from imagecall.v1.image_generation_service_pb2 import (
@@ -159,7 +160,10 @@ async def put_together(
             assembly = assembly or Assembly(max_image_bytes)
             assembly.add(part.chunk)
             if assembly.complete:
-                values[part.chunk.end.field] = assembly.whole()
+                field = part.chunk.end.field
+                if field in values:
+                    raise damaged(f"the chunks of {quoted(field)} came twice")
+                values[field] = assembly.whole()
                 assembly = None
             continue
         if kind is None:

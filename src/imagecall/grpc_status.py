@@ -58,7 +58,8 @@ def trailers_of(error: ImagecallError) -> tuple[tuple[str, str | bytes], ...]:
         if error.begun:
             return details, (_PUSHBACK, "-1")
         if error.retry_seconds is not None:
-            return details, (_PUSHBACK, str(_milliseconds(error.retry_seconds)))
+            # Of 0, gRPC's C core (1.85) makes a retry that never comes.
+            return details, (_PUSHBACK, str(max(1, _milliseconds(error.retry_seconds))))
     return (details,)
 
 
