@@ -229,11 +229,13 @@ GENERATE_FAILURES = [
 ]
 
 
+@pytest.mark.parametrize("remote", [False, True])
 @pytest.mark.parametrize(("arguments", "message"), GENERATE_FAILURES)
 def test_a_failure_to_generate_is_a_sentence_and_exits_with_1(
-    arguments: list[str], message: str, tmp_path: Path
+    arguments: list[str], message: str, remote: bool, server: str, tmp_path: Path
 ) -> None:
-    options = ["-o", "a.png", "--size", "64x64", "--set", *arguments]
+    where = ["--server", server] if remote else []
+    options = ["-o", "a.png", "--size", "64x64", *where, "--set", *arguments]
     code, output, said = generate("a fox", *options, cwd=tmp_path)
     assert (code, output) == (1, "")
     assert f"imagecall: {message}" in said
@@ -268,6 +270,9 @@ def test_what_no_api_answers_is_a_sentence(tmp_path: Path) -> None:
         ["--set", "user"],
         ["--timeout", "0"],
         ["--save-partial-images"],
+        ["--partial-images", "99999999999"],
+        ["--model", "\udcff"],
+        ["--timeout", "1e10"],
         ["--server", "http://127.0.0.1:1"],
         ["--server", "127.0.0.1:1", "--backend", "embedded"],
     ],

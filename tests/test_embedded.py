@@ -2,16 +2,19 @@
 
 import io
 import json
-from collections.abc import AsyncIterator
+from base64 import b64encode
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 from PIL import Image
 
 import imagecall
+from imagecall.backends import embedded
 from imagecall.backends.embedded import EmbeddedBackend
 from imagecall.client import put_together
 from imagecall.errors import ConversionError, GenerationError
+from imagecall.test_card.card import Card
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
@@ -204,7 +207,7 @@ async def test_it_ends_as_asked(backend: EmbeddedBackend, ending: str) -> None:
     request = a_request(embedded={"ending": ending})
     end = (await happenings(backend, request))[-1]
     assert isinstance(end, StreamEnd)
-    name = "UNSPECIFIED" if ending == "none" else ending.upper()
+    name = "UNANNOUNCED" if ending == "none" else ending.upper()
     assert StreamEnding.Name(end.ending) == f"STREAM_ENDING_{name}"
     answer = await backend.generate_image(GenerateImageRequest(request=request))
     drawn = ending in ("none", "completed")
@@ -258,24 +261,38 @@ async def test_what_it_cannot_do_is_refused(backend: EmbeddedBackend, asked: Any
 async def test_pictures_to_start_from_are_shown(backend: EmbeddedBackend) -> None:
     plain = a_request({"size": "256x256"})
     first = (await backend.generate_image(GenerateImageRequest(request=plain))).response.calls[0]
-    shown = set()
-    for change in ("image", "item", "data URL", "URL", "broken"):
+    url = "data:image/png;base64," + b64encode(PNG).decode()
+
+    async def shown(*images: InputImage, items: Sequence[Any] = ()) -> bytes:
         request = a_request({"size": "256x256"})
-        match change:
-            case "image":
-                request.input_images.append(InputImage(image=PNG))
-            case "item":
-                request.input_items.append(first)
-            case "data URL":
-                url = "data:image/png;base64,iVBORw0KGgo="
-                request.input_images.append(InputImage(url=url))
-            case "URL":
-                request.input_images.append(InputImage(url="https://example.com/a.png"))
-            case "broken":
-                request.input_images.append(InputImage(image=b"nothing"))
-        shown.add((await picture(backend, request)).tobytes())
-    assert (await picture(backend, plain)).tobytes() not in shown
-    assert len(shown) >= 3
+        request.input_images.extend(images)
+        request.input_items.extend(items)
+        return (await picture(backend, request)).tobytes()
+
+    nothing, image = await shown(), await shown(InputImage(image=PNG))
+    item, unknown = await shown(items=[first]), await shown(InputImage(image=b"nothing"))
+    assert len({nothing, image, item, unknown}) == 4
+    assert await shown(InputImage(url=url)) == image
+    for other in (InputImage(url="https://example.com/a.png"), InputImage(file_id="file_1")):
+        assert await shown(other) == unknown
+
+
+async def test_pictures_are_kept_up_to_a_limit(
+    backend: EmbeddedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+
+    def draw(card: Card, sharpness: float) -> bytes:
+        drawn.append(card.prompt)
+        return PNG + bytes(1000)
+
+    monkeypatch.setattr(embedded, "draw", draw)
+    monkeypatch.setattr(embedded, "_KEPT_BYTES", 3000)
+    for prompt in ("a", "b", "a", "b", "c", "a", "b"):
+        request = a_request()
+        request.prompt = prompt
+        await backend.generate_image(GenerateImageRequest(request=request))
+    assert drawn == ["a", "b", "c", "a", "b"]
 
 
 async def test_the_last_message_is_the_prompt_where_there_is_none(

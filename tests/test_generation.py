@@ -22,7 +22,7 @@ from imagecall.backends.embedded import EmbeddedBackend
 from imagecall.backends.http import HttpBackend
 from imagecall.client import ImageClient
 from imagecall.doors.grpc import GrpcServer
-from imagecall.errors import ConversionError, GenerationError
+from imagecall.errors import CODES, ConversionError, GenerationError
 from imagecall.v1 import image_generation_service_pb2 as pb
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
@@ -356,4 +356,82 @@ async def test_the_backend_is_closed_with_the_server() -> None:
 
     async with serving(Closing()):
         pass
+    assert closed
+
+
+@pytest.mark.parametrize("method", ["GenerateImage", "StreamImage"])
+async def test_a_call_that_ends_when_its_metadata_leaves_gets_its_answer(
+    address: str, method: str
+) -> None:
+    async def outcome(caller: ImageClient, delay: float, ending: str) -> str:
+        asked = a_request(delay_seconds=delay, ending=ending)
+        try:
+            if method == "StreamImage":
+                return type((await _all(caller.stream_image(asked, timeout=10)))[-1]).__name__
+            return (await caller.generate_image(asked, timeout=10)).status
+        except GenerationError as error:
+            return error.reason or error.code
+
+    async with ImageClient(address) as caller:
+        delays = [0.985 + n / 5000 for n in range(100)]
+        endings = ["failed", "cut"] * 50
+        found = await asyncio.gather(*map(outcome, [caller] * 100, delays, endings))
+    assert "DEADLINE_EXCEEDED" not in found
+    assert set(found) <= {"StreamEnd", "failed", "UPSTREAM_DAMAGED"}
+
+
+@pytest.mark.parametrize("method", ["GenerateImage", "StreamImage"])
+async def test_bytes_that_are_no_request_are_an_invalid_argument(address: str, method: str) -> None:
+    path = f"/imagecall.v1.ImageGenerationService/{method}"
+    async with grpc.aio.insecure_channel(address) as channel:
+        raw: Any = channel.unary_stream if method == "StreamImage" else channel.unary_unary
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            call = raw(path)(b"\xff\xff")
+            await (call.read() if method == "StreamImage" else call)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert details(caught.value)[0].reason == "MALFORMED_PROTOBUF"
+
+
+async def test_a_long_message_of_the_api_does_not_hide_the_status(
+    api: Upstream, client: ImageClient
+) -> None:
+    error = {"message": "\u6c49" * 5000, "param": "\u6c49" * 5000, "code": "\u6c49" * 500}
+    api.say(json.dumps({"error": error}).encode(), status=400, content_type=JSON)
+    with pytest.raises(GenerationError) as caught:
+        await client.generate_image(a_request())
+    assert (caught.value.code, caught.value.reason) == (
+        "INVALID_ARGUMENT",
+        "UPSTREAM_INVALID_REQUEST",
+    )
+
+
+@pytest.mark.parametrize("reason", CODES)
+async def test_every_error_comes_back_from_its_status(reason: str) -> None:
+    class Failing(EmbeddedBackend):
+        async def generate_image(self, request: pb.GenerateImageRequest) -> Any:
+            raise error
+
+    error: ConversionError | GenerationError = ConversionError(reason, "/a/b", "a sentence")
+    if reason.startswith("UPSTREAM_"):
+        known = {"http_status": "500"}
+        error = GenerationError(
+            reason, "a sentence", pointer="/a/b", retry_seconds=1.5, begun=True, metadata=known
+        )
+    async with serving(Failing()) as address, ImageClient(address) as client:
+        with pytest.raises(type(error)) as caught:
+            await client.generate_image(a_request())
+    assert (str(caught.value), caught.value.__dict__) == (str(error), error.__dict__)
+
+
+async def test_a_server_that_cannot_start_closes_its_backend(address: str) -> None:
+    closed = []
+
+    class Closing(EmbeddedBackend):
+        async def close(self) -> None:
+            closed.append(True)
+
+    server = GrpcServer(address, Closing())
+    with pytest.raises(OSError, match="cannot listen"):
+        await server.start()
+    await server.stop(0)
     assert closed

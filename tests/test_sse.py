@@ -19,7 +19,7 @@ def read(
     stream: bytes, use: Use = Use.HOLD, sizes: Iterator[int] | None = None, limit: int = 2**30
 ) -> tuple[list[SseEvent], bytes]:
     """The events of a stream that arrives in pieces of these sizes, and what was streamed."""
-    reader = SseReader(["result"], lambda name, data: use, limit)
+    reader = SseReader(["result"], lambda data: use, limit)
     events: list[SseEvent] = []
     pieces: list[bytes] = []
     position = 0
@@ -176,7 +176,7 @@ def test_an_event_past_the_limit_is_refused_before_it_is_read_whole(key: bytes) 
     stream = b'data: {"' + key + b'":"' + b"A" * 5 * MIB
     with pytest.raises(GenerationError, match="larger than 1,048,576 bytes") as caught:
         read(stream, sizes=every(100_000), limit=MIB)
-    assert caught.value.reason == "TOO_LARGE"
+    assert caught.value.reason == "UPSTREAM_ANSWER_TOO_LARGE"
     with pytest.raises(GenerationError):
         read(b"data: 1\n" * MIB, sizes=every(100_000), limit=MIB // 2)
     skipped, _ = read(

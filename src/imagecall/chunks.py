@@ -13,7 +13,7 @@ from imagecall.formats import media_type
 from imagecall.v1.chunk_pb2 import Chunk, ChunkEnd
 
 CHUNK_BYTES: Final = 1024 * 1024
-"""The size of each chunk but the last: 1 MiB."""
+"""The size of each chunk but the last, where all bytes are there at once: 1 MiB."""
 
 
 class Piece(NamedTuple):

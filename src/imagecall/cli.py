@@ -1,6 +1,7 @@
 """The command `imagecall`: serve, generate, convert, describe."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from imagecall.errors import ConversionError, GenerationError, ImagecallError, p
 from imagecall.json_text import MAX_BYTES, parse
 
 _DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
+_MAX_SECONDS: Final = 7 * 24 * 3600
 _MAX_JSON_BYTES: Final = 2**30
 
 
@@ -22,10 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns its exit code: 0, 1 for refused input, 2 for wrong usage, 130 for an interrupt.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # A file name may be in any language.
     options = _parser().parse_args(arguments)
-    if (fault := options.check(options)) is not None:
-        options.parser.error(fault)
     try:
+        if (fault := options.check(options)) is not None:
+            options.parser.error(fault)
         if sys.stdout is None:
             raise OSError("standard output is closed")
         code: int = options.run(options)
@@ -86,7 +91,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=generate.run, check=generate.fault)
-    parser.add_argument("prompt", metavar="PROMPT", help="what to draw")
+    parser.add_argument("prompt", metavar="PROMPT", type=_text, help="what to draw")
     parser.add_argument(
         "-o",
         "--output",
@@ -96,12 +101,18 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         help="where to write it; its extension picks the format: .png, .jpg, .jpeg or .webp "
         "(default: %(default)s)",
     )
-    parser.add_argument("--model", metavar="MODEL", help="model that answers, such as gpt-5")
-    parser.add_argument("--size", metavar="WxH", help="size in pixels, or auto")
-    parser.add_argument("--quality", metavar="Q", help="low, medium, high or auto")
-    parser.add_argument("--background", metavar="B", help="transparent, opaque or auto")
     parser.add_argument(
-        "--partial-images", metavar="N", type=int, help="early images to send, 0 to 3"
+        "--model", metavar="MODEL", type=_text, help="model that answers, such as gpt-5"
+    )
+    parser.add_argument("--size", metavar="WxH", type=_text, help="size in pixels, or auto")
+    parser.add_argument("--quality", metavar="Q", type=_text, help="low, medium, high or auto")
+    parser.add_argument("--background", metavar="B", type=_text, help="transparent, opaque or auto")
+    parser.add_argument(
+        "--partial-images",
+        metavar="N",
+        type=int,
+        choices=range(4),
+        help="early images to send, 0 to 3",
     )
     parser.add_argument(
         "--save-partial-images", action="store_true", help="write those too, as FILE.partialN.EXT"
@@ -200,8 +211,16 @@ def _address(text: str) -> str:
     return text
 
 
+def _text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("it is not UTF-8") from None
+    return text
+
+
 def _key_and_json(text: str) -> tuple[str, str]:
-    name, equals, json = text.partition("=")
+    name, equals, json = _text(text).partition("=")
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=JSON")
     try:
@@ -217,8 +236,9 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = 0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    if not 0 < seconds <= _MAX_SECONDS:
+        message = f"{text!r} is not a number of seconds above 0, up to {_MAX_SECONDS}"
+        raise argparse.ArgumentTypeError(message)
     return seconds
 
 

@@ -30,6 +30,9 @@ from imagecall.v1.stream_event_pb2 import StreamEvent
 MAX_IMAGE_BYTES: Final = 1024 * 1024 * 1024
 """The default limit of an image, in bytes: 1 GiB."""
 
+_RETRY_BYTES: Final = 64 * 1024 * 1024
+"""Up to which size a request is kept to be sent again."""
+
 _SERVICE: Final = DESCRIPTOR.services_by_name["ImageGenerationService"].full_name
 
 SERVICE_CONFIG: Final = json.dumps(
@@ -76,6 +79,7 @@ class ImageClient:
             *options,
             ("grpc.service_config", SERVICE_CONFIG),
             ("grpc.max_receive_message_length", -1),  # GenerateImage answers in one message.
+            ("grpc.per_rpc_retry_buffer_size", _RETRY_BYTES),  # Requests have images in them.
         ]
         self._channel = (
             grpc.aio.secure_channel(address, credentials, every)

@@ -110,6 +110,23 @@ def quoted(name: str) -> str:
     return f'"{printable(name)}"' if len(name) <= 64 else f'"{printable(name[:64])}…"'
 
 
+def cut_by_bytes(text: str, size: int) -> str:
+    """The text, cut so that it has at most about `size` bytes in UTF-8."""
+    data = text.encode(errors="replace")
+    return text if len(data) <= size else data[:size].decode(errors="ignore") + "…"
+
+
+def damaged_answer(what: str) -> GenerationError:
+    """The error for an answer of an API that is not whole."""
+    return GenerationError("UPSTREAM_DAMAGED", f"the API's answer is damaged: {what}", begun=True)
+
+
+def too_large_answer(what: str, max_bytes: int) -> GenerationError:
+    """The error for an answer of an API that is past a limit."""
+    message = f"{what} is larger than {max_bytes:,} bytes"
+    return GenerationError("UPSTREAM_ANSWER_TOO_LARGE", message, begun=True)
+
+
 def malformed(name: str) -> ConversionError:
     """The error for bytes that are not a message of the type `name`."""
     message = f"the bytes are not a serialized {quoted(name)}"

@@ -1,9 +1,9 @@
 """Exceptions of the package as gRPC statuses, and back.
 
 A status has the code and the sentence, and in its details google.rpc.ErrorInfo (reason, domain,
-metadata), google.rpc.BadRequest (the JSON Pointer as the field) for an INVALID_ARGUMENT, and
-google.rpc.RetryInfo where the API behind us said when to try again. The details travel in the
-trailer grpc-status-details-bin.
+metadata), google.rpc.BadRequest (the JSON Pointer as the field) for an INVALID_ARGUMENT and
+wherever there is a place, and google.rpc.RetryInfo where the API behind us said when to try again.
+The details travel in the trailer grpc-status-details-bin.
 """
 
 from collections.abc import Iterable
@@ -23,6 +23,12 @@ _DETAILS: Final = "grpc-status-details-bin"
 _PUSHBACK: Final = "grpc-retry-pushback-ms"
 """What tells gRPC's own retries when to retry, or not to: gRFC A6."""
 
+NOT_TO_BE_RETRIED: Final = ((_PUSHBACK, "-1"),)
+"""The trailers of a call that may have cost something."""
+
+_NOT_SENT: Final = "failed to connect"
+"""What gRPC says of a call that did not leave."""
+
 _UPSTREAM: Final = "UPSTREAM_"
 """How the reasons begin that are an API's, and not a fault of the request that we found."""
 
@@ -35,7 +41,7 @@ def code_of(error: ImagecallError) -> grpc.StatusCode:
 def status_of(error: ImagecallError) -> Status:
     """The error as a google.rpc.Status."""
     status = Status(code=code_of(error).value[0], message=str(error))
-    if error.code == "INVALID_ARGUMENT":
+    if error.pointer or error.code == "INVALID_ARGUMENT":
         violation = BadRequest.FieldViolation(
             field=error.pointer, description=str(error), reason=error.reason
         )
@@ -56,7 +62,7 @@ def trailers_of(error: ImagecallError) -> tuple[tuple[str, str | bytes], ...]:
     details = (_DETAILS, status_of(error).SerializeToString())
     if isinstance(error, GenerationError):
         if error.begun:
-            return details, (_PUSHBACK, "-1")
+            return (details, *NOT_TO_BE_RETRIED)
         if error.retry_seconds is not None:
             # Of 0, gRPC's C core (1.85) makes a retry that never comes.
             return details, (_PUSHBACK, str(max(1, _milliseconds(error.retry_seconds))))
@@ -76,9 +82,9 @@ def error_of(error: grpc.RpcError) -> ImagecallError:
         for known in (info, bad_request, retry):
             if detail.Is(known.DESCRIPTOR):
                 detail.Unpack(known)
-    reason = info.reason if info.domain == DOMAIN and info.reason in CODES else ""
+    reason = info.reason if info.domain == DOMAIN else ""
     pointer = next((violation.field for violation in bad_request.field_violations), "")
-    if reason and not reason.startswith(_UPSTREAM):
+    if reason in CODES and not reason.startswith(_UPSTREAM):
         return ConversionError(reason, pointer, message)
     return GenerationError(
         reason,
@@ -86,7 +92,7 @@ def error_of(error: grpc.RpcError) -> ImagecallError:
         pointer=pointer,
         code=code,
         retry_seconds=_seconds(retry),
-        begun=trailers.get(_PUSHBACK) == "-1",
+        begun=trailers.get(_PUSHBACK) == "-1" or not (reason or _NOT_SENT in message),
         metadata=info.metadata,
     )
 

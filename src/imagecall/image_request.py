@@ -97,7 +97,8 @@ def _parts(request: ImageRequest, index: int) -> Iterator[bytes]:
         yield b'{"type":"input_text","text":%b}' % quote(request.prompt)
     for number, image in enumerate(request.input_images, start=bool(request.prompt.strip())):
         key, value = _source(image, pointer_to("input", index, "content", number))
-        yield b'{"type":"input_image","detail":"auto","%b":%b}' % (key, value)
+        detail = quote(image.detail if image.HasField("detail") else "auto")
+        yield b'{"type":"input_image","detail":%b,"%b":%b}' % (detail, key, value)
 
 
 def _source(image: InputImage, pointer: str) -> tuple[bytes, bytes]:

@@ -1,15 +1,16 @@
 """A response object of the API as an ImageResponse, and the Document that it was."""
 
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple, TypeAlias
 
-from imagecall.codecs import key_of
+from imagecall.codecs import key_of, spellings
 from imagecall.document import document_from_json
 from imagecall.json_text import MAX_BYTES, join_members, members, parse
 from imagecall.large_strings import NO_SPANS
 from imagecall.plan import object_plan
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding
 from imagecall.v1.image_response_pb2 import ImageResponse
 
 _PLAN: Final = object_plan(ImageResponse.DESCRIPTOR)
@@ -44,3 +45,31 @@ def response_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> Read
     summary = join_members(known)
     _PLAN.read(response, summary, parse(summary), NO_SPANS, False)
     return ReadResponse(response, document)
+
+
+ENDINGS: Final = {tag: number for tag, number in spellings(StreamEnding.DESCRIPTOR).items() if tag}
+"""By the type of the event that ends a stream: the ending."""
+
+Delivered: TypeAlias = Callable[[int, ImageGenerationCall], bool]
+"""Whether a call, at an index of the output, was given before."""
+
+
+def end_of(
+    read: ReadResponse,
+    ending: int,
+    include_document: bool,
+    delivered: Delivered = lambda index, call: False,
+) -> StreamEnd:
+    """The end of a stream that ends with a response."""
+    end = StreamEnd(ending=ending, response=read.response)  # type: ignore[arg-type]  # a number of StreamEnding
+    for index, call in read.calls():
+        if not delivered(index, call):
+            end.response.calls.add().CopyFrom(call)
+    if include_document:
+        end.response.document.CopyFrom(read.document)
+    return end
+
+
+def ending_of(response: ImageResponse) -> int:
+    """The ending that goes with the status of a response that came without a stream."""
+    return ENDINGS.get(f"response.{response.status}", 0)

@@ -13,12 +13,20 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from imagecall.chunks import Piece, damaged, pieces
-from imagecall.errors import quoted
+from imagecall.errors import quoted, too_large_answer
 from imagecall.formats import media_type
 from imagecall.v1 import options_pb2
 
 LONG: Final = 256 * 1024
-"""The number of characters past which a text goes in chunks."""
+"""The size past which a text goes in chunks, in bytes of UTF-8."""
+
+_MEDIUM: Final = 4096
+"""The same, where a message would be too large otherwise."""
+
+_MOST: Final = 3 * 1024 * 1024
+"""The size up to which a message is not too large; clients take 4 MiB by default."""
+
+_MAX_UTF8: Final = 4  # bytes of a character
 
 
 class Place(NamedTuple):
@@ -58,11 +66,15 @@ def take_out(message: Message, sent: str = "") -> Iterator[Piece]:
             image = place.value
             place.value = b""
             yield from pieces(image, media_type=media_type(image), field=place.path)
-    for place in texts(message):
-        if len(place.value) > LONG:
-            text = place.value.encode()
-            place.value = ""
-            yield from pieces(text, field=place.path)
+    for least in (LONG, _MEDIUM):
+        for place in texts(message):
+            text = place.value.encode() if len(place.value) > least // _MAX_UTF8 else b""
+            if len(text) > least:
+                place.value = ""
+                yield from pieces(text, field=place.path)
+        if message.ByteSize() <= _MOST:
+            return
+    raise too_large_answer("a field of an event that cannot go in chunks", _MOST)
 
 
 def put_back(message: Message, values: Mapping[str, bytes]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from imagecall.errors import GenerationError
+from imagecall.errors import damaged_answer, too_large_answer
 from imagecall.large_base64 import LargeBase64, NotBase64, Use
 
 LARGE: Final = 16 * 1024
@@ -46,8 +46,8 @@ class SseEvent:
 Reading: TypeAlias = Generator[bytes | SseEvent, None, int]
 """Pieces of a string and events, and at last a position."""
 
-Choose = Callable[[str, bytes], Use]
-"""Given the name of the event and its data before a large string: what is wanted of that."""
+Choose = Callable[[bytes], Use]
+"""Given the data of the event before a large string: what is wanted of that."""
 
 
 class SseReader:
@@ -78,7 +78,7 @@ class SseReader:
         """Takes what arrived; gives pieces of a string that is to be streamed, and events.
 
         Raises GenerationError: UPSTREAM_DAMAGED where a line ends within a large string, or a
-        string is not base64 after pieces of it were given; TOO_LARGE for an event past the limit.
+        string is not base64 after pieces of it were given; UPSTREAM_ANSWER_TOO_LARGE.
         """
         position = 0
         if self._after_cr and received:
@@ -98,7 +98,7 @@ class SseReader:
     def finish(self) -> Iterator[SseEvent]:
         """The stream has ended; gives the last event if its blank line is missing."""
         if self._string is not None:
-            raise damaged("the stream ends within a string")
+            raise damaged_answer("the stream ends within a string")
         if self._line:
             yield from self._end_line()
         yield from self._end_line()
@@ -125,8 +125,7 @@ class SseReader:
         held = sum(string.size for string in self._event.large if string.use is Use.HOLD)
         size = self._size + len(self._line) + held
         if size > self._max_bytes:
-            message = f"an event of the stream is larger than {self._max_bytes:,} bytes"
-            raise GenerationError("TOO_LARGE", message, begun=True)
+            raise too_large_answer("an event of the API's stream", self._max_bytes)
 
     def _end_line(self) -> Iterator[SseEvent]:
         line = bytes(self._line)
@@ -148,7 +147,7 @@ class SseReader:
         value = value.removeprefix(b" ")
         if name == b"data":
             self._data.append(value)
-            self._size += len(value)
+            self._size += len(value) + 1
         elif name == b"event":
             self._event.name = value.decode(errors="replace")
 
@@ -167,7 +166,7 @@ class SseReader:
         beginning = bytes(line[quote + 1 :])
         del line[quote + 1 :]
         data = b"\n".join([*self._data, bytes(line[len(_DATA) :])])
-        self._string = LargeBase64(self._choose(self._event.name, data))
+        self._string = LargeBase64(self._choose(data))
         self._event.large.append(self._string)
         self._ended_in_escape = False
         self._ends_in_escape(beginning)
@@ -179,7 +178,7 @@ class SseReader:
         end = quote if quote >= 0 else len(received)
         text = received[position:end] if end - position < len(received) else received
         if b"\n" in text or b"\r" in text:
-            raise damaged("a line ends within a string")
+            raise damaged_answer("a line ends within a string")
         if self._ends_in_escape(text) and quote >= 0:
             end, text, quote = end + 1, text + b'"', -1
             self._ended_in_escape = False
@@ -212,13 +211,8 @@ class SseReader:
     def _give_back(self, string: LargeBase64, found: NotBase64) -> None:
         """Puts a string that is not base64 into the line, to be read as any other."""
         if found.text is None:
-            raise damaged("an image is not base64 to its end")
+            raise damaged_answer("an image is not base64 to its end")
         self._event.large.remove(string)
         self._line += found.text
         self._next_look = len(self._line) * 2
         self._string = None
-
-
-def damaged(what: str) -> GenerationError:
-    """The error for a stream that is not whole."""
-    return GenerationError("UPSTREAM_DAMAGED", f"the API's answer is damaged: {what}", begun=True)

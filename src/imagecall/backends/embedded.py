@@ -19,18 +19,16 @@ import msgspec
 from imagecall.backends import Part
 from imagecall.backends.image_settings import ImageSettings, settings_of
 from imagecall.backends.parts import chunk_part, in_parts
-from imagecall.backends.response_stream import end_of
 from imagecall.backends.upstream_errors import reason_of
 from imagecall.call_view import view
 from imagecall.chunks import pieces
 from imagecall.converter import event_from_json, from_json
-from imagecall.errors import ConversionError, GenerationError, pointer_to
+from imagecall.errors import ConversionError, GenerationError, damaged_answer, pointer_to
 from imagecall.formats import media_type
 from imagecall.image_request import extra_values, request_to_json
-from imagecall.image_response import ReadResponse, response_from_json
+from imagecall.image_response import ReadResponse, end_of, response_from_json
 from imagecall.json_text import JsonValue
 from imagecall.large_values import images
-from imagecall.sse import damaged
 from imagecall.test_card.card import Card, draw
 from imagecall.test_card.padding import pad
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
@@ -109,20 +107,20 @@ class EmbeddedBackend:
     """See the module. It keeps the last pictures, up to 256 MiB, as they may be asked for again."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[Card, float, int | None], Picture] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, float, int | None], Picture] = OrderedDict()
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
-        order = _Order(request.request)
+        order = await asyncio.to_thread(_Order, request.request)
         await asyncio.sleep(order.asked.delay_seconds)
         order.fail(midway=order.asked.midway)
         if order.asked.ending == "cut":
-            raise damaged("it ends in the middle")
+            raise damaged_answer("it ends in the middle")
         picture = await self._picture(order, 1.0) if order.has_image else None
-        end = end_of(order.response(picture), order.ending, request.include_document, _none)
+        end = end_of(order.response(picture), order.ending, request.include_document)
         return GenerateImageResponse(response=end.response)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
-        order = _Order(request.request)
+        order = await asyncio.to_thread(_Order, request.request)
         steps = order.settings.partial_images + 1
         if order.asked.http_status and not order.asked.midway:
             await asyncio.sleep(order.asked.delay_seconds)
@@ -142,7 +140,7 @@ class EmbeddedBackend:
         if final is not None and order.asked.ending == "cut":
             for piece in pieces(final.data[: len(final.data) // 2]):
                 yield chunk_part(piece._replace(end=None))
-            raise damaged("it ends in the middle of the image")
+            raise damaged_answer("it ends in the middle of the image")
         for part in _with_image(order.done(), final):
             yield part
         read = order.response(final if request.include_document else None)
@@ -155,11 +153,11 @@ class EmbeddedBackend:
     async def _picture(self, order: "_Order", sharpness: float) -> Picture:
         """A picture of an order: one that was kept, or drawn now, beside the event loop."""
         size = order.asked.image_bytes if sharpness == 1 else None
-        key = (order.card, sharpness, size)
-        if key not in self._kept:
-            self._kept[key] = await asyncio.to_thread(_drawn, *key)
-        self._kept.move_to_end(key)
-        picture = self._kept[key]
+        key = (order.card_digest, sharpness, size)
+        picture = self._kept.pop(key, None)
+        if picture is None:
+            picture = await asyncio.to_thread(_drawn, order.card, sharpness, size)
+        self._kept[key] = picture
         while sum(len(kept.data) for kept in self._kept.values()) > _KEPT_BYTES:
             self._kept.popitem(last=False)
         return picture
@@ -191,10 +189,6 @@ def _delivered(index: int, call: ImageGenerationCall) -> bool:
     return True
 
 
-def _none(index: int, call: ImageGenerationCall) -> bool:
-    return False
-
-
 class _Order:
     """A request that was checked, and what is said of it. Raises ConversionError."""
 
@@ -206,6 +200,7 @@ class _Order:
         self.settings: ImageSettings = settings_of(list(request.tools))
         self._prompt = _prompt(request)
         self.card = _card(self._prompt, self.settings, tuple(_inputs(request)))
+        self.card_digest = hashlib.sha256(repr(self.card).encode()).hexdigest()
         self.has_image = self.asked.ending in ("completed", "none", "cut")
         self.ending = _ENDINGS[self.asked.ending]
         self._number = 0
@@ -295,8 +290,8 @@ _ENDINGS: Final = {
     "completed": StreamEnding.STREAM_ENDING_COMPLETED,
     "failed": StreamEnding.STREAM_ENDING_FAILED,
     "incomplete": StreamEnding.STREAM_ENDING_INCOMPLETE,
-    "none": StreamEnding.STREAM_ENDING_UNSPECIFIED,
-    "cut": StreamEnding.STREAM_ENDING_UNSPECIFIED,
+    "none": StreamEnding.STREAM_ENDING_UNANNOUNCED,
+    "cut": StreamEnding.STREAM_ENDING_UNANNOUNCED,
 }
 
 

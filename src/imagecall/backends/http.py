@@ -14,13 +14,12 @@ import aiohttp
 
 from imagecall.backends import Part
 from imagecall.backends.parts import in_parts
-from imagecall.backends.response_stream import ResponseStream, end_of, ending_of
+from imagecall.backends.response_stream import ResponseStream
 from imagecall.backends.upstream_errors import failed, not_understood, refused, without_key
-from imagecall.errors import ConversionError, GenerationError
+from imagecall.errors import ConversionError, GenerationError, damaged_answer, too_large_answer
 from imagecall.image_request import request_to_json
-from imagecall.image_response import ReadResponse, response_from_json
-from imagecall.json_text import MAX_BYTES, JsonValue, parse
-from imagecall.sse import damaged
+from imagecall.image_response import ReadResponse, end_of, ending_of, response_from_json
+from imagecall.json_text import MAX_BYTES, members, parse
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     GenerateImageResponse,
@@ -32,6 +31,9 @@ IDLE_SECONDS: Final = 300.0
 """How long an API may be silent: it draws for minutes without a word."""
 
 _READ_BYTES: Final = 256 * 1024
+_LARGE_BYTES: Final = 1024 * 1024
+"""The size from which an answer is read beside the event loop."""
+
 _SLICE_BYTES: Final = 16 * 1024
 _MAX_ERROR_BYTES: Final = 64 * 1024
 _MAX_HEADER_BYTES: Final = 64 * 1024
@@ -70,13 +72,9 @@ class HttpBackend:
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
         body = request_to_json(request.request, stream=False)
         async with self._post(body, "application/json") as answer:
-            read = self._response(await self._whole(answer), answer.headers)
-        response = GenerateImageResponse(response=read.response)
-        for _, call in read.calls():
-            response.response.calls.add().CopyFrom(call)
-        if request.include_document:
-            response.response.document.CopyFrom(read.document)
-        return response
+            read = await self._response(await self._whole(answer), answer.headers)
+        end = end_of(read, 0, request.include_document)
+        return GenerateImageResponse(response=end.response)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         body = request_to_json(request.request, stream=True)
@@ -144,9 +142,8 @@ class HttpBackend:
             first = await self._read(answer)
         match first.lstrip()[:1]:
             case b"{" | b"[":
-                read = self._response(first + await self._whole(answer), answer.headers)
-                ending = ending_of(read.response)
-                end = end_of(read, ending, request.include_document, lambda index, call: False)
+                read = await self._response(first + await self._whole(answer), answer.headers)
+                end = end_of(read, ending_of(read.response), request.include_document)
                 for part in in_parts(end):
                     yield part
                 return
@@ -171,25 +168,30 @@ class HttpBackend:
             pieces.append(piece)
             size += len(piece)
             if size > self._max_bytes:
-                message = f"the API's answer is larger than {self._max_bytes:,} bytes"
-                raise GenerationError("TOO_LARGE", message, begun=True)
+                raise too_large_answer("the API's answer", self._max_bytes)
         return b"".join(pieces)
 
-    def _response(self, body: bytes, headers: Mapping[str, str]) -> ReadResponse:
+    async def _response(self, body: bytes, headers: Mapping[str, str]) -> ReadResponse:
         """Reads a whole answer. Raises GenerationError, also for the error that it may be."""
+        if len(body) > _LARGE_BYTES:
+            return await asyncio.to_thread(self._read_response, body, headers)
+        return self._read_response(body, headers)
+
+    def _read_response(self, body: bytes, headers: Mapping[str, str]) -> ReadResponse:
         body = without_key(body, self._api_key)
         try:
-            value = _shallow(body)
-            if "output" not in value and value.get("object") != "response":
-                if value.get("error"):
-                    raise failed(value["error"], self._api_key, headers)
-                raise not_understood("JSON without a response", begun=True)
-            return response_from_json(body, max_bytes=self._max_bytes)
+            read = response_from_json(body, max_bytes=self._max_bytes)
         except ConversionError as error:
             if body.lstrip()[:1] == b"{":
-                raise damaged(f"{error.pointer or 'it'}: {error}") from None
+                raise damaged_answer(f"{error.pointer or 'it'}: {error}") from None
             what = "HTML" if body.lstrip()[:1] == b"<" else "what is not JSON"
             raise not_understood(what, begun=True) from None
+        raws = members(read.document.json.encode())
+        if "output" in raws or raws.get("object") == b'"response"':
+            return read
+        if said := parse(raws.get("error", b"null")):
+            raise failed(said, self._api_key, headers)
+        raise not_understood("JSON without a response", begun=True)
 
 
 async def _start(answer: aiohttp.ClientResponse) -> bytes:
@@ -211,12 +213,6 @@ def _slices(received: bytes, stream: ResponseStream) -> Iterator[bytes]:
         position = end
 
 
-def _shallow(body: bytes) -> dict[str, JsonValue]:
-    """The members of a JSON object. Raises ConversionError."""
-    value = parse(body)
-    return value if isinstance(value, dict) else {}
-
-
 @asynccontextmanager
 async def _failures() -> AsyncIterator[None]:
     """Turns failures of the connection into GenerationErrors; no text of theirs is shown."""
@@ -229,7 +225,10 @@ async def _failures() -> AsyncIterator[None]:
         message = "the API was silent for too long"
         raise GenerationError("UPSTREAM_TIMEOUT", message, begun=True) from None
     except aiohttp.ClientPayloadError:
-        raise damaged("it ends in the middle") from None
+        raise damaged_answer("it ends in the middle") from None
+    except aiohttp.ClientHttpProxyError as error:
+        message = f"there is no connection to the API: its proxy answered {error.status}"
+        raise GenerationError("UPSTREAM_UNREACHABLE", message) from None
     except aiohttp.ClientResponseError:
         raise not_understood("what is not HTTP", begun=True) from None
     except (aiohttp.ClientError, ConnectionError):
@@ -256,7 +255,10 @@ def _checked_url(base_url: str) -> str:
     parts = urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError(f"{base_url!r} is no base URL such as https://openrouter.ai/api/v1")
+    if parts.username is not None or any(map(str.isspace, base_url)):
+        raise ValueError("the base URL has a user name or white space in it, which it must not")
     _ = parts.port  # Raises ValueError for what is no port.
+    parts.hostname.encode("idna")  # Raises UnicodeError, which is a ValueError, for no host.
     return base_url.rstrip("/")
 
 

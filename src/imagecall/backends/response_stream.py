@@ -7,6 +7,7 @@ arrives; a stream that ends before an image it had begun is damaged.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Final
@@ -15,14 +16,13 @@ from imagecall.backends import Part
 from imagecall.backends.parts import chunk_part, in_parts
 from imagecall.backends.upstream_errors import failed, not_understood, without_key
 from imagecall.chunks import Chunker
-from imagecall.codecs import spellings
 from imagecall.converter import CALLS, EVENTS, event_from_json
-from imagecall.errors import ConversionError
-from imagecall.image_response import ReadResponse, response_from_json
+from imagecall.errors import ConversionError, damaged_answer
+from imagecall.image_response import ENDINGS, ReadResponse, end_of, response_from_json
 from imagecall.json_text import JsonValue, closing_brackets, members, parse
 from imagecall.large_base64 import LargeBase64, Use
 from imagecall.large_values import images, texts
-from imagecall.sse import SseEvent, SseReader, damaged
+from imagecall.sse import SseEvent, SseReader
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
     StreamEnd,
@@ -32,7 +32,6 @@ from imagecall.v1.image_generation_service_pb2 import (
 from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
 
-_ENDINGS: Final = spellings(StreamEnding.DESCRIPTOR)
 _DONE: Final = b"[DONE]"
 _ADDED: Final = "output_item_added_event"
 _ERRORS: Final = ("error", "response.error")
@@ -55,6 +54,7 @@ class ResponseStream:
         self._max_bytes = max_bytes
         self._reader = SseReader(EVENTS.image_keys, self._choose, max_bytes)
         self._chunker: Chunker | None = None
+        self._streams = False  # Whether an image of the event that arrives is streamed: but one.
         self._items = _Items()
         self._response = ImageResponse()
         self._spoke = False
@@ -89,7 +89,7 @@ class ResponseStream:
         if before := self._chunker.add(piece):
             yield chunk_part(before)
 
-    def _choose(self, name: str, data: bytes) -> Use:
+    def _choose(self, data: bytes) -> Use:
         """What is wanted of a large string, by what stands before it in the event."""
         marker = LargeBase64(Use.HOLD)
         known = data + marker.text_marker + b'"'
@@ -100,13 +100,15 @@ class ResponseStream:
         variant = EVENTS.chosen(event)
         if variant.option.fallback:
             return self._choose_in_other(event, marker)
-        found = any(place.value == marker.marker for place in images(event))
-        return Use.STREAM if found else Use.HOLD
+        if self._streams or all(place.value != marker.marker for place in images(event)):
+            return Use.HOLD
+        self._streams = True
+        return Use.STREAM
 
     def _choose_in_other(self, event: StreamEvent, marker: LargeBase64) -> Use:
         """The same for an event that concerns no image call, such as one that ends the stream."""
         text = event.unknown_item.json.encode()
-        if event.unknown_item.type not in _ENDINGS:
+        if event.unknown_item.type not in ENDINGS:
             return Use.HOLD if self._request.include_other_events else Use.SKIP
         if self._request.include_document:
             return Use.HOLD
@@ -124,6 +126,7 @@ class ResponseStream:
         if sse.data.strip() == _DONE:
             yield from self._unannounced_end(announced=True)
             return
+        self._streams = False
         sse.data = without_key(sse.data, self._api_key)
         value = self._parsed(sse)
         if not isinstance(value, dict):
@@ -137,8 +140,8 @@ class ResponseStream:
             return
         self._spoke = True
         self._count(value.get("sequence_number"))
-        if tag in _ENDINGS:
-            yield from self._end(sse, _ENDINGS[tag])
+        if tag in ENDINGS:
+            yield from self._end(sse, ENDINGS[tag])
             return
         yield from self._event(sse)
 
@@ -148,33 +151,36 @@ class ResponseStream:
             return parse(sse.data)
         except ConversionError as error:
             tag = _loose_type(sse.data)
-            if not self._can_do_without(tag):
-                raise damaged(f"an event is not JSON: {error}") from None
+            if not self._can_do_without(tag, sse.data):
+                raise damaged_answer(f"an event is not JSON: {error}") from None
             sse.data = b"{}"
-            return {"type": tag} if tag in _ENDINGS else None
+            return {"type": tag} if tag in ENDINGS else None
 
-    def _can_do_without(self, tag: str) -> bool:
+    def _can_do_without(self, tag: str, data: bytes) -> bool:
         """Whether what an event of this type says was said before, or was not asked for."""
-        if tag in _ENDINGS:
-            return bool(self._items.done and not self._items.open) and not (
-                self._request.include_document
-            )
+        if tag in ENDINGS:
+            items = sum(data.count(f'"{name}"'.encode()) for name in CALLS.by_type)
+            said = items <= self._items.done and not self._items.open
+            return said and self._items.done > 0 and not self._request.include_document
         known = tag in EVENTS.by_type or tag in _ERRORS
         return bool(tag) and not known and not self._request.include_other_events
 
     def _count(self, number: JsonValue) -> None:
         """Counts the events that are missing, as far as the sequence numbers show it."""
         if isinstance(number, int) and not isinstance(number, bool):
-            if self._last_number is not None and number > self._last_number + 1:
-                missing = self._missing + number - self._last_number - 1
-                self._missing = min(missing, _MOST_MISSING)
-            self._last_number = number
+            last = self._last_number
+            if last is None or number > last:
+                new = 0 if last is None else number - last - 1
+                self._missing = min(self._missing + new, _MOST_MISSING)
+                self._last_number = number
+            elif number < last:
+                self._missing = max(self._missing - 1, 0)  # One that comes late.
 
     def _event(self, sse: SseEvent) -> Iterator[Part]:
         try:
             event = event_from_json(sse.data, max_bytes=self._max_bytes)
         except ConversionError as error:
-            raise damaged(f"{error.pointer or 'an event'}: {error}") from None
+            raise damaged_answer(f"{error.pointer or 'an event'}: {error}") from None
         other = EVENTS.chosen(event).option.fallback
         if other:
             self._learn(event)
@@ -198,7 +204,7 @@ class ResponseStream:
         try:
             read = _response_of(sse.data)
         except ConversionError as error:
-            raise damaged(f"{error.pointer} of the response: {error}") from None
+            raise damaged_answer(f"{error.pointer} of the response: {error}") from None
         if read is None:
             yield from self._unannounced_end(announced=False, ending=ending)
             return
@@ -207,15 +213,17 @@ class ResponseStream:
         _fill(end, [large for large in sse.large if large.use is not Use.SKIP])
         yield from self._ended(end)
 
-    def _unannounced_end(self, announced: bool, ending: int = 0) -> Iterator[Part]:
+    def _unannounced_end(
+        self, announced: bool, ending: int = StreamEnding.STREAM_ENDING_UNANNOUNCED
+    ) -> Iterator[Part]:
         """The end of a stream that does not say what the response is."""
         if not self._spoke:
             raise not_understood(_NO_RESPONSE, begun=True)
         missing = f"; {self._missing} events are missing" if self._missing else ""
         if self._items.open:
-            raise damaged(f"it ends before the image of {self._items.open[0]}{missing}")
+            raise damaged_answer(f"it ends before the image of {self._items.open[0]}{missing}")
         if not (announced or self._items.done):
-            raise damaged(f"it ends before an image{missing}")
+            raise damaged_answer(f"it ends before an image{missing}")
         end = StreamEnd(ending=ending, response=self._response)  # type: ignore[arg-type]  # a number of StreamEnding
         yield from self._ended(end)
 
@@ -231,6 +239,7 @@ class _Items:
     def __init__(self) -> None:
         self._begun: dict[tuple[int | None, str | None], str] = {}
         self._final: list[tuple[int | None, str | None]] = []
+        self._empty: set[str] = set()
 
     @property
     def open(self) -> list[str]:
@@ -254,14 +263,18 @@ class _Items:
         key = (message.output_index if message.HasField("output_index") else None, name)
         if variant.name != _ADDED:
             self._final.append(key)
+            if name is not None and not _has_result(message.item):
+                self._empty.add(name)
             self._begun = {k: v for k, v in self._begun.items() if not _same(k, key)}
         elif not any(_same(key, final) for final in self._final):
             self._begun[key] = "an item" if name is None else f'"{name}"'
 
     def has_id(self, call: ImageGenerationCall) -> bool:
-        """Whether an item with the id of this one is final."""
+        """Whether an item with the id of this one is final, and had its result then."""
         name = _id(call)
-        return name is not None and any(name == final for _, final in self._final)
+        return bool(name and name not in self._empty) and any(
+            name == final for _, final in self._final
+        )
 
     def delivered(
         self, calls: list[ImageGenerationCall]
@@ -271,13 +284,21 @@ class _Items:
         It is known by its id; or by its index in the output, as some APIs give another id there,
         unless the item that was final at that index stands elsewhere.
         """
-        names = {_id(call) for call in calls}
-        indexes = {index for index, name in self._final if name is None or name not in names}
+        names = Counter(_id(call) or "" for call in calls)
+        indexes = {index for index, name in self._final if not name or names[name] != 1}
 
         def has(index: int, call: ImageGenerationCall) -> bool:
-            return self.has_id(call) or index in indexes
+            name = _id(call) or ""
+            if name in self._empty:
+                return not _has_result(call)
+            return index in indexes or (names[name] == 1 and self.has_id(call))
 
         return has
+
+
+def _has_result(call: ImageGenerationCall) -> bool:
+    """Whether an item has an image, or a text in its stead."""
+    return bool(images(call)) or any(place.value for place in texts(call) if "result" in place.path)
 
 
 def _id(call: ImageGenerationCall) -> str | None:
@@ -286,40 +307,20 @@ def _id(call: ImageGenerationCall) -> str | None:
 
 
 def _same(one: tuple[int | None, str | None], other: tuple[int | None, str | None]) -> bool:
-    """Whether two items, each by its index and id, are the same: by either that both have."""
-    known = [(a, b) for a, b in zip(one, other, strict=True) if a is not None]
-    return any(a == b for a, b in known) or not known
+    """Whether two items may be the same: by their ids, or else by their indexes."""
+    if one[1] and other[1]:
+        return one[1] == other[1]
+    return one[0] is None or other[0] is None or one[0] == other[0]
 
 
 def _loose_type(data: bytes) -> str:
     """The "type" of an event that is not quite JSON, such as for half a surrogate pair in it."""
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     tag = value.get("type") if isinstance(value, dict) else ""
     return tag if isinstance(tag, str) else ""
-
-
-def end_of(
-    read: ReadResponse,
-    ending: int,
-    include_document: bool,
-    delivered: Callable[[int, ImageGenerationCall], bool],
-) -> StreamEnd:
-    """The end of a stream that ends with a response."""
-    end = StreamEnd(ending=ending, response=read.response)  # type: ignore[arg-type]  # a number of StreamEnding
-    for index, call in read.calls():
-        if not delivered(index, call):
-            end.response.calls.add().CopyFrom(call)
-    if include_document:
-        end.response.document.CopyFrom(read.document)
-    return end
-
-
-def ending_of(response: ImageResponse) -> int:
-    """The ending that goes with the status of a response that came without a stream."""
-    return _ENDINGS.get(f"response.{response.status}", 0)
 
 
 def _response_of(event: bytes) -> ReadResponse | None:
@@ -344,7 +345,7 @@ def _fill(message: StreamEvent | StreamEnd, large: Iterable[LargeBase64]) -> str
         if string.image is not None:
             _fill_text(message, string)
         elif not own:
-            raise damaged("an image is not where it began")
+            raise damaged_answer("an image is not where it began")
     return streamed
 
 

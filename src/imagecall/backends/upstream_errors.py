@@ -8,6 +8,7 @@ status 200, is taken for the status that its code or type goes with.
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
@@ -15,12 +16,14 @@ from imagecall.errors import (
     REASONS_BY_HTTP_STATUS,
     ConversionError,
     GenerationError,
+    cut_by_bytes,
     pointer_to,
     printable,
 )
 from imagecall.json_text import JsonValue, parse
 
-_MAX_MESSAGE: Final = 1000
+_MAX_MESSAGE: Final = 600
+_MAX_POINTER: Final = 300
 _MAX_WORD: Final = 100
 _MAX_BODY: Final = 300
 _MAX_RETRY_SECONDS: Final = 24 * 3600.0
@@ -46,7 +49,7 @@ _STATUSES: Final = {
 """The HTTP statuses that an API sends with the code or type of an error."""
 
 _PARAM: Final = re.compile(r"[^.\[\]]+")
-_MIN_KEY: Final = 8
+_MIN_KEY: Final = 16
 """The length from which a key is looked for in what an API says."""
 
 _KEY: Final = re.compile(r"\b(?:sk|key|pk|rk)-[\w*.-]{3,}[\w*]", re.ASCII)
@@ -92,7 +95,7 @@ def _error(
     begun: bool,
 ) -> GenerationError:
     if not 400 <= status < 600:
-        return not_understood(f"the status {status}", begun)
+        return not_understood(f"the status {status}", begun or 200 <= status < 300)
     known = {
         "http_status": "" if begun else str(status),
         "upstream_code": _word(fields, "code"),
@@ -103,12 +106,12 @@ def _error(
     message = f"{head}: {said}" if said else head
     return GenerationError(
         reason_of(status),
-        printable(_without_keys(message, api_key))[:_MAX_MESSAGE],
-        pointer=_pointer(fields.get("param")),
+        cut_by_bytes(printable(_without_keys(message, api_key)), _MAX_MESSAGE),
+        pointer=cut_by_bytes(_without_keys(_pointer(fields.get("param")), api_key), _MAX_POINTER),
         retry_seconds=_retry_seconds(headers),
         begun=begun,
         metadata={
-            name: printable(_without_keys(value, api_key))[:_MAX_WORD]
+            name: cut_by_bytes(printable(_without_keys(value, api_key)), _MAX_WORD)
             for name, value in known.items()
             if value
         },
@@ -171,13 +174,10 @@ def _pointer(param: JsonValue) -> str:
 def _retry_seconds(headers: Mapping[str, str]) -> float | None:
     """When to try again, by Retry-After (RFC 9110, section 10.2.3) or OpenAI's retry-after-ms."""
     seconds: float | None = None
-    try:
-        if text := headers.get("retry-after-ms"):
-            seconds = float(text) / 1000
-        elif text := headers.get("retry-after"):
-            seconds = _seconds(text)
-    except ValueError:
-        return None
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1)):
+        with suppress(ValueError):
+            if seconds is None and (text := headers.get(name)):
+                seconds = _seconds(text) * unit
     return seconds if seconds is not None and 0 <= seconds <= _MAX_RETRY_SECONDS else None
 
 

@@ -44,7 +44,7 @@ def chosen_backend(options: argparse.Namespace, max_bytes: int = MAX_BYTES) -> B
 
 def _read_key(path: Path) -> str:
     try:
-        key = path.read_text().strip()
+        key = path.read_text(encoding="utf-8-sig").strip()
     except UnicodeDecodeError:
         raise OSError(f"the file of the API key, {path}, is no text") from None
     except OSError as error:

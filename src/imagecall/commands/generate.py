@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import io
+import os
 import sys
 import warnings
 from collections.abc import AsyncIterator, Iterator
@@ -32,7 +33,8 @@ def fault(options: argparse.Namespace) -> str | None:
     """What is wrong with the options taken together, in a sentence."""
     if options.output.suffix.lower() not in FORMATS:
         return f"{options.output} must end with one of {', '.join(FORMATS)}, which picks the format"
-    if not options.output.parent.is_dir() or options.output.is_dir():
+    directory = options.output.parent
+    if not os.access(directory, os.W_OK | os.X_OK) or options.output.is_dir():
         return f"{options.output} cannot be written: is its directory there?"
     if options.save_partial_images and not options.partial_images:
         return "--save-partial-images needs --partial-images, or there will be none"
@@ -163,7 +165,8 @@ class _Images:
 
     @staticmethod
     def _say(text: str) -> None:
-        print(f"imagecall: {text}", file=sys.stderr, flush=True)
+        if sys.stderr is not None:
+            print(f"imagecall: {text}", file=sys.stderr, flush=True)
 
 
 def _is_final(event: StreamEvent) -> bool:

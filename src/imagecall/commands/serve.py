@@ -37,8 +37,8 @@ async def _serve(options: argparse.Namespace) -> None:
         loop.add_signal_handler(number, stopped.set)
     backend = chosen_backend(options, options.max_json_bytes)
     server = GrpcServer(options.grpc, backend, options.max_json_bytes)
-    bound = await server.start()
     try:
+        bound = await server.start()
         print(f"listening grpc {bound}")
         print(_COMMANDS.format(program=sys.argv[0], address=bound), flush=True)
         await stopped.wait()

@@ -1,9 +1,9 @@
 """The gRPC door: the services of proto/imagecall/v1, and the server that offers them."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import aclosing
+from typing import Any, Final, TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -20,6 +20,8 @@ from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
 from imagecall.v1 import image_generation_service_pb2 as generation_pb
 from imagecall.v1 import image_generation_service_pb2_grpc as generation_pb_grpc
+
+_T = TypeVar("_T")
 
 _SERVICES: Final = [
     service.full_name
@@ -90,31 +92,30 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
     async def GenerateImage(
         self, request: generation_pb.GenerateImageRequest, context: Context
     ) -> generation_pb.GenerateImageResponse:
-        async with _committed(context):
-            return await self._backend.generate_image(request)
+        return await _committed(context, self._backend.generate_image(request))
 
     async def StreamImage(
         self, request: generation_pb.StreamImageRequest, context: Context
     ) -> AsyncIterator[Any]:
-        async with _committed(context), aclosing(self._backend.stream_image(request)) as parts:
+        async with aclosing(self._backend.stream_image(request)) as parts:
+            yield await _committed(context, anext(parts))
             async for part in parts:
                 yield part
 
 
-@asynccontextmanager
-async def _committed(context: Context) -> AsyncIterator[None]:
-    """Sends the initial metadata after a while, unless the call has ended by then."""
-
-    async def commit() -> None:
-        await asyncio.sleep(_COMMIT_SECONDS)
-        with suppress(grpc.aio.InternalError, asyncio.InvalidStateError):  # The client has gone.
-            await context.send_initial_metadata(())
-
-    timer = asyncio.create_task(commit())
+async def _committed(context: Context, work: Awaitable[_T]) -> _T:
+    """What the work gives. If that takes a while, the initial metadata goes out meanwhile."""
+    task = asyncio.ensure_future(work)
     try:
-        yield
+        done, _ = await asyncio.wait({task}, timeout=_COMMIT_SECONDS)
+        if not done:
+            # Nothing else speaks to the client now: two that do at once would end in silence.
+            await context.send_initial_metadata(())
+        return await task
     finally:
-        timer.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
 
 
 class GrpcServer:

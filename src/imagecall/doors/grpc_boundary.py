@@ -11,14 +11,14 @@ import logging
 import secrets
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from imagecall.errors import ImagecallError, malformed
-from imagecall.grpc_status import code_of, trailers_of
+from imagecall.grpc_status import NOT_TO_BE_RETRIED, code_of, trailers_of
 
 _log: Final = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ async def _abort_unforeseen(context: Context, error: Exception) -> NoReturn:
     where = "".join(traceback.format_tb(error.__traceback__))
     _log.error("internal error %s: %s\n%s", number, type(error).__qualname__, where)
     message = f"internal error; the server's log has it under the number {number}"
-    await context.abort(grpc.StatusCode.INTERNAL, message)
+    await context.abort(grpc.StatusCode.INTERNAL, message, NOT_TO_BE_RETRIED)
 
 
 @asynccontextmanager
@@ -87,8 +87,9 @@ def _wrap(handler: Any) -> Handler:
             return await behavior(requests(data, decode), context)
 
     async def many(data: Any, context: Context) -> None:
-        responses = behavior(requests(data, decode), context)
-        async with _failures_as_statuses(context), aclosing(responses):
+        async with _failures_as_statuses(context), AsyncExitStack() as stack:
+            responses = behavior(requests(data, decode), context)
+            await stack.enter_async_context(aclosing(responses))
             async for response in responses:
                 await _write(context, response)
 

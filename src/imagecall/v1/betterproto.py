@@ -79,9 +79,9 @@ class ErrorReason(betterproto.Enum):
 
      A call that fails as a whole has a google.rpc.Status with a
      google.rpc.ErrorInfo: its reason is one of these names without the prefix
-     ERROR_REASON_, its domain "imagecall". With INVALID_ARGUMENT, a
-     google.rpc.BadRequest beside it has the JSON Pointer as the field of its
-     violation. Both travel in the trailer grpc-status-details-bin.
+     ERROR_REASON_, its domain "imagecall". With INVALID_ARGUMENT, and wherever there
+     is a place to point at, a google.rpc.BadRequest beside it has the JSON Pointer
+     as the field of its violation. Both travel in the trailer grpc-status-details-bin.
 
      With the reasons that begin with UPSTREAM_, the ErrorInfo's metadata has what
      the API said, as far as it did: "http_status", "upstream_code",
@@ -119,7 +119,7 @@ class ErrorReason(betterproto.Enum):
     """Arrays and objects are nested deeper than 100."""
 
     TOO_LARGE = 9
-    """The JSON text is longer than the limit."""
+    """The JSON text, or what chunks make up, is longer than the limit."""
 
     WRONG_TYPE = 10
     """A value has another JSON type than its key takes."""
@@ -211,7 +211,7 @@ class ErrorReason(betterproto.Enum):
     """The API is doing something that is in the way: 409."""
 
     UPSTREAM_TOO_LARGE = 35
-    """The request is too large for the API: 413."""
+    """Our request is too large for the API: 413."""
 
     UPSTREAM_RATE_LIMITED = 36
     """
@@ -240,6 +240,12 @@ class ErrorReason(betterproto.Enum):
 
     UPSTREAM_NOT_UNDERSTOOD = 41
     """What answers is no Responses API: HTML, a redirect, other JSON."""
+
+    UPSTREAM_ANSWER_TOO_LARGE = 42
+    """
+    The API's answer is larger than the server's limit: a whole response, or an
+     event without its image.
+    """
 
 
 class ImageGenerationStatus(betterproto.Enum):
@@ -294,8 +300,8 @@ class StreamEnding(betterproto.Enum):
 
     UNSPECIFIED = 0
     """
-    Nothing: the stream ended without an event for it, all the same with every
-     image that it had begun. Some servers do that.
+    Not known: the response came without a stream, with a status that none of
+     these goes with.
     """
 
     COMPLETED = 1
@@ -315,6 +321,12 @@ class StreamEnding(betterproto.Enum):
     CANCELLED = 4
     """The response was cancelled: the event "response.cancelled"."""
 
+    UNANNOUNCED = 5
+    """
+    Nothing: the stream ended without an event for it, all the same with every
+     image that it had begun. Some servers do that.
+    """
+
 
 @dataclass(eq=False, repr=False)
 class Chunk(betterproto.Message):
@@ -326,8 +338,8 @@ class Chunk(betterproto.Message):
      while offset is the number of bytes so far, and check the end. Anything else
      is damage: DATA_LOSS, never shorter bytes.
 
-     Ours are of 1 MiB or 768 KiB but for the last; of yours, any size that fits a message is
-     taken.
+     Ours are of 1 MiB or 768 KiB but for the last; of yours, any size that fits a
+     message is taken.
     """
 
     offset: int = betterproto.uint32_field(1)
@@ -1465,7 +1477,7 @@ class ImageRequest(betterproto.Message):
 
        [ITEM, ..., {"type": "message", "role": "user", "content": [
          {"type": "input_text", "text": PROMPT},
-         {"type": "input_image", "detail": "auto", "image_url": IMAGE}, ...]}]
+         {"type": "input_image", "detail": DETAIL, "image_url": IMAGE}, ...]}]
     """
 
     prompt: str = betterproto.string_field(1)
@@ -1523,6 +1535,11 @@ class InputImage(betterproto.Message):
     file_id: str = betterproto.string_field(3, group="source")
     """Identifier of a file that was uploaded to the API."""
 
+    detail: Optional[str] = betterproto.string_field(4, optional=True)
+    """
+    How closely the model looks at it: "low", "high", "auto". Not set: "auto".
+    """
+
 
 @dataclass(eq=False, repr=False)
 class ImageResponse(betterproto.Message):
@@ -1552,7 +1569,8 @@ class ImageResponse(betterproto.Message):
 
     extra_fields: List["ExtraField"] = betterproto.message_field(5)
     """
-    Keys above whose value has another JSON type, such as a number for a status.
+    Those of the keys above whose value has another JSON type, such as a number
+     for a status. Further keys are in the document only.
     """
 
     error: "ResponseError" = betterproto.message_field(6)
@@ -1591,8 +1609,14 @@ class Usage(betterproto.Message):
     total_tokens: Optional[int] = betterproto.int32_field(3, optional=True)
     """Tokens in all. JSON key "total_tokens"."""
 
+    cost: Optional[float] = betterproto.double_field(4, optional=True)
+    """What the call cost, in OpenRouter's credits. JSON key "cost"."""
+
     extra_fields: List["ExtraField"] = betterproto.message_field(5)
-    """The other keys, in order, such as "input_tokens_details" and "cost"."""
+    """
+    The other keys, in order, such as "input_tokens_details", and those whose
+     value their field cannot carry.
+    """
 
 
 @dataclass(eq=False, repr=False)
@@ -1929,7 +1953,7 @@ class StreamImageResponse(betterproto.Message):
      over.
 
      The same is done with other values that can be megabytes, where one is longer
-     than 256 KiB: ImageResult.text, ExtraField.json, UnknownItem.json,
+     than 256 KiB, or the message too large otherwise: ImageResult.text, ExtraField.json, UnknownItem.json,
      Document.json. Their chunks are UTF-8.
     """
 

@@ -25,8 +25,8 @@ class Chunk(_message.Message):
     while offset is the number of bytes so far, and check the end. Anything else
     is damage: DATA_LOSS, never shorter bytes.
 
-    Ours are of 1 MiB or 768 KiB but for the last; of yours, any size that fits a message is
-    taken.
+    Ours are of 1 MiB or 768 KiB but for the last; of yours, any size that fits a
+    message is taken.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -44,7 +44,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TOO_DEEP: _ErrorReason.ValueType  # 8
     """Arrays and objects are nested deeper than 100."""
     ERROR_REASON_TOO_LARGE: _ErrorReason.ValueType  # 9
-    """The JSON text is longer than the limit."""
+    """The JSON text, or what chunks make up, is longer than the limit."""
     ERROR_REASON_WRONG_TYPE: _ErrorReason.ValueType  # 10
     """A value has another JSON type than its key takes."""
     ERROR_REASON_MISSING_KEY: _ErrorReason.ValueType  # 11
@@ -100,7 +100,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UPSTREAM_CONFLICT: _ErrorReason.ValueType  # 34
     """The API is doing something that is in the way: 409."""
     ERROR_REASON_UPSTREAM_TOO_LARGE: _ErrorReason.ValueType  # 35
-    """The request is too large for the API: 413."""
+    """Our request is too large for the API: 413."""
     ERROR_REASON_UPSTREAM_RATE_LIMITED: _ErrorReason.ValueType  # 36
     """Too many requests: 429. With a RetryInfo if the API said when to try again."""
     ERROR_REASON_UPSTREAM_UNAVAILABLE: _ErrorReason.ValueType  # 37
@@ -117,15 +117,19 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_UPSTREAM_NOT_UNDERSTOOD: _ErrorReason.ValueType  # 41
     """What answers is no Responses API: HTML, a redirect, other JSON."""
+    ERROR_REASON_UPSTREAM_ANSWER_TOO_LARGE: _ErrorReason.ValueType  # 42
+    """The API's answer is larger than the server's limit: a whole response, or an
+    event without its image.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a conversion was refused, or an image was not generated.
 
     A call that fails as a whole has a google.rpc.Status with a
     google.rpc.ErrorInfo: its reason is one of these names without the prefix
-    ERROR_REASON_, its domain "imagecall". With INVALID_ARGUMENT, a
-    google.rpc.BadRequest beside it has the JSON Pointer as the field of its
-    violation. Both travel in the trailer grpc-status-details-bin.
+    ERROR_REASON_, its domain "imagecall". With INVALID_ARGUMENT, and wherever there
+    is a place to point at, a google.rpc.BadRequest beside it has the JSON Pointer
+    as the field of its violation. Both travel in the trailer grpc-status-details-bin.
 
     With the reasons that begin with UPSTREAM_, the ErrorInfo's metadata has what
     the API said, as far as it did: "http_status", "upstream_code",
@@ -153,7 +157,7 @@ ERROR_REASON_DUPLICATE_KEY: ErrorReason.ValueType  # 7
 ERROR_REASON_TOO_DEEP: ErrorReason.ValueType  # 8
 """Arrays and objects are nested deeper than 100."""
 ERROR_REASON_TOO_LARGE: ErrorReason.ValueType  # 9
-"""The JSON text is longer than the limit."""
+"""The JSON text, or what chunks make up, is longer than the limit."""
 ERROR_REASON_WRONG_TYPE: ErrorReason.ValueType  # 10
 """A value has another JSON type than its key takes."""
 ERROR_REASON_MISSING_KEY: ErrorReason.ValueType  # 11
@@ -209,7 +213,7 @@ ERROR_REASON_UPSTREAM_TIMEOUT: ErrorReason.ValueType  # 33
 ERROR_REASON_UPSTREAM_CONFLICT: ErrorReason.ValueType  # 34
 """The API is doing something that is in the way: 409."""
 ERROR_REASON_UPSTREAM_TOO_LARGE: ErrorReason.ValueType  # 35
-"""The request is too large for the API: 413."""
+"""Our request is too large for the API: 413."""
 ERROR_REASON_UPSTREAM_RATE_LIMITED: ErrorReason.ValueType  # 36
 """Too many requests: 429. With a RetryInfo if the API said when to try again."""
 ERROR_REASON_UPSTREAM_UNAVAILABLE: ErrorReason.ValueType  # 37
@@ -226,6 +230,10 @@ be; or a string of more than 5.6 MB is base64 except at its end.
 """
 ERROR_REASON_UPSTREAM_NOT_UNDERSTOOD: ErrorReason.ValueType  # 41
 """What answers is no Responses API: HTML, a redirect, other JSON."""
+ERROR_REASON_UPSTREAM_ANSWER_TOO_LARGE: ErrorReason.ValueType  # 42
+"""The API's answer is larger than the server's limit: a whole response, or an
+event without its image.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

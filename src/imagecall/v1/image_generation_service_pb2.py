@@ -29,7 +29,7 @@ from imagecall.v1 import options_pb2 as imagecall_dot_v1_dot_options__pb2
 from imagecall.v1 import stream_event_pb2 as imagecall_dot_v1_dot_stream__event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+imagecall/v1/image_generation_service.proto\x12\x0cimagecall.v1\x1a\x18imagecall/v1/chunk.proto\x1a imagecall/v1/image_request.proto\x1a!imagecall/v1/image_response.proto\x1a\x1aimagecall/v1/options.proto\x1a\x1fimagecall/v1/stream_event.proto\"]\n\x14GenerateImageRequest\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.imagecall.v1.ImageRequest\x12\x18\n\x10include_document\x18\x02 \x01(\x08\"F\n\x15GenerateImageResponse\x12-\n\x08response\x18\x01 \x01(\x0b\x32\x1b.imagecall.v1.ImageResponse\"y\n\x12StreamImageRequest\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.imagecall.v1.ImageRequest\x12\x18\n\x10include_document\x18\x02 \x01(\x08\x12\x1c\n\x14include_other_events\x18\x03 \x01(\x08\"\x97\x01\n\x13StreamImageResponse\x12$\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x13.imagecall.v1.ChunkH\x00\x12*\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x19.imagecall.v1.StreamEventH\x00\x12&\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x17.imagecall.v1.StreamEndH\x00\x42\x06\n\x04part\"~\n\tStreamEnd\x12*\n\x06\x65nding\x18\x01 \x01(\x0e\x32\x1a.imagecall.v1.StreamEnding\x12-\n\x08response\x18\x02 \x01(\x0b\x32\x1b.imagecall.v1.ImageResponse\x12\x16\n\x0emissing_events\x18\x03 \x01(\x05*\xfd\x01\n\x0cStreamEnding\x12\x1d\n\x19STREAM_ENDING_UNSPECIFIED\x10\x00\x12\x33\n\x17STREAM_ENDING_COMPLETED\x10\x01\x1a\x16\xc2\xe3\x18\x12response.completed\x12\x35\n\x18STREAM_ENDING_INCOMPLETE\x10\x02\x1a\x17\xc2\xe3\x18\x13response.incomplete\x12-\n\x14STREAM_ENDING_FAILED\x10\x03\x1a\x13\xc2\xe3\x18\x0fresponse.failed\x12\x33\n\x17STREAM_ENDING_CANCELLED\x10\x04\x1a\x16\xc2\xe3\x18\x12response.cancelled2\xc8\x01\n\x16ImageGenerationService\x12X\n\rGenerateImage\x12\".imagecall.v1.GenerateImageRequest\x1a#.imagecall.v1.GenerateImageResponse\x12T\n\x0bStreamImage\x12 .imagecall.v1.StreamImageRequest\x1a!.imagecall.v1.StreamImageResponse0\x01\x42*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+imagecall/v1/image_generation_service.proto\x12\x0cimagecall.v1\x1a\x18imagecall/v1/chunk.proto\x1a imagecall/v1/image_request.proto\x1a!imagecall/v1/image_response.proto\x1a\x1aimagecall/v1/options.proto\x1a\x1fimagecall/v1/stream_event.proto\"]\n\x14GenerateImageRequest\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.imagecall.v1.ImageRequest\x12\x18\n\x10include_document\x18\x02 \x01(\x08\"F\n\x15GenerateImageResponse\x12-\n\x08response\x18\x01 \x01(\x0b\x32\x1b.imagecall.v1.ImageResponse\"y\n\x12StreamImageRequest\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.imagecall.v1.ImageRequest\x12\x18\n\x10include_document\x18\x02 \x01(\x08\x12\x1c\n\x14include_other_events\x18\x03 \x01(\x08\"\x97\x01\n\x13StreamImageResponse\x12$\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x13.imagecall.v1.ChunkH\x00\x12*\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x19.imagecall.v1.StreamEventH\x00\x12&\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x17.imagecall.v1.StreamEndH\x00\x42\x06\n\x04part\"~\n\tStreamEnd\x12*\n\x06\x65nding\x18\x01 \x01(\x0e\x32\x1a.imagecall.v1.StreamEnding\x12-\n\x08response\x18\x02 \x01(\x0b\x32\x1b.imagecall.v1.ImageResponse\x12\x16\n\x0emissing_events\x18\x03 \x01(\x05*\x9c\x02\n\x0cStreamEnding\x12\x1d\n\x19STREAM_ENDING_UNSPECIFIED\x10\x00\x12\x33\n\x17STREAM_ENDING_COMPLETED\x10\x01\x1a\x16\xc2\xe3\x18\x12response.completed\x12\x35\n\x18STREAM_ENDING_INCOMPLETE\x10\x02\x1a\x17\xc2\xe3\x18\x13response.incomplete\x12-\n\x14STREAM_ENDING_FAILED\x10\x03\x1a\x13\xc2\xe3\x18\x0fresponse.failed\x12\x33\n\x17STREAM_ENDING_CANCELLED\x10\x04\x1a\x16\xc2\xe3\x18\x12response.cancelled\x12\x1d\n\x19STREAM_ENDING_UNANNOUNCED\x10\x05\x32\xc8\x01\n\x16ImageGenerationService\x12X\n\rGenerateImage\x12\".imagecall.v1.GenerateImageRequest\x1a#.imagecall.v1.GenerateImageResponse\x12T\n\x0bStreamImage\x12 .imagecall.v1.StreamImageRequest\x1a!.imagecall.v1.StreamImageResponse0\x01\x42*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,7 +46,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMENDING'].values_by_name["STREAM_ENDING_CANCELLED"]._loaded_options = None
   _globals['_STREAMENDING'].values_by_name["STREAM_ENDING_CANCELLED"]._serialized_options = b'\302\343\030\022response.cancelled'
   _globals['_STREAMENDING']._serialized_start=790
-  _globals['_STREAMENDING']._serialized_end=1043
+  _globals['_STREAMENDING']._serialized_end=1074
   _globals['_GENERATEIMAGEREQUEST']._serialized_start=217
   _globals['_GENERATEIMAGEREQUEST']._serialized_end=310
   _globals['_GENERATEIMAGERESPONSE']._serialized_start=312
@@ -57,6 +57,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMIMAGERESPONSE']._serialized_end=659
   _globals['_STREAMEND']._serialized_start=661
   _globals['_STREAMEND']._serialized_end=787
-  _globals['_IMAGEGENERATIONSERVICE']._serialized_start=1046
-  _globals['_IMAGEGENERATIONSERVICE']._serialized_end=1246
+  _globals['_IMAGEGENERATIONSERVICE']._serialized_start=1077
+  _globals['_IMAGEGENERATIONSERVICE']._serialized_end=1277
 # @@protoc_insertion_point(module_scope)

@@ -28,8 +28,8 @@ class _StreamEnding:
 class _StreamEndingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StreamEnding.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     STREAM_ENDING_UNSPECIFIED: _StreamEnding.ValueType  # 0
-    """Nothing: the stream ended without an event for it, all the same with every
-    image that it had begun. Some servers do that.
+    """Not known: the response came without a stream, with a status that none of
+    these goes with.
     """
     STREAM_ENDING_COMPLETED: _StreamEnding.ValueType  # 1
     """The response is complete: the event "response.completed"."""
@@ -41,13 +41,17 @@ class _StreamEndingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StreamEn
     """The response failed: the event "response.failed". See ImageResponse.error."""
     STREAM_ENDING_CANCELLED: _StreamEnding.ValueType  # 4
     """The response was cancelled: the event "response.cancelled"."""
+    STREAM_ENDING_UNANNOUNCED: _StreamEnding.ValueType  # 5
+    """Nothing: the stream ended without an event for it, all the same with every
+    image that it had begun. Some servers do that.
+    """
 
 class StreamEnding(_StreamEnding, metaclass=_StreamEndingEnumTypeWrapper):
     """What the API said of the end of a stream."""
 
 STREAM_ENDING_UNSPECIFIED: StreamEnding.ValueType  # 0
-"""Nothing: the stream ended without an event for it, all the same with every
-image that it had begun. Some servers do that.
+"""Not known: the response came without a stream, with a status that none of
+these goes with.
 """
 STREAM_ENDING_COMPLETED: StreamEnding.ValueType  # 1
 """The response is complete: the event "response.completed"."""
@@ -59,6 +63,10 @@ STREAM_ENDING_FAILED: StreamEnding.ValueType  # 3
 """The response failed: the event "response.failed". See ImageResponse.error."""
 STREAM_ENDING_CANCELLED: StreamEnding.ValueType  # 4
 """The response was cancelled: the event "response.cancelled"."""
+STREAM_ENDING_UNANNOUNCED: StreamEnding.ValueType  # 5
+"""Nothing: the stream ended without an event for it, all the same with every
+image that it had begun. Some servers do that.
+"""
 Global___StreamEnding: _TypeAlias = StreamEnding  # noqa: Y015
 
 @_typing.final
@@ -166,7 +174,7 @@ class StreamImageResponse(_message.Message):
     over.
 
     The same is done with other values that can be megabytes, where one is longer
-    than 256 KiB: ImageResult.text, ExtraField.json, UnknownItem.json,
+    than 256 KiB, or the message too large otherwise: ImageResult.text, ExtraField.json, UnknownItem.json,
     Document.json. Their chunks are UTF-8.
     """
 

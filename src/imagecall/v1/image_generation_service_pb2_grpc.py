@@ -102,8 +102,8 @@ class ImageGenerationServiceServicer(object):
         but any event except the end may be missing, as APIs differ; the image is
         that of OutputItemDoneEvent, whatever a status or an earlier event says.
 
-        No message with an image is larger than 4 MiB, so a client with default
-        options takes an image of any size: see StreamImageResponse.
+        No message is larger than 4 MiB, so a client with default options takes an
+        image of any size: see StreamImageResponse.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -69,8 +69,8 @@ class ImageGenerationServiceStub:
     but any event except the end may be missing, as APIs differ; the image is
     that of OutputItemDoneEvent, whatever a status or an earlier event says.
 
-    No message with an image is larger than 4 MiB, so a client with default
-    options takes an image of any size: see StreamImageResponse.
+    No message is larger than 4 MiB, so a client with default options takes an
+    image of any size: see StreamImageResponse.
     """
 
 @_typing.type_check_only
@@ -114,8 +114,8 @@ class ImageGenerationServiceAsyncStub(ImageGenerationServiceStub):
     but any event except the end may be missing, as APIs differ; the image is
     that of OutputItemDoneEvent, whatever a status or an earlier event says.
 
-    No message with an image is larger than 4 MiB, so a client with default
-    options takes an image of any size: see StreamImageResponse.
+    No message is larger than 4 MiB, so a client with default options takes an
+    image of any size: see StreamImageResponse.
     """
 
 class ImageGenerationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -168,8 +168,8 @@ class ImageGenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         but any event except the end may be missing, as APIs differ; the image is
         that of OutputItemDoneEvent, whatever a status or an earlier event says.
 
-        No message with an image is larger than 4 MiB, so a client with default
-        options takes an image of any size: see StreamImageResponse.
+        No message is larger than 4 MiB, so a client with default options takes an
+        image of any size: see StreamImageResponse.
         """
 
 def add_ImageGenerationServiceServicer_to_server(servicer: ImageGenerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -33,7 +33,7 @@ class ImageRequest(_message.Message):
 
       [ITEM, ..., {"type": "message", "role": "user", "content": [
         {"type": "input_text", "text": PROMPT},
-        {"type": "input_image", "detail": "auto", "image_url": IMAGE}, ...]}]
+        {"type": "input_image", "detail": DETAIL, "image_url": IMAGE}, ...]}]
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -106,6 +106,7 @@ class InputImage(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     URL_FIELD_NUMBER: _builtins.int
     FILE_ID_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
     image: _builtins.bytes
     """The bytes of an image file (PNG, JPEG, WebP, ...), not empty. Sent as a
     data: URL.
@@ -114,19 +115,27 @@ class InputImage(_message.Message):
     """URL of the image, https: or data:."""
     file_id: _builtins.str
     """Identifier of a file that was uploaded to the API."""
+    detail: _builtins.str
+    """How closely the model looks at it: "low", "high", "auto". Not set: "auto"."""
     def __init__(
         self,
         *,
         image: _builtins.bytes = ...,
         url: _builtins.str = ...,
         file_id: _builtins.str = ...,
+        detail: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["file_id", b"file_id", "image", b"image", "source", b"source", "url", b"url"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_detail", b"_detail", "detail", b"detail", "file_id", b"file_id", "image", b"image", "source", b"source", "url", b"url"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_id", b"file_id", "image", b"image", "source", b"source", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_detail", b"_detail", "detail", b"detail", "file_id", b"file_id", "image", b"image", "source", b"source", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__detail: _TypeAlias = _typing.Literal["detail"]  # noqa: Y015
+    _WhichOneofArgType__detail: _TypeAlias = _typing.Literal["_detail", b"_detail"]  # noqa: Y015
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["image", "url", "file_id"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__detail) -> _WhichOneofReturnType__detail | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 
 Global___InputImage: _TypeAlias = InputImage  # noqa: Y015

@@ -54,7 +54,9 @@ class ImageResponse(_message.Message):
 
     @_builtins.property
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
-        """Keys above whose value has another JSON type, such as a number for a status."""
+        """Those of the keys above whose value has another JSON type, such as a number
+        for a status. Further keys are in the document only.
+        """
 
     @_builtins.property
     def error(self) -> Global___ResponseError:
@@ -120,6 +122,7 @@ class Usage(_message.Message):
     INPUT_TOKENS_FIELD_NUMBER: _builtins.int
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     EXTRA_FIELDS_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
     """Tokens of the input. JSON key "input_tokens"."""
@@ -127,9 +130,13 @@ class Usage(_message.Message):
     """Tokens of the output. JSON key "output_tokens"."""
     total_tokens: _builtins.int
     """Tokens in all. JSON key "total_tokens"."""
+    cost: _builtins.float
+    """What the call cost, in OpenRouter's credits. JSON key "cost"."""
     @_builtins.property
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
-        """The other keys, in order, such as "input_tokens_details" and "cost"."""
+        """The other keys, in order, such as "input_tokens_details", and those whose
+        value their field cannot carry.
+        """
 
     def __init__(
         self,
@@ -137,18 +144,23 @@ class Usage(_message.Message):
         input_tokens: _builtins.int | None = ...,
         output_tokens: _builtins.int | None = ...,
         total_tokens: _builtins.int | None = ...,
+        cost: _builtins.float | None = ...,
         extra_fields: _abc.Iterable[_extra_field_pb2.ExtraField] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_input_tokens", b"_input_tokens", "_output_tokens", b"_output_tokens", "_total_tokens", b"_total_tokens", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "total_tokens", b"total_tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "_input_tokens", b"_input_tokens", "_output_tokens", b"_output_tokens", "_total_tokens", b"_total_tokens", "cost", b"cost", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "total_tokens", b"total_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input_tokens", b"_input_tokens", "_output_tokens", b"_output_tokens", "_total_tokens", b"_total_tokens", "extra_fields", b"extra_fields", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "total_tokens", b"total_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "_input_tokens", b"_input_tokens", "_output_tokens", b"_output_tokens", "_total_tokens", b"_total_tokens", "cost", b"cost", "extra_fields", b"extra_fields", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "total_tokens", b"total_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cost: _TypeAlias = _typing.Literal["cost"]  # noqa: Y015
+    _WhichOneofArgType__cost: _TypeAlias = _typing.Literal["_cost", b"_cost"]  # noqa: Y015
     _WhichOneofReturnType__input_tokens: _TypeAlias = _typing.Literal["input_tokens"]  # noqa: Y015
     _WhichOneofArgType__input_tokens: _TypeAlias = _typing.Literal["_input_tokens", b"_input_tokens"]  # noqa: Y015
     _WhichOneofReturnType__output_tokens: _TypeAlias = _typing.Literal["output_tokens"]  # noqa: Y015
     _WhichOneofArgType__output_tokens: _TypeAlias = _typing.Literal["_output_tokens", b"_output_tokens"]  # noqa: Y015
     _WhichOneofReturnType__total_tokens: _TypeAlias = _typing.Literal["total_tokens"]  # noqa: Y015
     _WhichOneofArgType__total_tokens: _TypeAlias = _typing.Literal["_total_tokens", b"_total_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost) -> _WhichOneofReturnType__cost | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__input_tokens) -> _WhichOneofReturnType__input_tokens | None: ...
     @_typing.overload
