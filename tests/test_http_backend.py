@@ -916,3 +916,17 @@ async def test_values_that_are_long_in_utf8_or_many_leave_their_message(
     api.say(framed(happy(done=item(revised_prompt="a" * 5 * MIB))))
     error = await failure(backend, True)
     assert (error.reason, error.begun) == ("UPSTREAM_ANSWER_TOO_LARGE", True)
+
+
+async def test_two_large_images_under_one_id_are_not_taken_for_each_other(
+    api: Upstream, backend: HttpBackend
+) -> None:
+    one, two = item(PNG + bytes(MIB)), item(PNG + bytes(2 * MIB))
+    body = framed(
+        [*happy(done=one)[:-1], {"type": "response.completed", "response": response(one, two)}]
+    )
+    api.say(*(body[at : at + 65_536] for at in range(0, len(body), 65_536)))
+    error = await failure(backend, True)
+    assert (error.reason, error.begun) == ("UPSTREAM_DAMAGED", True)
+    whole = await stream(backend, include_document=True)
+    assert len(end(whole).response.calls) == 1

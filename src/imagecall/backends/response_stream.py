@@ -211,6 +211,9 @@ class ResponseStream:
         delivered = self._items.delivered([call for _, call in read.calls()])
         end = end_of(read, ending, self._request.include_document, delivered)
         _fill(end, [large for large in sse.large if large.use is not Use.SKIP])
+        skipped = {large.marker for large in sse.large if large.use is Use.SKIP}
+        if any(place.value in skipped for place in images(end)):
+            raise damaged_answer("two items of the response have the same id")
         yield from self._ended(end)
 
     def _unannounced_end(
