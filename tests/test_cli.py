@@ -31,7 +31,9 @@ def run(*arguments: str, stdin: bytes | str = b"") -> subprocess.CompletedProces
 def server() -> Iterator[str]:
     """The address of `imagecall serve` in a process of its own."""
     with subprocess.Popen(
-        [*COMMAND, "serve", "--grpc", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True
+        [*COMMAND, "serve", "--grpc", "127.0.0.1:0", "--http", "off"],
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout
         line = process.stdout.readline()

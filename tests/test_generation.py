@@ -41,6 +41,7 @@ async def serving(backend: Backend) -> AsyncIterator[str]:
         yield await server.start()
     finally:
         await server.stop(0)
+        await backend.close()
 
 
 @pytest.fixture
@@ -347,18 +348,6 @@ async def test_an_image_past_the_limit_of_the_client_is_refused(address: str) ->
     assert caught.value.reason == "TOO_LARGE"
 
 
-async def test_the_backend_is_closed_with_the_server() -> None:
-    closed = []
-
-    class Closing(EmbeddedBackend):
-        async def close(self) -> None:
-            closed.append(True)
-
-    async with serving(Closing()):
-        pass
-    assert closed
-
-
 @pytest.mark.parametrize("method", ["GenerateImage", "StreamImage"])
 async def test_a_call_that_ends_when_its_metadata_leaves_gets_its_answer(
     address: str, method: str
@@ -421,17 +410,3 @@ async def test_every_error_comes_back_from_its_status(reason: str) -> None:
         with pytest.raises(type(error)) as caught:
             await client.generate_image(a_request())
     assert (str(caught.value), caught.value.__dict__) == (str(error), error.__dict__)
-
-
-async def test_a_server_that_cannot_start_closes_its_backend(address: str) -> None:
-    closed = []
-
-    class Closing(EmbeddedBackend):
-        async def close(self) -> None:
-            closed.append(True)
-
-    server = GrpcServer(address, Closing())
-    with pytest.raises(OSError, match="cannot listen"):
-        await server.start()
-    await server.stop(0)
-    assert closed

@@ -191,7 +191,7 @@ async def measure_server(count: int) -> None:
     """Prints how many items a second go through ConvertCalls, and through ParseCall."""
     program = Path(sys.executable).with_name("imagecall")
     server = await asyncio.create_subprocess_exec(
-        program, "serve", "--grpc", "127.0.0.1:0", stdout=asyncio.subprocess.PIPE
+        program, "serve", "--grpc", "127.0.0.1:0", "--http", "off", stdout=asyncio.subprocess.PIPE
     )
     assert server.stdout
     address = (await server.stdout.readline()).decode().split()[-1]

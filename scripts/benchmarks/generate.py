@@ -147,7 +147,7 @@ async def process(*command: str) -> AsyncIterator[tuple[str, int]]:
 
 def imagecall_serve(*options: str) -> tuple[str, ...]:
     program = str(Path(sys.executable).parent / "imagecall")
-    return (program, "serve", "--grpc", "127.0.0.1:0", *options)
+    return (program, "serve", "--grpc", "127.0.0.1:0", "--http", "off", *options)
 
 
 async def read_ours(stub: Any, wanted: StreamImageRequest) -> int:

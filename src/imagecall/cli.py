@@ -15,6 +15,7 @@ from imagecall.errors import ConversionError, GenerationError, ImagecallError, p
 from imagecall.json_text import MAX_BYTES, parse
 
 _DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
+_DEFAULT_HTTP: Final = "127.0.0.1:8080"
 _MAX_SECONDS: Final = 7 * 24 * 3600
 _MAX_JSON_BYTES: Final = 2**30
 
@@ -78,6 +79,13 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         type=_address,
         default=_DEFAULT_ADDRESS,
         help="where to listen; port 0 takes a free one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--http",
+        metavar="HOST:PORT",
+        type=lambda text: None if text == "off" else _address(text),
+        default=_DEFAULT_HTTP,
+        help="where the HTTP door listens; off: it does not (default: %(default)s)",
     )
     parser.add_argument(
         "--max-json-bytes",

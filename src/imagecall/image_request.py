@@ -1,14 +1,32 @@
-"""An ImageRequest as the JSON body of a POST /responses."""
+"""An ImageRequest as the JSON body of a POST /responses, and back.
+
+The body that is written of what was read of another means the same: a prompt that stood in a
+message of its own comes back as a string, and a message without a "type" has one.
+"""
 
 from base64 import b64encode
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Final, NamedTuple
 
-from imagecall.converter import CALLS, to_json, tool_to_json
+from imagecall.codecs import decode_base64
+from imagecall.converter import CALLS, from_json, to_json, tool_from_json, tool_to_json
+from imagecall.document import document_from_json
 from imagecall.errors import ConversionError, pointer_to, quoted
 from imagecall.formats import media_type
 from imagecall.json_diagnosis import MAX_DEPTH
-from imagecall.json_text import check_depth, join_elements, join_members, quote
+from imagecall.json_text import (
+    MAX_BYTES,
+    JsonValue,
+    check_depth,
+    elements,
+    join_elements,
+    join_members,
+    members,
+    parse,
+    quote,
+    type_name,
+)
 from imagecall.large_values import images
 from imagecall.objects import raw_value
 from imagecall.replay import to_input
@@ -35,6 +53,142 @@ def request_to_json(request: ImageRequest, *, stream: bool) -> bytes:
     if stream:
         body["stream"] = b"true"
     return check_depth(join_members(body))
+
+
+class ReadRequest(NamedTuple):
+    """A body that was read.
+
+    Attributes:
+        request: what is wanted.
+        stream: whether the answer is to be a stream.
+    """
+
+    request: ImageRequest
+    stream: bool
+
+
+def request_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> ReadRequest:
+    """Reads the body of a request. The inverse of `request_to_json`.
+
+    The last message of the user becomes the prompt and its images, if it has nothing else; all
+    before it, or it too, the items before the prompt. Raises ConversionError.
+    """
+    document = document_from_json(text, kind="request", max_bytes=max_bytes)
+    raws = members(document.json.encode())
+    request = ImageRequest()
+    if model := raws.pop("model", b""):
+        request.model = _string(model, "model")
+    _read_tools(request, raws.pop("tools", b"[]"))
+    calls = {call.pointer: call.call for call in document.calls}
+    _read_input(request, raws.pop("input", b"[]"), calls)
+    stream = parse(raws.pop("stream", b"false"))
+    if not isinstance(stream, bool | None):
+        raise _wrong_type("stream", wanted="true or false", value=stream)
+    for name, raw in raws.items():
+        request.extra_fields.add(name=name, json=raw.decode())
+    return ReadRequest(request, bool(stream))
+
+
+def _string(raw: bytes, *tokens: str | int) -> str:
+    value = parse(raw)
+    if isinstance(value, str) and value:
+        return value
+    raise _wrong_type(*tokens, wanted="a string that is not empty", value=value)
+
+
+def _wrong_type(*tokens: str | int, wanted: str, value: JsonValue) -> ConversionError:
+    kind = "an empty one" if value == "" else type_name(value)
+    message = f"{quoted(str(tokens[-1]))} must be {wanted}, not {kind}"
+    return ConversionError("WRONG_TYPE", pointer_to(*tokens), message)
+
+
+def _array(raw: bytes, name: str, wanted: str) -> list[bytes]:
+    value = parse(raw)
+    if not isinstance(value, list):
+        raise _wrong_type(name, wanted=wanted, value=value)
+    return elements(raw)
+
+
+def _read_tools(request: ImageRequest, raw: bytes) -> None:
+    for index, tool in enumerate(_array(raw, "tools", "an array")):
+        try:
+            request.tools.append(tool_from_json(tool))
+        except ConversionError as error:
+            raise error.under(pointer_to("tools", index)) from None
+
+
+def _read_input(
+    request: ImageRequest, raw: bytes, calls: Mapping[str, ImageGenerationCall]
+) -> None:
+    if raw.startswith(b'"'):
+        request.prompt = _string(raw, "input")
+        return
+    items = _array(raw, "input", "a string or an array")
+    if items and (last := _read_message(items[-1])):
+        request.prompt = last.prompt
+        request.input_images.extend(last.input_images)
+        del items[-1]
+    for index, item in enumerate(items):
+        pointer = pointer_to("input", index)
+        request.input_items.append(calls[pointer] if pointer in calls else _other(item, pointer))
+
+
+def _other(raw: bytes, pointer: str) -> ImageGenerationCall:
+    """An item that is no call, such as a message, which may lack its "type"."""
+    value = parse(raw)
+    if isinstance(value, dict) and "role" in value and "type" not in value:
+        raw = join_members({"type": b'"message"'} | members(raw))
+    try:
+        return from_json(raw)
+    except ConversionError as error:
+        raise error.under(pointer) from None
+
+
+def _read_message(raw: bytes) -> ImageRequest | None:
+    """The prompt and the images of a user's message; None if it is none, or has more than these."""
+    value = parse(raw)
+    if not isinstance(value, dict) or value.get("role") != "user":
+        return None
+    if value.get("type", "message") != "message" or value.keys() - {"type", "role", "content"}:
+        return None
+    content = value.get("content")
+    parts = [{"type": "input_text", "text": content}] if isinstance(content, str) else content
+    message = ImageRequest()
+    if not isinstance(parts, list) or not all(map(partial(_read_part, message), parts)):
+        return None
+    return message if message.prompt.strip() else None
+
+
+def _read_part(message: ImageRequest, part: JsonValue) -> bool:
+    """Reads a part of a message, if it is the text, or an image after it."""
+    match part:
+        case {"type": "input_text", "text": str(text), **rest} if not rest and not message.prompt:
+            message.prompt = text
+            return not message.input_images
+        case {"type": "input_image", "image_url": str(url), **rest}:
+            image = _from_url(url)
+        case {"type": "input_image", "file_id": str(name), **rest}:
+            image = InputImage(file_id=name)
+        case _:
+            return False
+    detail = rest.pop("detail", None)
+    if rest or not isinstance(detail, str | None):
+        return False
+    if detail not in (None, "auto"):
+        image.detail = detail
+    message.input_images.append(image)
+    return True
+
+
+def _from_url(url: str) -> InputImage:
+    """An image by its URL, or the bytes of a data: URL that would be written the same."""
+    head, _, data = url.partition(";base64,")
+    try:
+        image = decode_base64(data) if head.startswith("data:") else b""
+    except ValueError:
+        image = b""
+    written = head == f"data:{media_type(image) or _UNKNOWN_TYPE}"
+    return InputImage(image=image) if image and written else InputImage(url=url)
 
 
 def extra_values(request: ImageRequest) -> dict[str, bytes]:

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple, TypeAlias
 from imagecall.codecs import key_of, spellings
 from imagecall.document import document_from_json
 from imagecall.json_text import MAX_BYTES, join_members, members, parse
-from imagecall.large_strings import NO_SPANS
+from imagecall.large_strings import NO_SPANS, Piece, join
 from imagecall.plan import object_plan
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
@@ -45,6 +45,17 @@ def response_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> Read
     summary = join_members(known)
     _PLAN.read(response, summary, parse(summary), NO_SPANS, False)
     return ReadResponse(response, document)
+
+
+def response_to_json(response: ImageResponse) -> bytes:
+    """What a response says of itself, without its calls and its document, as a JSON object."""
+    summary = ImageResponse()
+    summary.CopyFrom(response)
+    summary.ClearField("calls")
+    summary.ClearField("document")
+    pieces: list[Piece] = []
+    _PLAN.write(summary, pieces)
+    return join(pieces, MAX_BYTES)
 
 
 ENDINGS: Final = {tag: number for tag, number in spellings(StreamEnding.DESCRIPTOR).items() if tag}

@@ -19,8 +19,9 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         metavar="BACKEND",
-        help="what generates images: embedded (test cards, no network), or the base URL of a "
-        f"Responses API such as https://openrouter.ai/api/v1 (default: ${_BACKEND}, or embedded)",
+        help="what generates images: embedded (test cards, no network), the base URL of a "
+        "Responses API such as https://openrouter.ai/api/v1, or grpc://HOST:PORT, another server "
+        f"of the same schema (default: ${_BACKEND}, or embedded)",
     )
     parser.add_argument(
         "--api-key-file",

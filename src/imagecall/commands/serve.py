@@ -10,6 +10,7 @@ from typing import Final
 from imagecall.allocator import keep_freed_memory
 from imagecall.commands.backend_options import chosen_backend
 from imagecall.doors.grpc import GrpcServer
+from imagecall.doors.http import HttpServer
 
 _GRACE_SECONDS: Final = 5.0
 
@@ -37,10 +38,17 @@ async def _serve(options: argparse.Namespace) -> None:
         loop.add_signal_handler(number, stopped.set)
     backend = chosen_backend(options, options.max_json_bytes)
     server = GrpcServer(options.grpc, backend, options.max_json_bytes)
+    door = HttpServer(options.http, backend, options.max_json_bytes) if options.http else None
     try:
         bound = await server.start()
+        page = await door.start() if door else None
         print(f"listening grpc {bound}")
+        if page:
+            print(f"listening http {page}")
         print(_COMMANDS.format(program=sys.argv[0], address=bound), flush=True)
         await stopped.wait()
     finally:
-        await server.stop(_GRACE_SECONDS)
+        await asyncio.gather(
+            server.stop(_GRACE_SECONDS), *([door.stop(_GRACE_SECONDS)] if door else [])
+        )
+        await backend.close()

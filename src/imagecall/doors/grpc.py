@@ -1,6 +1,7 @@
 """The gRPC door: the services of proto/imagecall/v1, and the server that offers them."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
 from typing import Any, Final, TypeVar
@@ -10,6 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from imagecall.backends import Backend
+from imagecall.backends.call_context import CALL, CallContext
 from imagecall.conversions import CallStream, parse_call
 from imagecall.converter import to_json
 from imagecall.document import document_from_json, document_to_json, kind_name
@@ -31,6 +33,9 @@ _SERVICES: Final = [
 _REFLECTION_V1: Final = "grpc.reflection.v1.ServerReflection"
 _USUAL_BYTES: Final = 4 * 1024 * 1024
 """What a request may have in any case, for batches and chunks: what gRPC takes by default."""
+
+_OF_THE_HOP: Final = frozenset({"user-agent", "grpc-accept-encoding", "accept-encoding"})
+"""The metadata that is of the connection, and not of the call."""
 
 _COMMIT_SECONDS: Final = 1.0
 """How long a backend may work before its call is one that may cost something."""
@@ -92,15 +97,27 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
     async def GenerateImage(
         self, request: generation_pb.GenerateImageRequest, context: Context
     ) -> generation_pb.GenerateImageResponse:
+        CALL.set(_call_context(context))
         return await _committed(context, self._backend.generate_image(request))
 
     async def StreamImage(
         self, request: generation_pb.StreamImageRequest, context: Context
     ) -> AsyncIterator[Any]:
+        CALL.set(_call_context(context))
         async with aclosing(self._backend.stream_image(request)) as parts:
             yield await _committed(context, anext(parts))
             async for part in parts:
                 yield part
+
+
+def _call_context(context: Context) -> CallContext:
+    """What a backend may pass on of a call."""
+    left = context.time_remaining()
+    sent: Any = context.invocation_metadata() or ()
+    return CallContext(
+        metadata=tuple((key, value) for key, value in sent if key not in _OF_THE_HOP),
+        deadline=None if left is None else time.monotonic() + left,
+    )
 
 
 async def _committed(context: Context, work: Awaitable[_T]) -> _T:
@@ -123,7 +140,7 @@ class GrpcServer:
 
     Args:
         address: HOST:PORT; port 0 takes a free one.
-        backend: what generates images. It is closed with the server.
+        backend: what generates images. It is not closed with the server.
         max_bytes: the limit of a JSON text, in bytes.
     """
 
@@ -137,7 +154,6 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),  # A second server on the port is an error.
             ],
         )
-        self._backend = backend
         pb_grpc.add_ConversionServiceServicer_to_server(ConversionServicer(max_bytes), self._server)
         generation_pb_grpc.add_ImageGenerationServiceServicer_to_server(
             GenerationServicer(backend), self._server
@@ -163,7 +179,6 @@ class GrpcServer:
         """Reports NOT_SERVING, takes no new calls, and gives those in progress `grace` seconds."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace)
-        await self._backend.close()
 
 
 def _add_reflection(names: list[str], server: grpc.aio.Server) -> None:

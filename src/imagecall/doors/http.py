@@ -1,0 +1,288 @@
+"""The HTTP door: the Responses API in JSON, for unmodified SDKs, before the same backends.
+
+An ASGI app, which can stand in another one, and a server for it. What it answers is made in
+imagecall.doors.http_answers.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from importlib.resources import files
+from typing import Any, Final
+
+import msgspec
+import uvicorn
+from google.protobuf import text_format
+from pybase64 import b64encode
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from imagecall.backends import Backend
+from imagecall.call_view import view
+from imagecall.client import Happening, put_together
+from imagecall.converter import from_json
+from imagecall.doors.http_answers import DONE, Answers, EventAnswers, error_object, status_of
+from imagecall.errors import GenerationError, ImagecallError
+from imagecall.formats import media_type
+from imagecall.image_request import request_from_json
+from imagecall.json_text import MAX_BYTES, members, too_large
+from imagecall.large_values import images
+from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
+from imagecall.v1.image_request_pb2 import ImageRequest
+
+PATHS: Final = (
+    "/v1/responses",
+    "/api/v1/responses",
+    "/api/alpha/responses",
+    "/api/v1/api/alpha/responses",
+)
+"""Where the API is: OpenAI's, OpenRouter's, and those of OpenRouter's first SDKs."""
+
+_JSON: Final = "application/json"
+_SSE: Final = "text/event-stream"
+_PAGE_POLICY: Final = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+_SHOWN_BYTES: Final = 64
+
+
+def http_app(backend: Backend, max_bytes: int = MAX_BYTES) -> Starlette:
+    """The app. `max_bytes` is the limit of a body; the backend is not closed by it."""
+    door = _Door(backend, max_bytes)
+    return Starlette(
+        routes=[
+            *(Route(path, door.responses, methods=["POST"]) for path in PATHS),
+            Route("/convert", door.convert, methods=["POST"]),
+            Route("/", door.page, methods=["GET"]),
+        ],
+        exception_handlers={HTTPException: _http_error, ImagecallError: _refused},
+    )
+
+
+class _Door:
+    def __init__(self, backend: Backend, max_bytes: int) -> None:
+        self._backend = backend
+        self._max_bytes = max_bytes
+
+    async def responses(self, request: Request) -> Response:
+        """POST /v1/responses, plain and as a stream."""
+        body = await self._body(request)
+        wanted = request_from_json(body, max_bytes=self._max_bytes)
+        answers = Answers(members(body))
+        if not wanted.stream:
+            return await _unless_gone(request, self._answer(wanted.request, answers))
+        asked = StreamImageRequest(
+            request=wanted.request, include_document=True, include_other_events=True
+        )
+        happenings = put_together(self._backend.stream_image(asked), self._max_bytes)
+        return await _unless_gone(request, _begin(happenings, answers.events()))
+
+    async def _answer(self, request: ImageRequest, answers: Answers) -> Response:
+        asked = GenerateImageRequest(request=request, include_document=True)
+        answer = await self._backend.generate_image(asked)
+        return Response(answers.response(answer.response), media_type=_JSON)
+
+    async def convert(self, request: Request) -> Response:
+        """POST /convert: an item as protobuf text, for the page."""
+        body = await self._body(request)
+        call = from_json(body, max_bytes=self._max_bytes)
+        seen = view(call)
+        image = seen.image
+        size = call.ByteSize()
+        for place in images(call):
+            place.value = place.value[:_SHOWN_BYTES]
+        shown = {
+            "text": text_format.MessageToString(call, as_utf8=True),
+            "message_bytes": size,
+            "json_bytes": len(body),
+            "variant": seen.variant,
+            "status": seen.status,
+            "media_type": media_type(image or b""),
+            "image": b64encode(image).decode() if image else None,
+        }
+        return Response(msgspec.json.encode(shown), media_type=_JSON)
+
+    async def page(self, request: Request) -> Response:
+        """GET /: a page to try it."""
+        headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
+        page = files("imagecall.doors").joinpath("page.html").read_bytes()
+        return Response(page, media_type="text/html", headers=headers)
+
+    async def _body(self, request: Request) -> bytes:
+        """The body. Raises ConversionError: TOO_LARGE before it is read whole; HTTPException."""
+        declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if declared != _JSON:
+            raise HTTPException(415, f"the Content-Type must be {_JSON}")
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self._max_bytes:
+            raise too_large(int(length), self._max_bytes)
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > self._max_bytes:
+                raise too_large(len(body), self._max_bytes)
+        return bytes(body)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What there is no route for, or not with this method."""
+    assert isinstance(error, HTTPException)
+    message = error.detail
+    if error.status_code in (404, 405):
+        message = f"{message}: the API is at POST {PATHS[0]}"
+    said = {"code": error.status_code, "message": message, "type": "invalid_request", "param": None}
+    return _error(said, error.status_code, dict(error.headers or {}))
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """What the converters or the backend raised."""
+    assert isinstance(error, ImagecallError)
+    status = status_of(error)
+    headers = {}
+    if isinstance(error, GenerationError) and error.retry_seconds is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_seconds)))
+    return _error(error_object(error, status), status, headers)
+
+
+def _error(said: dict[str, Any], status: int, headers: dict[str, str]) -> Response:
+    body = msgspec.json.encode({"error": said})
+    return Response(body, status, media_type=_JSON, headers=headers)
+
+
+class _Gone(Response):
+    """The answer to a client that has gone: none."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        return
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _unless_gone(request: Request, work: Awaitable[Response]) -> Response:
+    """The answer that the work gives, unless the client goes before: then the work is cancelled."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.create_task(_disconnected(request.receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else _Gone()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.wait({working, leaving})
+
+
+async def _begin(happenings: AsyncGenerator[Happening, None], answers: EventAnswers) -> Response:
+    """A stream, once its first event is there: until then a failure has a status of its own."""
+    first = await anext(happenings)
+    return _Stream(first, happenings, answers)
+
+
+class _Stream(Response):
+    """A stream of events, which ends when the client goes."""
+
+    def __init__(
+        self, first: Happening, rest: AsyncGenerator[Happening, None], answers: EventAnswers
+    ) -> None:
+        super().__init__(media_type=_SSE)
+        self.headers["cache-control"] = "no-cache"
+        self.headers["x-accel-buffering"] = "no"
+        del self.headers["content-length"]
+        self._first = first
+        self._rest = rest
+        self._answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def work() -> Response:
+            await self._send(send)
+            return _Gone()
+
+        await _unless_gone(Request(scope, receive), work())
+
+    async def _send(self, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(start)
+        async with aclosing(self._rest):
+            with suppress(OSError):  # The client has gone.
+                try:
+                    await self._say(self._first, send)
+                    async for happening in self._rest:
+                        await self._say(happening, send)
+                except ImagecallError as error:
+                    await send(_piece(self._answers.error(error)))
+                    await send(_piece(DONE))
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _say(self, happening: Happening, send: Send) -> None:
+        for line in self._answers.lines(happening):
+            await send(_piece(line))
+
+
+def _piece(line: bytes) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": line, "more_body": True}
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to the program, and says when it is ready."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+class HttpServer:
+    """A server of the app on one address. The backend is not closed with it."""
+
+    def __init__(self, address: str, backend: Backend, max_bytes: int = MAX_BYTES) -> None:
+        host, _, port = address.rpartition(":")
+        self._host, self._port = host.strip("[]"), int(port)
+        self._address = address
+        config = uvicorn.Config(
+            http_app(backend, max_bytes),
+            access_log=False,
+            log_config=None,
+            lifespan="off",
+            server_header=False,
+        )
+        self._server = _Server(config)
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> str:
+        """Listens; returns HOST:PORT with the port that it got. Raises OSError."""
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind((self._host, self._port))
+        except OSError:
+            listening.close()
+            message = f"cannot listen on {self._address}: is it free, and a HOST:PORT?"
+            raise OSError(message) from None
+        self._serving = asyncio.create_task(self._server.serve([listening]))
+        await self._server.ready.wait()
+        return f"{self._address.rpartition(':')[0]}:{listening.getsockname()[1]}"
+
+    async def stop(self, grace: float) -> None:
+        """Takes no new requests, and gives those in progress `grace` seconds."""
+        if self._serving is None:
+            return
+        self._server.config.timeout_graceful_shutdown = int(grace)
+        self._server.should_exit = True
+        await self._serving

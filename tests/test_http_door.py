@@ -1,0 +1,319 @@
+"""The HTTP door on a real port, with the SDKs that applications use, unmodified."""
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import openai
+import openrouter
+import pytest
+
+from imagecall.backends import Backend
+from imagecall.backends.embedded import EmbeddedBackend
+from imagecall.backends.grpc import GrpcBackend
+from imagecall.backends.http import HttpBackend
+from imagecall.doors.http import PATHS, HttpServer
+from tests.streams import PNG, framed, happy, item, response
+from tests.test_generation import serving
+from tests.upstream import HANG, JSON, Answer, upstream
+
+MIB = 1024 * 1024
+SMALL: Any = {"type": "image_generation", "size": "64x64"}
+
+
+@asynccontextmanager
+async def door_before(backend: Backend, **options: Any) -> AsyncIterator[str]:
+    """The address of an HTTP door before a backend."""
+    server = HttpServer("127.0.0.1:0", backend, **options)
+    try:
+        yield await server.start()
+    finally:
+        await server.stop(1)
+        await backend.close()
+
+
+@pytest.fixture
+async def door() -> AsyncIterator[str]:
+    async with door_before(EmbeddedBackend()) as address:
+        yield address
+
+
+def sdk(address: str, **options: Any) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(
+        base_url=f"http://{address}/v1", api_key="none", max_retries=0, **options
+    )
+
+
+async def post(address: str, body: Any, path: str = PATHS[0], **options: Any) -> tuple[Any, Any]:
+    """The answer and its JSON."""
+    options.setdefault("headers", {"content-type": "application/json"})
+    data = body if isinstance(body, bytes) else json.dumps(body)
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"http://{address}{path}", data=data, **options) as answer,
+    ):
+        return answer, json.loads(await answer.read())
+
+
+async def events(address: str, body: Any) -> list[tuple[str, Any]]:
+    """The events of a stream, by the letter of its framing."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"http://{address}/v1/responses", json=body | {"stream": True}) as answer,
+    ):
+        assert answer.status == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        text = await answer.text()
+    *blocks, done, nothing = text.split("\n\n")
+    assert (done, nothing) == ("data: [DONE]", "")
+    found = []
+    for block in blocks:
+        first, second = block.split("\n")
+        data = json.loads(second.removeprefix("data: "))
+        assert first == f"event: {data['type']}"
+        found.append((data["type"], data))
+    assert [data["sequence_number"] for _, data in found] == list(range(len(found)))
+    return found
+
+
+REQUIRED = {
+    "id", "object", "created_at", "completed_at", "model", "status", "output", "error",
+    "incomplete_details", "instructions", "metadata", "parallel_tool_calls", "temperature",
+    "top_p", "tool_choice", "tools", "frequency_penalty", "presence_penalty",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_plain_answer_has_every_key_that_sdks_demand(door: str, path: str) -> None:
+    answer, body = await post(door, {"input": "a fox", "tools": [SMALL], "user": "me"}, path)
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+    assert set(body) >= REQUIRED
+    assert base64.b64decode(body["output"][0]["result"]).startswith(b"\x89PNG")
+    assert (body["tools"], body["user"]) == ([SMALL], "me")
+
+
+async def test_a_stream_has_the_order_that_sdks_demand(door: str) -> None:
+    found = await events(door, {"input": "a fox", "tools": [SMALL | {"partial_images": 1}]})
+    assert [tag.removeprefix("response.") for tag, _ in found] == [
+        "created",
+        "in_progress",
+        "output_item.added",
+        "image_generation_call.in_progress",
+        "image_generation_call.generating",
+        "image_generation_call.partial_image",
+        "image_generation_call.completed",
+        "output_item.done",
+        "completed",
+    ]
+    assert all(set(found[n][1]["response"]) >= REQUIRED for n in (0, 1, -1))
+    assert found[2][1]["item"]["result"] is None
+    assert found[-2][1]["item"] == found[-1][1]["response"]["output"][0]
+
+
+async def test_openai_for_python_reads_both_and_sends_an_item_back(door: str) -> None:
+    async with sdk(door) as client:
+        plain = await client.responses.create(model="m", input="a fox", tools=[SMALL])
+        [call] = plain.output
+        assert call.type == "image_generation_call"
+        assert call.result
+        seen = []
+        async with client.responses.stream(model="m", input="a fox", tools=[SMALL]) as stream:
+            async for event in stream:
+                seen.append(event.type)
+            final = await stream.get_final_response()
+        assert seen[0] == "response.created"
+        assert final.output[0].result == call.result  # type: ignore[union-attr]  # an image call
+        again: Any = [call, {"role": "user", "content": "make it blue"}]
+        edited = await client.responses.create(model="m", input=again, tools=[SMALL])
+        assert edited.output[0].type == "image_generation_call"
+
+
+async def test_openrouter_for_python_reads_both_and_sends_an_item_back(door: str) -> None:
+    client = openrouter.OpenRouter(api_key="none", server_url=f"http://{door}/api/v1")
+    tool: Any = SMALL
+    plain: Any = await client.responses.send_async(model="m", input="a fox", tools=[tool])
+    [call] = plain.output
+    assert type(call).__name__ == "OutputImageGenerationCallItem"
+    assert call.result
+    stream: Any = await client.responses.send_async(
+        model="m", input="a fox", tools=[tool], stream=True
+    )
+    seen = [event async for event in stream]
+    assert not [event for event in seen if "nknown" in type(event).__name__]
+    assert seen[-1].type == "response.completed"
+    assert seen[-1].response.output[0].result == call.result
+    back = call.model_dump(by_alias=True)
+    message = {"type": "message", "role": "user", "content": "make it blue"}
+    edited: Any = await client.responses.send_async(model="m", input=[back, message], tools=[tool])
+    assert edited.output[0].result
+
+
+ERRORS: dict[str, tuple[Any, int, str | None]] = {
+    "not JSON": (b"{", 400, None),
+    "no object": (b"[]", 400, None),
+    "a wrong type": ({"input": 5}, 400, "/input"),
+    "a wrong stream": ({"input": "a", "stream": 1}, 400, "/stream"),
+    "no prompt": ({"input": ""}, 400, "/input"),
+    "no input": ({"model": "m"}, 400, "/input"),
+    "a bad item": (
+        {"input": [{"type": "image_generation_call", "id": "i", "result": 5}]},
+        400,
+        "/input/0/result",
+    ),
+    "an item without an id": (
+        {"input": [{"type": "image_generation_call"}, {"role": "user", "content": "a"}]},
+        400,
+        "/input/0/id",
+    ),
+    "another tool": ({"input": "a", "tools": [{"type": "web_search"}]}, 400, "/tools"),
+    "a bad size": ({"input": "a", "tools": [SMALL | {"size": "1x1"}]}, 400, "/tools/0/size"),
+    "a failure": ({"input": "a", "embedded": {"http_status": 500}}, 500, None),
+    "a limit": (
+        {"input": "a", "embedded": {"http_status": 429, "retry_after_seconds": 7}},
+        429,
+        None,
+    ),
+    "a timeout": ({"input": "a", "embedded": {"http_status": 504}}, 504, None),
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("what", ERRORS)
+async def test_an_error_has_its_status_its_sentence_and_its_place(
+    door: str, what: str, streaming: bool
+) -> None:
+    body, status, pointer = ERRORS[what]
+    if streaming and isinstance(body, dict):
+        body = {"stream": True} | body
+    answer, said = await post(door, body)
+    assert (answer.status, said["error"]["code"], said["error"]["param"]) == (
+        status,
+        status,
+        pointer,
+    )
+    assert said["error"]["message"]
+    assert answer.headers.get("retry-after") == ("7" if status == 429 else None)
+
+
+async def test_errors_are_typed_in_the_sdks(door: str) -> None:
+    async with sdk(door) as client:
+        for status, kind in (
+            (400, openai.BadRequestError),
+            (401, openai.AuthenticationError),
+            (404, openai.NotFoundError),
+            (429, openai.RateLimitError),
+            (500, openai.InternalServerError),
+        ):
+            body = {"embedded": {"http_status": status}}
+            with pytest.raises(kind) as caught:
+                await client.responses.create(model="m", input="a", extra_body=body)
+            assert caught.value.status_code == status
+        body = {"embedded": {"http_status": 500, "midway": True}}
+        stream = await client.responses.create(
+            model="m", input="a", tools=[SMALL], stream=True, extra_body=body
+        )
+        with pytest.raises(openai.APIError, match="the request asked for a failure"):
+            [_ async for _ in stream]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", PATHS[0], 405), ("PUT", "/", 405), ("GET", "/nothing", 404), ("POST", "/v1", 404)],
+)
+async def test_what_is_not_there_is_said_in_json(
+    door: str, method: str, path: str, status: int
+) -> None:
+    async with aiohttp.ClientSession() as session:
+        answer = await session.request(method, f"http://{door}{path}")
+        assert (answer.status, json.loads(await answer.read())["error"]["code"]) == (status, status)
+
+
+async def test_another_content_type_is_refused(door: str) -> None:
+    answer, said = await post(door, {"input": "a"}, headers={"content-type": "text/plain"})
+    assert (answer.status, said["error"]["code"]) == (415, 415)
+
+
+async def test_a_body_past_the_limit_is_refused_before_it_is_read_whole() -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(200):
+            yield bytes(MIB)
+            sent.append(MIB)
+
+    for headers in ({"content-length": str(200 * MIB)}, {}):
+        sent: list[int] = []
+        async with door_before(EmbeddedBackend(), max_bytes=MIB) as address:
+            reader, writer = await asyncio.open_connection(*address.split(":"))
+            head = "POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            for name, value in (headers or {"transfer-encoding": "chunked"}).items():
+                head += f"{name}: {value}\r\n"
+            writer.write(head.encode() + b"\r\n")
+            if not headers:
+                writer.write((b"%x\r\n" % MIB + bytes(MIB) + b"\r\n") * 2)
+            line = await asyncio.wait_for(reader.readline(), 5)
+            assert line.startswith(b"HTTP/1.1 413")
+            writer.close()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_client_that_leaves_ends_the_call_of_the_backend(streaming: bool) -> None:
+    async with upstream() as api, door_before(HttpBackend(api.url)) as address:
+        api.say(framed(happy()[:4], done=False) if streaming else b" ", HANG)
+        async with aiohttp.ClientSession() as session:
+            body = {"input": "a fox", "stream": streaming}
+            calling = asyncio.create_task(session.post(f"http://{address}/v1/responses", json=body))
+            await asyncio.wait_for(api.arrived.wait(), 5)
+            await asyncio.sleep(0.2)
+            left = time.monotonic()
+            if streaming:
+                (await calling).close()
+            else:
+                calling.cancel()
+        await asyncio.wait_for(api.left.wait(), 5)
+        assert time.monotonic() - left < 0.1
+
+
+async def test_an_api_and_what_it_says_come_through() -> None:
+    async with upstream() as api, door_before(HttpBackend(api.url)) as address:
+        final = item(PNG + bytes(3 * MIB), status="generating", odd=[1.50])
+        api.say(framed(happy(done=final)))
+        found = await events(address, {"model": "m", "input": "a fox", "seed": 1})
+        assert found[-2][1]["item"] == final
+        assert found[-1][1]["response"]["output"] == [final]
+        assert found[-1][1]["response"]["model"] == "gpt-5"
+        assert api.requests[-1].body["seed"] == 1
+        api.say(json.dumps(response(final)).encode(), content_type=JSON)
+        _, body = await post(address, {"input": "a fox"})
+        assert body["output"] == [final]
+        assert set(body) >= REQUIRED
+        api.answers = [Answer([framed(happy()[3:-1])])]  # Neither a beginning nor an end.
+        found = await events(address, {"input": "a fox"})
+        assert [tag for tag, _ in found][:2] == ["response.created", "response.in_progress"]
+        assert found[-1][1]["response"]["output"] == [item()]
+
+
+async def test_every_door_answers_alike_with_every_backend() -> None:
+    body = {"model": "m", "input": "a fox", "tools": [SMALL], "instructions": "be quick"}
+    async with (
+        upstream() as api,
+        serving(EmbeddedBackend()) as inner,
+        door_before(EmbeddedBackend()) as first,
+        door_before(GrpcBackend(inner)) as second,
+        door_before(HttpBackend(f"http://{first}/v1")) as third,
+    ):
+        assert api.url
+        plain, streams = [], []
+        for address in (first, second, third):
+            _, answer = await post(address, body)
+            plain.append({k: v for k, v in answer.items() if not k.endswith("_at")})
+            found = await events(address, body)
+            for _, data in found:
+                for key in [k for k in data.get("response", {}) if k.endswith("_at")]:
+                    del data["response"][key]
+            streams.append(found)
+        assert plain[0] == plain[1] == plain[2]
+        assert streams[0] == streams[1] == streams[2]
