@@ -134,23 +134,23 @@ async def test_openai_for_python_reads_both_and_sends_an_item_back(door: str) ->
 
 
 async def test_openrouter_for_python_reads_both_and_sends_an_item_back(door: str) -> None:
-    client = openrouter.OpenRouter(api_key="none", server_url=f"http://{door}/api/v1")
     tool: Any = SMALL
-    plain: Any = await client.responses.send_async(model="m", input="a fox", tools=[tool])
-    [call] = plain.output
-    assert type(call).__name__ == "OutputImageGenerationCallItem"
-    assert call.result
-    stream: Any = await client.responses.send_async(
-        model="m", input="a fox", tools=[tool], stream=True
-    )
-    seen = [event async for event in stream]
-    assert not [event for event in seen if "nknown" in type(event).__name__]
-    assert seen[-1].type == "response.completed"
-    assert seen[-1].response.output[0].result == call.result
-    back = call.model_dump(by_alias=True)
-    message = {"type": "message", "role": "user", "content": "make it blue"}
-    edited: Any = await client.responses.send_async(model="m", input=[back, message], tools=[tool])
-    assert edited.output[0].result
+    async with openrouter.OpenRouter(api_key="none", server_url=f"http://{door}/api/v1") as client:
+        send: Any = client.responses.send_async
+        plain = await send(model="m", input="a fox", tools=[tool])
+        [call] = plain.output
+        assert type(call).__name__ == "OutputImageGenerationCallItem"
+        assert call.result
+        stream = await send(model="m", input="a fox", tools=[tool], stream=True)
+        async with stream:
+            seen = [event async for event in stream]
+        assert not [event for event in seen if "nknown" in type(event).__name__]
+        assert seen[-1].type == "response.completed"
+        assert seen[-1].response.output[0].result == call.result
+        back = call.model_dump(by_alias=True)
+        message = {"type": "message", "role": "user", "content": "make it blue"}
+        edited = await send(model="m", input=[back, message], tools=[tool])
+        assert edited.output[0].result
 
 
 ERRORS: dict[str, tuple[Any, int, str | None]] = {
@@ -256,7 +256,7 @@ async def test_a_body_past_the_limit_is_refused_before_it_is_read_whole() -> Non
                 writer.write((b"%x\r\n" % MIB + bytes(MIB) + b"\r\n") * 2)
             line = await asyncio.wait_for(reader.readline(), 5)
             assert line.startswith(b"HTTP/1.1 413")
-            writer.close()
+            writer.transport.abort()
 
 
 @pytest.mark.parametrize("streaming", [False, True])

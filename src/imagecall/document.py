@@ -4,12 +4,13 @@ Where an item may stand, and as which variant it is read there, are options in t
 JsonPosition in proto/imagecall/v1/options.proto.
 """
 
-from collections.abc import Callable, Collection, Sequence
+import secrets
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from imagecall.codecs import refuse_unknown_fields
-from imagecall.converter import CALL_IMAGE_KEYS, CALLS, to_json
+from imagecall.converter import CALL_IMAGE_KEYS, CALLS
 from imagecall.errors import ConversionError, pointer_to, quoted
 from imagecall.json_text import (
     MAX_BYTES,
@@ -21,9 +22,8 @@ from imagecall.json_text import (
     join_members,
     members,
     parse,
-    too_large,
 )
-from imagecall.large_strings import MIN_BYTES, NO_SPANS, Spans, set_aside
+from imagecall.large_strings import MIN_BYTES, NO_SPANS, Piece, Spans, join, set_aside
 from imagecall.objects import TYPE, as_object
 from imagecall.v1.document_kind_pb2 import DocumentKind
 from imagecall.v1.document_pb2 import Document
@@ -154,6 +154,7 @@ def document_to_json(document: Document, *, max_bytes: int = MAX_BYTES) -> bytes
         refuse_unknown_fields(call, call.pointer)
         calls[call.pointer] = call.call
     put: dict[str, None] = {}
+    large: dict[bytes, Piece] = {}
     for position in POSITIONS[document.kind]:
 
         def put_back(
@@ -164,26 +165,46 @@ def document_to_json(document: Document, *, max_bytes: int = MAX_BYTES) -> bytes
             if item is not None or pointer not in calls:
                 return None
             put[pointer] = None
-            return _item_text(pointer, calls[pointer], variant, max_bytes)
+            return _item_text(pointer, calls[pointer], variant, large)
 
         data = _edit(data, value, position.path, "", put_back) or data
     _check_order([call.pointer for call in document.calls], put)
-    if len(data) > max_bytes:
-        raise too_large(len(data), max_bytes)
-    return check_depth(data)
+    return join(_put_large(check_depth(data), large), max_bytes)
 
 
-def _item_text(pointer: str, call: ImageGenerationCall, variant: str, max_bytes: int) -> bytes:
-    """The JSON of an item, which must be what is read at a place for the variant."""
+def _put_large(text: bytes, large: Mapping[bytes, Piece]) -> list[Piece]:
+    """The pieces of a text in which markers stand for large images, in their order."""
+    pieces: list[Piece] = []
+    for marker, image in large.items():
+        before, _, text = text.partition(marker)
+        pieces += before, image
+    return [*pieces, text]
+
+
+def _item_text(
+    pointer: str, call: ImageGenerationCall, variant: str, large: dict[bytes, Piece]
+) -> bytes:
+    """The JSON of an item, which must be what is read at a place for the variant.
+
+    A large image is put into `large`, and its marker into the text.
+    """
+    pieces: list[Piece] = []
     try:
-        text = to_json(call, max_bytes=max_bytes)
+        CALLS.write(call, pieces)
         CALLS.refuse_misplaced(call, variant)
         if CALLS.chosen(call).option.fallback:
             message = "an item of another type stays in the JSON, and is none of the calls"
             raise ConversionError("NOT_CANONICAL", "", message)
     except ConversionError as error:
         raise error.under(pointer) from None
-    return text
+    texts: list[bytes] = []
+    for piece in pieces:
+        if not isinstance(piece, bytes):
+            marker = secrets.token_hex(16).encode()
+            large[marker] = piece
+            piece = marker
+        texts.append(piece)
+    return b"".join(texts)
 
 
 def _check_order(pointers: Sequence[str], put: Collection[str]) -> None:

@@ -13,15 +13,18 @@ from typing import Final
 
 from imagecall.client import Happening
 from imagecall.codecs import spellings
-from imagecall.converter import CALLS, EVENTS, event_to_json, to_json
+from imagecall.converter import CALLS, EVENTS, event_to_json
 from imagecall.document import document_to_json
 from imagecall.errors import GenerationError, ImagecallError
 from imagecall.image_response import response_to_json
 from imagecall.json_text import elements, join_elements, join_members, members, parse, quote
+from imagecall.v1.document_kind_pb2 import DocumentKind
+from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding
 from imagecall.v1.image_response_pb2 import ImageResponse
 
 _NULL: Final = b"null"
+_UNLIMITED: Final = 2**40
 _DEFAULTS: Final[Mapping[str, bytes]] = {
     "error": _NULL,
     "incomplete_details": _NULL,
@@ -103,15 +106,21 @@ class Answers:
 
     def response(self, response: ImageResponse) -> bytes:
         """A whole response, with the keys that SDKs demand."""
-        return join_members(self._keys | self._said(response))
+        return document_to_json(self._document(response), max_bytes=_UNLIMITED)
 
-    def _said(self, response: ImageResponse) -> dict[str, bytes]:
-        """The members of a response that a backend has said."""
+    def _document(self, response: ImageResponse) -> Document:
+        """The document of a response, with the keys that SDKs demand."""
         if response.HasField("document"):
-            return members(document_to_json(response.document))
-        said = members(response_to_json(response))
-        said["output"] = join_elements(to_json(call) for call in response.calls)
-        return said
+            document = response.document
+            said = members(document.json.encode())
+        else:
+            said = members(response_to_json(response))
+            said["output"] = join_elements([_NULL] * len(response.calls))
+            document = Document(kind=DocumentKind.DOCUMENT_KIND_RESPONSE)
+            for index, call in enumerate(response.calls):
+                document.calls.add(pointer=f"/output/{index}", call=call)
+        document.json = join_members(self._keys | said).decode()
+        return document
 
     def events(self) -> "EventAnswers":
         """A stream of events."""

@@ -1,0 +1,175 @@
+"""The HTTP door against its peers: requests per second, and the latency that it adds.
+
+Everything that serves runs in a process of its own: `imagecall serve` with the embedded backend;
+`imagecall serve` with an HTTP door before that one as its gRPC backend; and a plain ASGI endpoint,
+on the same HTTP server, that returns the same JSON ready-made. Client and servers share the
+machine's cores.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc
+import uvicorn
+
+from imagecall.allocator import keep_freed_memory
+from imagecall.v1.extra_field_pb2 import ExtraField
+from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest
+from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
+from imagecall.v1.image_request_pb2 import ImageRequest
+
+SIZES = {"100 KB": 100_000, "2 MB": 2_000_000, "8 MB": 8_000_000}
+PROGRAM = str(Path(sys.executable).parent / "imagecall")
+
+
+def asked(size: int) -> dict[str, Any]:
+    """The body of a request for a small picture in a file of this size."""
+    tool = {"type": "image_generation", "size": "64x64"}
+    return {"model": "m", "input": "a fox", "tools": [tool], "embedded": {"image_bytes": size}}
+
+
+def request(size: int) -> GenerateImageRequest:
+    """The same over gRPC."""
+    wanted = ImageRequest(
+        prompt="a fox",
+        model="m",
+        extra_fields=[ExtraField(name="embedded", json=f'{{"image_bytes":{size}}}')],
+    )
+    wanted.tools.add().image_generation_tool.size = "64x64"
+    return GenerateImageRequest(request=wanted)
+
+
+def serve_plain() -> None:
+    """The plain endpoint: it answers with what the first request to its path brought."""
+    bodies: dict[str, bytes] = {}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body = b""
+        while (message := await receive())["type"] == "http.request":
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        answer = bodies.setdefault(scope["path"], body)
+        headers = [(b"content-type", b"application/json")]
+        headers.append((b"content-length", str(len(answer)).encode()))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            port = self.servers[0].sockets[0].getsockname()[1]
+            print(f"listening plain 127.0.0.1:{port}", flush=True)
+
+    keep_freed_memory()
+    Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off")).run()
+
+
+@asynccontextmanager
+async def process(*command: str, kind: str) -> AsyncIterator[str]:
+    """A server in a process of its own; the address that it listens on for this kind of call."""
+    running = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert running.stdout is not None
+    try:
+        while not (line := (await running.stdout.readline()).decode()).startswith(
+            f"listening {kind} "
+        ):
+            pass
+        yield line.split()[-1]
+    finally:
+        running.terminate()
+        await running.wait()
+
+
+async def post(session: aiohttp.ClientSession, url: str, body: bytes) -> bytes:
+    headers = {"content-type": "application/json"}
+    async with session.post(url, data=body, headers=headers) as answer:
+        assert answer.status == 200
+        return await answer.read()
+
+
+async def medians(
+    candidates: dict[str, Callable[[], Awaitable[Any]]], seconds: float
+) -> dict[str, float]:
+    """The median time of each candidate in seconds, taken in turn."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline or len(times["door"]) < 5:
+        for name, run in candidates.items():
+            start = time.perf_counter()
+            await run()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+async def measure(seconds: float) -> None:
+    keep_freed_memory()
+    print(
+        f"Python {platform.python_version()}, grpcio {version('grpcio')}, uvicorn "
+        f"{version('uvicorn')}, {os.cpu_count()} cores; load {os.getloadavg()[0]:.1f}"
+    )
+    print("HTTP door -> gRPC backend -> embedded, one request after the other, the picture drawn")
+    print("before: requests/s, and as a ratio to a plain ASGI endpoint with the same JSON ready;")
+    print("the latency added to the same call over gRPC directly:")
+    async with AsyncExitStack() as stack:
+        local = ("--grpc", "127.0.0.1:0", "--http")
+        inner = await stack.enter_async_context(
+            process(PROGRAM, "serve", *local, "off", kind="grpc")
+        )
+        backend = ("--backend", f"grpc://{inner}")
+        door = await stack.enter_async_context(
+            process(PROGRAM, "serve", *local, "127.0.0.1:0", *backend, kind="http")
+        )
+        plain = await stack.enter_async_context(
+            process(sys.executable, __file__, "--plain", kind="plain")
+        )
+        unlimited = [("grpc.max_receive_message_length", -1)]
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(inner, unlimited))
+        stub: Any = ImageGenerationServiceStub(channel)
+        session = await stack.enter_async_context(aiohttp.ClientSession(read_bufsize=2**20))
+        for name, size in SIZES.items():
+            body = json.dumps(asked(size)).encode()
+            ready = await post(session, f"http://{door}/v1/responses", body)
+            await post(session, f"http://{plain}/{size}", ready)
+            found = await medians(
+                {
+                    "door": partial(post, session, f"http://{door}/v1/responses", body),
+                    "plain": partial(post, session, f"http://{plain}/{size}", body),
+                    "grpc": partial(stub.GenerateImage, request(size)),
+                },
+                seconds,
+            )
+            print(
+                f"  {name:>6}: {1 / found['door']:.0f}/s, {found['plain'] / found['door']:.2f}; "
+                f"added {(found['door'] - found['grpc']) * 1e3:.1f} ms   "
+                f"(door {found['door'] * 1e3:.1f} ms, plain {found['plain'] * 1e3:.1f} ms, "
+                f"gRPC {found['grpc'] * 1e3:.1f} ms)"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a short run, with noisier figures")
+    parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.plain:
+        serve_plain()
+    else:
+        asyncio.run(measure(1.0 if options.quick else 8.0))
+
+
+if __name__ == "__main__":
+    main()
