@@ -28,18 +28,24 @@ def run(*arguments: str, stdin: bytes | str = b"") -> subprocess.CompletedProces
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The address of `imagecall serve` in a process of its own."""
-    with subprocess.Popen(
-        [*COMMAND, "serve", "--grpc", "127.0.0.1:0", "--http", "off"],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+def server(servers: tuple[str, str]) -> str:
+    """The address of the gRPC door of `imagecall serve` in a process of its own."""
+    return servers[0]
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[tuple[str, str]]:
+    """The addresses of both doors of that process."""
+    command = [*COMMAND, "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
-        line = process.stdout.readline()
-        match = re.fullmatch(r"listening grpc (127\.0\.0\.1:[1-9][0-9]*)\n", line)
-        assert match, line
-        yield match[1]
+        found = []
+        for kind in ("grpc", "http"):
+            line = process.stdout.readline()
+            match = re.fullmatch(rf"listening {kind} (127\.0\.0\.1:[1-9][0-9]*)\n", line)
+            assert match, line
+            found.append(match[1])
+        yield found[0], found[1]
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
 

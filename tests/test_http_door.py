@@ -12,12 +12,17 @@ import aiohttp
 import openai
 import openrouter
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
+import imagecall
 from imagecall.backends import Backend
 from imagecall.backends.embedded import EmbeddedBackend
 from imagecall.backends.grpc import GrpcBackend
 from imagecall.backends.http import HttpBackend
-from imagecall.doors.http import PATHS, HttpServer
+from imagecall.client import ImageClient
+from imagecall.doors.http import PATHS, HttpServer, http_app
+from imagecall.image_request import request_from_json
 from tests.streams import PNG, framed, happy, item, response
 from tests.test_generation import serving
 from tests.upstream import HANG, JSON, Answer, upstream
@@ -296,24 +301,125 @@ async def test_an_api_and_what_it_says_come_through() -> None:
         assert found[-1][1]["response"]["output"] == [item()]
 
 
+def untimed(response: Any) -> Any:
+    """A response without the times at which it was made."""
+    return {key: value for key, value in response.items() if not key.endswith("_at")}
+
+
+def untimed_event(event: Any) -> Any:
+    known = {key: value for key, value in event.items() if key != "sequence_number"}
+    return known | ({"response": untimed(event["response"])} if "response" in event else {})
+
+
+async def over_http(address: str, body: Any) -> tuple[Any, list[Any]]:
+    """The answer of an HTTP door, and the events of its stream."""
+    _, answer = await post(address, body)
+    return untimed(answer), [untimed_event(event) for _, event in await events(address, body)]
+
+
+async def over_grpc(address: str, body: Any) -> tuple[Any, list[Any]]:
+    """The answer of a gRPC door, and the events of its stream, as the JSON that they are."""
+    request = request_from_json(json.dumps(body)).request
+    async with ImageClient(address) as client:
+        answer = await client.generate_image(request, include_document=True)
+        options: Any = {"include_document": True, "include_other_events": True}
+        happenings = [one async for one in client.stream_image(request, **options)]
+    found = [json.loads(imagecall.event_to_json(event)) for event in happenings[:-1]]  # type: ignore[arg-type]  # events
+    end: Any = happenings[-1]
+    last = json.loads(imagecall.document_to_json(end.response.document))
+    found.append({"type": "response.completed", "response": last})
+    plain = json.loads(imagecall.document_to_json(answer.document))
+    return untimed(plain), [untimed_event(event) for event in found]
+
+
 async def test_every_door_answers_alike_with_every_backend() -> None:
-    body = {"model": "m", "input": "a fox", "tools": [SMALL], "instructions": "be quick"}
+    asked = {"model": "m", "input": "a fox", "instructions": "be quick", "user": "me"}
+    tool = SMALL | {"partial_images": 2, "background": "transparent"}
+    body: Any = asked | {"tools": [tool]}
     async with (
-        upstream() as api,
-        serving(EmbeddedBackend()) as inner,
-        door_before(EmbeddedBackend()) as first,
-        door_before(GrpcBackend(inner)) as second,
-        door_before(HttpBackend(f"http://{first}/v1")) as third,
+        serving(EmbeddedBackend()) as grpc_embedded,
+        serving(GrpcBackend(grpc_embedded)) as grpc_grpc,
+        door_before(EmbeddedBackend()) as http_embedded,
+        door_before(GrpcBackend(grpc_embedded)) as http_grpc,
+        door_before(HttpBackend(f"http://{http_embedded}/v1")) as http_http,
+        serving(HttpBackend(f"http://{http_embedded}/v1")) as grpc_http,
     ):
-        assert api.url
-        plain, streams = [], []
-        for address in (first, second, third):
-            _, answer = await post(address, body)
-            plain.append({k: v for k, v in answer.items() if not k.endswith("_at")})
-            found = await events(address, body)
-            for _, data in found:
-                for key in [k for k in data.get("response", {}) if k.endswith("_at")]:
-                    del data["response"][key]
-            streams.append(found)
-        assert plain[0] == plain[1] == plain[2]
-        assert streams[0] == streams[1] == streams[2]
+        found = [await over_http(one, body) for one in (http_embedded, http_grpc, http_http)]
+        found += [await over_grpc(one, body) for one in (grpc_embedded, grpc_grpc, grpc_http)]
+    for plain, stream in found:
+        assert plain == found[0][0]
+        assert stream == found[0][1]
+    assert [event["type"] for event in found[0][1]].count(
+        "response.image_generation_call.partial_image"
+    ) == 2
+
+
+async def test_the_app_works_inside_another_one() -> None:
+    outer = Starlette(routes=[Mount("/images", http_app(EmbeddedBackend()))])
+    server = HttpServer("127.0.0.1:0", EmbeddedBackend(), app=outer)
+    address = await server.start()
+    answer, body = await post(address, {"input": "a fox", "tools": [SMALL]}, "/images/v1/responses")
+    await server.stop(1)
+    assert (answer.status, len(body["output"])) == (200, 1)
+
+
+INPUTS: dict[str, Any] = {
+    "a string": "a fox",
+    "a message": [{"role": "user", "content": "a fox"}],
+    "parts": [
+        {
+            "type": "message",
+            "role": "user",
+            "content": [
+                {"type": "input_text", "text": "a fox"},
+                {"type": "input_image", "detail": "auto", "image_url": "https://x/a.png"},
+                {"type": "input_image", "detail": "high", "file_id": "file_1"},
+            ],
+        }
+    ],
+    "an earlier call, by its id": [
+        {"type": "image_generation_call", "id": "ig_1"},
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "bluer"}]},
+    ],
+    "an earlier call, by a data: URL": [
+        {
+            "type": "image_generation_call",
+            "id": "ig_1",
+            "result": "data:image/png;base64,iVBORw0KGgo=",
+            "status": "completed",
+        },
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "bluer"}]},
+    ],
+    "messages of others": [
+        {"type": "message", "role": "system", "content": "be brief"},
+        {"type": "message", "role": "user", "content": "a fox", "id": "msg_1"},
+    ],
+}
+
+
+@pytest.mark.parametrize("what", INPUTS)
+async def test_a_request_reaches_the_api_as_it_was_meant(what: str) -> None:
+    body = {
+        "input": INPUTS[what],
+        "tools": [SMALL, {"type": "function", "name": "f"}],
+        "seed": 1.50,
+    }
+    body |= {"tool_choice": {"type": "image_generation"}, "metadata": {"a": "b"}, "model": "m"}
+    async with upstream() as api, door_before(HttpBackend(api.url)) as address:
+        api.say(json.dumps(response(item())).encode(), content_type=JSON)
+        await post(address, body)
+        sent = api.requests[-1].body
+    assert {key: value for key, value in sent.items() if key != "input"} == {
+        key: value for key, value in body.items() if key != "input"
+    }
+    assert sent["input"] == ("a fox" if what == "a message" else INPUTS[what])
+
+
+async def test_a_replayed_output_item_is_sent_in_the_form_that_apis_take() -> None:
+    replayed = item(size="1024x1024", action="generate", revised_prompt="x")
+    message = {"role": "user", "content": "bluer"}
+    async with upstream() as api, door_before(HttpBackend(api.url)) as address:
+        api.say(json.dumps(response(item())).encode(), content_type=JSON)
+        await post(address, {"input": [replayed, message]})
+        [call, _] = api.requests[-1].body["input"]
+    assert call == item()

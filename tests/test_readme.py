@@ -12,10 +12,10 @@ from imagecall.backends.embedded import Asked
 from imagecall.client import SERVICE_CONFIG
 from imagecall.converter import CALLS
 from imagecall.errors import CODES
-from tests.test_cli import server as server
+from tests.test_cli import servers as servers
 
 README = Path(__file__).parents[1] / "README.md"
-ADDRESS = "127.0.0.1:50051"
+ADDRESSES = ("127.0.0.1:50051", "127.0.0.1:8080")
 
 
 def test_the_python_of_the_readme_is_true() -> None:
@@ -24,7 +24,9 @@ def test_the_python_of_the_readme_is_true() -> None:
     assert found.failed == 0
 
 
-def test_the_commands_of_the_readme_print_what_it_shows(server: str, tmp_path: Path) -> None:
+def test_the_commands_of_the_readme_print_what_it_shows(
+    servers: tuple[str, str], tmp_path: Path
+) -> None:
     blocks = re.findall(r"```console\n(.*?)```", README.read_text(), re.DOTALL)
     steps = [step for block in blocks for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
     assert len(steps) >= 9
@@ -32,7 +34,7 @@ def test_the_commands_of_the_readme_print_what_it_shows(server: str, tmp_path: P
     for step in steps:
         command, _, shown = step.partition("\n")
         done = subprocess.run(
-            ["bash", "-c", command.replace(ADDRESS, server)],
+            ["bash", "-c", _addressed(command, servers)],
             cwd=tmp_path,
             timeout=60,
             env=os.environ | {"PATH": path},
@@ -52,11 +54,18 @@ def _comparable(text: str) -> str:
     return re.sub(r"[\d,]+ bytes", "N bytes", text)
 
 
-def test_the_programs_of_the_readme_run(server: str) -> None:
+def _addressed(text: str, servers: tuple[str, str]) -> str:
+    """The text with the addresses of the test's server."""
+    for shown, real in zip(ADDRESSES, servers, strict=True):
+        text = text.replace(shown, real)
+    return text
+
+
+def test_the_programs_of_the_readme_run(servers: tuple[str, str]) -> None:
     programs = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(programs) == 1
+    assert len(programs) == 2
     for program in programs:
-        run = [sys.executable, "-c", program.replace(ADDRESS, server)]
+        run = [sys.executable, "-c", _addressed(program, servers)]
         done = subprocess.run(run, capture_output=True, text=True, check=True, timeout=60)
         assert re.fullmatch(r"ig_\w+ \d+ bytes\n", done.stdout)
 

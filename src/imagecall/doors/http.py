@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from imagecall.backends import Backend
 from imagecall.call_view import view
@@ -248,14 +248,23 @@ class _Server(uvicorn.Server):
 
 
 class HttpServer:
-    """A server of the app on one address. The backend is not closed with it."""
+    """A server of the app, or of another that it stands in, on one address.
 
-    def __init__(self, address: str, backend: Backend, max_bytes: int = MAX_BYTES) -> None:
+    The backend is not closed with it.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        backend: Backend,
+        max_bytes: int = MAX_BYTES,
+        app: ASGIApp | None = None,
+    ) -> None:
         host, _, port = address.rpartition(":")
         self._host, self._port = host.strip("[]"), int(port)
         self._address = address
         config = uvicorn.Config(
-            http_app(backend, max_bytes),
+            app or http_app(backend, max_bytes),
             access_log=False,
             log_config=None,
             lifespan="off",
