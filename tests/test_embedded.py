@@ -161,7 +161,7 @@ UNSUPPORTED = [
     ({"output_compression": 101}, "/tools/0/output_compression"),
     ({"partial_images": 4}, "/tools/0/partial_images"),
     ({"partial_images": -1}, "/tools/0/partial_images"),
-    ({"type": "web_search"}, "/tools"),
+    ({"type": "web_search"}, "/tools/0"),
     (
         {"type": "openrouter:image_generation", "parameters": {"aspect_ratio": "wide"}},
         "/tools/0/parameters/aspect_ratio",

@@ -175,7 +175,7 @@ ERRORS: dict[str, tuple[Any, int, str | None]] = {
         400,
         "/input/0/id",
     ),
-    "another tool": ({"input": "a", "tools": [{"type": "web_search"}]}, 400, "/tools"),
+    "another tool": ({"input": "a", "tools": [SMALL, {"type": "web_search"}]}, 400, "/tools/1"),
     "a bad size": ({"input": "a", "tools": [SMALL | {"size": "1x1"}]}, 400, "/tools/0/size"),
     "a failure": ({"input": "a", "embedded": {"http_status": 500}}, 500, None),
     "a limit": (
@@ -423,3 +423,52 @@ async def test_a_replayed_output_item_is_sent_in_the_form_that_apis_take() -> No
         await post(address, {"input": [replayed, message]})
         [call, _] = api.requests[-1].body["input"]
     assert call == item()
+
+
+class Sparing(EmbeddedBackend):
+    """A service of our schema that has no documents and no events but those of the image."""
+
+    async def generate_image(self, request: Any) -> Any:
+        request.include_document = False
+        return await super().generate_image(request)
+
+    def stream_image(self, request: Any) -> Any:
+        request.include_document = request.include_other_events = False
+        return super().stream_image(request)
+
+
+async def test_a_service_without_documents_is_enough_for_every_sdk() -> None:
+    asked = {"model": "m", "input": "a fox", "tools": [SMALL], "instructions": "be quick"}
+    async with door_before(EmbeddedBackend()) as whole, door_before(Sparing()) as address:
+        (answer, stream), (full, _) = await over_http(address, asked), await over_http(whole, asked)
+        assert set(answer) >= REQUIRED - {"created_at", "completed_at"}
+        assert (answer["output"], answer["usage"]) == (full["output"], full["usage"])
+        assert (answer["instructions"], answer["tools"]) == ("be quick", [SMALL])
+        assert [event["type"] for event in stream[:3]] == [
+            "response.created",
+            "response.in_progress",
+            "response.output_item.added",
+        ]
+        assert stream[-1]["response"]["output"] == full["output"]
+        async with sdk(address) as client:
+            tools: Any = [SMALL]
+            async with client.responses.stream(model="m", input="a fox", tools=tools) as events_:
+                final = await events_.get_final_response()
+            assert final.output[0].type == "image_generation_call"
+
+
+async def test_a_slow_client_holds_the_backend_back() -> None:
+    body = framed(happy(PNG + bytes(24 * MIB), [PNG + bytes(24 * MIB)]))
+    async with upstream() as api, door_before(HttpBackend(api.url)) as address:
+        api.say(*(body[at : at + MIB] for at in range(0, len(body), MIB)))
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(
+                f"http://{address}/v1/responses", json={"input": "a", "stream": True}
+            ) as answer,
+        ):
+            await answer.content.readany()
+            await asyncio.sleep(1)
+            assert len(api.sent_at) * MIB < len(body) * 0.75
+            rest = await answer.read()
+    assert rest.endswith(b"data: [DONE]\n\n")

@@ -57,18 +57,23 @@ def settings_of(tools: list[Tool]) -> ImageSettings:
     """
     for index, tool in enumerate(tools):
         variant = TOOLS.chosen(tool)
-        if not variant.option.fallback:
-            message = getattr(tool, variant.name)
-            tokens: tuple[str | int, ...] = ("tools", index)
-            if "parameters" in message.DESCRIPTOR.fields_by_name:
-                message, tokens = message.parameters, (*tokens, "parameters")
-            return _Reading(message, tokens).settings()
+        if variant.option.fallback:
+            name = getattr(tool, variant.name).type
+            text = f"there is no tool {quoted(name)}; choose one of {', '.join(TOOLS.by_type)}"
+            raise ConversionError("UNSUPPORTED", pointer_to("tools", index), text)
     if tools:
-        text = f"there is no image tool among the tools; choose one of {', '.join(TOOLS.by_type)}"
-        raise ConversionError("UNSUPPORTED", pointer_to("tools"), text)
+        return _Reading(*_parameters(tools[0])).settings()
     return ImageSettings(
         _DEFAULT_SIDE, _DEFAULT_SIDE, _QUALITIES[_AUTO], _OPAQUE, FORMATS[0], None, 0
     )
+
+
+def _parameters(tool: Tool) -> tuple[Any, tuple[str | int, ...]]:
+    """The message that has the settings of the first tool, and the place of it."""
+    message = getattr(tool, TOOLS.chosen(tool).name)
+    if "parameters" in message.DESCRIPTOR.fields_by_name:
+        return message.parameters, ("tools", 0, "parameters")
+    return message, ("tools", 0)
 
 
 class _Reading:
