@@ -323,7 +323,9 @@ def _response_object(
         "model": request.model or _MODEL,
         "status": "in_progress",
         "output": [],
-        "tools": body["tools"],
+        # Not the tool that is added to none: OpenRouter's SDKs of 2025 refuse an image tool here,
+        # and can ask for none.
+        "tools": body["tools"] if request.tools else [],
         **_DEFAULTS,
         **echoed,
     }
