@@ -134,6 +134,7 @@ class EventAnswers:
         self._answers = answers
         self._keys = dict(keys)
         self._number = 0
+        self._id = b""
         self._final: list[bytes] = []
 
     def lines(self, happening: Happening) -> Iterator[bytes]:
@@ -163,7 +164,11 @@ class EventAnswers:
         return self._line("error", {"type": b'"error"'} | {**event, "type": b'"error"'})
 
     def _beginning(self) -> Iterator[bytes]:
-        """The events with which a stream begins, where a backend does not send them."""
+        """The events with which a stream begins, where a backend does not send them.
+
+        SDKs demand that the response has one id from beginning to end, which then is ours.
+        """
+        self._id = self._keys["id"]
         response = join_members(self._keys)
         for tag in (_CREATED, _IN_PROGRESS):
             yield self._line(tag, {"type": quote(tag), "response": response})
@@ -183,6 +188,8 @@ class EventAnswers:
             yield from self._beginning()
         said = members(self._answers.response(end.response))
         tag = _TYPES.get(end.ending, _TYPES[StreamEnding.STREAM_ENDING_COMPLETED])
+        if self._id:
+            said["id"] = self._id
         if end.ending not in _TYPES:
             said["status"] = b'"completed"'
         if not end.response.HasField("document") or not elements(said["output"]):
