@@ -73,8 +73,7 @@ async def output_of(*command: str) -> bytes:
 async def install() -> None:
     """Installs the SDKs, unless those of the lock file are there.
 
-    The scripts of the packages are not run: one checks types. openai's asks for Node 22, and runs
-    on 20.
+    The scripts of the packages are not run: one checks types.
     """
     stamp = INSTALLED / ".set-up"
     want = (PROGRAMS / "package-lock.json").read_text()
@@ -101,7 +100,9 @@ def sdk(request: pytest.FixtureRequest) -> str:
 def report(sdk: str) -> Any:
     """What the program of an SDK printed."""
     if not (shutil.which("node") and shutil.which("npm")):
-        pytest.fail("install Node.js 20 or later with npm, which the tests of npm SDKs run")
+        pytest.fail(
+            "install Node.js 22 or later with npm (scripts/setup dev does), which the tests of npm SDKs run"
+        )
     return asyncio.run(report_of(sdk))
 
 
