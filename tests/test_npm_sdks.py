@@ -100,9 +100,7 @@ def sdk(request: pytest.FixtureRequest) -> str:
 def report(sdk: str) -> Any:
     """What the program of an SDK printed."""
     if not (shutil.which("node") and shutil.which("npm")):
-        pytest.fail(
-            "install Node.js 22 or later with npm (scripts/setup dev does), which the tests of npm SDKs run"
-        )
+        pytest.fail("the tests of npm SDKs need Node.js 22 or later with npm: scripts/setup dev")
     return asyncio.run(report_of(sdk))
 
 

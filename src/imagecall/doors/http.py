@@ -96,10 +96,13 @@ class _Door:
         seen = view(call)
         image = seen.image
         size = call.ByteSize()
+        note = ""
         for place in images(call):
-            place.value = place.value[:_SHOWN_BYTES]
+            if len(place.value) > _SHOWN_BYTES:
+                note = f"# The first {_SHOWN_BYTES} bytes of each image.\n"
+                place.value = place.value[:_SHOWN_BYTES]
         shown = {
-            "text": text_format.MessageToString(call, as_utf8=True),
+            "text": note + text_format.MessageToString(call, as_utf8=True),
             "message_bytes": size,
             "json_bytes": len(body),
             "variant": seen.variant,
