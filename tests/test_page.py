@@ -358,7 +358,7 @@ async def test_a_pasted_item_is_shown_as_protobuf_with_both_sizes_and_its_pictur
     assert await page.text("#json-bytes") == f"{len(text):,} bytes"
     assert f" {100 * size / len(text):.1f} % " in await page.text("#percentage")
     shown = await page.text("#text")
-    assert shown.startswith("output_image_generation_call {")
+    assert shown.startswith("# The first 64 bytes of each image.\noutput_image_generation_call {")
     assert 'name: "seed"' in shown
     assert await page.facts("#item-facts") == {
         "Variant": "output_image_generation_call",
