@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from imagecall.backends.embedded import Asked
+from imagecall.backends.order import Asked
 from imagecall.client import SERVICE_CONFIG
 from imagecall.converter import CALLS
 from imagecall.errors import CODES

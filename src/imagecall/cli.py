@@ -109,6 +109,24 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         help="where to write it; its extension picks the format: .png, .jpg, .jpeg or .webp "
         "(default: %(default)s)",
     )
+    _add_request_options(parser)
+    parser.add_argument(
+        "--save-partial-images", action="store_true", help="write those too, as FILE.partialN.EXT"
+    )
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=_seconds, help="give up after this time"
+    )
+    parser.add_argument(
+        "--server",
+        metavar="HOST:PORT",
+        type=_address,
+        help="let this server generate it (default: generate it here)",
+    )
+    add_backend_options(parser)
+
+
+def _add_request_options(parser: argparse.ArgumentParser) -> None:
+    """What is asked of the API beside the prompt."""
     parser.add_argument(
         "--model", metavar="MODEL", type=_text, help="model that answers, such as gpt-5"
     )
@@ -121,9 +139,6 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=range(4),
         help="early images to send, 0 to 3",
-    )
-    parser.add_argument(
-        "--save-partial-images", action="store_true", help="write those too, as FILE.partialN.EXT"
     )
     parser.add_argument(
         "--input",
@@ -141,16 +156,6 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="another key of the request, passed on; may be given several times",
     )
-    parser.add_argument(
-        "--timeout", metavar="SECONDS", type=_seconds, help="give up after this time"
-    )
-    parser.add_argument(
-        "--server",
-        metavar="HOST:PORT",
-        type=_address,
-        help="let this server generate it (default: generate it here)",
-    )
-    add_backend_options(parser)
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:

@@ -7,13 +7,13 @@ arrives; a stream that ends before an image it had begun is damaged.
 """
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
 from imagecall.backends import Part
 from imagecall.backends.parts import chunk_part, in_parts
+from imagecall.backends.stream_items import Items
 from imagecall.backends.upstream_errors import failed, not_understood, without_key
 from imagecall.chunks import Chunker
 from imagecall.converter import CALLS, EVENTS, event_from_json
@@ -23,7 +23,6 @@ from imagecall.json_text import JsonValue, closing_brackets, members, parse
 from imagecall.large_base64 import LargeBase64, Use
 from imagecall.large_values import images, texts
 from imagecall.sse import SseEvent, SseReader
-from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
     StreamEnd,
     StreamEnding,
@@ -33,7 +32,6 @@ from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
 
 _DONE: Final = b"[DONE]"
-_ADDED: Final = "output_item_added_event"
 _ERRORS: Final = ("error", "response.error")
 _MOST_MISSING: Final = 2**31 - 1
 _NO_RESPONSE: Final = "a stream without a response"
@@ -55,7 +53,7 @@ class ResponseStream:
         self._reader = SseReader(EVENTS.image_keys, self._choose, max_bytes)
         self._chunker: Chunker | None = None
         self._streams = False  # Whether an image of the event that arrives is streamed: but one.
-        self._items = _Items()
+        self._items = Items()
         self._response = ImageResponse()
         self._spoke = False
         self._last_number: int | None = None
@@ -234,86 +232,6 @@ class ResponseStream:
         end.missing_events = self._missing
         self.ended = True
         yield from in_parts(end)
-
-
-class _Items:
-    """The image items of a stream: which were begun, and which are final."""
-
-    def __init__(self) -> None:
-        self._begun: dict[tuple[int | None, str | None], str] = {}
-        self._final: list[tuple[int | None, str | None]] = []
-        self._empty: set[str] = set()
-
-    @property
-    def open(self) -> list[str]:
-        """The items that were begun and are not final."""
-        return list(self._begun.values())
-
-    @property
-    def done(self) -> int:
-        """The number of items that are final."""
-        return len(self._final)
-
-    def note(self, event: StreamEvent) -> None:
-        """Takes notice of an event."""
-        variant = EVENTS.chosen(event)
-        message = getattr(event, variant.name)
-        if variant.option.fallback or "item" not in message.DESCRIPTOR.fields_by_name:
-            return
-        if CALLS.chosen(message.item).option.fallback:
-            return
-        name = _id(message.item)
-        key = (message.output_index if message.HasField("output_index") else None, name)
-        if variant.name != _ADDED:
-            self._final.append(key)
-            if name is not None and not _has_result(message.item):
-                self._empty.add(name)
-            self._begun = {k: v for k, v in self._begun.items() if not _same(k, key)}
-        elif not any(_same(key, final) for final in self._final):
-            self._begun[key] = "an item" if name is None else f'"{name}"'
-
-    def has_id(self, call: ImageGenerationCall) -> bool:
-        """Whether an item with the id of this one is final, and had its result then."""
-        name = _id(call)
-        return bool(name and name not in self._empty) and any(
-            name == final for _, final in self._final
-        )
-
-    def delivered(
-        self, calls: list[ImageGenerationCall]
-    ) -> Callable[[int, ImageGenerationCall], bool]:
-        """Whether an item of a response, whose calls these are, was final before.
-
-        It is known by its id; or by its index in the output, as some APIs give another id there,
-        unless the item that was final at that index stands elsewhere.
-        """
-        names = Counter(_id(call) or "" for call in calls)
-        indexes = {index for index, name in self._final if not name or names[name] != 1}
-
-        def has(index: int, call: ImageGenerationCall) -> bool:
-            name = _id(call) or ""
-            if name in self._empty:
-                return not _has_result(call)
-            return index in indexes or (names[name] == 1 and self.has_id(call))
-
-        return has
-
-
-def _has_result(call: ImageGenerationCall) -> bool:
-    """Whether an item has an image, or a text in its stead."""
-    return bool(images(call)) or any(place.value for place in texts(call) if "result" in place.path)
-
-
-def _id(call: ImageGenerationCall) -> str | None:
-    item = getattr(call, CALLS.chosen(call).name)
-    return item.id if item.HasField("id") else None
-
-
-def _same(one: tuple[int | None, str | None], other: tuple[int | None, str | None]) -> bool:
-    """Whether two items may be the same: by their ids, or else by their indexes."""
-    if one[1] and other[1]:
-        return one[1] == other[1]
-    return one[0] is None or other[0] is None or one[0] == other[0]
 
 
 def _loose_type(data: bytes) -> str:

@@ -45,6 +45,7 @@ async def _serve(options: argparse.Namespace) -> None:
         print(f"listening grpc {bound}")
         if page:
             print(f"listening http {page}")
+            print(f"\nA page to try it: http://{page}/")
         print(_COMMANDS.format(program=sys.argv[0], address=bound), flush=True)
         await stopped.wait()
     finally:
