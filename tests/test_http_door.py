@@ -22,7 +22,10 @@ from imagecall.backends.grpc import GrpcBackend
 from imagecall.backends.http import HttpBackend
 from imagecall.client import ImageClient
 from imagecall.doors.http import PATHS, HttpServer, http_app
+from imagecall.errors import GenerationError
 from imagecall.image_request import request_from_json
+from imagecall.v1.image_generation_service_pb2 import GenerateImageResponse, StreamImageResponse
+from imagecall.v1.stream_event_pb2 import StreamEvent
 from tests.streams import PNG, framed, happy, item, response
 from tests.test_generation import serving
 from tests.upstream import HANG, JSON, Answer, upstream
@@ -472,3 +475,110 @@ async def test_a_slow_client_holds_the_backend_back() -> None:
             assert len(api.sent_at) * MIB < len(body) * 0.75
             rest = await answer.read()
     assert rest.endswith(b"data: [DONE]\n\n")
+
+
+async def test_line_breaks_between_values_do_not_break_the_stream() -> None:
+    body = b'{"input":"fox","stream":true,"metadata":{\n"a":1},\r\n"user":\t"me"}'
+    async with upstream() as api, door_before(HttpBackend(api.url)) as address:
+        final = json.dumps(response(item()), indent=1).replace("\n", "\ndata: ").encode()
+        event = b'data: {"type":"response.completed","response":' + final + b"}\n\n"
+        api.say(framed(happy()[2:-1], done=False), event)
+        headers = {"content-type": "application/json"}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"http://{address}/v1/responses", data=body, headers=headers) as answer,
+        ):
+            lines = (await answer.text()).splitlines()
+    assert {line.partition(":")[0] for line in lines} == {"event", "data", ""}
+    data = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    assert data[0]["response"]["metadata"] == {"a": 1}
+    assert data[-1]["response"]["output"] == [item()]
+
+
+async def test_odd_shapes_of_an_api_do_not_cut_the_stream() -> None:
+    async with upstream() as api, door_before(HttpBackend(api.url)) as address:
+        queued = [{"type": "response.queued", "response": one} for one in ("x", [1], None)]
+        odd = {"type": "x\ny: z\n\ndata: hi"}
+        odd_outputs: list[Any] = [None, {}, "x", 5]
+        for output in odd_outputs:
+            last = {"type": "response.completed", "response": response() | {"output": output}}
+            api.say(framed([*queued, odd, *happy()[:-1], last]))
+            async with (
+                aiohttp.ClientSession() as session,
+                session.post(
+                    f"http://{address}/v1/responses", json={"input": "a", "stream": True}
+                ) as answer,
+            ):
+                text = await answer.text()
+            data = [
+                json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")
+            ]
+            assert text.endswith("data: [DONE]\n\n")
+            assert data[-1]["response"]["output"] == [item()]
+            tags = [one["type"] for one in data]
+            assert tags.count("response.created") == 1
+            assert odd["type"] in tags
+
+
+class Broken(EmbeddedBackend):
+    """A service whose answers are not what they should be."""
+
+    def __init__(self, fault: Any) -> None:
+        super().__init__()
+        self._fault = fault
+
+    async def generate_image(self, request: Any) -> Any:
+        if isinstance(self._fault, Exception):
+            raise self._fault
+        return self._fault
+
+    async def stream_image(self, request: Any) -> Any:
+        if isinstance(self._fault, Exception):
+            raise self._fault
+        yield StreamImageResponse(event=StreamEvent())
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_what_nobody_foresaw_is_an_error_in_json(streaming: bool) -> None:
+    document = GenerateImageResponse()
+    document.response.document.json = "[1]"
+    faults = ((ZeroDivisionError("secret"), 500), (document, 502), (GenerateImageResponse(), 200))
+    for fault, status in faults:
+        async with door_before(Broken(fault)) as address:
+            answer, said = await post_text(address, {"input": "a", "stream": streaming})
+        assert "secret" not in said
+        if streaming and status != 500:
+            assert answer.status == 200
+            assert said.endswith("data: [DONE]\n\n")
+            assert '"type":"error"' in said
+        else:
+            assert answer.status == status
+
+
+async def post_text(address: str, body: Any) -> tuple[Any, str]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"http://{address}/v1/responses", json=body) as answer,
+    ):
+        return answer, await answer.text()
+
+
+async def test_a_client_that_leaves_while_it_sends_is_no_fault(
+    door: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, writer = await asyncio.open_connection(*door.split(":"))
+    head = "POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    writer.write(head.encode() + b"content-length: 1000\r\n\r\n{")
+    await asyncio.sleep(0.1)
+    writer.transport.abort()
+    await asyncio.sleep(0.1)
+    assert "Traceback" not in caplog.text
+    assert (await post(door, {"input": "a", "tools": [SMALL]}))[0].status == 200
+
+
+async def test_a_service_that_says_when_to_come_back_is_heard_through_the_hop() -> None:
+    busy = GenerationError("", "overloaded, come back", code="UNAVAILABLE", retry_seconds=4.2)
+    async with serving(Broken(busy)) as inner, door_before(GrpcBackend(inner)) as address:
+        answer, said = await post(address, {"input": "a"})
+    assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+    assert said["error"]["message"] == "overloaded, come back"

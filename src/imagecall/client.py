@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any, Final, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from imagecall.backends import Part
 from imagecall.chunks import Assembly, damaged
@@ -148,6 +149,13 @@ class ImageClient:
             call.cancel()
 
 
+def _parsed(serialized: bytes) -> StreamImageResponse:
+    try:
+        return StreamImageResponse.FromString(serialized)
+    except DecodeError:
+        raise damaged("a part of the answer is no StreamImageResponse") from None
+
+
 async def put_together(
     parts: AsyncIterator[Part], max_image_bytes: int = MAX_IMAGE_BYTES
 ) -> AsyncGenerator[Happening, None]:
@@ -158,7 +166,7 @@ async def put_together(
     values: dict[str, bytes] = {}
     assembly: Assembly | None = None
     async for given in parts:
-        part = StreamImageResponse.FromString(given) if isinstance(given, bytes) else given
+        part = _parsed(given) if isinstance(given, bytes) else given
         kind = part.WhichOneof("part")
         if kind == "chunk":
             assembly = assembly or Assembly(max_image_bytes)

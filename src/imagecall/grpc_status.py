@@ -7,6 +7,7 @@ The details travel in the trailer grpc-status-details-bin.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 import grpc
@@ -26,8 +27,11 @@ _PUSHBACK: Final = "grpc-retry-pushback-ms"
 NOT_TO_BE_RETRIED: Final = ((_PUSHBACK, "-1"),)
 """The trailers of a call that may have cost something."""
 
-_NOT_SENT: Final = "failed to connect"
+NOT_SENT: Final = "failed to connect"
 """What gRPC says of a call that did not leave."""
+
+_LOST: Final = ("Socket closed", "Cancelling all calls", "GOAWAY", "Connection reset", "recvmsg")
+_UNCERTAIN: Final = frozenset({"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN"})
 
 _UPSTREAM: Final = "UPSTREAM_"
 """How the reasons begin that are an API's, and not a fault of the request that we found."""
@@ -53,7 +57,8 @@ def status_of(error: ImagecallError) -> Status:
             retry = RetryInfo()
             retry.retry_delay.FromMilliseconds(_milliseconds(error.retry_seconds))
             status.details.add().Pack(retry)
-    status.details.add().Pack(info)
+    if error.reason:
+        status.details.add().Pack(info)
     return status
 
 
@@ -81,7 +86,8 @@ def error_of(error: grpc.RpcError) -> ImagecallError:
     for detail in _details(trailers.get(_DETAILS, b"")):
         for known in (info, bad_request, retry):
             if detail.Is(known.DESCRIPTOR):
-                detail.Unpack(known)
+                with suppress(DecodeError):
+                    detail.Unpack(known)
     reason = info.reason if info.domain == DOMAIN else ""
     pointer = next((violation.field for violation in bad_request.field_violations), "")
     if reason in CODES and not reason.startswith(_UPSTREAM):
@@ -91,14 +97,27 @@ def error_of(error: grpc.RpcError) -> ImagecallError:
         message,
         pointer=pointer,
         code=code,
-        retry_seconds=_seconds(retry),
-        begun=trailers.get(_PUSHBACK) == "-1" or not (reason or _NOT_SENT in message),
+        retry_seconds=_seconds(retry, trailers.get(_PUSHBACK, "")),
+        begun=trailers.get(_PUSHBACK) == "-1" or (not reason and _may_have_begun(code, message)),
         metadata=info.metadata,
     )
 
 
-def _seconds(retry: RetryInfo) -> float | None:
-    return retry.retry_delay.ToMilliseconds() / 1000 if retry.HasField("retry_delay") else None
+def _seconds(retry: RetryInfo, pushback: str) -> float | None:
+    if retry.HasField("retry_delay"):
+        milliseconds: int = retry.retry_delay.ToMilliseconds()
+        return max(0, milliseconds) / 1000
+    return int(pushback) / 1000.0 if pushback.isdecimal() else None
+
+
+def _may_have_begun(code: str, message: str) -> bool:
+    """Whether a call that failed with no word of ours may have reached an API."""
+    return code in _UNCERTAIN or (code == "UNAVAILABLE" and is_of_the_connection(message))
+
+
+def is_of_the_connection(message: str) -> bool:
+    """Whether gRPC itself says that a connection was lost, after it was there."""
+    return any(words in message for words in _LOST)
 
 
 def _trailers(error: grpc.RpcError) -> Iterable[tuple[str, Any]]:

@@ -76,13 +76,16 @@ def request_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> ReadR
     document = document_from_json(text, kind="request", max_bytes=max_bytes)
     raws = members(document.json.encode())
     request = ImageRequest()
+    for name in ("model", "tools", "stream"):
+        if raws.get(name) == b"null":
+            del raws[name]
     if model := raws.pop("model", b""):
         request.model = _string(model, "model")
     _read_tools(request, raws.pop("tools", b"[]"))
     calls = {call.pointer: call.call for call in document.calls}
     _read_input(request, raws.pop("input", b"[]"), calls)
     stream = parse(raws.pop("stream", b"false"))
-    if not isinstance(stream, bool | None):
+    if not isinstance(stream, bool):
         raise _wrong_type("stream", wanted="true or false", value=stream)
     for name, raw in raws.items():
         request.extra_fields.add(name=name, json=raw.decode())
@@ -162,7 +165,9 @@ def _read_message(raw: bytes) -> ImageRequest | None:
 def _read_part(message: ImageRequest, part: JsonValue) -> bool:
     """Reads a part of a message, if it is the text, or an image after it."""
     match part:
-        case {"type": "input_text", "text": str(text), **rest} if not rest and not message.prompt:
+        case {"type": "input_text", "text": str(text), **rest} if text and not (
+            rest or message.prompt
+        ):
             message.prompt = text
             return not message.input_images
         case {"type": "input_image", "image_url": str(url), **rest}:

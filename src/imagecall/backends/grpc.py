@@ -8,11 +8,12 @@ from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from imagecall.backends import Part
 from imagecall.backends.call_context import CALL
-from imagecall.errors import GenerationError, ImagecallError
-from imagecall.grpc_status import error_of
+from imagecall.errors import GenerationError, ImagecallError, damaged_answer
+from imagecall.grpc_status import NOT_SENT, error_of, is_of_the_connection
 from imagecall.v1.image_generation_service_pb2 import (
     DESCRIPTOR,
     GenerateImageRequest,
@@ -20,6 +21,7 @@ from imagecall.v1.image_generation_service_pb2 import (
     StreamImageRequest,
 )
 
+_MAX_BACKOFF_MS: Final = 5000
 _SERVICE: Final = f"/{DESCRIPTOR.services_by_name['ImageGenerationService'].full_name}"
 
 
@@ -31,16 +33,16 @@ class GrpcBackend:
         self._channel: grpc.aio.Channel | None = None
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
-        method = self._opened().unary_unary(
+        method: Any = self._opened().unary_unary(
             f"{_SERVICE}/GenerateImage",
             request_serializer=GenerateImageRequest.SerializeToString,
-            response_deserializer=GenerateImageResponse.FromString,
         )
         try:
-            response: GenerateImageResponse = await method(request, **_options())
+            return GenerateImageResponse.FromString(await method(request, **_options()))
         except grpc.RpcError as error:
             raise _error(error) from None
-        return response
+        except DecodeError:
+            raise damaged_answer("it is no GenerateImageResponse") from None
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         method: Any = self._opened().unary_stream(
@@ -61,8 +63,12 @@ class GrpcBackend:
 
     def _opened(self) -> grpc.aio.Channel:
         if self._channel is None:
-            unlimited = [("grpc.max_receive_message_length", -1), ("grpc.enable_retries", 0)]
-            self._channel = grpc.aio.insecure_channel(self._address, unlimited)
+            options = [
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.enable_retries", 0),  # The caller's are enough.
+                ("grpc.max_reconnect_backoff_ms", _MAX_BACKOFF_MS),
+            ]
+            self._channel = grpc.aio.insecure_channel(self._address, options)
         return self._channel
 
 
@@ -74,7 +80,10 @@ def _options() -> dict[str, Any]:
 def _error(error: grpc.RpcError) -> ImagecallError:
     """The error of the other server; a failure to reach it is one of the upstream."""
     known = error_of(error)
-    if isinstance(known, GenerationError) and not known.reason and known.code == "UNAVAILABLE":
-        reason = "UPSTREAM_DISCONNECTED" if known.begun else "UPSTREAM_UNREACHABLE"
-        return GenerationError(reason, "the gRPC backend is not reachable", begun=known.begun)
+    if not known.reason and known.code == "UNAVAILABLE":
+        if NOT_SENT in str(known):
+            return GenerationError("UPSTREAM_UNREACHABLE", "the gRPC backend is not reachable")
+        if is_of_the_connection(str(known)):
+            message = "the connection to the gRPC backend was lost"
+            return GenerationError("UPSTREAM_DISCONNECTED", message, begun=True)
     return known

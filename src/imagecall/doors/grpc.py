@@ -16,6 +16,7 @@ from imagecall.conversions import CallStream, parse_call
 from imagecall.converter import to_json
 from imagecall.document import document_from_json, document_to_json, kind_name
 from imagecall.doors.grpc_boundary import BoundaryInterceptor, Context
+from imagecall.errors import damaged_answer
 from imagecall.json_text import MAX_BYTES
 from imagecall.serialized import put_in
 from imagecall.v1 import conversion_service_pb2 as pb
@@ -34,7 +35,18 @@ _REFLECTION_V1: Final = "grpc.reflection.v1.ServerReflection"
 _USUAL_BYTES: Final = 4 * 1024 * 1024
 """What a request may have in any case, for batches and chunks: what gRPC takes by default."""
 
-_OF_THE_HOP: Final = frozenset({"user-agent", "grpc-accept-encoding", "accept-encoding"})
+_OF_THE_HOP: Final = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "grpc-accept-encoding",
+        "grpc-previous-rpc-attempts",
+        "host",
+        "te",
+        "transfer-encoding",
+        "user-agent",
+    }
+)
 """The metadata that is of the connection, and not of the call."""
 
 _COMMIT_SECONDS: Final = 1.0
@@ -105,7 +117,10 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
     ) -> AsyncIterator[Any]:
         CALL.set(_call_context(context))
         async with aclosing(self._backend.stream_image(request)) as parts:
-            yield await _committed(context, anext(parts))
+            first = await _committed(context, anext(parts, None))
+            if first is None:
+                raise damaged_answer("it is empty")
+            yield first
             async for part in parts:
                 yield part
 

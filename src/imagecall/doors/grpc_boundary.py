@@ -7,20 +7,16 @@ log too; no class name, path or traceback leaves the server, and no message reac
 
 import asyncio
 import inspect
-import logging
-import secrets
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
 
+from imagecall.doors.unforeseen import unforeseen
 from imagecall.errors import ImagecallError, malformed
-from imagecall.grpc_status import NOT_TO_BE_RETRIED, code_of, trailers_of
-
-_log: Final = logging.getLogger(__name__)
+from imagecall.grpc_status import code_of, trailers_of
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
@@ -31,16 +27,9 @@ async def _abort(context: Context, error: ImagecallError) -> NoReturn:
     try:
         trailers = trailers_of(error)
     except Exception as fault:  # So that nothing of it is told to the client.
-        await _abort_unforeseen(context, fault)
+        error = unforeseen(fault)
+        trailers = trailers_of(error)
     await context.abort(code_of(error), str(error), trailers)
-
-
-async def _abort_unforeseen(context: Context, error: Exception) -> NoReturn:
-    number = secrets.token_hex(8)
-    where = "".join(traceback.format_tb(error.__traceback__))
-    _log.error("internal error %s: %s\n%s", number, type(error).__qualname__, where)
-    message = f"internal error; the server's log has it under the number {number}"
-    await context.abort(grpc.StatusCode.INTERNAL, message, NOT_TO_BE_RETRIED)
 
 
 @asynccontextmanager
@@ -54,7 +43,7 @@ async def _failures_as_statuses(context: Context) -> AsyncIterator[None]:
     except NotImplementedError:  # What grpcio's own servicers raise, such as Health for List.
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the method is not implemented")
     except Exception as error:  # So that nothing of it is told to the client.
-        await _abort_unforeseen(context, error)
+        await _abort(context, unforeseen(error))
 
 
 class BoundaryInterceptor(grpc.aio.ServerInterceptor):

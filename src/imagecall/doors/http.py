@@ -6,9 +6,10 @@ imagecall.doors.http_answers.
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from importlib.resources import files
+from math import ceil
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +18,7 @@ from google.protobuf import text_format
 from pybase64 import b64encode
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -27,6 +28,7 @@ from imagecall.call_view import view
 from imagecall.client import Happening, put_together
 from imagecall.converter import from_json
 from imagecall.doors.http_answers import DONE, Answers, EventAnswers, error_object, status_of
+from imagecall.doors.unforeseen import unforeseen
 from imagecall.errors import GenerationError, ImagecallError
 from imagecall.formats import media_type
 from imagecall.image_request import request_from_json
@@ -51,6 +53,8 @@ _PAGE_POLICY: Final = (
     "frame-ancestors 'none'"
 )
 _SHOWN_BYTES: Final = 64
+_MAX_RETRY_SECONDS: Final = 24 * 3600
+_STOPPED: Final = "the server stops"
 
 
 def http_app(backend: Backend, max_bytes: int = MAX_BYTES) -> Starlette:
@@ -58,12 +62,31 @@ def http_app(backend: Backend, max_bytes: int = MAX_BYTES) -> Starlette:
     door = _Door(backend, max_bytes)
     return Starlette(
         routes=[
-            *(Route(path, door.responses, methods=["POST"]) for path in PATHS),
-            Route("/convert", door.convert, methods=["POST"]),
+            *(Route(path, _guarded(door.responses), methods=["POST"]) for path in PATHS),
+            Route("/convert", _guarded(door.convert), methods=["POST"]),
             Route("/", door.page, methods=["GET"]),
         ],
         exception_handlers={HTTPException: _http_error, ImagecallError: _refused},
     )
+
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def _guarded(endpoint: Endpoint) -> Endpoint:
+    """The endpoint, with an answer for what nobody foresaw, and none for a client that has gone."""
+
+    async def guarded(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except (ImagecallError, HTTPException):
+            raise
+        except ClientDisconnect:
+            return _Gone()
+        except Exception as error:  # So that nothing of it is told to the client.
+            return await _refused(request, unforeseen(error))
+
+    return guarded
 
 
 class _Door:
@@ -150,7 +173,7 @@ async def _refused(request: Request, error: Exception) -> Response:
     status = status_of(error)
     headers = {}
     if isinstance(error, GenerationError) and error.retry_seconds is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_seconds)))
+        headers["Retry-After"] = str(max(1, min(ceil(error.retry_seconds), _MAX_RETRY_SECONDS)))
     return _error(error_object(error, status), status, headers)
 
 
@@ -221,9 +244,17 @@ class _Stream(Response):
                     async for happening in self._rest:
                         await self._say(happening, send)
                 except ImagecallError as error:
-                    await send(_piece(self._answers.error(error)))
-                    await send(_piece(DONE))
+                    await self._say_error(error, send)
+                except asyncio.CancelledError:  # The server stops, or the client has gone.
+                    await self._say_error(GenerationError("", _STOPPED, code="UNAVAILABLE"), send)
+                    raise
+                except Exception as error:  # So that nothing of it is told to the client.
+                    await self._say_error(unforeseen(error), send)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _say_error(self, error: ImagecallError, send: Send) -> None:
+        await send(_piece(self._answers.error(error)))
+        await send(_piece(DONE))
 
     async def _say(self, happening: Happening, send: Send) -> None:
         for line in self._answers.lines(happening):

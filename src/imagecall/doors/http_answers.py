@@ -15,9 +15,10 @@ from imagecall.client import Happening
 from imagecall.codecs import spellings
 from imagecall.converter import CALLS, EVENTS, event_to_json
 from imagecall.document import document_to_json
-from imagecall.errors import GenerationError, ImagecallError
+from imagecall.errors import ConversionError, GenerationError, ImagecallError, damaged_answer
 from imagecall.image_response import response_to_json
 from imagecall.json_text import elements, join_elements, join_members, members, parse, quote
+from imagecall.objects import as_object
 from imagecall.v1.document_kind_pb2 import DocumentKind
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding
@@ -54,6 +55,8 @@ _STATUSES: Final = {
     "NOT_FOUND": 404,
     "ABORTED": 409,
     "RESOURCE_EXHAUSTED": 429,
+    "ALREADY_EXISTS": 409,
+    "OUT_OF_RANGE": 400,
     "UNIMPLEMENTED": 501,
     "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
@@ -84,6 +87,13 @@ def error_object(error: ImagecallError, status: int) -> dict[str, object]:
     }
 
 
+def _object(json: str) -> dict[str, bytes]:
+    """The members of a JSON object. Raises ConversionError."""
+    text = json.encode()
+    as_object(parse(text))
+    return members(text)
+
+
 class Answers:
     """What is said in answer to one request.
 
@@ -105,14 +115,20 @@ class Answers:
         }
 
     def response(self, response: ImageResponse) -> bytes:
-        """A whole response, with the keys that SDKs demand."""
-        return document_to_json(self._document(response), max_bytes=_UNLIMITED)
+        """A whole response, with the keys that SDKs demand.
+
+        Raises GenerationError if it is not what a backend may answer.
+        """
+        try:
+            return document_to_json(self._document(response), max_bytes=_UNLIMITED)
+        except ConversionError as error:
+            raise damaged_answer(str(error)) from None
 
     def _document(self, response: ImageResponse) -> Document:
         """The document of a response, with the keys that SDKs demand."""
         if response.HasField("document"):
             document = response.document
-            said = members(document.json.encode())
+            said = _object(document.json)
         else:
             said = members(response_to_json(response))
             said["output"] = join_elements([_NULL] * len(response.calls))
@@ -142,14 +158,20 @@ class EventAnswers:
         if isinstance(happening, StreamEnd):
             yield from self._end(happening)
             return
-        event = members(event_to_json(happening))
+        try:
+            event = members(event_to_json(happening))
+        except ConversionError as error:
+            raise damaged_answer(str(error)) from None
         tag = str(parse(event["type"]))
         if self._number == 0 and tag != _CREATED:
             yield from self._beginning()
         variant = EVENTS.chosen(happening)
         if variant.option.fallback:
-            if "response" in event and parse(event["response"]):
-                event["response"] = join_members(self._keys | members(event["response"]))
+            if self._id and tag in (_CREATED, _IN_PROGRESS):
+                return
+            if event.get("response", b"").startswith(b"{"):
+                said = members(event["response"]) | ({"id": self._id} if self._id else {})
+                event["response"] = join_members(self._keys | said)
         elif "item" in event:
             event["item"] = self._item(tag, event["item"])
         yield self._line(tag, event)
@@ -190,14 +212,18 @@ class EventAnswers:
         tag = _TYPES.get(end.ending, _TYPES[StreamEnding.STREAM_ENDING_COMPLETED])
         if self._id:
             said["id"] = self._id
-        if end.ending not in _TYPES:
-            said["status"] = b'"completed"'
-        if not end.response.HasField("document") or not elements(said["output"]):
-            said["output"] = join_elements([*self._final, *elements(said["output"])])
+        if end.ending not in _TYPES or said["status"] == self._keys["status"]:
+            said["status"] = quote(tag.removeprefix("response."))
+        output = elements(said["output"]) if said["output"].startswith(b"[") else []
+        if not end.response.HasField("document") or not output:
+            said["output"] = join_elements([*self._final, *output])
         yield self._line(tag, {"type": quote(tag), "response": join_members(said)})
         yield DONE
 
     def _line(self, tag: str, event: dict[str, bytes]) -> bytes:
         event["sequence_number"] = str(self._number).encode()
         self._number += 1
-        return b"event: %b\ndata: %b\n\n" % (tag.encode(), join_members(event))
+        name = b"event: %b\n" % tag.encode() if tag.isprintable() else b""
+        # Line breaks in JSON stand between values only, where a space does as well.
+        data = join_members(event).replace(b"\n", b" ").replace(b"\r", b" ")
+        return b"%bdata: %b\n\n" % (name, data)
