@@ -24,7 +24,7 @@ _DETAILS: Final = "grpc-status-details-bin"
 _PUSHBACK: Final = "grpc-retry-pushback-ms"
 """What tells gRPC's own retries when to retry, or not to: gRFC A6."""
 
-NOT_TO_BE_RETRIED: Final = ((_PUSHBACK, "-1"),)
+_NOT_TO_BE_RETRIED: Final = ((_PUSHBACK, "-1"),)
 """The trailers of a call that may have cost something."""
 
 NOT_SENT: Final = "failed to connect"
@@ -67,7 +67,7 @@ def trailers_of(error: ImagecallError) -> tuple[tuple[str, str | bytes], ...]:
     details = (_DETAILS, status_of(error).SerializeToString())
     if isinstance(error, GenerationError):
         if error.begun:
-            return (details, *NOT_TO_BE_RETRIED)
+            return (details, *_NOT_TO_BE_RETRIED)
         if error.retry_seconds is not None:
             # Of 0, gRPC's C core (1.85) makes a retry that never comes.
             return details, (_PUSHBACK, str(max(1, _milliseconds(error.retry_seconds))))

@@ -104,8 +104,12 @@ class _Door:
         asked = StreamImageRequest(
             request=wanted.request, include_document=True, include_other_events=True
         )
-        happenings = put_together(self._backend.stream_image(asked), self._max_bytes)
-        return await _unless_gone(request, _begin(happenings, answers.events()))
+        return await _unless_gone(request, _begin(self._happenings(asked), answers.events()))
+
+    async def _happenings(self, asked: StreamImageRequest) -> AsyncGenerator[Happening, None]:
+        async with aclosing(self._backend.stream_image(asked)) as parts:
+            async for happening in put_together(parts, self._max_bytes):
+                yield happening
 
     async def _answer(self, request: ImageRequest, answers: Answers) -> Response:
         asked = GenerateImageRequest(request=request, include_document=True)

@@ -179,11 +179,9 @@ class EventAnswers:
     def error(self, error: ImagecallError) -> bytes:
         """An error in the middle of a stream."""
         status = status_of(error)
-        said = error_object(error, status)
-        fields = {key: quote(value) if value is not None else _NULL for key, value in said.items()}
-        fields["code"] = quote(str(status))
-        event = fields | {"error": join_members({**fields, "code": str(status).encode()})}
-        return self._line("error", {"type": b'"error"'} | {**event, "type": b'"error"'})
+        said = {key: quote(value) for key, value in error_object(error, status).items()}
+        event = said | {"type": b'"error"', "code": quote(str(status))}
+        return self._line("error", event | {"error": join_members(said)})
 
     def _beginning(self) -> Iterator[bytes]:
         """The events with which a stream begins, where a backend does not send them.
