@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from google.protobuf import json_format
 from google.protobuf.message import Message
 
 import imagecall
@@ -34,6 +35,10 @@ class Case:
     def golden(self) -> Path:
         return self.path.with_suffix(".binpb")
 
+    @property
+    def expected(self) -> Path:
+        return self.path.with_suffix(".expected.json")
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -45,17 +50,22 @@ class Refusal:
     options: dict[str, Any]
 
 
+def _texts(pattern: str) -> list[Path]:
+    found = ROOT.glob(pattern)
+    return sorted(path for path in found if not path.name.endswith(".expected.json"))
+
+
 def cases() -> Iterator[Case]:
-    for path in sorted(ROOT.glob("items/*/*.json")):
+    for path in _texts("items/*/*.json"):
         read: Callable[[bytes], Any] = partial(imagecall.from_json, variant=path.parent.name)
         yield Case(path, imagecall.ImageGenerationCall, read, imagecall.to_json)
-    for path in sorted(ROOT.glob("documents/*/*.json")):
+    for path in _texts("documents/*/*.json"):
         kind: Any = path.parent.name
         read = partial(imagecall.document_from_json, kind=kind)
         yield Case(path, imagecall.Document, read, imagecall.document_to_json)
-    for path in sorted(ROOT.glob("events/*.json")):
+    for path in _texts("events/*.json"):
         yield Case(path, StreamEvent, imagecall.event_from_json, imagecall.event_to_json)
-    for path in sorted(ROOT.glob("tools/*.json")):
+    for path in _texts("tools/*.json"):
         yield Case(path, Tool, imagecall.tool_from_json, imagecall.tool_to_json)
 
 
@@ -78,11 +88,41 @@ REFUSED_JSON: Final = named(refusals("refused_json", ".json"))
 REFUSED_MESSAGES: Final = named(refusals("refused_messages", ".txtpb"))
 
 
+def newer() -> dict[str, Message]:
+    """Messages as a newer schema writes them, with fields and values that this one does not have."""
+    number, text = b"\xa0\x38\x96\x01", b"\xaa\x38\x05later"  # 900: 150, 901: "later"
+    wide = b"\xb1\x38" + bytes(range(8)) + b"\xbd\x38" + bytes(range(4))  # 902 and 903, fixed
+    item = imagecall.from_json('{"type":"image_generation_call","id":"ig_1","result":"aGk="}')
+    item.output_image_generation_call.MergeFromString(number + text + wide)
+    item.output_image_generation_call.result.MergeFromString(text)
+    status = imagecall.from_json('{"type":"image_generation_call","id":"ig_1"}')
+    status.output_image_generation_call.MergeFromString(b"\x18\x63")  # status (3): 99
+    return {
+        "fields": item,
+        "status": status,
+        "variant": imagecall.ImageGenerationCall.FromString(b"\xa2\x38\x06\x0a\x04ig_1"),
+        "event": StreamEvent.FromString(text),
+        "tool": Tool.FromString(text + wide),
+    }
+
+
+def expected(message: Message) -> str:
+    """What every language has to see in a message: its type, and its fields in ProtoJSON."""
+    fields = json_format.MessageToDict(message)
+    seen = {"message": message.DESCRIPTOR.full_name, "fields": fields}
+    return json.dumps(seen, indent=1, ensure_ascii=False) + "\n"
+
+
 def main() -> None:
-    """Writes the golden messages anew."""
+    """Writes the golden messages, and what is expected of them, anew."""
     for case in cases():
         message = case.read(case.text)
         case.golden.write_bytes(message.SerializeToString(deterministic=True))
+        case.expected.write_text(expected(message))
+    for name, message in newer().items():
+        path = ROOT / "newer" / name
+        path.with_suffix(".binpb").write_bytes(message.SerializeToString(deterministic=True))
+        path.with_suffix(".expected.json").write_text(expected(message))
 
 
 if __name__ == "__main__":
