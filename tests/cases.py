@@ -89,7 +89,7 @@ REFUSED_MESSAGES: Final = named(refusals("refused_messages", ".txtpb"))
 
 
 def newer() -> dict[str, Message]:
-    """Messages as a newer schema writes them, with fields and values that this one does not have."""
+    """Messages of a newer schema, with fields and values that this one does not have."""
     number, text = b"\xa0\x38\x96\x01", b"\xaa\x38\x05later"  # 900: 150, 901: "later"
     wide = b"\xb1\x38" + bytes(range(8)) + b"\xbd\x38" + bytes(range(4))  # 902 and 903, fixed
     item = imagecall.from_json('{"type":"image_generation_call","id":"ig_1","result":"aGk="}')
@@ -113,16 +113,32 @@ def expected(message: Message) -> str:
     return json.dumps(seen, indent=1, ensure_ascii=False) + "\n"
 
 
+def names() -> list[str]:
+    """The cases that have a message: their paths without the suffix."""
+    return sorted(str(path.relative_to(ROOT))[:-6] for path in ROOT.rglob("*.binpb"))
+
+
+def _files() -> Iterator[tuple[Path, bytes]]:
+    """What stands beside the JSON, and the messages of a newer schema."""
+    found = [(case.path.with_suffix(""), case.read(case.text)) for case in cases()]
+    found += [(ROOT / "newer" / name, message) for name, message in newer().items()]
+    for path, message in found:
+        yield path.with_suffix(".binpb"), message.SerializeToString(deterministic=True)
+        yield path.with_suffix(".expected.json"), expected(message).encode()
+
+
+def write_missing() -> list[Path]:
+    """Writes the files that are not there; returns their paths."""
+    missing = [(path, data) for path, data in _files() if not path.exists()]
+    for path, data in missing:
+        path.write_bytes(data)
+    return [path for path, _ in missing]
+
+
 def main() -> None:
     """Writes the golden messages, and what is expected of them, anew."""
-    for case in cases():
-        message = case.read(case.text)
-        case.golden.write_bytes(message.SerializeToString(deterministic=True))
-        case.expected.write_text(expected(message))
-    for name, message in newer().items():
-        path = ROOT / "newer" / name
-        path.with_suffix(".binpb").write_bytes(message.SerializeToString(deterministic=True))
-        path.with_suffix(".expected.json").write_text(expected(message))
+    for path, data in _files():
+        path.write_bytes(data)
 
 
 if __name__ == "__main__":
