@@ -86,7 +86,7 @@ def _build(language: str) -> bool:
 @contextmanager
 def _server() -> Iterator[str]:
     """The address of a server of its own, with the defaults."""
-    serve = [Path(sys.executable).with_name("imagecall"), "serve", "--grpc", "127.0.0.1:0"]
+    serve = [str(Path(sys.executable).with_name("imagecall")), "serve", "--grpc", "127.0.0.1:0"]
     with subprocess.Popen([*serve, "--http", "off"], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:
@@ -151,11 +151,11 @@ def _print_table(columns: dict[str, dict[str, str]]) -> None:
     rows = _rows()
     width = max(map(len, rows))
     print()
-    print(" " * width, *(language.rjust(10) for language in columns))
+    print(" " * width, *(language.rjust(12) for language in columns))
     for name in rows:
         cells = [column[name] for column in columns.values()]
         shown = [cell if cell in ("ok", _DROPPED) else "FAILED" for cell in cells]
-        print(name.ljust(width), *(cell.rjust(10) for cell in shown))
+        print(name.ljust(width), *(cell.rjust(12) for cell in shown))
     print()
 
 

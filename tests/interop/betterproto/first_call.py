@@ -1,0 +1,47 @@
+"""The first call: an image of any size, put together from its chunks."""
+
+# README: begin
+import hashlib
+from typing import Any
+
+import betterproto
+from grpclib.client import Channel
+
+from imagecall.v1 import betterproto as imagecall
+
+
+async def stream_image(
+    client: imagecall.ImageGenerationServiceStub, request: imagecall.ImageRequest
+) -> tuple[bytes, imagecall.StreamEnd]:
+    """The image, and the end of the stream. Raises grpclib.GRPCError."""
+    value, image = bytearray(), b""
+    part: Any
+    async for response in client.stream_image(imagecall.StreamImageRequest(request=request)):
+        name, part = betterproto.which_one_of(response, "part")
+        if name == "end":
+            return image, part
+        if name != "chunk":
+            continue  # an event tells what happens meanwhile
+        if part.offset != len(value):
+            raise ValueError("a chunk is lost")
+        value += part.data
+        if end := part.end:
+            if (end.size, end.sha256) != (len(value), hashlib.sha256(value).digest()):
+                raise ValueError("the chunks are damaged")
+            # Not a partial image, nor another value that is large.
+            if end.field.startswith("output_item_done_event.") and end.field.endswith(
+                "result.image"
+            ):
+                image = bytes(value)
+            value.clear()
+    raise ValueError("the stream has no end")
+
+
+async def draw_fox(host: str, port: int) -> bytes:
+    async with Channel(host, port) as channel:
+        client = imagecall.ImageGenerationServiceStub(channel, timeout=120)
+        image, _ = await stream_image(client, imagecall.ImageRequest("a red fox in the snow"))
+        return image
+
+
+# README: end
