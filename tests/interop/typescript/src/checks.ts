@@ -1,0 +1,269 @@
+// The checks of tests/interop/README.md.
+import assert from "node:assert/strict";
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { Readable, type Writable } from "node:stream";
+import {
+  create,
+  createRegistry,
+  type DescFile,
+  type DescMessage,
+  type DescMethodUnary,
+  equals,
+  fromBinary,
+  isMessage,
+  type JsonValue,
+  type MessageInitShape,
+  type MessageShape,
+  toBinary,
+  toJson,
+} from "@bufbuild/protobuf";
+import { anyUnpack } from "@bufbuild/protobuf/wkt";
+import {
+  type CallOptions,
+  Client,
+  credentials,
+  type ServiceError,
+  status,
+} from "@grpc/grpc-js";
+import {
+  BadRequestSchema,
+  ErrorInfoSchema,
+} from "./gen/google/rpc/error_details_pb.js";
+import { StatusSchema } from "./gen/google/rpc/status_pb.js";
+import {
+  Health,
+  HealthCheckResponse_ServingStatus,
+} from "./gen/health/v1/health_pb.js";
+import { ErrorReason } from "./gen/imagecall/v1/conversion_error_pb.js";
+import {
+  ConversionResultSchema,
+  ConversionService,
+  ConvertCallsRequestSchema,
+  type ConvertCallsResponse,
+  file_imagecall_v1_conversion_service,
+} from "./gen/imagecall/v1/conversion_service_pb.js";
+import { ImageGenerationCallSchema } from "./gen/imagecall/v1/image_generation_call_pb.js";
+import {
+  file_imagecall_v1_image_generation_service,
+  ImageGenerationService,
+  StreamEnding,
+  type StreamImageResponse,
+  StreamImageRequestSchema,
+} from "./gen/imagecall/v1/image_generation_service_pb.js";
+import { rpc, streamImage } from "./stream-image.js";
+
+const [address = "", cases = "", out = ""] = process.argv.slice(2);
+const client = new Client(address, credentials.createInsecure());
+const registry = createRegistry(
+  ...withImports(file_imagecall_v1_conversion_service),
+  ...withImports(file_imagecall_v1_image_generation_service),
+);
+const wrongId = '{"type":"image_generation_call","id":5}';
+
+function withImports(file: DescFile): DescFile[] {
+  return [file, ...file.dependencies.flatMap(withImports)];
+}
+
+/** No call waits for ever. */
+function within(milliseconds: number): CallOptions {
+  return { deadline: Date.now() + milliseconds };
+}
+
+function unary<I extends DescMessage, O extends DescMessage>(
+  method: DescMethodUnary<I, O>,
+  request: MessageInitShape<I>,
+  options: CallOptions = within(60_000),
+): Promise<MessageShape<O>> {
+  return new Promise((resolve, reject) => {
+    client.makeUnaryRequest(
+      ...rpc(method),
+      create(method.input, request),
+      options,
+      (error, response) => {
+        if (response) resolve(response);
+        else reject(error ?? new Error("no response"));
+      },
+    );
+  });
+}
+
+/** A request with orders to the embedded backend. */
+function fox(embedded: object) {
+  return {
+    prompt: "a red fox in the snow",
+    extraFields: [{ name: "embedded", json: JSON.stringify(embedded) }],
+  };
+}
+
+async function check(name: string, run: () => Promise<void>) {
+  try {
+    await run();
+    console.log(`${name}\tok`);
+  } catch (error) {
+    console.log(`${name}\t${String(error).replace(/\s+/g, " ").slice(0, 300)}`);
+  }
+}
+
+async function checkCase(name: string) {
+  const save = (suffix: string, data: string | Uint8Array) => {
+    mkdirSync(join(out, dirname(name)), { recursive: true });
+    writeFileSync(join(out, name + suffix), data);
+  };
+  const path = join(cases, name);
+  const expected = JSON.parse(
+    readFileSync(`${path}.expected.json`, "utf8"),
+  ) as { message: string; fields: JsonValue };
+  const schema = registry.getMessage(expected.message);
+  assert(schema, `no message ${expected.message}`);
+  const message = fromBinary(schema, readFileSync(`${path}.binpb`));
+  save(".binpb", toBinary(schema, message));
+  if (name.startsWith("items/")) {
+    assert(isMessage(message, ImageGenerationCallSchema));
+    const { call } = await unary(ConversionService.method.parseCall, {
+      json: readFileSync(`${path}.json`, "utf8"),
+      variant: basename(dirname(name)),
+    });
+    assert(call, "ParseCall gave no call");
+    save(".parsed.binpb", toBinary(ImageGenerationCallSchema, call));
+    const { json } = await unary(ConversionService.method.formatCall, {
+      call: message,
+    });
+    save(".json", json);
+  }
+  assert.deepEqual(toJson(schema, message), expected.fields);
+}
+
+async function checkConvertCalls() {
+  function* requests() {
+    for (let first = 0; first < 10_000; first += 250) {
+      const conversions = Array.from({ length: 250 }, (_, i) => ({
+        input: {
+          case: "json" as const,
+          value:
+            first + i === 5_000
+              ? wrongId
+              : `{"type":"image_generation_call","id":"ig_${first + i}","result":"aGk="}`,
+        },
+      }));
+      yield create(ConvertCallsRequestSchema, { conversions });
+    }
+  }
+  const call = client.makeBidiStreamRequest(
+    ...rpc(ConversionService.method.convertCalls),
+    within(60_000),
+  );
+  const sink: Writable = call;
+  const responses: AsyncIterable<ConvertCallsResponse> = call;
+  Readable.from(requests()).pipe(sink);
+  let index = 0;
+  for await (const { results } of responses) {
+    for (const result of results) {
+      if (index === 5_000) {
+        assert.equal(result.index, index);
+        assert(result.output.case === "error", "the bad item is not refused");
+        assert.equal(result.output.value.reason, ErrorReason.WRONG_TYPE);
+        assert.equal(result.output.value.pointer, "/id");
+      } else {
+        const expected = create(ConversionResultSchema, {
+          index,
+          output: {
+            case: "call",
+            value: {
+              variant: {
+                case: "outputImageGenerationCall",
+                value: {
+                  id: `ig_${index}`,
+                  result: { kind: { case: "image", value: Buffer.from("hi") } },
+                },
+              },
+            },
+          },
+        });
+        assert(
+          equals(ConversionResultSchema, result, expected),
+          `item ${index} is wrong`,
+        );
+      }
+      index++;
+    }
+  }
+  assert.equal(index, 10_000);
+}
+
+async function checkStreamImage() {
+  const { image, end } = await streamImage(
+    client,
+    fox({ image_bytes: 20_000_000 }),
+  );
+  assert.equal(image.length, 20_000_000);
+  assert.equal(end.ending, StreamEnding.COMPLETED);
+}
+
+async function checkErrorDetails() {
+  const call = unary(ConversionService.method.parseCall, { json: wrongId });
+  await assert.rejects(call, (error: ServiceError) => {
+    const [trailer] = error.metadata.get("grpc-status-details-bin");
+    const { details } = fromBinary(StatusSchema, trailer as Buffer);
+    const [violation] = details.flatMap(
+      (any) => anyUnpack(any, BadRequestSchema)?.fieldViolations ?? [],
+    );
+    const [info] = details.flatMap(
+      (any) => anyUnpack(any, ErrorInfoSchema) ?? [],
+    );
+    assert.deepEqual(
+      [error.code, violation?.field, info?.reason, info?.domain],
+      [status.INVALID_ARGUMENT, "/id", "WRONG_TYPE", "imagecall"],
+    );
+    return true;
+  });
+}
+
+async function checkDeadline() {
+  const start = Date.now();
+  const call = unary(
+    ImageGenerationService.method.generateImage,
+    { request: fox({ delay_seconds: 60 }) },
+    within(500),
+  );
+  await assert.rejects(call, { code: status.DEADLINE_EXCEEDED });
+  assert(Date.now() - start < 2_000, "the deadline came late");
+}
+
+async function checkCancellation() {
+  const call = client.makeServerStreamRequest(
+    ...rpc(ImageGenerationService.method.streamImage),
+    create(StreamImageRequestSchema, {
+      request: fox({ image_bytes: 20_000_000 }),
+    }),
+    within(60_000),
+  );
+  const responses: AsyncIterable<StreamImageResponse> = call;
+  const read = async () => {
+    for await (const { part } of responses)
+      if (part.case === "chunk") call.cancel();
+  };
+  await assert.rejects(read, { code: status.CANCELLED });
+  await streamImage(client, fox({}));
+}
+
+async function checkHealth() {
+  const health = await unary(Health.method.check, {
+    service: "imagecall.v1.ImageGenerationService",
+  });
+  assert.equal(health.status, HealthCheckResponse_ServingStatus.SERVING);
+}
+
+const paths = readdirSync(cases, { encoding: "utf8", recursive: true });
+for (const path of paths.sort()) {
+  if (!path.endsWith(".binpb")) continue;
+  const name = path.slice(0, -".binpb".length);
+  await check(name, () => checkCase(name));
+}
+await check("ConvertCalls", checkConvertCalls);
+await check("StreamImage", checkStreamImage);
+await check("error details", checkErrorDetails);
+await check("deadline", checkDeadline);
+await check("cancellation", checkCancellation);
+await check("health", checkHealth);
+client.close();
