@@ -1,10 +1,13 @@
-"""The real server on a free port, for the tests that call it."""
+"""The real server on a free port, and a real browser, for the tests that call or open them."""
 
-from collections.abc import AsyncIterator
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
 
 import grpc
 import pytest
 from hypothesis import settings
+from selenium import webdriver
 
 from imagecall.backends.embedded import EmbeddedBackend
 from imagecall.doors.grpc import GrpcServer
@@ -12,6 +15,17 @@ from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 
 settings.register_profile("imagecall", deadline=None, derandomize=True, max_examples=300)
 settings.load_profile("imagecall")
+
+_BROWSER_OPTIONS: Final = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
 @pytest.fixture
@@ -32,3 +46,19 @@ async def channel(address: str) -> AsyncIterator[grpc.aio.Channel]:
 @pytest.fixture
 def stub(channel: grpc.aio.Channel) -> ConversionServiceStub:
     return ConversionServiceStub(channel)
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """A browser. Without one the tests fail: that a page works is known from nothing else."""
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not browser or not driver:
+        pytest.fail("tests need a browser: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for option in (*_BROWSER_OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    running = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield running
+    running.quit()

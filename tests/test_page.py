@@ -4,9 +4,8 @@ import asyncio
 import functools
 import hashlib
 import json
-import shutil
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,16 +25,6 @@ from tests.streams import PNG, framed, happy, item, numbered, response, without
 from tests.upstream import HANG, Upstream, upstream
 
 _SECONDS: Final = 30
-_OPTIONS: Final = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 _SEEN: Final = """
 window.seen = [];
 new MutationObserver(changes => {
@@ -43,24 +32,6 @@ new MutationObserver(changes => {
         if (node.tagName === "IMG") seen.push([node.alt, node.naturalWidth > 0]);
 }).observe(document.getElementById("pictures"), {childList: true, subtree: true});
 """
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    """A browser. Without one the tests fail: that the page works is known from nothing else."""
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not browser or not driver:
-        pytest.fail(
-            "the tests of the page need a browser: apt-get install chromium chromium-driver"
-        )
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for option in (*_OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    running = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield running
-    running.quit()
 
 
 @dataclass(frozen=True)
