@@ -18,7 +18,9 @@ from grpc_reflection.v1alpha import reflection_pb2
 import imagecall
 from imagecall.backends.embedded import EmbeddedBackend
 from imagecall.chunks import Assembly, split
+from imagecall.doors.admission import Admission
 from imagecall.doors.grpc import GrpcServer
+from imagecall.limits import Limits
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.chunk_pb2 import Chunk
 from imagecall.v1.conversion_error_pb2 import ErrorReason
@@ -177,7 +179,7 @@ async def test_an_unforeseen_error_shows_nothing_of_the_inside(
 
 
 async def test_a_text_past_the_limit_is_refused() -> None:
-    server = GrpcServer("127.0.0.1:0", EmbeddedBackend(), 1000)
+    server = GrpcServer("127.0.0.1:0", EmbeddedBackend(), Admission(Limits(json_bytes=1000)))
     async with grpc.aio.insecure_channel(await server.start()) as channel:
         stub: Any = ConversionServiceStub(channel)
         text = ITEM[:-1] + ',"x":"' + "y" * (1000 - len(ITEM) - 7) + '"}'
@@ -406,7 +408,7 @@ async def test_health_is_serving_and_both_reflections_list_the_service(
 
 
 async def test_health_is_not_serving_once_the_server_stops(channel: grpc.aio.Channel) -> None:
-    server = GrpcServer("127.0.0.1:0", EmbeddedBackend(), 1000)
+    server = GrpcServer("127.0.0.1:0", EmbeddedBackend(), Admission(Limits(json_bytes=1000)))
     async with grpc.aio.insecure_channel(await server.start()) as own:
         health: Any = health_pb2_grpc.HealthStub(own)
         watch = health.Watch(health_pb2.HealthCheckRequest(service=""))
@@ -419,7 +421,7 @@ async def test_health_is_not_serving_once_the_server_stops(channel: grpc.aio.Cha
 
 async def test_a_port_in_use_is_an_error_with_a_sentence(address: str) -> None:
     with pytest.raises(OSError, match=f"cannot listen on {address}"):
-        await GrpcServer(address, EmbeddedBackend(), 1000).start()
+        await GrpcServer(address, EmbeddedBackend(), Admission(Limits(json_bytes=1000))).start()
 
 
 async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> None:

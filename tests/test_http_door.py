@@ -21,9 +21,11 @@ from imagecall.backends.embedded import EmbeddedBackend
 from imagecall.backends.grpc import GrpcBackend
 from imagecall.backends.http import HttpBackend
 from imagecall.client import ImageClient
+from imagecall.doors.admission import Admission
 from imagecall.doors.http import PATHS, HttpServer, http_app
 from imagecall.errors import GenerationError
 from imagecall.image_request import request_from_json
+from imagecall.limits import Limits
 from imagecall.v1.image_generation_service_pb2 import GenerateImageResponse, StreamImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
 from tests.streams import PNG, framed, happy, item, response
@@ -254,7 +256,9 @@ async def test_a_body_past_the_limit_is_refused_before_it_is_read_whole() -> Non
 
     for headers in ({"content-length": str(200 * MIB)}, {}):
         sent: list[int] = []
-        async with door_before(EmbeddedBackend(), max_bytes=MIB) as address:
+        async with door_before(
+            EmbeddedBackend(), admission=Admission(Limits(json_bytes=MIB))
+        ) as address:
             reader, writer = await asyncio.open_connection(*address.split(":"))
             head = "POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
             for name, value in (headers or {"transfer-encoding": "chunked"}).items():

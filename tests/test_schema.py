@@ -90,6 +90,11 @@ def test_every_reason_has_a_status_code_and_occurs_in_some_case() -> None:
         "NOT_REPLAYABLE",
         "MALFORMED_PROTOBUF",
         "CHUNKS_DAMAGED",
+        "TOO_MANY_VALUES",
+        "TOO_MANY_ITEMS",
+        "TOO_MANY_CALLS",
+        "TOKEN_REQUIRED",
+        "CALL_TOO_LONG",
     }
     assert used | tested_elsewhere == set(CODES)
     others = [p for p in Path(__file__).parent.glob("test_*.py") if p != Path(__file__)]

@@ -6,7 +6,7 @@ the last one says how many bytes there are and what their SHA-256 digest is.
 
 import hashlib
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from imagecall.errors import ConversionError
 from imagecall.formats import media_type
@@ -14,6 +14,10 @@ from imagecall.v1.chunk_pb2 import Chunk, ChunkEnd
 
 CHUNK_BYTES: Final = 1024 * 1024
 """The size of each chunk but the last, where all bytes are there at once: 1 MiB."""
+
+
+_FINAL: Final = "output_item_done_event."
+"""How the paths of finished images begin."""
 
 
 class Piece(NamedTuple):
@@ -33,7 +37,7 @@ def split(data: bytes) -> Iterator[Chunk]:
     return (piece.chunk() for piece in pieces(data))
 
 
-def pieces(data: bytes, *, sha256: bytes = b"", **end: str) -> Iterator[Piece]:
+def pieces(data: bytes, *, sha256: bytes = b"", **end: Any) -> Iterator[Piece]:
     """The same, not yet as messages.
 
     `sha256` is the digest of the bytes, if it is known; `end` what else is said at their end.
@@ -48,6 +52,12 @@ def pieces(data: bytes, *, sha256: bytes = b"", **end: str) -> Iterator[Piece]:
         yield Piece(0, b"", last)
 
 
+def end_of_image(data: bytes, field: str) -> dict[str, Any]:
+    """What is said at the end of an image, which is the value of `field`, by its first bytes."""
+    final = field.startswith(_FINAL)
+    return {"media_type": media_type(data), "field": field, "final_image": final}
+
+
 class Chunker:
     """The chunks of an image, while it arrives. Each is held back until the next comes."""
 
@@ -56,6 +66,11 @@ class Chunker:
         self._held = b""
         self._first = b""
         self._digest = hashlib.sha256()
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are."""
+        return self._offset + len(self._held)
 
     def add(self, data: bytes) -> Piece | None:
         """Takes the next bytes, which become a chunk; gives the one before them, if any."""
@@ -73,8 +88,7 @@ class Chunker:
         end = ChunkEnd(
             size=self._offset + len(self._held),
             sha256=self._digest.digest(),
-            media_type=media_type(self._first),
-            field=field,
+            **end_of_image(self._first, field),
         )
         return Piece(self._offset, self._held, end)
 
@@ -87,6 +101,11 @@ class Assembly:
         self._pieces: list[bytes] = []
         self._size = 0
         self._end: ChunkEnd | None = None
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are."""
+        return self._size
 
     @property
     def complete(self) -> bool:

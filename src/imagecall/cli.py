@@ -5,19 +5,13 @@ import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from imagecall.commands import convert, describe, generate, serve
-from imagecall.commands.backend_options import add_backend_options
 from imagecall.converter import CALLS, Profile
 from imagecall.document import KINDS
 from imagecall.errors import ConversionError, GenerationError, ImagecallError, printable
-from imagecall.json_text import MAX_BYTES, parse
-
-_DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
-_DEFAULT_HTTP: Final = "127.0.0.1:8080"
-_MAX_SECONDS: Final = 7 * 24 * 3600
-_MAX_JSON_BYTES: Final = 2**30
+from imagecall.json_text import parse
+from imagecall.settings import BACKEND, SERVER, SettingError, add_settings, address, seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, GenerationError) and error.retry_seconds is not None:
             _fail(f"try again in {error.retry_seconds:g} s")
         return 1
+    except SettingError as error:
+        _fail(str(error))
+        return 2
     except TimeoutError:
         return _fail("it took longer than the time limit")
     except OSError as error:
@@ -74,27 +71,17 @@ def _parser() -> argparse.ArgumentParser:
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=serve.run, check=lambda _: None)
     parser.add_argument(
-        "--grpc",
-        metavar="HOST:PORT",
-        type=_address,
-        default=_DEFAULT_ADDRESS,
-        help="where to listen; port 0 takes a free one (default: %(default)s)",
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help="settings in TOML: names as of the flags, without the dashes before them",
     )
-    parser.add_argument(
-        "--http",
-        metavar="HOST:PORT",
-        type=lambda text: None if text == "off" else _address(text),
-        default=_DEFAULT_HTTP,
-        help="where the HTTP door listens; off: it does not (default: %(default)s)",
+    add_settings(parser, SERVER)
+    parser.epilog = (
+        "Each setting can also be given in the environment, such as IMAGECALL_MAX_CALLS, or in the "
+        "file of --config (IMAGECALL_CONFIG); the flag counts first, then the environment. The key "
+        "for the backend may stand in IMAGECALL_API_KEY."
     )
-    parser.add_argument(
-        "--max-json-bytes",
-        metavar="N",
-        type=_json_bytes,
-        default=MAX_BYTES,
-        help="refuse longer JSON texts (default: %(default)s)",
-    )
-    add_backend_options(parser)
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
@@ -114,15 +101,15 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "--save-partial-images", action="store_true", help="write those too, as FILE.partialN.EXT"
     )
     parser.add_argument(
-        "--timeout", metavar="SECONDS", type=_seconds, help="give up after this time"
+        "--timeout", metavar="SECONDS", type=seconds(), help="give up after this time"
     )
     parser.add_argument(
         "--server",
         metavar="HOST:PORT",
-        type=_address,
+        type=address,
         help="let this server generate it (default: generate it here)",
     )
-    add_backend_options(parser)
+    add_settings(parser, BACKEND)
 
 
 def _add_request_options(parser: argparse.ArgumentParser) -> None:
@@ -201,7 +188,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server",
         metavar="HOST:PORT",
-        type=_address,
+        type=address,
         help="let this server convert between JSON and message (default: convert here)",
     )
 
@@ -215,13 +202,6 @@ def _add_describe(parser: argparse.ArgumentParser) -> None:
         metavar="VARIANT",
         help="say more of this variant (default: list all)",
     )
-
-
-def _address(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    if not (host and "/" not in host and port.isascii() and port.isdecimal() and int(port) < 2**16):
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT with a port of 0 to 65535")
-    return text
 
 
 def _text(text: str) -> str:
@@ -242,20 +222,3 @@ def _key_and_json(text: str) -> tuple[str, str]:
         hint = f"{error}; a string needs quotes: '{name}=\"...\"'"
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=JSON: {hint}") from None
     return name, json
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0
-    if not 0 < seconds <= _MAX_SECONDS:
-        message = f"{text!r} is not a number of seconds above 0, up to {_MAX_SECONDS}"
-        raise argparse.ArgumentTypeError(message)
-    return seconds
-
-
-def _json_bytes(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= _MAX_JSON_BYTES:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {_MAX_JSON_BYTES}")
-    return int(text)

@@ -82,17 +82,23 @@ Sized: TypeAlias = tuple[ConversionResult, int]
 class CallStream:
     """One stream of conversions: how many items there were, and the pieces of the next."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, max_items: int) -> None:
         self._max_bytes = max_bytes
+        self._max_items = max_items
         self._index = 0
         self._assembly: Assembly | None = None
         self._assembled = ""
+
+    @property
+    def pending_bytes(self) -> int:
+        """How much there is of an item whose pieces are not all there."""
+        return self._assembly.size if self._assembly else 0
 
     def answer(self, request: ConvertCallsRequest) -> Iterator[ConvertCallsResponse]:
         """The answers to the items of a request, in messages of a size that any client takes.
 
         Raises ConversionError (CHUNKS_DAMAGED) where the pieces of an item are not in order, so
-        that it is unknown which items the further ones belong to.
+        that it is unknown which items the further ones belong to; TOO_MANY_ITEMS.
         """
         response, size = ConvertCallsResponse(), 0
         damage: ConversionError | None = None
@@ -123,6 +129,9 @@ class CallStream:
                     continue
             else:
                 self.finish()
+            if self._index == self._max_items:
+                message = f"there are more than {self._max_items:,} items on the stream"
+                raise ConversionError("TOO_MANY_ITEMS", "", message)
             try:
                 yield from self._convert(kind, conversion)
             except ConversionError as error:

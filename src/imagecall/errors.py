@@ -69,7 +69,7 @@ class ConversionError(ImagecallError, ValueError):
 
 
 class GenerationError(ImagecallError):
-    """An image that was not generated, for what the backend, or gRPC, says.
+    """A call that was not done, for what the backend, the server or gRPC says.
 
     Attributes:
         retry_seconds: after how long to try again, as the API said. None: it said nothing.

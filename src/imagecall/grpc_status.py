@@ -36,6 +36,9 @@ _UNCERTAIN: Final = frozenset({"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UN
 _UPSTREAM: Final = "UPSTREAM_"
 """How the reasons begin that are an API's, and not a fault of the request that we found."""
 
+_OF_THE_SERVER: Final = frozenset({"TOO_MANY_CALLS", "TOKEN_REQUIRED", "CALL_TOO_LONG"})
+"""The reasons for which a server does not take a call, whatever the request is."""
+
 
 def code_of(error: ImagecallError) -> grpc.StatusCode:
     """The status code of an error."""
@@ -90,7 +93,7 @@ def error_of(error: grpc.RpcError) -> ImagecallError:
                     detail.Unpack(known)
     reason = info.reason if info.domain == DOMAIN else ""
     pointer = next((violation.field for violation in bad_request.field_violations), "")
-    if reason in CODES and not reason.startswith(_UPSTREAM):
+    if reason in CODES and not (reason.startswith(_UPSTREAM) or reason in _OF_THE_SERVER):
         return ConversionError(reason, pointer, message)
     return GenerationError(
         reason,

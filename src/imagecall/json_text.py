@@ -2,7 +2,8 @@
 
 What is refused beside malformed text (RFC 8259): a byte order mark, NaN and Infinity, a key twice
 in an object, half a surrogate pair, numbers of more than 4,300 digits before the point, nesting
-past 100, and texts past a limit, which are refused unread. A refused text costs a second, slower
+past 100, objects of more than 10,000 keys, more than 1,000,000 values, and texts past a limit,
+which are refused unread. A refused text costs a second, slower
 reading, in imagecall.json_diagnosis, which finds the reason and the place.
 """
 
@@ -22,6 +23,15 @@ JsonValue: TypeAlias = Any
 MAX_BYTES: Final = 128 * 1024 * 1024
 """The default limit of a JSON text, in bytes of UTF-8: 128 MiB."""
 
+MAX_KEYS: Final = 10_000
+"""How many keys an object may have."""
+
+MAX_VALUES: Final = 1_000_000
+"""How many members and elements the objects and arrays of a text may have together."""
+
+_FEW_BYTES: Final = 4 * MAX_KEYS
+"""A text of so many bytes cannot have more keys than an object may have: `"":0,` has 5."""
+
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ELEMENTS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _TYPE_NAMES: Final = {
@@ -35,6 +45,7 @@ _TYPE_NAMES: Final = {
 }
 
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_MARK_OR_STRING: Final = re.compile(rb'[][{},:]|"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _OBJECTS_TO_ARRAYS: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
@@ -75,6 +86,7 @@ def parse(text: bytes, max_depth: int = MAX_DEPTH) -> JsonValue:
 
     Numbers come as int or float and are not exact; take them from `members` or `elements`.
     """
+    check_values(text)
     try:
         value = jiter.from_json(
             text, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys"
@@ -87,10 +99,63 @@ def parse(text: bytes, max_depth: int = MAX_DEPTH) -> JsonValue:
 
 
 def check_depth(text: bytes) -> bytes:
-    """The same text, which was put together. Raises ConversionError if it is nested too deep."""
+    """The same text, which was put together.
+
+    Raises ConversionError if it is nested too deep, or has too many values.
+    """
+    check_values(text)
     if _is_deeper(text, MAX_DEPTH):
         raise diagnose(text)
     return text
+
+
+def check_values(text: bytes) -> None:
+    """Raises ConversionError (TOO_MANY_VALUES) for what would cost much more than its bytes.
+
+    The text need not be JSON.
+    """
+    if len(text) > _FEW_BYTES and (
+        text.count(b":") > MAX_KEYS or text.count(b",") + text.count(b":") > MAX_VALUES // 2
+    ):
+        count_values(text)
+
+
+def count_values(text: bytes) -> int:
+    """How many members and elements the text has, in all its objects and arrays.
+
+    Raises ConversionError (TOO_MANY_VALUES) past the limits.
+    """
+    keys: list[int] = []  # Of each object that is open; of an array it stays 0.
+    values = 0
+    mark = 0
+    for match in _MARK_OR_STRING.finditer(text):
+        before, mark = mark, text[match.start()]
+        if mark in b"{[":
+            keys.append(0)
+        elif mark in b"}]":
+            values += before not in b"{["  # The last one, which no comma follows.
+            if keys:
+                keys.pop()
+        elif mark in b",":
+            values += 1
+        elif mark in b":" and keys:
+            keys[-1] += 1
+            if keys[-1] > MAX_KEYS:
+                raise too_many_keys()
+        if values > MAX_VALUES:
+            raise too_many_values()
+    return values
+
+
+def too_many_keys() -> ConversionError:
+    """The error for an object that has more keys than one may have."""
+    return ConversionError("TOO_MANY_VALUES", "", f"an object has more than {MAX_KEYS:,} keys")
+
+
+def too_many_values() -> ConversionError:
+    """The error for a text that has more values than one may have."""
+    message = f"the text has more than {MAX_VALUES:,} values"
+    return ConversionError("TOO_MANY_VALUES", "", message)
 
 
 def _is_deeper(text: bytes, max_depth: int) -> bool:

@@ -12,9 +12,8 @@ from typing import Any, Final, NamedTuple
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from imagecall.chunks import Piece, damaged, pieces
+from imagecall.chunks import Piece, damaged, end_of_image, pieces
 from imagecall.errors import quoted, too_large_answer
-from imagecall.formats import media_type
 from imagecall.v1 import options_pb2
 
 LONG: Final = 256 * 1024
@@ -65,7 +64,7 @@ def take_out(message: Message, sent: str = "") -> Iterator[Piece]:
         if place.path != sent:
             image = place.value
             place.value = b""
-            yield from pieces(image, media_type=media_type(image), field=place.path)
+            yield from pieces(image, **end_of_image(image, place.path))
     for least in (LONG, _MEDIUM):
         for place in texts(message):
             text = place.value.encode() if len(place.value) > least // _MAX_UTF8 else b""

@@ -15,7 +15,19 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from imagecall.codecs import Read, ReadRaw, Write, refuse_unknown_fields
 from imagecall.errors import ConversionError, pointer_to, quoted
 from imagecall.json_diagnosis import MAX_DEPTH
-from imagecall.json_text import JsonValue, members, parse, quote, type_name
+from imagecall.json_text import (
+    MAX_KEYS,
+    MAX_VALUES,
+    JsonValue,
+    count_values,
+    join_members,
+    members,
+    parse,
+    quote,
+    too_many_keys,
+    too_many_values,
+    type_name,
+)
 from imagecall.large_strings import NO_SPANS, Piece, Spans
 from imagecall.plain_read import PlainRead
 from imagecall.v1.extra_field_pb2 import ExtraField
@@ -186,6 +198,7 @@ class ObjectPlan:
     def _write_extras(
         self, message: Message, extras: Iterable[ExtraField], pieces: list[Piece]
     ) -> None:
+        count = size = 0
         written = {self.keys[field] for field, _ in message.ListFields() if field in self.keys}
         for extra in extras:
             name, pointer = extra.name, pointer_to(extra.name)
@@ -199,6 +212,15 @@ class ObjectPlan:
             written.add(name)
             raw, _ = raw_value(extra.json, pointer, MAX_DEPTH - 1)
             pieces += b",", quote(name), b":", raw
+            size += len(raw)
+            count += 1
+        own = len(written) - count + bool(self.tag)
+        if own + count > MAX_KEYS:
+            raise too_many_keys()
+        if size > MAX_VALUES:  # Each value has a byte at least, and something that divides it.
+            whole = join_members({extra.name: extra.json.encode() for extra in extras})
+            if own + count_values(whole) > MAX_VALUES:
+                raise too_many_values()
 
 
 @dataclass(frozen=True)

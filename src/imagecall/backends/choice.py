@@ -7,6 +7,7 @@ from typing import Final
 
 from imagecall.backends import Backend
 from imagecall.json_text import MAX_BYTES
+from imagecall.limits import Limits
 
 _GRPC: Final = "grpc://"
 
@@ -14,7 +15,13 @@ EMBEDDED: Final = "embedded"
 """The name of the backend that draws test cards."""
 
 
-def backend_of(name: str, api_key: str = "", *, max_bytes: int = MAX_BYTES) -> Backend:
+def backend_of(
+    name: str,
+    api_key: str = "",
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_image_bytes: int = Limits.image_bytes,
+) -> Backend:
     """The backend: "embedded", the base URL of a Responses API, http: or https:, or the
     address of another server of our schema, grpc://HOST:PORT.
 
@@ -27,7 +34,7 @@ def backend_of(name: str, api_key: str = "", *, max_bytes: int = MAX_BYTES) -> B
     if name.startswith(("http://", "https://")):
         from imagecall.backends.http import HttpBackend
 
-        return HttpBackend(name, api_key, max_bytes=max_bytes)
+        return HttpBackend(name, api_key, max_bytes=max_bytes, max_image_bytes=max_image_bytes)
     if name.startswith(_GRPC):
         from imagecall.backends.grpc import GrpcBackend
 

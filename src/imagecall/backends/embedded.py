@@ -15,9 +15,8 @@ from typing import Final
 from imagecall.backends import Part
 from imagecall.backends.order import KEY, Order
 from imagecall.backends.parts import chunk_part, in_parts
-from imagecall.chunks import pieces
+from imagecall.chunks import end_of_image, pieces
 from imagecall.errors import ConversionError, damaged_answer, pointer_to
-from imagecall.formats import media_type
 from imagecall.image_response import end_of
 from imagecall.large_values import images
 from imagecall.test_card.card import Card, draw
@@ -122,8 +121,7 @@ def _with_image(event: StreamEvent, picture: Picture | None) -> Iterator[Part]:
     path = next((place.path for place in images(event)), "")
     if picture is not None:
         data = picture.data
-        declared = media_type(data)
-        for piece in pieces(data, sha256=picture.sha256, media_type=declared, field=path):
+        for piece in pieces(data, sha256=picture.sha256, **end_of_image(data, path)):
             yield chunk_part(piece)
     yield from in_parts(event, sent=path)
 

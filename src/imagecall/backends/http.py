@@ -20,6 +20,7 @@ from imagecall.errors import ConversionError, GenerationError, damaged_answer, t
 from imagecall.image_request import request_to_json
 from imagecall.image_response import ReadResponse, end_of, ending_of, response_from_json
 from imagecall.json_text import MAX_BYTES, members, parse
+from imagecall.limits import Limits
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     GenerateImageResponse,
@@ -51,6 +52,7 @@ class HttpBackend:
         api_key: sent as a bearer token. "": none is sent.
         idle_seconds: after how long a silence a call is given up.
         max_bytes: the limit of an answer, or of an event of a stream without its image.
+        max_image_bytes: the limit of an image of a stream.
 
     Raises ValueError for what is no base URL, or no key.
     """
@@ -62,11 +64,13 @@ class HttpBackend:
         *,
         idle_seconds: float = IDLE_SECONDS,
         max_bytes: int = MAX_BYTES,
+        max_image_bytes: int = Limits.image_bytes,
     ) -> None:
         self._url = _checked_url(base_url) + "/responses"
         self._api_key = _checked_key(api_key)
         self._idle_seconds = idle_seconds
         self._max_bytes = max_bytes
+        self._max_image_bytes = max_image_bytes
         self._session: aiohttp.ClientSession | None = None
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
@@ -149,7 +153,7 @@ class HttpBackend:
                 return
             case b"<":
                 raise not_understood("HTML", begun=True)
-        stream = ResponseStream(request, self._api_key, self._max_bytes)
+        stream = ResponseStream(request, self._api_key, self._max_bytes, self._max_image_bytes)
         received = first
         while received and not stream.ended:
             for piece in _slices(received, stream):

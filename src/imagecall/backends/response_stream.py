@@ -17,7 +17,7 @@ from imagecall.backends.stream_items import Items
 from imagecall.backends.upstream_errors import failed, not_understood, without_key
 from imagecall.chunks import Chunker
 from imagecall.converter import CALLS, EVENTS, event_from_json
-from imagecall.errors import ConversionError, damaged_answer
+from imagecall.errors import ConversionError, damaged_answer, too_large_answer
 from imagecall.image_response import ENDINGS, ReadResponse, end_of, response_from_json
 from imagecall.json_text import JsonValue, closing_brackets, members, parse
 from imagecall.large_base64 import LargeBase64, Use
@@ -44,12 +44,16 @@ class ResponseStream:
         request: what is wanted beside the events of image generation calls.
         api_key: the key that no text may show.
         max_bytes: the limit of an event, without an image that is streamed.
+        max_image_bytes: the limit of an image that is streamed.
     """
 
-    def __init__(self, request: StreamImageRequest, api_key: str, max_bytes: int) -> None:
+    def __init__(
+        self, request: StreamImageRequest, api_key: str, max_bytes: int, max_image_bytes: int
+    ) -> None:
         self._request = request
         self._api_key = api_key
         self._max_bytes = max_bytes
+        self._max_image_bytes = max_image_bytes
         self._reader = SseReader(EVENTS.image_keys, self._choose, max_bytes)
         self._chunker: Chunker | None = None
         self._streams = False  # Whether an image of the event that arrives is streamed: but one.
@@ -84,7 +88,10 @@ class ResponseStream:
 
     def _stream(self, piece: bytes) -> Iterator[Part]:
         self._chunker = self._chunker or Chunker()
-        if before := self._chunker.add(piece):
+        before = self._chunker.add(piece)
+        if self._chunker.size > self._max_image_bytes:
+            raise too_large_answer("an image", self._max_image_bytes)
+        if before:
             yield chunk_part(before)
 
     def _choose(self, data: bytes) -> Use:

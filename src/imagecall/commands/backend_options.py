@@ -1,4 +1,4 @@
-"""The options that choose a backend, which the environment may set too."""
+"""The backend that the settings choose."""
 
 import argparse
 import os
@@ -6,39 +6,23 @@ from pathlib import Path
 from typing import Final
 
 from imagecall.backends import Backend
-from imagecall.backends.choice import EMBEDDED, backend_of
-from imagecall.json_text import MAX_BYTES
+from imagecall.backends.choice import backend_of
+from imagecall.limits import Limits
 
-_BACKEND: Final = "IMAGECALL_BACKEND"
 _API_KEY: Final = "IMAGECALL_API_KEY"
-_API_KEY_FILE: Final = "IMAGECALL_API_KEY_FILE"
 
 
-def add_backend_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
-    parser.add_argument(
-        "--backend",
-        metavar="BACKEND",
-        help="what generates images: embedded (test cards, no network), the base URL of a "
-        "Responses API such as https://openrouter.ai/api/v1, or grpc://HOST:PORT, another server "
-        f"of the same schema (default: ${_BACKEND}, or embedded)",
-    )
-    parser.add_argument(
-        "--api-key-file",
-        metavar="FILE",
-        type=Path,
-        help=f"file with the API key (default: ${_API_KEY_FILE}, or else the key in ${_API_KEY})",
-    )
-
-
-def chosen_backend(options: argparse.Namespace, max_bytes: int = MAX_BYTES) -> Backend:
-    """The backend that the options choose. Raises OSError with a sentence about a bad setting."""
+def chosen_backend(settings: argparse.Namespace) -> Backend:
+    """The backend that the settings choose. Raises OSError with a sentence about a bad setting."""
     api_key = os.environ.get(_API_KEY, "")
-    if file := options.api_key_file or os.environ.get(_API_KEY_FILE):
-        api_key = _read_key(Path(file))
-    name = options.backend or os.environ.get(_BACKEND) or EMBEDDED
+    if settings.api_key_file:
+        api_key = _read_key(settings.api_key_file)
+    max_bytes = getattr(settings, "max_json_bytes", Limits.json_bytes)
+    max_image_bytes = getattr(settings, "max_image_bytes", Limits.image_bytes)
     try:
-        return backend_of(name, api_key, max_bytes=max_bytes)
+        return backend_of(
+            settings.backend, api_key, max_bytes=max_bytes, max_image_bytes=max_image_bytes
+        )
     except ValueError as error:
         raise OSError(str(error)) from None
 

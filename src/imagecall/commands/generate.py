@@ -19,6 +19,7 @@ from imagecall.commands.backend_options import chosen_backend
 from imagecall.converter import CALLS, EVENTS
 from imagecall.errors import printable
 from imagecall.formats import image_format
+from imagecall.settings import BACKEND, read_settings
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding, StreamImageRequest
 from imagecall.v1.image_generation_tool_pb2 import ImageGenerationTool, Tool
@@ -67,7 +68,7 @@ async def _happenings(
                 async for happening in happenings:
                     yield happening
         return
-    backend = chosen_backend(options)
+    backend = chosen_backend(read_settings(vars(options), BACKEND, os.environ))
     try:
         parts = backend.stream_image(StreamImageRequest(request=request))
         async with aclosing(parts):

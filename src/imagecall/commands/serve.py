@@ -2,17 +2,25 @@
 
 import argparse
 import asyncio
+import ipaddress
 import logging
+import os
 import signal
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from imagecall.allocator import keep_freed_memory
+from imagecall.backends import Backend
+from imagecall.certificates import Certificates
 from imagecall.commands.backend_options import chosen_backend
+from imagecall.doors.admission import Admission
 from imagecall.doors.grpc import GrpcServer
 from imagecall.doors.http import HttpServer
-
-_GRACE_SECONDS: Final = 5.0
+from imagecall.limits import Limits
+from imagecall.settings import SERVER, read_settings
+from imagecall.tokens import Tokens
 
 _COMMANDS: Final = """
 Try, in another shell (buf comes with `pip install buf-bin`):
@@ -24,32 +32,101 @@ Try, in another shell (buf comes with `pip install buf-bin`):
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serves until SIGINT or SIGTERM."""
+    """Serves until SIGINT or SIGTERM. Raises OSError with a sentence about a bad setting."""
+    file = options.config or os.environ.get("IMAGECALL_CONFIG")
+    settings = read_settings(vars(options), SERVER, os.environ, Path(file) if file else None)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     keep_freed_memory()
-    asyncio.run(_serve(options))
+    asyncio.run(_serve(settings))
     return 0
 
 
-async def _serve(options: argparse.Namespace) -> None:
+async def _serve(settings: argparse.Namespace) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    backend = chosen_backend(options, options.max_json_bytes)
-    server = GrpcServer(options.grpc, backend, options.max_json_bytes)
-    door = HttpServer(options.http, backend, options.max_json_bytes) if options.http else None
+    admission, certificates = _admission(settings), _certificates(settings)
+    backend = chosen_backend(settings)
+    grpc_server, http_server = _servers(settings, backend, admission, certificates)
     try:
-        bound = await server.start()
-        page = await door.start() if door else None
+        bound = await grpc_server.start()
+        page = await http_server.start() if http_server else None
         print(f"listening grpc {bound}")
         if page:
+            scheme = "https" if certificates else "http"
             print(f"listening http {page}")
-            print(f"\nA page to try it: http://{page}/")
+            print(f"\nA page to try it: {scheme}://{page}/")
         print(_COMMANDS.format(program=sys.argv[0], address=bound), flush=True)
         await stopped.wait()
+        await grpc_server.drain()
+        stopped.clear()
+        with suppress(TimeoutError):  # A second signal hurries.
+            await asyncio.wait_for(stopped.wait(), settings.drain_delay_seconds)
     finally:
-        await asyncio.gather(
-            server.stop(_GRACE_SECONDS), *([door.stop(_GRACE_SECONDS)] if door else [])
-        )
+        grace = settings.drain_seconds
+        stopping = [grpc_server.stop(grace), *([http_server.stop(grace)] if http_server else [])]
+        await asyncio.gather(*stopping)
         await backend.close()
+
+
+def _servers(
+    settings: argparse.Namespace,
+    backend: Backend,
+    admission: Admission,
+    certificates: Certificates | None,
+) -> tuple[GrpcServer, HttpServer | None]:
+    grpc_server = GrpcServer(
+        settings.grpc,
+        backend,
+        admission,
+        certificates=certificates,
+        reflection=settings.reflection,
+        channelz=settings.channelz,
+    )
+    if settings.http is None:
+        return grpc_server, None
+    return grpc_server, HttpServer(settings.http, backend, admission, certificates=certificates)
+
+
+def _admission(settings: argparse.Namespace) -> Admission:
+    """Raises OSError where strangers would be let in."""
+    addresses = [address for address in (settings.grpc, settings.http) if address]
+    if not settings.tokens_file and not settings.without_tokens:
+        for address in addresses:
+            if not _is_loopback(address):
+                raise OSError(
+                    f"{address} can be reached from elsewhere: give --tokens-file FILE, or, if "
+                    "something else keeps strangers out, --without-tokens on"
+                )
+    tokens = Tokens(settings.tokens_file) if settings.tokens_file else None
+    limits = Limits(
+        json_bytes=settings.max_json_bytes,
+        image_bytes=settings.max_image_bytes,
+        stream_items=settings.max_stream_items,
+        calls=settings.max_calls,
+        connections=settings.max_connections,
+        metadata_bytes=settings.max_metadata_bytes,
+        call_seconds=settings.max_call_seconds,
+        idle_seconds=settings.idle_seconds,
+    )
+    return Admission(limits, tokens)
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _certificates(settings: argparse.Namespace) -> Certificates | None:
+    files = (settings.tls_cert, settings.tls_key)
+    if any(files) != all(files):
+        raise OSError("--tls-cert and --tls-key belong together")
+    if not all(files):
+        if settings.tls_client_ca:
+            raise OSError("--tls-client-ca needs --tls-cert and --tls-key")
+        return None
+    return Certificates(*files, settings.tls_client_ca)

@@ -7,17 +7,22 @@ from contextlib import aclosing
 from typing import Any, Final, TypeVar
 
 import grpc
+from grpc_channelz.v1 import channelz as grpc_channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection as grpc_reflection
+from grpc_reflection.v1alpha import reflection_pb2
 
 from imagecall.backends import Backend
 from imagecall.backends.call_context import CALL, CallContext
+from imagecall.certificates import Certificates
 from imagecall.conversions import CallStream, parse_call
 from imagecall.converter import to_json
 from imagecall.document import document_from_json, document_to_json, kind_name
-from imagecall.doors.grpc_boundary import BoundaryInterceptor, Context
+from imagecall.doors.admission import Admission
+from imagecall.doors.grpc_boundary import REQUEST_BYTES, BoundaryInterceptor, Context
+from imagecall.doors.threads import done
 from imagecall.errors import damaged_answer
-from imagecall.json_text import MAX_BYTES
+from imagecall.limits import Limits
 from imagecall.serialized import put_in
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
@@ -31,6 +36,7 @@ _SERVICES: Final = [
     for file in (pb.DESCRIPTOR, generation_pb.DESCRIPTOR)
     for service in file.services_by_name.values()
 ]
+_CHANNELZ: Final = "grpc.channelz.v1.Channelz"
 _REFLECTION_V1: Final = "grpc.reflection.v1.ServerReflection"
 _USUAL_BYTES: Final = 4 * 1024 * 1024
 """What a request may have in any case, for batches and chunks: what gRPC takes by default."""
@@ -56,16 +62,31 @@ _OVERHEAD_BYTES: Final = 64 * 1024
 """What a request may have around its JSON, so that a JSON past its limit is refused by us."""
 
 
+_HANDSHAKE_MS: Final = 20_000
+"""How long a client may take for the handshakes, or to answer a ping."""
+
+_KEEPALIVE_MS: Final = 60_000
+_PINGS_MS: Final = 10_000
+"""How often a client without calls may ping; gRPC's default of 5 minutes surprises many."""
+
+_CALLS_OF_A_CONNECTION: Final = 100
+"""How many calls a connection may have past the limit of all, so that they are told of it."""
+
+
 class ConversionServicer(pb_grpc.ConversionServiceServicer):
     """imagecall.v1.ConversionService; see proto/imagecall/v1/conversion_service.proto.
 
     The handlers raise ConversionError, which BoundaryInterceptor turns into statuses.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+    def __init__(self, limits: Limits) -> None:
+        self._max_bytes = limits.json_bytes
+        self._max_items = limits.stream_items
 
     async def ParseCall(self, request: pb.ParseCallRequest, context: Context) -> Any:
+        return await done(REQUEST_BYTES.get(), self._parse_call, request)
+
+    def _parse_call(self, request: pb.ParseCallRequest) -> Any:
         response = pb.ParseCallResponse()
         variant, profile = request.variant, request.profile
         images = parse_call(
@@ -74,24 +95,35 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         return put_in(response, images) if images else response
 
     async def FormatCall(self, request: pb.FormatCallRequest, context: Context) -> Any:
+        return await done(REQUEST_BYTES.get(), self._format_call, request)
+
+    def _format_call(self, request: pb.FormatCallRequest) -> Any:
         json = to_json(request.call, max_bytes=self._max_bytes)
         return pb.FormatCallResponse(json=json.decode())
 
     async def ParseDocument(self, request: pb.ParseDocumentRequest, context: Context) -> Any:
+        return await done(REQUEST_BYTES.get(), self._parse_document, request)
+
+    def _parse_document(self, request: pb.ParseDocumentRequest) -> Any:
         kind = kind_name(request.kind)
         document = document_from_json(request.json, kind=kind, max_bytes=self._max_bytes)
         return pb.ParseDocumentResponse(document=document)
 
     async def FormatDocument(self, request: pb.FormatDocumentRequest, context: Context) -> Any:
+        return await done(REQUEST_BYTES.get(), self._format_document, request)
+
+    def _format_document(self, request: pb.FormatDocumentRequest) -> Any:
         json = document_to_json(request.document, max_bytes=self._max_bytes)
         return pb.FormatDocumentResponse(json=json.decode())
 
     async def ConvertCalls(
         self, request_iterator: AsyncIterator[pb.ConvertCallsRequest], context: Context
     ) -> AsyncIterator[pb.ConvertCallsResponse]:
-        stream = CallStream(self._max_bytes)
+        stream = CallStream(self._max_bytes, self._max_items)
         async for request in request_iterator:
-            for response in stream.answer(request):
+            size = stream.pending_bytes + REQUEST_BYTES.get()
+            answers = stream.answer(request)
+            while (response := await done(size, next, answers, None)) is not None:
                 yield response
         stream.finish()
 
@@ -151,36 +183,59 @@ async def _committed(context: Context, work: Awaitable[_T]) -> _T:
 
 
 class GrpcServer:
-    """A server of the services on one address, with health and reflection.
+    """A server of the services on one address, with health.
 
     Args:
         address: HOST:PORT; port 0 takes a free one.
         backend: what generates images. It is not closed with the server.
-        max_bytes: the limit of a JSON text, in bytes.
+        admission: which calls are taken, and with which limits.
+        certificates: for TLS. None: there is none.
+        reflection: whether clients are told the schema.
+        channelz: whether clients are told of connections.
+        share_port: whether other processes may listen on the same port.
     """
 
-    def __init__(self, address: str, backend: Backend, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        address: str,
+        backend: Backend,
+        admission: Admission | None = None,
+        *,
+        certificates: Certificates | None = None,
+        reflection: bool = True,
+        channelz: bool = False,
+        share_port: bool = False,
+    ) -> None:
+        admission = admission or Admission()
         self._address = address
+        self._credentials = certificates and certificates.for_grpc()
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=[BoundaryInterceptor()],
-            options=[
-                ("grpc.max_receive_message_length", max(max_bytes, _USUAL_BYTES) + _OVERHEAD_BYTES),
-                ("grpc.so_reuseport", 0),  # A second server on the port is an error.
-            ],
+            interceptors=[BoundaryInterceptor(admission)],
+            options=_options(admission.limits, share_port),
         )
-        pb_grpc.add_ConversionServiceServicer_to_server(ConversionServicer(max_bytes), self._server)
+        pb_grpc.add_ConversionServiceServicer_to_server(
+            ConversionServicer(admission.limits), self._server
+        )
         generation_pb_grpc.add_ImageGenerationServiceServicer_to_server(
             GenerationServicer(backend), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = [*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
-        _add_reflection(names, self._server)
+        names = [*_SERVICES, health.SERVICE_NAME]
+        if channelz:
+            grpc_channelz.add_channelz_servicer(self._server)
+            names.append(_CHANNELZ)
+        if reflection:
+            _add_reflection([*names, grpc_reflection.SERVICE_NAME, _REFLECTION_V1], self._server)
 
     async def start(self) -> str:
         """Listens; returns HOST:PORT with the port that it got. Raises OSError."""
         try:
-            port = self._server.add_insecure_port(self._address)
+            port = (
+                self._server.add_secure_port(self._address, self._credentials)
+                if self._credentials
+                else self._server.add_insecure_port(self._address)
+            )
         except RuntimeError:
             raise OSError(
                 f"cannot listen on {self._address}: is it free, and a HOST:PORT?"
@@ -190,16 +245,38 @@ class GrpcServer:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return f"{self._address.rpartition(':')[0]}:{port}"
 
+    async def drain(self) -> None:
+        """Reports NOT_SERVING. Calls are still taken."""
+        await self._health.enter_graceful_shutdown()
+
     async def stop(self, grace: float) -> None:
         """Reports NOT_SERVING, takes no new calls, and gives those in progress `grace` seconds."""
-        await self._health.enter_graceful_shutdown()
+        await self.drain()
         await self._server.stop(grace)
+
+
+def _options(limits: Limits, share_port: bool) -> list[tuple[str, int]]:
+    """What the server asks of gRPC's core; see grpc/impl/channel_arg_names.h there."""
+    return [
+        ("grpc.max_receive_message_length", max(limits.json_bytes, _USUAL_BYTES) + _OVERHEAD_BYTES),
+        ("grpc.so_reuseport", int(share_port)),  # If not, a second server on the port is an error.
+        ("grpc.max_concurrent_streams", _CALLS_OF_A_CONNECTION + limits.calls),
+        ("grpc.max_metadata_size", limits.metadata_bytes),
+        ("grpc.absolute_max_metadata_size", limits.metadata_bytes),
+        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.max_connection_idle_ms", round(limits.idle_seconds * 1000)),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        # A connection whose other end is gone without a word is noticed.
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _HANDSHAKE_MS),
+        ("grpc.http2.min_ping_interval_without_data_ms", _PINGS_MS),
+    ]
 
 
 def _add_reflection(names: list[str], server: grpc.aio.Server) -> None:
     """Reflection as v1alpha, which grpcio has, and as v1, which is the same under another name."""
-    reflection.enable_server_reflection(names, server)
-    servicer = reflection.aio.ReflectionServicer(names)
+    grpc_reflection.enable_server_reflection(names, server)
+    servicer = grpc_reflection.aio.ReflectionServicer(names)
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         reflection_pb2.ServerReflectionRequest.FromString,

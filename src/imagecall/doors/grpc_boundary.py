@@ -1,4 +1,4 @@
-"""What is true of every gRPC method: how requests are decoded, and how failures become statuses.
+"""What is true of every gRPC method: who may call it, how requests are decoded, how failures end.
 
 A request that is no message of its type, and every exception of the package, becomes a status as
 imagecall.grpc_status says. What nobody foresaw becomes INTERNAL with a number that stands in the
@@ -8,19 +8,27 @@ log too; no class name, path or traceback leaves the server, and no message reac
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from typing import Any, NoReturn, TypeAlias
+from contextlib import aclosing
+from contextvars import ContextVar
+from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
 
+from imagecall.doors.admission import Admission
 from imagecall.doors.unforeseen import unforeseen
 from imagecall.errors import ImagecallError, malformed
 from imagecall.grpc_status import code_of, trailers_of
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+REQUEST_BYTES: Final = ContextVar("REQUEST_BYTES", default=0)
+"""The size of the last request of the current call, serialized."""
+
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 """What handles a method. None: there is no such method."""
+
+_OPEN: Final = "/grpc.health.v1.Health/"
+"""The methods that anyone may call, however much there is to do."""
 
 
 async def _abort(context: Context, error: ImagecallError) -> NoReturn:
@@ -32,33 +40,42 @@ async def _abort(context: Context, error: ImagecallError) -> NoReturn:
     await context.abort(code_of(error), str(error), trailers)
 
 
-@asynccontextmanager
-async def _failures_as_statuses(context: Context) -> AsyncIterator[None]:
-    try:
-        yield
-    except ImagecallError as error:
-        await _abort(context, error)
-    except grpc.aio.AbortError:
-        raise
-    except NotImplementedError:  # What grpcio's own servicers raise, such as Health for List.
+async def _refuse(context: Context, error: Exception) -> NoReturn:
+    """Ends a call with the status of what a handler raised."""
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, NotImplementedError):  # Of grpcio's servicers, such as Health for List.
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the method is not implemented")
-    except Exception as error:  # So that nothing of it is told to the client.
-        await _abort(context, unforeseen(error))
+    if not isinstance(error, ImagecallError):  # So that nothing of it is told to the client.
+        error = unforeseen(error)
+    await _abort(context, error)
 
 
 class BoundaryInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler of the server; see the module."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        handler = await continuation(handler_call_details)
-        return handler and _wrap(handler)
+        method: Any = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            admission = None if method.startswith(_OPEN) else self._admission
+            wrapped = self._wrapped[method] = _wrap(handler, admission)
+        return wrapped
 
 
-def _wrap(handler: Any) -> Handler:
+def _wrap(handler: Any, admission: Admission | None) -> Handler:
+    """The handler, guarded. Without an admission, each call is taken."""
     decode = _decoder(handler)
     requests = _decoded if handler.request_streaming else _decoded_one
     make: Any = {
@@ -72,19 +89,39 @@ def _wrap(handler: Any) -> Handler:
     )
 
     async def one(data: Any, context: Context) -> Any:
-        async with _failures_as_statuses(context):
-            return await behavior(requests(data, decode), context)
+        return await behavior(requests(data, decode), context)
 
     async def many(data: Any, context: Context) -> None:
-        async with _failures_as_statuses(context), AsyncExitStack() as stack:
-            responses = behavior(requests(data, decode), context)
-            await stack.enter_async_context(aclosing(responses))
+        async with aclosing(behavior(requests(data, decode), context)) as responses:
             async for response in responses:
                 await _write(context, response)
 
-    wrapped = many if inspect.isasyncgenfunction(behavior) else one
-    rebuilt: Handler = make(wrapped, None, _encoder(handler))
+    work = many if inspect.isasyncgenfunction(behavior) else one
+
+    async def guarded(data: Any, context: Context) -> Any:
+        try:
+            if admission is None:
+                return await work(data, context)
+            admission.enter(_authorization(context) if admission.asks else "")
+            try:
+                async with asyncio.timeout(admission.limits.call_seconds) as limit:
+                    return await work(data, context)
+            except TimeoutError:
+                if limit.expired():
+                    raise admission.too_long() from None
+                raise
+            finally:
+                admission.leave()
+        except Exception as error:
+            await _refuse(context, error)
+
+    rebuilt: Handler = make(guarded, None, _encoder(handler))
     return rebuilt
+
+
+def _authorization(context: Context) -> str:
+    sent: Any = context.invocation_metadata() or ()
+    return next((value for key, value in sent if key == "authorization"), "")
 
 
 def _decoder(handler: Any) -> Callable[[bytes], Any]:
@@ -120,6 +157,7 @@ def _encoder(handler: Any) -> Callable[[Any], bytes]:
 
 
 def _decoded_one(data: bytes, decode: Callable[[bytes], Any]) -> Any:
+    REQUEST_BYTES.set(len(data))
     return decode(data)
 
 
@@ -127,4 +165,5 @@ async def _decoded(
     data: AsyncIterator[bytes], decode: Callable[[bytes], Any]
 ) -> AsyncIterator[Any]:
     async for message in data:
+        REQUEST_BYTES.set(len(message))
         yield decode(message)

@@ -12,27 +12,32 @@ from importlib.resources import files
 from math import ceil
 from typing import Any, Final
 
+import h11
 import msgspec
 import uvicorn
 from google.protobuf import text_format
 from pybase64 import b64encode
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from imagecall.backends import Backend
 from imagecall.call_view import view
+from imagecall.certificates import Certificates
 from imagecall.client import Happening, put_together
 from imagecall.converter import from_json
+from imagecall.doors.admission import Admission
 from imagecall.doors.http_answers import DONE, Answers, EventAnswers, error_object, status_of
 from imagecall.doors.unforeseen import unforeseen
 from imagecall.errors import GenerationError, ImagecallError
 from imagecall.formats import media_type
 from imagecall.image_request import request_from_json
-from imagecall.json_text import MAX_BYTES, members, too_large
+from imagecall.json_text import members, too_large
 from imagecall.large_values import images
 from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
 from imagecall.v1.image_request_pb2 import ImageRequest
@@ -54,18 +59,21 @@ _PAGE_POLICY: Final = (
 )
 _SHOWN_BYTES: Final = 64
 _MAX_RETRY_SECONDS: Final = 24 * 3600
-_STOPPED: Final = "the server stops"
+_HEAD_SECONDS: Final = 20.0
+_STOPPED: Final = "the server ended the call"
 
 
-def http_app(backend: Backend, max_bytes: int = MAX_BYTES) -> Starlette:
-    """The app. `max_bytes` is the limit of a body; the backend is not closed by it."""
-    door = _Door(backend, max_bytes)
+def http_app(backend: Backend, admission: Admission | None = None) -> Starlette:
+    """The app. `admission` says which calls are taken; the backend is not closed by it."""
+    admission = admission or Admission()
+    door = _Door(backend, admission.limits.json_bytes)
     return Starlette(
         routes=[
             *(Route(path, _guarded(door.responses), methods=["POST"]) for path in PATHS),
             Route("/convert", _guarded(door.convert), methods=["POST"]),
             Route("/", door.page, methods=["GET"]),
         ],
+        middleware=[Middleware(_Admitted, admission)],
         exception_handlers={HTTPException: _http_error, ImagecallError: _refused},
     )
 
@@ -87,6 +95,42 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
             return await _refused(request, unforeseen(error))
 
     return guarded
+
+
+class _Admitted:
+    """The app, with the calls that are taken; everyone may see the page."""
+
+    def __init__(self, app: ASGIApp, admission: Admission) -> None:
+        self._app = app
+        self._admission = admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] == "GET":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            self._admission.enter(request.headers.get("authorization", ""))
+        except ImagecallError as error:
+            await (await _refused(request, error))(scope, receive, send)
+            return
+        begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self._admission.limits.call_seconds) as limit:
+                await self._app(scope, receive, noting)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            if not begun:
+                await (await _refused(request, self._admission.too_long()))(scope, receive, send)
+        finally:
+            self._admission.leave()
 
 
 class _Door:
@@ -176,6 +220,8 @@ async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, ImagecallError)
     status = status_of(error)
     headers = {}
+    if error.reason == "TOKEN_REQUIRED":
+        headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, GenerationError) and error.retry_seconds is not None:
         headers["Retry-After"] = str(max(1, min(ceil(error.retry_seconds), _MAX_RETRY_SECONDS)))
     return _error(error_object(error, status), status, headers)
@@ -269,6 +315,35 @@ def _piece(line: bytes) -> dict[str, Any]:
     return {"type": "http.response.body", "body": line, "more_body": True}
 
 
+class _Protocol(H11Protocol):
+    """A connection, which must send the head of a request in time once it has begun with it."""
+
+    _head: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_waiting()
+        elif self._head is None:
+            self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait_for_head(self) -> None:
+        self._head = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+
 class _Server(uvicorn.Server):
     """A server that leaves signals to the program, and says when it is ready."""
 
@@ -288,26 +363,44 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """A server of the app, or of another that it stands in, on one address.
 
-    The backend is not closed with it.
+    Args:
+        address: HOST:PORT; port 0 takes a free one.
+        backend: what generates images. It is not closed with the server.
+        admission: which calls are taken, and with which limits.
+        certificates: for TLS. None: there is none.
+        share_port: whether other processes may listen on the same port.
+        app: the app that the app stands in.
     """
 
     def __init__(
         self,
         address: str,
         backend: Backend,
-        max_bytes: int = MAX_BYTES,
+        admission: Admission | None = None,
+        *,
+        certificates: Certificates | None = None,
+        share_port: bool = False,
         app: ASGIApp | None = None,
     ) -> None:
+        admission = admission or Admission()
+        limits = admission.limits
         host, _, port = address.rpartition(":")
         self._host, self._port = host.strip("[]"), int(port)
         self._address = address
+        self._share_port = share_port
         config = uvicorn.Config(
-            app or http_app(backend, max_bytes),
+            app or http_app(backend, admission),
+            http=_Protocol,
             access_log=False,
             log_config=None,
             lifespan="off",
             server_header=False,
+            h11_max_incomplete_event_size=limits.metadata_bytes,
+            limit_concurrency=limits.connections,
+            timeout_keep_alive=ceil(limits.idle_seconds),
         )
+        config.load()
+        config.ssl = certificates.for_http() if certificates else None
         self._server = _Server(config)
         self._serving: asyncio.Task[None] | None = None
 
@@ -317,6 +410,8 @@ class HttpServer:
         listening = socket.socket(family, socket.SOCK_STREAM)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if self._share_port:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             listening.bind((self._host, self._port))
         except OSError:
             listening.close()

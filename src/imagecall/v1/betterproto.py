@@ -247,6 +247,31 @@ class ErrorReason(betterproto.Enum):
      event without its image.
     """
 
+    TOO_MANY_VALUES = 43
+    """
+    The JSON text has an object with more than 10,000 keys, or more than
+     1,000,000 values.
+    """
+
+    TOO_MANY_ITEMS = 44
+    """
+    There were more items on the stream than the server takes: begin another.
+    """
+
+    TOO_MANY_CALLS = 45
+    """
+    The server has as many calls in progress as it takes. With a RetryInfo.
+    """
+
+    TOKEN_REQUIRED = 46
+    """
+    The server asks for a bearer token, and there is none that it knows: send
+     the metadata "authorization: Bearer TOKEN".
+    """
+
+    CALL_TOO_LONG = 47
+    """The call took longer than the server lets any take."""
+
 
 class ImageGenerationStatus(betterproto.Enum):
     """
@@ -375,6 +400,12 @@ class ChunkEnd(betterproto.Message):
      such as "output_item_done_event.item.output_image_generation_call.result.image"
      or "response.calls[0].output_image_generation_call.result.image". Of
      StreamImage only.
+    """
+
+    final_image: bool = betterproto.bool_field(5)
+    """
+    Whether the bytes are a finished image, that of an OutputItemDoneEvent, and
+     not an earlier view of it or some other value. Of StreamImage only.
     """
 
 
@@ -1944,9 +1975,8 @@ class StreamImageResponse(betterproto.Message):
      An image is not in its event but comes directly before it, in chunks. The last
      chunk says which field of the event the image is; that field is set there, to no
      bytes. So: append the data of chunks until one has an end; check size and
-     SHA-256; at the event, put the bytes into its field. Without include_document
-     most programs need no more than this: the chunks before an OutputItemDoneEvent
-     are its image.
+     SHA-256; at the event, put the bytes into its field. Most programs need no more
+     than this: where the end says final_image, the bytes are an image.
 
      An event can have several such values, whose chunks come one value after the
      other. All that came since the last event belong to this one; none carries

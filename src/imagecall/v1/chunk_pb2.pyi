@@ -67,6 +67,7 @@ class ChunkEnd(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     MEDIA_TYPE_FIELD_NUMBER: _builtins.int
     FIELD_FIELD_NUMBER: _builtins.int
+    FINAL_IMAGE_FIELD_NUMBER: _builtins.int
     size: _builtins.int
     """Number of bytes."""
     sha256: _builtins.bytes
@@ -82,6 +83,10 @@ class ChunkEnd(_message.Message):
     or "response.calls[0].output_image_generation_call.result.image". Of
     StreamImage only.
     """
+    final_image: _builtins.bool
+    """Whether the bytes are a finished image, that of an OutputItemDoneEvent, and
+    not an earlier view of it or some other value. Of StreamImage only.
+    """
     def __init__(
         self,
         *,
@@ -89,10 +94,11 @@ class ChunkEnd(_message.Message):
         sha256: _builtins.bytes = ...,
         media_type: _builtins.str = ...,
         field: _builtins.str = ...,
+        final_image: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "media_type", b"media_type", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "final_image", b"final_image", "media_type", b"media_type", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

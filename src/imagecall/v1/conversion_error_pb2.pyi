@@ -121,6 +121,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The API's answer is larger than the server's limit: a whole response, or an
     event without its image.
     """
+    ERROR_REASON_TOO_MANY_VALUES: _ErrorReason.ValueType  # 43
+    """The JSON text has an object with more than 10,000 keys, or more than
+    1,000,000 values.
+    """
+    ERROR_REASON_TOO_MANY_ITEMS: _ErrorReason.ValueType  # 44
+    """There were more items on the stream than the server takes: begin another."""
+    ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 45
+    """The server has as many calls in progress as it takes. With a RetryInfo."""
+    ERROR_REASON_TOKEN_REQUIRED: _ErrorReason.ValueType  # 46
+    """The server asks for a bearer token, and there is none that it knows: send
+    the metadata "authorization: Bearer TOKEN".
+    """
+    ERROR_REASON_CALL_TOO_LONG: _ErrorReason.ValueType  # 47
+    """The call took longer than the server lets any take."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a conversion was refused, or an image was not generated.
@@ -234,6 +248,20 @@ ERROR_REASON_UPSTREAM_ANSWER_TOO_LARGE: ErrorReason.ValueType  # 42
 """The API's answer is larger than the server's limit: a whole response, or an
 event without its image.
 """
+ERROR_REASON_TOO_MANY_VALUES: ErrorReason.ValueType  # 43
+"""The JSON text has an object with more than 10,000 keys, or more than
+1,000,000 values.
+"""
+ERROR_REASON_TOO_MANY_ITEMS: ErrorReason.ValueType  # 44
+"""There were more items on the stream than the server takes: begin another."""
+ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 45
+"""The server has as many calls in progress as it takes. With a RetryInfo."""
+ERROR_REASON_TOKEN_REQUIRED: ErrorReason.ValueType  # 46
+"""The server asks for a bearer token, and there is none that it knows: send
+the metadata "authorization: Bearer TOKEN".
+"""
+ERROR_REASON_CALL_TOO_LONG: ErrorReason.ValueType  # 47
+"""The call took longer than the server lets any take."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

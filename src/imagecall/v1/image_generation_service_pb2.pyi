@@ -165,9 +165,8 @@ class StreamImageResponse(_message.Message):
     An image is not in its event but comes directly before it, in chunks. The last
     chunk says which field of the event the image is; that field is set there, to no
     bytes. So: append the data of chunks until one has an end; check size and
-    SHA-256; at the event, put the bytes into its field. Without include_document
-    most programs need no more than this: the chunks before an OutputItemDoneEvent
-    are its image.
+    SHA-256; at the event, put the bytes into its field. Most programs need no more
+    than this: where the end says final_image, the bytes are an image.
 
     An event can have several such values, whose chunks come one value after the
     other. All that came since the last event belong to this one; none carries

@@ -28,10 +28,7 @@ async def stream_image(
         if end := part.end:
             if (end.size, end.sha256) != (len(value), hashlib.sha256(value).digest()):
                 raise ValueError("the chunks are damaged")
-            # Not a partial image, nor another value that is large.
-            if end.field.startswith("output_item_done_event.") and end.field.endswith(
-                "result.image"
-            ):
+            if end.final_image:  # not an earlier view, nor another value that is large
                 image = bytes(value)
             value.clear()
     raise ValueError("the stream has no end")

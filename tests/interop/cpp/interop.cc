@@ -18,11 +18,6 @@ std::string Sha256(const std::string& bytes) {
   return std::string(digest, digest + size);
 }
 
-// Chunks for this field are the final image. Others are earlier views of it, or
-// long texts.
-constexpr char kImageField[] =
-    "output_item_done_event.item.output_image_generation_call.result.image";
-
 std::string StreamImage(v1::ImageGenerationService::Stub& service,
                         const v1::ImageRequest& image_request) {
   v1::StreamImageRequest request;
@@ -47,7 +42,8 @@ std::string StreamImage(v1::ImageGenerationService::Stub& service,
         chunk.end().sha256() != Sha256(bytes)) {
       throw std::runtime_error("the image is damaged");
     }
-    if (chunk.end().field() == kImageField) image = std::move(bytes);
+    // Others are earlier views of it, or long texts.
+    if (chunk.end().final_image()) image = std::move(bytes);
     bytes.clear();
   }
   if (grpc::Status status = stream->Finish(); !status.ok()) {

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"os"
-	"strings"
 	"time"
 
 	imagecallv1 "example.com/app/gen/imagecall/v1"
@@ -58,8 +57,7 @@ func streamImage(ctx context.Context, client imagecallv1.ImageGenerationServiceC
 			if sum := sha256.Sum256(value); int(end.Size) != len(value) || !bytes.Equal(sum[:], end.Sha256) {
 				return nil, nil, errors.New("the chunks are damaged")
 			}
-			// Not a partial image, nor another value that is large.
-			if strings.HasPrefix(end.Field, "output_item_done_event.") && strings.HasSuffix(end.Field, ".result.image") {
+			if end.FinalImage { // Not an earlier view, nor another value that is large.
 				image = value
 			}
 			value = nil

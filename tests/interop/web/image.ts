@@ -35,8 +35,7 @@ export async function streamImage(
     if (size !== end.size || digest.some((byte, at) => byte !== end.sha256[at])) {
       throw new Error("the image is damaged");
     }
-    // Other fields: a partial image, a very long text.
-    if (/^output_item_done_event\..*\.result\.image$/.test(end.field)) image = whole;
+    if (end.finalImage) image = whole; // others: a partial image, a very long text
     [pieces, size] = [[], 0];
   }
   if (!image || size) throw new Error(`there is no whole image: ${StreamEnding[ending]}`);

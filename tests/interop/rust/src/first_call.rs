@@ -39,9 +39,9 @@ pub async fn stream_image(
                 let Some(whole) = chunk.end else { continue };
                 ensure!(whole.size as usize == bytes.len(), "a chunk is lost");
                 ensure!(whole.sha256 == Sha256::digest(&bytes)[..], "damaged");
-                let (field, value) = (whole.field, std::mem::take(&mut bytes));
-                if field.starts_with("output_item_done_event.") && field.ends_with(".image") {
-                    image = Some(value);
+                let value = std::mem::take(&mut bytes);
+                if whole.final_image {
+                    image = Some(value); // others: an earlier view, a very long text
                 }
             }
             Some(Part::End(last)) => end = Some(last),

@@ -49,8 +49,8 @@ export async function streamImage(
       const sha256 = createHash("sha256").update(value).digest();
       if (size !== chunk.end.size || !sha256.equals(chunk.end.sha256))
         throw new Error("the image is damaged");
-      if (/^output_item_done_event\..*\.result\.image$/.test(chunk.end.field))
-        image = value;
+      // Not an earlier view, nor another value that is large.
+      if (chunk.end.finalImage) image = value;
       chunks = [];
       size = 0;
     }

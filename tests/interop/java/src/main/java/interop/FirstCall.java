@@ -49,7 +49,7 @@ class FirstCall {
             || !end.getSha256().equals(ByteString.copyFrom(sha256.digest()))) {
           throw new IOException("a value is damaged");
         }
-        if (end.getField().matches("output_item_done_event[.].*[.]result[.]image")) {
+        if (end.getFinalImage()) { // not an earlier view, nor another value that is large
           image = value;
         }
         value = ByteString.EMPTY;

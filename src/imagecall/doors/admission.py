@@ -1,0 +1,49 @@
+"""Which calls a server takes: of whom, how many at once, and for how long. For both doors."""
+
+from typing import Final
+
+from imagecall.errors import GenerationError
+from imagecall.limits import Limits
+from imagecall.tokens import Tokens
+
+_RETRY_SECONDS: Final = 1.0
+
+
+class Admission:
+    """See the module.
+
+    Args:
+        limits: how many calls, and how long each may take.
+        tokens: of which each call must have one. None: none is asked for.
+    """
+
+    def __init__(self, limits: Limits | None = None, tokens: Tokens | None = None) -> None:
+        self.limits = limits or Limits()
+        self._tokens = tokens
+        self.in_progress = 0
+
+    @property
+    def asks(self) -> bool:
+        """Whether a token is asked for."""
+        return self._tokens is not None
+
+    def enter(self, authorization: str) -> str:
+        """Takes a call, which must `leave`; returns who calls, "" if no token is asked for.
+
+        Raises GenerationError: TOKEN_REQUIRED, TOO_MANY_CALLS.
+        """
+        caller = self._tokens.holder(authorization) if self._tokens else ""
+        if self.in_progress >= self.limits.calls:
+            message = f"the server has {self.limits.calls:,} calls in progress, and takes no more"
+            raise GenerationError("TOO_MANY_CALLS", message, retry_seconds=_RETRY_SECONDS)
+        self.in_progress += 1
+        return caller
+
+    def leave(self) -> None:
+        """To be called when a call is over that was taken."""
+        self.in_progress -= 1
+
+    def too_long(self) -> GenerationError:
+        """The error for a call that is past the limit."""
+        message = f"the call took more than {self.limits.call_seconds:g} s"
+        return GenerationError("CALL_TOO_LONG", message, begun=True)

@@ -1,0 +1,20 @@
+"""Work that takes long, out of the way of the event loop."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+_T = TypeVar("_T")
+
+_LARGE_BYTES: Final = 1024 * 1024
+"""From which size on a conversion takes milliseconds: 1 MiB."""
+
+_pool: Final = ThreadPoolExecutor(max_workers=2, thread_name_prefix="imagecall")
+
+
+async def done(size: int, work: Callable[..., _T], *arguments: object) -> _T:
+    """What the work gives, which is on `size` bytes: at once if they are few, else in a thread."""
+    if size < _LARGE_BYTES:
+        return work(*arguments)
+    return await asyncio.get_running_loop().run_in_executor(_pool, work, *arguments)
