@@ -109,8 +109,9 @@ def test_every_installed_sdk_is_tested() -> None:
     assert set(package["dependencies"]) == set(KINDS)
 
 
-def test_the_lock_file_names_no_registry() -> None:
-    lock = json.loads((PROGRAMS / "package-lock.json").read_text())
+@pytest.mark.parametrize("programs", ["npm", "interop/typescript", "interop/web"])
+def test_the_lock_file_names_no_registry(programs: str) -> None:
+    lock = json.loads((Path(__file__).parent / programs / "package-lock.json").read_text())
     assert not [name for name, entry in lock["packages"].items() if "resolved" in entry]
 
 

@@ -12,9 +12,11 @@ from imagecall.backends.order import Asked
 from imagecall.client import SERVICE_CONFIG
 from imagecall.converter import CALLS
 from imagecall.errors import CODES
+from imagecall.settings import SERVER
+from tests.interop.__main__ import DROP_UNKNOWN_FIELDS
+from tests.readme_regions import README, marked, shown
 from tests.test_cli import servers as servers
 
-README = Path(__file__).parents[1] / "README.md"
 ADDRESSES = ("127.0.0.1:50051", "127.0.0.1:8080")
 
 
@@ -56,8 +58,8 @@ def _comparable(text: str) -> str:
 
 def _addressed(text: str, servers: tuple[str, str]) -> str:
     """The text with the addresses of the test's server."""
-    for shown, real in zip(ADDRESSES, servers, strict=True):
-        text = text.replace(shown, real)
+    for written, real in zip(ADDRESSES, servers, strict=True):
+        text = text.replace(written, real)
     return text
 
 
@@ -95,3 +97,20 @@ def test_the_table_of_failures_names_the_code_of_each_reason() -> None:
 def test_the_table_of_what_can_be_asked_of_the_embedded_backend_is_complete() -> None:
     text = README.read_text()
     assert all(f"`{name}`" in text for name in Asked.__struct_fields__)
+
+
+def test_the_table_of_settings_has_each_with_its_default() -> None:
+    rows = re.findall(r"^\| `--([a-z-]+)` \| (?:`([^`]*)`)? *\| .+ \|$", README.read_text(), re.M)
+    assert rows == [(setting.name, setting.default or "") for setting in SERVER]
+
+
+def test_what_the_readme_shows_of_each_language_is_what_its_program_has() -> None:
+    assert len({region.file.split("/")[2] for region in shown()}) == 7
+    assert sorted(shown()) == sorted(marked())
+
+
+def test_the_readme_names_the_languages_that_drop_unknown_fields() -> None:
+    text = README.read_text()
+    part = r"<summary><b>(\w+)[^\n]*\n(?:(?!</details>).)*?drops the fields"
+    found = re.findall(part, text, re.S)
+    assert {name.lower() for name in found} == DROP_UNKNOWN_FIELDS

@@ -226,7 +226,7 @@ class GrpcServer:
             grpc_channelz.add_channelz_servicer(self._server)
             names.append(_CHANNELZ)
         if reflection:
-            _add_reflection([*names, grpc_reflection.SERVICE_NAME, _REFLECTION_V1], self._server)
+            _add_reflection([*names, grpc_reflection.SERVICE_NAME], self._server)
 
     async def start(self) -> str:
         """Listens; returns HOST:PORT with the port that it got. Raises OSError."""
