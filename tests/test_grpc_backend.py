@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from imagecall.addresses import ServerAddress
 from imagecall.backends.call_context import CALL, CallContext
 from imagecall.backends.choice import backend_of
 from imagecall.backends.embedded import EmbeddedBackend
@@ -29,7 +30,7 @@ async def two_hops(first: Any) -> AsyncIterator[str]:
     """The address of a server before a server with this backend."""
     async with AsyncExitStack() as stack:
         inner = await stack.enter_async_context(serving(first))
-        yield await stack.enter_async_context(serving(GrpcBackend(inner)))
+        yield await stack.enter_async_context(serving(GrpcBackend(ServerAddress(inner))))
 
 
 async def test_an_answer_is_the_same_with_a_hop_and_without() -> None:
@@ -107,7 +108,9 @@ async def test_a_deadline_and_a_cancellation_go_through_both_hops(way: str) -> N
 
 async def test_a_server_that_is_not_there_is_unreachable() -> None:
     async with AsyncExitStack() as stack:
-        address = await stack.enter_async_context(serving(GrpcBackend("127.0.0.1:1")))
+        address = await stack.enter_async_context(
+            serving(GrpcBackend(ServerAddress("127.0.0.1:1")))
+        )
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
         stub: Any = ImageGenerationServiceStub(channel)
         for call in (stub.GenerateImage(AN_IMAGE), stub.StreamImage(A_STREAM).read()):

@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 import imagecall
+from imagecall.addresses import ServerAddress
 from imagecall.backends import Backend
 from imagecall.backends.embedded import EmbeddedBackend
 from imagecall.backends.grpc import GrpcBackend
@@ -345,9 +346,9 @@ async def test_every_door_answers_alike_with_every_backend() -> None:
     body: Any = asked | {"tools": [tool]}
     async with (
         serving(EmbeddedBackend()) as grpc_embedded,
-        serving(GrpcBackend(grpc_embedded)) as grpc_grpc,
+        serving(GrpcBackend(ServerAddress(grpc_embedded))) as grpc_grpc,
         door_before(EmbeddedBackend()) as http_embedded,
-        door_before(GrpcBackend(grpc_embedded)) as http_grpc,
+        door_before(GrpcBackend(ServerAddress(grpc_embedded))) as http_grpc,
         door_before(HttpBackend(f"http://{http_embedded}/v1")) as http_http,
         serving(HttpBackend(f"http://{http_embedded}/v1")) as grpc_http,
     ):
@@ -582,7 +583,10 @@ async def test_a_client_that_leaves_while_it_sends_is_no_fault(
 
 async def test_a_service_that_says_when_to_come_back_is_heard_through_the_hop() -> None:
     busy = GenerationError("", "overloaded, come back", code="UNAVAILABLE", retry_seconds=4.2)
-    async with serving(Broken(busy)) as inner, door_before(GrpcBackend(inner)) as address:
+    async with (
+        serving(Broken(busy)) as inner,
+        door_before(GrpcBackend(ServerAddress(inner))) as address,
+    ):
         answer, said = await post(address, {"input": "a"})
     assert (answer.status, answer.headers["retry-after"]) == (503, "5")
     assert said["error"]["message"] == "overloaded, come back"

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from imagecall.addresses import ServerAddress, server_address
 from imagecall.commands import convert, describe, generate, serve
 from imagecall.converter import CALLS, Profile
 from imagecall.document import KINDS
 from imagecall.errors import ConversionError, GenerationError, ImagecallError, printable
 from imagecall.json_text import parse
-from imagecall.settings import BACKEND, SERVER, SettingError, add_settings, address, seconds
+from imagecall.settings import BACKEND, SERVER, SettingError, add_settings, seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,8 +107,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server",
         metavar="HOST:PORT",
-        type=address,
-        help="let this server generate it (default: generate it here)",
+        type=_server,
+        help="let this server generate it; grpcs://HOST:PORT if it has TLS; a token stands in "
+        "$IMAGECALL_TOKEN (default: generate it here)",
     )
     add_settings(parser, BACKEND)
 
@@ -188,7 +190,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server",
         metavar="HOST:PORT",
-        type=address,
+        type=_server,
         help="let this server convert between JSON and message (default: convert here)",
     )
 
@@ -202,6 +204,13 @@ def _add_describe(parser: argparse.ArgumentParser) -> None:
         metavar="VARIANT",
         help="say more of this variant (default: list all)",
     )
+
+
+def _server(text: str) -> ServerAddress:
+    try:
+        return server_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _text(text: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 import grpc
 from google.protobuf.message import DecodeError
 
+from imagecall.addresses import bearer
 from imagecall.backends import Part
 from imagecall.chunks import Assembly, damaged
 from imagecall.errors import quoted
@@ -64,6 +65,7 @@ class ImageClient:
     Args:
         address: of the server.
         credentials: of the channel. None: no TLS.
+        token: the bearer token that the server asks for. "": it asks for none.
         max_image_bytes: the limit of an image, or another value that comes in chunks.
         options: further options of the channel, which come before ours.
     """
@@ -73,6 +75,7 @@ class ImageClient:
         address: str,
         *,
         credentials: grpc.ChannelCredentials | None = None,
+        token: str = "",
         max_image_bytes: int = MAX_IMAGE_BYTES,
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
@@ -87,6 +90,7 @@ class ImageClient:
             if credentials
             else grpc.aio.insecure_channel(address, every)
         )
+        self._metadata = bearer(token)
         self._stub: Any = ImageGenerationServiceStub(self._channel)
         self._max_image_bytes = max_image_bytes
 
@@ -114,7 +118,9 @@ class ImageClient:
         """
         message = GenerateImageRequest(request=request, include_document=include_document)
         try:
-            response = await self._stub.GenerateImage(message, timeout=timeout)
+            response = await self._stub.GenerateImage(
+                message, timeout=timeout, metadata=self._metadata
+            )
         except grpc.RpcError as error:
             raise error_of(error) from None
         answer: ImageResponse = response.response
@@ -139,7 +145,7 @@ class ImageClient:
             include_document=include_document,
             include_other_events=include_other_events,
         )
-        call = self._stub.StreamImage(message, timeout=timeout)
+        call = self._stub.StreamImage(message, timeout=timeout, metadata=self._metadata)
         try:
             async for happening in put_together(call, self._max_image_bytes):
                 yield happening

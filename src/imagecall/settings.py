@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from imagecall.addresses import is_address
 from imagecall.limits import Limits
 
 _MAX_JSON_BYTES: Final = 2**30
@@ -47,8 +48,7 @@ class Setting(NamedTuple):
 
 def address(text: str) -> str:
     """HOST:PORT."""
-    host, _, port = text.rpartition(":")
-    if not (host and "/" not in host and port.isascii() and port.isdecimal() and int(port) < 2**16):
+    if not is_address(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT with a port of 0 to 65535")
     return text
 

@@ -5,11 +5,10 @@ Each is imported when it is chosen: what draws, and what speaks HTTP, take a whi
 
 from typing import Final
 
+from imagecall.addresses import server_address
 from imagecall.backends import Backend
 from imagecall.json_text import MAX_BYTES
 from imagecall.limits import Limits
-
-_GRPC: Final = "grpc://"
 
 EMBEDDED: Final = "embedded"
 """The name of the backend that draws test cards."""
@@ -23,7 +22,7 @@ def backend_of(
     max_image_bytes: int = Limits.image_bytes,
 ) -> Backend:
     """The backend: "embedded", the base URL of a Responses API, http: or https:, or the
-    address of another server of our schema, grpc://HOST:PORT.
+    address of another server of our schema, grpc://HOST:PORT, or grpcs: with TLS.
 
     Raises ValueError for any other name, or what is no key.
     """
@@ -35,16 +34,12 @@ def backend_of(
         from imagecall.backends.http import HttpBackend
 
         return HttpBackend(name, api_key, max_bytes=max_bytes, max_image_bytes=max_image_bytes)
-    if name.startswith(_GRPC):
+    if name.startswith(("grpc://", "grpcs://")):
         from imagecall.backends.grpc import GrpcBackend
 
-        return GrpcBackend(_address(name.removeprefix(_GRPC)))
-    choices = f"{EMBEDDED}, the base URL of a Responses API (http:// or https://), grpc://HOST:PORT"
+        return GrpcBackend(server_address(name), api_key)
+    choices = (
+        f"{EMBEDDED}, the base URL of a Responses API (http:// or https://), grpc://HOST:PORT, "
+        "grpcs://HOST:PORT"
+    )
     raise ValueError(f"there is no backend {name!r}; choose {choices}")
-
-
-def _address(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    if not (host and "/" not in host and port.isascii() and port.isdecimal()):
-        raise ValueError(f"grpc://{text} is no backend: it must be grpc://HOST:PORT")
-    return text

@@ -10,6 +10,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import DecodeError
 
+from imagecall.addresses import ServerAddress, bearer
 from imagecall.backends import Part
 from imagecall.backends.call_context import CALL
 from imagecall.errors import GenerationError, ImagecallError, damaged_answer
@@ -26,10 +27,16 @@ _SERVICE: Final = f"/{DESCRIPTOR.services_by_name['ImageGenerationService'].full
 
 
 class GrpcBackend:
-    """See the module. `address` is HOST:PORT; the hop has no TLS."""
+    """See the module.
 
-    def __init__(self, address: str) -> None:
+    Args:
+        address: of the other server.
+        token: the bearer token that it asks for, instead of what the caller sent. "": none.
+    """
+
+    def __init__(self, address: ServerAddress, token: str = "") -> None:
         self._address = address
+        self._token = bearer(token)
         self._channel: grpc.aio.Channel | None = None
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
@@ -38,7 +45,7 @@ class GrpcBackend:
             request_serializer=GenerateImageRequest.SerializeToString,
         )
         try:
-            return GenerateImageResponse.FromString(await method(request, **_options()))
+            return GenerateImageResponse.FromString(await method(request, **self._options()))
         except grpc.RpcError as error:
             raise _error(error) from None
         except DecodeError:
@@ -48,7 +55,7 @@ class GrpcBackend:
         method: Any = self._opened().unary_stream(
             f"{_SERVICE}/StreamImage", request_serializer=StreamImageRequest.SerializeToString
         )
-        call = method(request, **_options())
+        call = method(request, **self._options())
         try:
             async for part in call:
                 yield part
@@ -61,6 +68,13 @@ class GrpcBackend:
         if self._channel is not None:
             await self._channel.close()
 
+    def _options(self) -> dict[str, Any]:
+        context = CALL.get()
+        metadata = context.metadata
+        if self._token:
+            metadata = (*(pair for pair in metadata if pair[0] != "authorization"), *self._token)
+        return {"metadata": metadata or None, "timeout": context.seconds_left}
+
     def _opened(self) -> grpc.aio.Channel:
         if self._channel is None:
             options = [
@@ -68,13 +82,13 @@ class GrpcBackend:
                 ("grpc.enable_retries", 0),  # The caller's are enough.
                 ("grpc.max_reconnect_backoff_ms", _MAX_BACKOFF_MS),
             ]
-            self._channel = grpc.aio.insecure_channel(self._address, options)
+            target, credentials = self._address.target, self._address.credentials
+            self._channel = (
+                grpc.aio.secure_channel(target, credentials, options)
+                if credentials
+                else grpc.aio.insecure_channel(target, options)
+            )
         return self._channel
-
-
-def _options() -> dict[str, Any]:
-    context = CALL.get()
-    return {"metadata": context.metadata or None, "timeout": context.seconds_left}
 
 
 def _error(error: grpc.RpcError) -> ImagecallError:

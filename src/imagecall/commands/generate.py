@@ -13,9 +13,11 @@ from typing import Any, Final
 
 from PIL import Image, UnidentifiedImageError
 
+from imagecall.addresses import ServerAddress
 from imagecall.call_view import CallView, view
 from imagecall.client import Happening, ImageClient, put_together
 from imagecall.commands.backend_options import chosen_backend
+from imagecall.commands.remote import TOKEN
 from imagecall.converter import CALLS, EVENTS
 from imagecall.errors import printable
 from imagecall.formats import image_format
@@ -62,7 +64,11 @@ async def _happenings(
 ) -> AsyncIterator[Happening]:
     """What happens: at a server, or here."""
     if options.server:
-        async with ImageClient(options.server) as client:
+        server: ServerAddress = options.server
+        token = os.environ.get(TOKEN, "")
+        async with ImageClient(
+            server.target, credentials=server.credentials, token=token
+        ) as client:
             happenings = client.stream_image(request, timeout=options.timeout)
             async with aclosing(happenings):
                 async for happening in happenings:

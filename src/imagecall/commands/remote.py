@@ -1,10 +1,12 @@
 """The conversions of a running server, for the command line."""
 
 import argparse
+import os
 from typing import Any, Final
 
 import grpc
 
+from imagecall.addresses import ServerAddress, bearer
 from imagecall.document import KINDS
 from imagecall.grpc_status import error_of
 from imagecall.json_diagnosis import diagnose
@@ -17,41 +19,59 @@ _UNLIMITED: Final = [("grpc.max_receive_message_length", -1)]
 _SECONDS: Final = 60.0
 
 
-def parse(server: str, data: bytes, options: argparse.Namespace) -> ImageGenerationCall | Document:
+TOKEN: Final = "IMAGECALL_TOKEN"
+"""The variable of the environment that has the bearer token for a server."""
+
+
+def parse(
+    server: ServerAddress, data: bytes, options: argparse.Namespace
+) -> ImageGenerationCall | Document:
     """JSON as a message. Raises ConversionError as the server does; ConnectionError."""
     try:
         text = data.decode()
     except UnicodeDecodeError:
         raise diagnose(data) from None
-    with grpc.insecure_channel(server, _UNLIMITED) as channel:
+    with _channel(server) as channel:
         stub = ConversionServiceStub(channel)
         try:
             if options.document:
                 kind: Any = KINDS[options.document]
                 request = pb.ParseDocumentRequest(json=text, kind=kind)
-                return stub.ParseDocument(request, timeout=_SECONDS).document
+                return stub.ParseDocument(request, timeout=_SECONDS, metadata=_metadata()).document
             profile = pb.Profile.Value(f"PROFILE_{(options.profile or 'unspecified').upper()}")
             parse = pb.ParseCallRequest(json=text, variant=options.variant, profile=profile)
-            return stub.ParseCall(parse, timeout=_SECONDS).call
+            return stub.ParseCall(parse, timeout=_SECONDS, metadata=_metadata()).call
         except grpc.RpcError as error:
             raise _translated(error, server) from None
 
 
-def format(server: str, message: ImageGenerationCall | Document) -> bytes:
+def format(server: ServerAddress, message: ImageGenerationCall | Document) -> bytes:
     """A message as JSON. Raises ConversionError as the server does; ConnectionError."""
-    with grpc.insecure_channel(server, _UNLIMITED) as channel:
+    with _channel(server) as channel:
         stub = ConversionServiceStub(channel)
         try:
             if isinstance(message, Document):
                 request = pb.FormatDocumentRequest(document=message)
-                return stub.FormatDocument(request, timeout=_SECONDS).json.encode()
+                return stub.FormatDocument(
+                    request, timeout=_SECONDS, metadata=_metadata()
+                ).json.encode()
             call = pb.FormatCallRequest(call=message)
-            return stub.FormatCall(call, timeout=_SECONDS).json.encode()
+            return stub.FormatCall(call, timeout=_SECONDS, metadata=_metadata()).json.encode()
         except grpc.RpcError as error:
             raise _translated(error, server) from None
 
 
-def _translated(error: grpc.RpcError, server: str) -> Exception:
+def _channel(server: ServerAddress) -> grpc.Channel:
+    if server.credentials:
+        return grpc.secure_channel(server.target, server.credentials, _UNLIMITED)
+    return grpc.insecure_channel(server.target, _UNLIMITED)
+
+
+def _metadata() -> tuple[tuple[str, str], ...]:
+    return bearer(os.environ.get(TOKEN, ""))
+
+
+def _translated(error: grpc.RpcError, server: ServerAddress) -> Exception:
     """The ConversionError that a status stands for, or else a ConnectionError."""
     known = error_of(error)
-    return known if known.reason else ConnectionError(f"{server}: {known.code}: {known}")
+    return known if known.reason else ConnectionError(f"{server.target}: {known.code}: {known}")

@@ -135,19 +135,30 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
     call be, as it may have begun to cost.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, asks: bool) -> None:
         self._backend = backend
+        # A token that is for us is not for others.
+        self._kept = _OF_THE_HOP | {"authorization"} if asks else _OF_THE_HOP
 
     async def GenerateImage(
         self, request: generation_pb.GenerateImageRequest, context: Context
     ) -> generation_pb.GenerateImageResponse:
-        CALL.set(_call_context(context))
+        CALL.set(self._call_context(context))
         return await _committed(context, self._backend.generate_image(request))
+
+    def _call_context(self, context: Context) -> CallContext:
+        """What a backend may pass on of a call."""
+        left = context.time_remaining()
+        sent: Any = context.invocation_metadata() or ()
+        return CallContext(
+            metadata=tuple((key, value) for key, value in sent if key not in self._kept),
+            deadline=None if left is None else time.monotonic() + left,
+        )
 
     async def StreamImage(
         self, request: generation_pb.StreamImageRequest, context: Context
     ) -> AsyncIterator[Any]:
-        CALL.set(_call_context(context))
+        CALL.set(self._call_context(context))
         async with aclosing(self._backend.stream_image(request)) as parts:
             first = await _committed(context, anext(parts, None))
             if first is None:
@@ -155,16 +166,6 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
             yield first
             async for part in parts:
                 yield part
-
-
-def _call_context(context: Context) -> CallContext:
-    """What a backend may pass on of a call."""
-    left = context.time_remaining()
-    sent: Any = context.invocation_metadata() or ()
-    return CallContext(
-        metadata=tuple((key, value) for key, value in sent if key not in _OF_THE_HOP),
-        deadline=None if left is None else time.monotonic() + left,
-    )
 
 
 async def _committed(context: Context, work: Awaitable[_T]) -> _T:
@@ -218,7 +219,7 @@ class GrpcServer:
             ConversionServicer(admission.limits), self._server
         )
         generation_pb_grpc.add_ImageGenerationServiceServicer_to_server(
-            GenerationServicer(backend), self._server
+            GenerationServicer(backend, admission.asks), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = [*_SERVICES, health.SERVICE_NAME]

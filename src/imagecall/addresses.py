@@ -1,0 +1,42 @@
+"""Addresses of gRPC servers, as command lines and settings have them."""
+
+from typing import Final, NamedTuple
+
+import grpc
+
+_SCHEMES: Final = {"grpc://": False, "grpcs://": True}
+_HIGHEST_PORT: Final = 2**16 - 1
+
+
+class ServerAddress(NamedTuple):
+    """HOST:PORT, and whether the server speaks TLS."""
+
+    target: str
+    tls: bool = False
+
+    @property
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """For a channel; the authorities are those of gRPC, or of the file that the variable
+        GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names."""
+        return grpc.ssl_channel_credentials() if self.tls else None
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is HOST:PORT."""
+    host, _, port = text.rpartition(":")
+    number = port.isascii() and port.isdecimal() and len(port) < 10
+    return bool(host) and "/" not in host and number and int(port) <= _HIGHEST_PORT
+
+
+def server_address(text: str) -> ServerAddress:
+    """Reads HOST:PORT, grpc://HOST:PORT, or grpcs://HOST:PORT for TLS. Raises ValueError."""
+    scheme = next((scheme for scheme in _SCHEMES if text.startswith(scheme)), "grpc://")
+    target = text.removeprefix(scheme)
+    if not is_address(target):
+        raise ValueError(f"{text!r} is not {scheme}HOST:PORT with a port of 0 to {_HIGHEST_PORT}")
+    return ServerAddress(target, _SCHEMES[scheme])
+
+
+def bearer(token: str) -> tuple[tuple[str, str], ...]:
+    """The metadata that has a token; none for none."""
+    return (("authorization", f"Bearer {token}"),) if token else ()
