@@ -15,6 +15,7 @@ from imagecall.allocator import keep_freed_memory
 from imagecall.backends import Backend
 from imagecall.certificates import Certificates
 from imagecall.commands.backend_options import chosen_backend
+from imagecall.commands.workers import READY, WORKER, run_workers, stop_with_parent
 from imagecall.doors.admission import Admission
 from imagecall.doors.grpc import GrpcServer
 from imagecall.doors.http import HttpServer
@@ -36,9 +37,22 @@ def run(options: argparse.Namespace) -> int:
     file = options.config or os.environ.get("IMAGECALL_CONFIG")
     settings = read_settings(vars(options), SERVER, os.environ, Path(file) if file else None)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    if settings.workers > 1:
+        return asyncio.run(
+            run_workers(settings, sys.argv[1:], lambda grpc, http: _announce(settings, grpc, http))
+        )
     keep_freed_memory()
     asyncio.run(_serve(settings))
     return 0
+
+
+def _announce(settings: argparse.Namespace, grpc: str, http: str) -> None:
+    """Says on stdout where the server listens."""
+    print(f"listening grpc {grpc}")
+    if http != "off":
+        scheme = "https" if settings.tls_cert else "http"
+        print(f"listening http {http}\n\nA page to try it: {scheme}://{http}/")
+    print(_COMMANDS.format(program=sys.argv[0], address=grpc), flush=True)
 
 
 async def _serve(settings: argparse.Namespace) -> None:
@@ -51,13 +65,12 @@ async def _serve(settings: argparse.Namespace) -> None:
     grpc_server, http_server = _servers(settings, backend, admission, certificates)
     try:
         bound = await grpc_server.start()
-        page = await http_server.start() if http_server else None
-        print(f"listening grpc {bound}")
-        if page:
-            scheme = "https" if certificates else "http"
-            print(f"listening http {page}")
-            print(f"\nA page to try it: {scheme}://{page}/")
-        print(_COMMANDS.format(program=sys.argv[0], address=bound), flush=True)
+        page = await http_server.start() if http_server else "off"
+        if _is_worker():
+            stop_with_parent(stopped)
+            print(READY, flush=True)
+        else:
+            _announce(settings, bound, page)
         await stopped.wait()
         await grpc_server.drain()
         stopped.clear()
@@ -83,10 +96,21 @@ def _servers(
         certificates=certificates,
         reflection=settings.reflection,
         channelz=settings.channelz,
+        share_port=_is_worker(),
     )
     if settings.http is None:
         return grpc_server, None
-    return grpc_server, HttpServer(settings.http, backend, admission, certificates=certificates)
+    return grpc_server, HttpServer(
+        settings.http,
+        backend,
+        admission,
+        certificates=certificates,
+        share_port=_is_worker(),
+    )
+
+
+def _is_worker() -> bool:
+    return WORKER in os.environ
 
 
 def _admission(settings: argparse.Namespace) -> Admission:

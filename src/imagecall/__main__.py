@@ -1,0 +1,7 @@
+"""`python -m imagecall`: the command."""
+
+import sys
+
+from imagecall.cli import main
+
+sys.exit(main())

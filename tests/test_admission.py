@@ -1,0 +1,289 @@
+"""Which calls a server takes: tokens, limits."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from imagecall.backends.embedded import EmbeddedBackend
+from imagecall.backends.http import HttpBackend
+from imagecall.client import ImageClient
+from imagecall.doors.admission import Admission
+from imagecall.doors.grpc import GrpcServer
+from imagecall.doors.http import HttpServer
+from imagecall.errors import ConversionError, GenerationError
+from imagecall.grpc_status import error_of
+from imagecall.json_text import MAX_KEYS, MAX_VALUES
+from imagecall.limits import Limits
+from imagecall.tokens import Tokens
+from imagecall.v1.conversion_service_pb2 import ConvertCallsRequest, ParseCallRequest
+from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
+from imagecall.v1.extra_field_pb2 import ExtraField
+from imagecall.v1.image_request_pb2 import ImageRequest
+from tests.streams import framed, happy
+from tests.upstream import upstream
+
+ITEM = '{"type":"image_generation_call","id":"ig_1"}'
+ALICE, BOB = "alices-token-0123456789", "bobs-token-0123456789"
+
+
+@asynccontextmanager
+async def doors(admission: Admission, backend: Any = None) -> AsyncIterator[tuple[str, str]]:
+    backend = backend or EmbeddedBackend()
+    grpc_server = GrpcServer("127.0.0.1:0", backend, admission)
+    http_server = HttpServer("127.0.0.1:0", backend, admission)
+    try:
+        yield await grpc_server.start(), await http_server.start()
+    finally:
+        await asyncio.gather(grpc_server.stop(0), http_server.stop(0))
+        await backend.close()
+
+
+def slow(seconds: float) -> ImageRequest:
+    order = json.dumps({"delay_seconds": seconds})
+    return ImageRequest(prompt="a fox", extra_fields=[ExtraField(name="embedded", json=order)])
+
+
+async def parse(address: str, token: str = "") -> Any:
+    metadata = (("authorization", f"Bearer {token}"),) if token else ()
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub: Any = ConversionServiceStub(channel)
+        return await stub.ParseCall(ParseCallRequest(json=ITEM), metadata=metadata)
+
+
+async def refusal(work: Any) -> Any:
+    with pytest.raises(grpc.RpcError) as caught:
+        await work
+    return error_of(caught.value)
+
+
+async def test_a_call_needs_a_token_of_the_file_and_health_none(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"# who may call\nalice {ALICE}\n\nbob\t{BOB}\n")
+    async with doors(Admission(tokens=Tokens(file))) as (address, page):
+        for token in ("", "wrong", ALICE[:-1], ALICE + "x", f"{ALICE} x"):
+            error = await refusal(parse(address, token))
+            assert (error.reason, error.code) == ("TOKEN_REQUIRED", "UNAUTHENTICATED")
+            assert ALICE not in str(error)
+        assert (await parse(address, ALICE)).call == (await parse(address, BOB)).call
+        async with grpc.aio.insecure_channel(address) as channel:
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            answer = await health.Check(health_pb2.HealthCheckRequest())
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        async with aiohttp.ClientSession(f"http://{page}") as session:
+            said = {"input": "a fox", "tools": [{"type": "image_generation", "size": "64x64"}]}
+            for token, status in (("", 401), ("wrong", 401), (ALICE, 200)):
+                headers = {"authorization": f"bearer {token}"}
+                async with session.post("/v1/responses", json=said, headers=headers) as got:
+                    assert got.status == status
+                    if status == 401:
+                        assert got.headers["www-authenticate"] == "Bearer"
+                        assert (await got.json())["error"]["type"] == "token_required"
+            async with session.get("/") as got:
+                assert got.status == 200
+
+
+async def test_tokens_are_read_anew_and_a_faulty_file_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"alice {ALICE}\n")
+    async with doors(Admission(tokens=Tokens(file))) as (address, _):
+        await parse(address, ALICE)
+        file.write_text("alice tooshort\n")
+        await asyncio.sleep(1.1)
+        await parse(address, ALICE)
+        assert "stays in use" in caplog.text
+        assert "tooshort" not in caplog.text
+        file.write_text(f"bob {BOB}\n")
+        await asyncio.sleep(1.1)
+        await parse(address, BOB)
+        assert (await refusal(parse(address, ALICE))).reason == "TOKEN_REQUIRED"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has none in it"),
+        ("alice\n", "line 1 of the file of tokens"),
+        ("# x\nalice short\n", "the token in line 2 of the file of tokens"),
+        ("alice sk with spaces in it\n", "is not NAME TOKEN"),
+    ],
+)
+def test_a_faulty_file_of_tokens_is_a_sentence_that_does_not_quote_it(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(text)
+    with pytest.raises(OSError, match=message) as caught:
+        Tokens(file)
+    assert "short" not in str(caught.value)
+    assert "spaces" not in str(caught.value)
+
+
+async def test_a_token_for_us_is_not_passed_on(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"alice {ALICE}\n")
+    from imagecall.addresses import ServerAddress
+    from imagecall.backends.grpc import GrpcBackend
+
+    inner_file = tmp_path / "inner"
+    inner_file.write_text(f"hop {BOB}\n")
+    async with doors(Admission(tokens=Tokens(inner_file))) as (inner, _):
+        for token, works in ((BOB, True), ("", False)):
+            backend = GrpcBackend(ServerAddress(inner), token)
+            async with (
+                doors(Admission(tokens=Tokens(file)), backend) as (outer, _),
+                ImageClient(outer, token=ALICE) as client,
+            ):
+                if works:
+                    assert (await client.generate_image(slow(0.01))).calls
+                else:
+                    with pytest.raises(GenerationError, match="no token"):
+                        await client.generate_image(slow(0.01))
+
+
+async def test_past_the_limit_of_calls_one_is_refused_at_once_and_others_go_on() -> None:
+    async with (
+        doors(Admission(Limits(calls=2))) as (address, page),
+        ImageClient(address) as client,
+    ):
+        slow_ones = [asyncio.create_task(client.generate_image(slow(1))) for _ in range(2)]
+        await asyncio.sleep(0.3)
+        begun = time.monotonic()
+        with pytest.raises(grpc.RpcError) as caught:
+            await parse(address)
+        assert time.monotonic() - begun < 0.5
+        error = error_of(caught.value)
+        assert isinstance(error, GenerationError)
+        assert (error.reason, error.code) == ("TOO_MANY_CALLS", "RESOURCE_EXHAUSTED")
+        assert error.retry_seconds == 1
+        async with (
+            aiohttp.ClientSession(f"http://{page}") as session,
+            session.post("/v1/responses", json={"input": "a"}) as got,
+        ):
+            assert (got.status, got.headers["retry-after"]) == (429, "1")
+        async with grpc.aio.insecure_channel(address) as channel:
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            assert (await health.Check(health_pb2.HealthCheckRequest())).status == 1
+        assert all(answer.calls for answer in await asyncio.gather(*slow_ones))
+        assert (await parse(address)).call
+
+
+async def test_a_call_that_takes_too_long_is_ended() -> None:
+    async with (
+        doors(Admission(Limits(call_seconds=0.3))) as (address, page),
+        ImageClient(address) as client,
+    ):
+        with pytest.raises(GenerationError) as caught:
+            await client.generate_image(slow(30))
+        assert (caught.value.reason, caught.value.code) == ("CALL_TOO_LONG", "DEADLINE_EXCEEDED")
+        async with aiohttp.ClientSession(f"http://{page}") as session:
+            asked = {"input": "a", "embedded": {"delay_seconds": 30}}
+            async with session.post("/v1/responses", json=asked) as got:
+                assert got.status == 504
+                assert (await got.json())["error"]["type"] == "call_too_long"
+
+
+async def test_a_stream_takes_so_many_items_and_no_more() -> None:
+    async with doors(Admission(Limits(stream_items=5))) as (address, _):
+        channel = grpc.aio.insecure_channel(address)
+        async with channel:
+            stub: Any = ConversionServiceStub(channel)
+            for items in (5, 6):
+                request = ConvertCallsRequest()
+                for _ in range(items):
+                    request.conversions.add(json=ITEM)
+                answered = []
+                try:
+                    async for response in stub.ConvertCalls(iter([request])):
+                        answered += response.results
+                    assert items == 5
+                except grpc.RpcError as error:
+                    assert items == 6
+                    known = error_of(error)
+                    assert isinstance(known, ConversionError)
+                    assert (known.reason, known.code) == ("TOO_MANY_ITEMS", "RESOURCE_EXHAUSTED")
+                assert len(answered) == 5
+
+
+async def test_an_image_of_an_api_past_the_limit_is_refused() -> None:
+    image = b"\x89PNG\r\n\x1a\n" + bytes(6_000_000)
+    for limit, fits in ((len(image), True), (len(image) - 1, False)):
+        async with upstream() as api:
+            api.say(framed(happy(image)))
+            backend = HttpBackend(api.url, max_image_bytes=limit)
+            async with doors(Admission(), backend) as (address, _), ImageClient(address) as client:
+                try:
+                    async for _ in client.stream_image(ImageRequest(prompt="a")):
+                        pass
+                    assert fits
+                except GenerationError as error:
+                    assert not fits
+                    assert error.reason == "UPSTREAM_ANSWER_TOO_LARGE"
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        (b'{"type":"x",' + b",".join(b'"%d":1' % n for n in range(MAX_KEYS - 1)) + b"}", True),
+        (b'{"type":"x",' + b",".join(b'"%d":1' % n for n in range(MAX_KEYS)) + b"}", False),
+        (b'{"type":"x","a":[' + b",".join([b"0"] * (MAX_VALUES - 2)) + b"]}", True),
+        (b'{"type":"x","a":[' + b",".join([b"0"] * (MAX_VALUES - 1)) + b"]}", False),
+        (b'{"type":"x","a":[' + b",".join([b"[]"] * 2_000_000) + b"]}", False),
+        (b'{"type":"x","a":"' + b",:" * 2_000_000 + b'"}', True),
+    ],
+    ids=["keys", "one key more", "values", "one value more", "empty arrays", "a long string"],
+)
+@pytest.mark.parametrize("known", [False, True], ids=["unknown item", "item"])
+def test_what_costs_much_more_than_its_bytes_is_refused(
+    text: bytes, fits: bool, known: bool
+) -> None:
+    import imagecall
+
+    if known:
+        text = text.replace(b'"type":"x"', b'"type":"image_generation_call"', 1)
+    try:
+        call = imagecall.from_json(text)
+    except ConversionError as error:
+        assert error.reason == "TOO_MANY_VALUES"
+        assert not fits
+    else:
+        assert fits
+        assert imagecall.to_json(call) == text
+
+
+def test_a_message_whose_json_would_be_refused_is_not_written() -> None:
+    import imagecall
+
+    call = imagecall.from_json(ITEM)
+    item = call.output_image_generation_call
+    many = ",".join(["0"] * (MAX_VALUES // 2))
+    for count in range(3):
+        item.extra_fields.add(name=f"a{count}", json=f"[{many}]")
+    with pytest.raises(ConversionError, match="values"):
+        imagecall.to_json(call)
+    del item.extra_fields[:]
+    for count in range(MAX_KEYS - 2):
+        item.extra_fields.add(name=f"a{count}", json="0")
+    assert imagecall.from_json(imagecall.to_json(call)) == call
+    item.extra_fields.add(name="more", json="0")
+    with pytest.raises(ConversionError, match="keys"):
+        imagecall.to_json(call)
+
+
+def test_details_of_a_refused_call_have_a_time_to_retry() -> None:
+    from imagecall.grpc_status import status_of
+
+    busy = GenerationError("TOO_MANY_CALLS", "busy", retry_seconds=1)
+    kinds = {detail.type_url.rpartition(".")[2] for detail in status_of(busy).details}
+    assert kinds == {ErrorInfo.DESCRIPTOR.name, RetryInfo.DESCRIPTOR.name}
