@@ -1,0 +1,177 @@
+"""Small unary calls: ParseCall against a bare grpcio service that echoes the same bytes.
+
+Every server runs in a process of its own, with its defaults: a bare grpc.aio service; `imagecall
+serve`; the same with metrics and traces on, which go to a receiver that throws them away; and the
+same with two workers. One client keeps a number of calls in progress on some connections, in turn
+to each server for a moment, again and again; client and servers share the machine's cores.
+"""
+
+import argparse
+import asyncio
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import grpc
+from aiohttp import web
+
+from imagecall.v1.conversion_service_pb2 import ParseCallRequest
+
+PROGRAM = str(Path(sys.executable).parent / "imagecall")
+METHOD = "/imagecall.v1.ConversionService/ParseCall"
+ITEM = '{"type":"image_generation_call","id":"ig_1","result":"aGk=","status":"completed"}'
+CONNECTIONS = 4
+IN_PROGRESS = 32
+ROUND_SECONDS = 1.0
+
+
+async def serve_bare() -> None:
+    """The bare service."""
+
+    async def echo(request: bytes, context: Any) -> bytes:
+        return request
+
+    handler = grpc.unary_unary_rpc_method_handler(echo)
+    service, name = METHOD[1:].split("/")
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(service, {name: handler}),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(f"listening grpc 127.0.0.1:{port}", flush=True)
+    await server.wait_for_termination()
+
+
+@asynccontextmanager
+async def receiver() -> AsyncIterator[str]:
+    """What takes metrics and traces by OTLP, and throws them away; its URL."""
+
+    async def take(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(content_type="application/x-protobuf")
+
+    app = web.Application(client_max_size=2**30)
+    app.router.add_post("/{path:.*}", take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def process(*command: str, **environment: str) -> AsyncIterator[str]:
+    """A server in a process of its own; its address."""
+    running = await asyncio.create_subprocess_exec(
+        *command,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=os.environ | environment,
+    )
+    assert running.stdout is not None
+    try:
+        line = (await running.stdout.readline()).decode()
+        assert line.startswith("listening grpc"), command
+        yield line.split()[-1]
+    finally:
+        running.terminate()
+        await running.wait()
+
+
+class Client:
+    """Connections to one server, and the calls in progress on them."""
+
+    def __init__(self, address: str) -> None:
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        self.channels = [grpc.aio.insecure_channel(address, own) for _ in range(CONNECTIONS)]
+        self.request = ParseCallRequest(json=ITEM).SerializeToString()
+
+    async def rate(self, seconds: float) -> float:
+        """Calls per second."""
+        end = time.perf_counter() + seconds
+        counts = await asyncio.gather(*(self._calls(n, end) for n in range(IN_PROGRESS)))
+        return sum(counts) / seconds
+
+    async def _calls(self, number: int, end: float) -> int:
+        method: Any = self.channels[number % CONNECTIONS].unary_unary(METHOD)
+        count = 0
+        while time.perf_counter() < end:
+            await method(self.request)
+            count += 1
+        return count
+
+
+async def measure(rounds: int) -> None:
+    print(
+        f"Python {platform.python_version()}, grpcio {version('grpcio')}, {os.cpu_count()} cores; "
+        f"load {os.getloadavg()[0]:.1f}; {IN_PROGRESS} calls in progress on {CONNECTIONS} "
+        f"connections, {rounds} rounds of {ROUND_SECONDS:g} s each, medians"
+    )
+    serve = (PROGRAM, "serve", "--grpc", "127.0.0.1:0", "--http", "off")
+    async with AsyncExitStack() as stack:
+        otlp = await stack.enter_async_context(receiver())
+        observed = {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp}
+        commands: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+            "bare grpcio, an echo": ((sys.executable, __file__, "--bare"), {}),
+            "ParseCall": (serve, {}),
+            "ParseCall, metrics and traces": (
+                (*serve, "--metrics", "on", "--traces", "on"),
+                observed,
+            ),
+            "ParseCall, 2 workers": ((*serve, "--workers", "2"), {}),
+        }
+        clients = {}
+        for name, (command, environment) in commands.items():
+            address = await stack.enter_async_context(process(*command, **environment))
+            clients[name] = Client(address)
+        rates: dict[str, list[float]] = {name: [] for name in clients}
+        shares: dict[str, list[float]] = {name: [] for name in clients}
+        for client in clients.values():
+            await client.rate(0.5)
+        for _ in range(rounds):
+            for name, client in clients.items():
+                begun = _cpu_seconds()
+                rates[name].append(await client.rate(ROUND_SECONDS))
+                shares[name].append((_cpu_seconds() - begun) / ROUND_SECONDS)
+    found = {name: statistics.median(rate) for name, rate in rates.items()}
+    bare, own = found["bare grpcio, an echo"], found["ParseCall"]
+    width = max(map(len, found))
+    print(f"{'':{width}}  calls/s   of bare  of ParseCall  client's cores")
+    for name, rate in found.items():
+        share = statistics.median(shares[name])
+        print(
+            f"{name:{width}}  {rate:7,.0f}  {rate / bare:8.2f}  {rate / own:12.2f}  {share:14.2f}"
+        )
+    print("demanded: ParseCall 0.60 of bare; with metrics and traces 0.80 of ParseCall")
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.bare:
+        asyncio.run(serve_bare())
+    else:
+        asyncio.run(measure(3 if options.quick else 15))
+
+
+if __name__ == "__main__":
+    main()
