@@ -8,6 +8,7 @@ from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
@@ -20,7 +21,9 @@ import imagecall
 from imagecall.backends import Backend
 from imagecall.backends.embedded import EmbeddedBackend
 from imagecall.backends.http import HttpBackend
+from imagecall.doors.admission import Admission
 from imagecall.doors.http import HttpServer
+from imagecall.tokens import Tokens
 from tests.streams import PNG, framed, happy, item, numbered, response, without
 from tests.upstream import HANG, Upstream, upstream
 
@@ -107,9 +110,11 @@ class Page:
 
 
 @asynccontextmanager
-async def opened(browser: webdriver.Chrome, backend: Backend) -> AsyncIterator[Page]:
+async def opened(
+    browser: webdriver.Chrome, backend: Backend, admission: Admission | None = None
+) -> AsyncIterator[Page]:
     """The page of a real door before a backend; at the end, nothing was complained of."""
-    door = HttpServer("127.0.0.1:0", backend)
+    door = HttpServer("127.0.0.1:0", backend, admission)
     page = Page(browser, f"http://{await door.start()}")
     try:
         await page.do(page.requested)
@@ -141,6 +146,18 @@ async def bridge(chromium: webdriver.Chrome, api: Upstream) -> AsyncIterator[Pag
     """The page before an API."""
     async with opened(chromium, HttpBackend(api.url, "sk-secret")) as page:
         yield page
+
+
+async def test_a_token_is_asked_for_and_sent(chromium: webdriver.Chrome, tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text("alice alices-token-0123456789\n")
+    admission = Admission(tokens=Tokens(file))
+    async with opened(chromium, EmbeddedBackend(), admission) as page:
+        assert await page.run("return document.getElementById('asked').hidden")
+        assert not (await page.generate()).startswith("Done in ")
+        assert not await page.run("return document.getElementById('asked').hidden")
+        await page.run("document.getElementById('token').value = 'alices-token-0123456789'")
+        assert (await page.generate()).startswith("Done in ")
 
 
 async def _image_from(origin: str, tool: dict[str, Any], prompt: str) -> bytes:
