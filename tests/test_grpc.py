@@ -451,3 +451,17 @@ async def test_a_client_that_leaves_is_no_error_in_the_log(
     await asyncio.sleep(0.5)
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
     assert (await stub.ParseCall(pb.ParseCallRequest(json=ITEM))).call
+
+
+async def test_who_watches_the_health_hears_of_the_stop_and_does_not_hold_it() -> None:
+    server = GrpcServer("127.0.0.1:0", EmbeddedBackend())
+    async with grpc.aio.insecure_channel(await server.start()) as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        watch = health.Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        await server.drain()
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        await asyncio.wait_for(server.stop(60), 10)
+        with pytest.raises(grpc.RpcError) as caught:
+            await watch.read()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

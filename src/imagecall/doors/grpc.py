@@ -211,8 +211,9 @@ class GrpcServer:
         self._address = address
         self._credentials = certificates and certificates.for_grpc()
         self._health = health.aio.HealthServicer()
+        self._boundary = BoundaryInterceptor(admission)
         self._server = grpc.aio.server(
-            interceptors=[BoundaryInterceptor(admission)],
+            interceptors=[self._boundary],
             options=_options(admission.limits, share_port),
         )
         pb_grpc.add_ConversionServiceServicer_to_server(
@@ -253,6 +254,7 @@ class GrpcServer:
     async def stop(self, grace: float) -> None:
         """Reports NOT_SERVING, takes no new calls, and gives those in progress `grace` seconds."""
         await self.drain()
+        self._boundary.stopping.set()
         await self._server.stop(grace)
 
 

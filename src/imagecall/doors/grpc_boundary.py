@@ -57,6 +57,8 @@ class BoundaryInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._wrapped: dict[str, Handler] = {}
+        self.stopping = asyncio.Event()
+        """Set, it ends the calls that would go on for ever: those that watch the health."""
 
     async def intercept_service(
         self,
@@ -69,13 +71,16 @@ class BoundaryInterceptor(grpc.aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
             if handler is None:
                 return None
-            admission = None if method.startswith(_OPEN) else self._admission
-            wrapped = self._wrapped[method] = _wrap(handler, admission)
+            if method.startswith(_OPEN):
+                wrapped = _wrap(handler, self.stopping)
+            else:
+                wrapped = _wrap(handler, self._admission)
+            self._wrapped[method] = wrapped
         return wrapped
 
 
-def _wrap(handler: Any, admission: Admission | None) -> Handler:
-    """The handler, guarded. Without an admission, each call is taken."""
+def _wrap(handler: Any, admission: Admission | asyncio.Event) -> Handler:
+    """The handler, guarded. With an event instead of an admission, which ends it, each is taken."""
     decode = _decoder(handler)
     requests = _decoded if handler.request_streaming else _decoded_one
     make: Any = {
@@ -100,8 +105,8 @@ def _wrap(handler: Any, admission: Admission | None) -> Handler:
 
     async def guarded(data: Any, context: Context) -> Any:
         try:
-            if admission is None:
-                return await work(data, context)
+            if isinstance(admission, asyncio.Event):
+                return await _until(admission, work(data, context), context)
             admission.enter(_authorization(context) if admission.asks else "")
             try:
                 async with asyncio.timeout(admission.limits.call_seconds) as limit:
@@ -117,6 +122,19 @@ def _wrap(handler: Any, admission: Admission | None) -> Handler:
 
     rebuilt: Handler = make(guarded, None, _encoder(handler))
     return rebuilt
+
+
+async def _until(stopping: asyncio.Event, work: Awaitable[Any], context: Context) -> Any:
+    """What the work gives, unless the server stops before."""
+    working, stop = asyncio.ensure_future(work), asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait({working, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server stops")
+        return await working
+    finally:
+        working.cancel()
+        stop.cancel()
 
 
 def _authorization(context: Context) -> str:
