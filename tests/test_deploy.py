@@ -59,7 +59,7 @@ def check() -> Check:
         pytest.fail(f"tests/deploy cannot be built, which takes Go 1.26 or later:\n{built.stderr}")
 
     def run(*arguments: object) -> str:
-        command = [program, *map(str, arguments)]
+        command = [str(program), *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         if done.returncode:
             raise Refused(done.stderr)
