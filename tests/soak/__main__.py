@@ -1,0 +1,88 @@
+"""Runs the scenarios, one after another, and prints their figures.
+
+A scenario is a module of this package with a function `run(short, seed)`, whose docstring says what
+it shows.
+"""
+
+import argparse
+import asyncio
+import importlib
+import os
+import random
+import sys
+import time
+import traceback
+from typing import Final
+
+from tests.soak.figure import Figure
+
+SCENARIOS: Final = (
+    "limits",
+    "fuzzing",
+    "bombs",
+    "damages",
+    "deadlines",
+    "upstream_faults",
+    "connections",
+    "shutdown",
+    "mixed",
+)
+_MAX_SECONDS: Final = 3600
+_ROW: Final = "{:<16} {:<66} {:>16}  {:<22} {}"
+
+
+async def _figures(scenario: str, short: bool, seed: int) -> list[Figure]:
+    """What a scenario gives; one that ends with an exception gives a failed figure."""
+    try:
+        module = importlib.import_module(f"tests.soak.{scenario}")
+        async with asyncio.timeout(_MAX_SECONDS):
+            figures: list[Figure] = await module.run(short, seed)
+    except Exception as error:
+        traceback.print_exc()
+        return [Figure("runs to its end", type(error).__name__, "", "no exception", False)]
+    return figures
+
+
+def _value(figure: Figure) -> str:
+    match figure.value:
+        case float(value):
+            shown = f"{value:,.2f}"
+        case int(value):
+            shown = f"{value:,}"
+        case value:
+            shown = value
+    return f"{shown} {figure.unit}".strip()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
+    parser.add_argument("--short", action="store_true", help="all of it in a few minutes")
+    parser.add_argument("--seed", type=int, help="of what is random (default: another each time)")
+    parser.add_argument(
+        "scenarios",
+        nargs="*",
+        metavar="SCENARIO",
+        help=f"which to run, of {', '.join(SCENARIOS)} (default: all)",
+    )
+    options = parser.parse_args()
+    for name in options.scenarios:
+        if name not in SCENARIOS:
+            parser.error(f"there is no scenario {name}; there are {', '.join(SCENARIOS)}")
+    seed = random.randrange(2**32) if options.seed is None else options.seed
+    print(f"seed {seed}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
+    print(_ROW.format("scenario", "figure", "value", "demanded", ""), flush=True)
+    failed = 0
+    for scenario in options.scenarios or SCENARIOS:
+        start = time.monotonic()
+        for figure in asyncio.run(_figures(scenario, options.short, seed)):
+            verdict = "ok" if figure.ok else "FAILED"
+            failed += not figure.ok
+            print(_ROW.format(scenario, figure.name, _value(figure), figure.demanded, verdict))
+        print(_ROW.format(scenario, "time taken", f"{time.monotonic() - start:,.0f} s", "", ""))
+        sys.stdout.flush()
+    print(f"{failed} FAILED" if failed else "all as demanded")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
