@@ -53,8 +53,12 @@ class _Client:
 
     async def stream(self, prompt: str, seconds: float | None = None) -> None:
         request = StreamImageRequest(request=ImageRequest(prompt=prompt))
-        async for _ in self._stub.StreamImage(request, timeout=seconds):
-            pass
+        call = self._stub.StreamImage(request, timeout=seconds)
+        try:
+            async for _ in call:
+                pass
+        finally:
+            call.cancel()  # Cancelling the task may leave the call to the garbage collector.
 
     async def generate(self, prompt: str, seconds: float | None = None) -> None:
         request = GenerateImageRequest(request=ImageRequest(prompt=prompt))
