@@ -1,0 +1,131 @@
+"""Connections that say nothing, reset what they begin, read slowly or write slowly.
+
+Each kind of attacker is there for a while, in a process of its own, while a bystander makes small
+calls at both doors at a steady pace; then it is gone for as long. The bystander's p99 is the median
+of such rounds. Afterwards the server has the descriptors that it had before.
+"""
+
+import asyncio
+import statistics
+from typing import Final, NamedTuple
+
+from tests.soak.beside import beside
+from tests.soak.figure import Figure, at_most, exactly, informs, percentile
+from tests.soak.server import Server, running
+from tests.soak.until import until
+
+_MIB: Final = 1024 * 1024
+_MOST_TIMES_SLOWER: Final = 5.0
+_SETTLE_SECONDS: Final = 10.0
+_CUT_SECONDS: Final = 20.0
+"""After how long the server closes a connection that does not come to the point."""
+
+_SLOW_MIB: Final = 8.0
+"""What a slow reader may cost."""
+
+
+class _Attack(NamedTuple):
+    name: str
+    kind: str
+    door: str
+    clients: int
+
+
+_ATTACKS: Final = (
+    _Attack("silent connections to gRPC", "silent", "grpc", 2000),
+    _Attack("connections that greet gRPC", "greeting", "grpc", 2000),
+    _Attack("silent connections to HTTP", "silent", "http", 2000),
+    _Attack("slow heads to HTTP", "stalled_head", "http", 500),
+    _Attack("slow bodies to HTTP", "stalled_body", "http", 500),
+    _Attack("slow readers of gRPC, 20 MB each", "slow_grpc", "grpc", 20),
+    _Attack("slow readers of HTTP, 20 MB each", "slow_http", "http", 20),
+    _Attack("resets", "resets", "grpc", 20_000),
+)
+
+
+async def run(short: bool, seed: int) -> list[Figure]:
+    rounds, seconds = (1, 2.0) if short else (5, 6.0)
+    figures: list[Figure] = []
+    async with running() as server:
+        await _bystander(server, 1)  # To warm it up.
+        for attack in _ATTACKS:
+            figures += await _attacked(server, attack, rounds, seconds)
+        figures.append(await _cut_off(server))
+    return figures
+
+
+async def _attacked(server: Server, attack: _Attack, rounds: int, seconds: float) -> list[Figure]:
+    normal: dict[str, list[float]] = {"grpc": [], "http": []}
+    slowed: dict[str, list[float]] = {"grpc": [], "http": []}
+    failed = 0
+    cores, grown, speed = 0.0, 0, 0.0
+    descriptors = server.descriptors()
+    for _ in range(rounds):
+        failed += await _bystander(server, seconds, normal)
+        before = server.rss_bytes()
+        server.reset_peak()
+        address = server.grpc if attack.door == "grpc" else server.http
+        async with (
+            beside("bystander", server.grpc, server.http) as bystander,
+            beside("attackers", attack.kind, address, attack.clients) as attackers,
+        ):
+            if attack.kind != "resets":
+                await asyncio.sleep(seconds)
+            attacked = await attackers.found()
+            found = await bystander.found()
+        cores = attacked["cores"]
+        speed = attacked.get("per_second", 0.0)
+        failed += _add(found, slowed)
+        grown = max(grown, server.peak_rss_bytes() - before)
+        await until(lambda: server.descriptors() <= descriptors, _SETTLE_SECONDS)
+    figures = [
+        at_most(f"{attack.clients:,} {attack.name}: bystander's p99 at {door}, to normal",
+                statistics.median(slowed[door]) / statistics.median(normal[door]),
+                _MOST_TIMES_SLOWER, "times")
+        for door in normal
+    ]  # fmt: skip
+    both = " and ".join(f"{statistics.median(slowed[door]):.1f}" for door in slowed)
+    figures += [
+        informs(f"{attack.name}: these p99, gRPC and HTTP", both, "ms"),
+        exactly(f"{attack.name}: bystander's calls that failed", failed, 0),
+        exactly(f"{attack.name}: descriptors more, afterwards",
+                max(0, server.descriptors() - descriptors), 0),
+        informs(f"{attack.name}: the attacker took", cores, "cores"),
+    ]  # fmt: skip
+    if speed:
+        figures.append(informs(f"{attack.name}: of them in a second", speed))
+    if attack.kind.startswith("slow_"):
+        name = f"{attack.name}: memory for each, at most"
+        figures.append(at_most(name, grown / _MIB / attack.clients, _SLOW_MIB, "MiB"))
+    return figures
+
+
+async def _bystander(
+    server: Server, seconds: float, into: dict[str, list[float]] | None = None
+) -> int:
+    """Lets the bystander call for so long; how many calls failed."""
+    async with beside("bystander", server.grpc, server.http) as bystander:
+        await asyncio.sleep(seconds)
+        return _add(await bystander.found(), into if into is not None else {})
+
+
+def _add(found: dict[str, list[float]], into: dict[str, list[float]]) -> int:
+    for door, times in into.items():
+        times.append(percentile(found[door], 0.99))
+    return len(found["failures"])
+
+
+async def _cut_off(server: Server) -> Figure:
+    """How many connections that do not come to the point the server closes itself, in time."""
+    count = 100
+    async with (
+        beside("attackers", "silent", server.grpc, count) as silent_grpc,
+        beside("attackers", "silent", server.http, count) as silent_http,
+        beside("attackers", "stalled_head", server.http, count) as slow_heads,
+    ):
+        await asyncio.sleep(_CUT_SECONDS + 2)
+        closed = 0
+        for attackers in (silent_grpc, silent_http, slow_heads):
+            closed += (await attackers.found())["closed"]
+    name = f"silent at both doors, slow heads: closed by the server after {_CUT_SECONDS:g} s"
+    return exactly(name, closed, 3 * count, "")
