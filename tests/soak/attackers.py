@@ -110,13 +110,13 @@ async def _hold(
     """Opens connections and keeps them until told to stop; how many the server closed meanwhile."""
     at_once = asyncio.Semaphore(_AT_ONCE)
     writers: list[StreamWriter] = []
-    readers: list[StreamReader] = []
+    ends: list[asyncio.Task[bytes]] = []
 
     async def connect() -> None:
         async with at_once:
             reader, writer = await asyncio.open_connection(*_place(address))
             writer.write(first)
-            readers.append(reader)
+            ends.append(asyncio.create_task(reader.read()))
             writers.append(writer)
 
     async def drip() -> None:
@@ -131,9 +131,10 @@ async def _hold(
     ready()
     await told_to_stop()
     dripping.cancel()
-    closed = sum(reader.at_eof() or reader.exception() is not None for reader in readers)
+    closed = sum(end.done() for end in ends)
     for writer in writers:
         writer.transport.abort()
+    await asyncio.gather(*ends, return_exceptions=True)
     return {"closed": closed}
 
 

@@ -7,10 +7,11 @@ of such rounds. Afterwards the server has the descriptors that it had before.
 
 import asyncio
 import statistics
-from typing import Final, NamedTuple
+from collections import Counter
+from typing import Any, Final, NamedTuple
 
 from tests.soak.beside import beside
-from tests.soak.figure import Figure, at_most, exactly, informs, percentile
+from tests.soak.figure import Figure, at_most, exactly, failures, informs, percentile
 from tests.soak.server import Server, running
 from tests.soak.until import until
 
@@ -57,7 +58,7 @@ async def run(short: bool, seed: int) -> list[Figure]:
 async def _attacked(server: Server, attack: _Attack, rounds: int, seconds: float) -> list[Figure]:
     normal: dict[str, list[float]] = {"grpc": [], "http": []}
     slowed: dict[str, list[float]] = {"grpc": [], "http": []}
-    failed = 0
+    failed: Counter[str] = Counter()
     cores, grown, speed = 0.0, 0, 0.0
     descriptors = server.descriptors()
     for _ in range(rounds):
@@ -87,7 +88,7 @@ async def _attacked(server: Server, attack: _Attack, rounds: int, seconds: float
     both = " and ".join(f"{statistics.median(slowed[door]):.1f}" for door in slowed)
     figures += [
         informs(f"{attack.name}: these p99, gRPC and HTTP", both, "ms"),
-        exactly(f"{attack.name}: bystander's calls that failed", failed, 0),
+        failures(f"{attack.name}: bystander's calls that failed", failed),
         exactly(f"{attack.name}: descriptors more, afterwards",
                 max(0, server.descriptors() - descriptors), 0),
         informs(f"{attack.name}: the attacker took", cores, "cores"),
@@ -102,17 +103,17 @@ async def _attacked(server: Server, attack: _Attack, rounds: int, seconds: float
 
 async def _bystander(
     server: Server, seconds: float, into: dict[str, list[float]] | None = None
-) -> int:
-    """Lets the bystander call for so long; how many calls failed."""
+) -> Counter[str]:
+    """Lets the bystander call for so long; the calls that failed."""
     async with beside("bystander", server.grpc, server.http) as bystander:
         await asyncio.sleep(seconds)
         return _add(await bystander.found(), into if into is not None else {})
 
 
-def _add(found: dict[str, list[float]], into: dict[str, list[float]]) -> int:
+def _add(found: dict[str, Any], into: dict[str, list[float]]) -> Counter[str]:
     for door, times in into.items():
         times.append(percentile(found[door], 0.99))
-    return len(found["failures"])
+    return Counter(found["failures"])
 
 
 async def _cut_off(server: Server) -> Figure:

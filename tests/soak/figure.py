@@ -1,5 +1,7 @@
 """A figure: what was measured, and what is demanded of it."""
 
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,3 +42,10 @@ def informs(name: str, value: float | str, unit: str = "") -> Figure:
 def percentile(values: Sequence[float], share: float) -> float:
     """The value that the given share of the values, from 0 to 1, does not exceed."""
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+def failures(name: str, found: Counter[str]) -> Figure:
+    """How many failures there were: none may be. What they were goes to stderr."""
+    for what, count in found.most_common():
+        print(f"{count:,} x {what}", file=sys.stderr)
+    return exactly(name, sum(found.values()), 0)

@@ -25,7 +25,7 @@ from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServic
 from imagecall.v1.image_request_pb2 import ImageRequest
 from tests.soak.api import api
 from tests.soak.beside import beside
-from tests.soak.figure import Figure, at_most, exactly, informs, percentile
+from tests.soak.figure import Figure, at_most, exactly, failures, informs, percentile
 from tests.soak.server import running
 from tests.streams import PNG, framed, happy, item, response
 from tests.upstream import HANG, JSON, RESET, SSE, Answer, Step
@@ -238,7 +238,7 @@ async def run(short: bool, seed: int) -> list[Figure]:
     }
     answers = {name: fault.answer for name, fault in (faults | well).items()}
     slow: dict[str, list[float]] = {"alone": [], "healthy": [], "faulty": []}
-    failures: list[str] = []
+    failed: list[str] = []
     async with (
         api(answers.__getitem__) as failing,
         running("--backend", failing.url, *_LIMITS) as server,
@@ -260,21 +260,19 @@ async def run(short: bool, seed: int) -> list[Figure]:
                     await work
                     found = await bystander.found()
                 slow[name].append(percentile(found["grpc"], 0.99))
-                failures += found["failures"]
+                failed += found["failures"]
         share = (time.process_time() - cpu) / (time.monotonic() - start)
-    wrong = faulty.wrong + healthy.wrong
     alone, good, bad = (statistics.median(found) for found in slow.values())
     figures = [
-        exactly(f"{sum(faulty.calls.values()):,} calls of {len(faulty.calls)} kinds: wrong status",
-                sum(wrong.values()), 0),
-        *(exactly(name[:66], count, 0) for name, count in wrong.most_common(10)),
+        failures(f"{sum(faulty.calls.values()):,} calls of {len(faulty.calls)} kinds: wrong "
+                 "status", faulty.wrong + healthy.wrong),
         await _unreachable(),
         informs(f"bystander's p99 alone, median of {rounds} rounds", alone, "ms"),
         informs(f"bystander's p99 with {_CALLS_PER_SECOND} good calls/s", good, "ms"),
         informs(f"bystander's p99 with {_CALLS_PER_SECOND} faults/s", bad, "ms"),
         at_most("bystander's p99 with faults, to that with good calls", bad / good,
                 _MOST_TIMES_SLOWER, "times"),
-        exactly("bystander's calls that failed", len(failures), 0),
+        exactly("bystander's calls that failed", len(failed), 0),
         informs("the API and its callers took", share, "cores"),
     ]  # fmt: skip
     return figures if short else [*figures, await _five_minutes()]
