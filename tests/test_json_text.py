@@ -7,7 +7,14 @@ import pytest
 
 from imagecall.errors import ConversionError
 from imagecall.json_diagnosis import diagnose
-from imagecall.json_text import elements, join_elements, join_members, members, parse
+from imagecall.json_text import (
+    closing_brackets,
+    elements,
+    join_elements,
+    join_members,
+    members,
+    parse,
+)
 from tests.cases import CASES, REFUSED_JSON, Case, Refusal
 from tests.mutations import mutations
 
@@ -43,11 +50,18 @@ def test_members_and_elements_are_taken_apart_and_put_together_verbatim() -> Non
         b'{"type":"x",' + b",".join(b'"%d":1' % n for n in range(200_000)) + b',"1":2}',
         b'{"a":"' + b"x" * 20_000_000,
         b"[" + b"1," * 2_000_000 + b"x]",
+        b'{"a":"' + b'\\"' * 500_000 + b":" * 20_000,
     ],
-    ids=["arrays", "objects", "keys", "string", "numbers"],
+    ids=["arrays", "objects", "keys", "string", "numbers", "quotes"],
 )
 def test_hostile_text_is_refused_soon(text: bytes) -> None:
     start = time.monotonic()
     with pytest.raises(ConversionError):
         parse(text)
     assert time.monotonic() - start < 10  # Two orders above what it takes, for slow machines.
+
+
+def test_a_beginning_with_many_escaped_quotes_is_closed_soon() -> None:
+    start = time.monotonic()
+    assert closing_brackets(b'[{"a":"' + b'\\"' * 500_000) == b"}]"
+    assert time.monotonic() - start < 10

@@ -44,8 +44,9 @@ _TYPE_NAMES: Final = {
     type(None): "null",
 }
 
-_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-_MARK_OR_STRING: Final = re.compile(rb'[][{},:]|"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+# Their last quote may be missing: else the search would begin anew at each quote after an escape.
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_MARK_OR_STRING: Final = re.compile(rb'[][{},:]|"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _OBJECTS_TO_ARRAYS: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
