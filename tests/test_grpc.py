@@ -358,6 +358,21 @@ async def test_chunks_out_of_order_end_the_stream_with_data_loss(stub: Any) -> N
         assert details(caught.value) == ("CHUNKS_DAMAGED", "")
 
 
+async def test_a_client_that_is_sending_when_its_stream_is_refused_sees_the_status(
+    stub: Any,
+) -> None:
+    chunks = [[pb.Conversion(json_chunk=Chunk(offset=5, data=b"x"))]] * 5
+
+    async def refused() -> grpc.aio.AioRpcError:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await convert(stub, *chunks)
+        return caught.value
+
+    for _ in range(20):
+        for error in await asyncio.gather(*(refused() for _ in range(16))):
+            assert error.code() is grpc.StatusCode.DATA_LOSS
+
+
 async def test_answers_before_damaged_chunks_are_not_lost(stub: Any) -> None:
     small = pb.Conversion(json=ITEM)
     damaged = pb.Conversion(json_chunk=Chunk(offset=5, data=b"x"))

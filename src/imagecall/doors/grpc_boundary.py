@@ -8,7 +8,7 @@ log too; no class name, path or traceback leaves the server, and no message reac
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from contextvars import ContextVar
 from typing import Any, Final, NoReturn, TypeAlias
 
@@ -26,6 +26,12 @@ REQUEST_BYTES: Final = ContextVar("REQUEST_BYTES", default=0)
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 """What handles a method. None: there is no such method."""
+
+_REST_SECONDS: Final = 0.5
+"""How long the rest of a stream is taken that is refused in its middle."""
+
+_UNSEEN_SECONDS: Final = 0.02
+"""The same for a call that was not taken at all."""
 
 _OPEN: Final = "/grpc.health.v1.Health/"
 """The methods that anyone may call, however much there is to do."""
@@ -104,10 +110,12 @@ def _wrap(handler: Any, admission: Admission | asyncio.Event) -> Handler:
     work = many if inspect.isasyncgenfunction(behavior) else one
 
     async def guarded(data: Any, context: Context) -> Any:
+        rest_seconds = _UNSEEN_SECONDS
         try:
             if isinstance(admission, asyncio.Event):
                 return await _until(admission, work(data, context), context)
             admission.enter(_authorization(context) if admission.asks else "")
+            rest_seconds = _REST_SECONDS
             try:
                 async with asyncio.timeout(admission.limits.call_seconds) as limit:
                     return await work(data, context)
@@ -118,6 +126,8 @@ def _wrap(handler: Any, admission: Admission | asyncio.Event) -> Handler:
             finally:
                 admission.leave()
         except Exception as error:
+            if handler.request_streaming:
+                await _take_rest(data, rest_seconds)
             await _refuse(context, error)
 
     rebuilt: Handler = make(guarded, None, _encoder(handler))
@@ -135,6 +145,17 @@ async def _until(stopping: asyncio.Event, work: Awaitable[Any], context: Context
     finally:
         working.cancel()
         stop.cancel()
+
+
+async def _take_rest(data: AsyncIterator[bytes], seconds: float) -> None:
+    """Takes what a client still sends, for a while.
+
+    A client of grpc.aio that is sending when its call ends sees INTERNAL in place of the status.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            async for _ in data:
+                pass
 
 
 def _authorization(context: Context) -> str:
