@@ -272,6 +272,12 @@ async def test_a_body_past_the_limit_is_refused_before_it_is_read_whole() -> Non
             writer.transport.abort()
 
 
+async def test_a_body_of_too_many_values_is_not_to_be_sent_again(door: str) -> None:
+    body = {"input": "a fox", "metadata": {str(n): 0 for n in range(10_001)}}
+    answer, said = await post(door, body)
+    assert (answer.status, said["error"]["type"]) == (413, "too_many_values")
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 async def test_a_client_that_leaves_ends_the_call_of_the_backend(streaming: bool) -> None:
     async with upstream() as api, door_before(HttpBackend(api.url)) as address:

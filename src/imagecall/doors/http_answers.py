@@ -64,7 +64,7 @@ _STATUSES: Final = {
 }
 """The HTTP status of each gRPC status code; 500 for others."""
 
-_TOO_LARGE: Final = frozenset({"TOO_LARGE", "UPSTREAM_TOO_LARGE"})
+_TOO_LARGE: Final = frozenset({"TOO_LARGE", "TOO_MANY_VALUES", "UPSTREAM_TOO_LARGE"})
 DONE: Final = b"data: [DONE]\n\n"
 """What ends every stream."""
 
