@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 import time
 from collections.abc import AsyncIterator
@@ -63,7 +64,7 @@ def sdk(address: str, **options: Any) -> openai.AsyncOpenAI:
 async def post(address: str, body: Any, path: str = PATHS[0], **options: Any) -> tuple[Any, Any]:
     """The answer and its JSON."""
     options.setdefault("headers", {"content-type": "application/json"})
-    data = body if isinstance(body, bytes) else json.dumps(body)
+    data = body if isinstance(body, bytes | io.BytesIO) else json.dumps(body)
     async with (
         aiohttp.ClientSession() as session,
         session.post(f"http://{address}{path}", data=data, **options) as answer,
@@ -276,6 +277,21 @@ async def test_a_body_of_too_many_values_is_not_to_be_sent_again(door: str) -> N
     body = {"input": "a fox", "metadata": {str(n): 0 for n in range(10_001)}}
     answer, said = await post(door, body)
     assert (answer.status, said["error"]["type"]) == (413, "too_many_values")
+
+
+async def test_others_do_not_wait_while_a_large_body_is_read(door: str) -> None:
+    large = b'{"input":"a fox","metadata":[' + b'{"":0},' * 400_000 + b"x"  # Refused at its end.
+    start = time.monotonic()
+    posting = asyncio.create_task(post(door, io.BytesIO(large)))
+    waits = []
+    async with aiohttp.ClientSession() as session:
+        while not posting.done():
+            asked = time.monotonic()
+            async with session.get(f"http://{door}/") as answer:
+                await answer.read()
+            waits.append(time.monotonic() - asked)
+    assert (await posting)[0].status == 400
+    assert max(waits) < (time.monotonic() - start) / 2
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -8,6 +8,7 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
+from functools import partial
 from importlib.resources import files
 from math import ceil
 from typing import Any, Final
@@ -33,6 +34,7 @@ from imagecall.client import Happening, put_together
 from imagecall.converter import from_json
 from imagecall.doors.admission import Admission
 from imagecall.doors.http_answers import DONE, Answers, EventAnswers, error_object, status_of
+from imagecall.doors.threads import done
 from imagecall.doors.unforeseen import unforeseen
 from imagecall.errors import GenerationError, ImagecallError
 from imagecall.formats import media_type
@@ -141,7 +143,8 @@ class _Door:
     async def responses(self, request: Request) -> Response:
         """POST /v1/responses, plain and as a stream."""
         body = await self._body(request)
-        wanted = request_from_json(body, max_bytes=self._max_bytes)
+        read = partial(request_from_json, body, max_bytes=self._max_bytes)
+        wanted = await done(len(body), read)
         answers = Answers(members(body))
         if not wanted.stream:
             return await _unless_gone(request, self._answer(wanted.request, answers))
@@ -163,7 +166,7 @@ class _Door:
     async def convert(self, request: Request) -> Response:
         """POST /convert: an item as protobuf text, for the page."""
         body = await self._body(request)
-        call = from_json(body, max_bytes=self._max_bytes)
+        call = await done(len(body), partial(from_json, body, max_bytes=self._max_bytes))
         seen = view(call)
         image = seen.image
         size = call.ByteSize()
