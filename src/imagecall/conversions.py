@@ -13,6 +13,7 @@ from imagecall.chunks import Assembly, split
 from imagecall.converter import CALLS, Profile, json_from_serialized, read_call, to_json
 from imagecall.document import document_from_json, document_to_json, kind_name
 from imagecall.errors import ConversionError, malformed
+from imagecall.message_cost import check_cost
 from imagecall.serialized import put_in
 from imagecall.v1 import conversion_error_pb2
 from imagecall.v1.conversion_service_pb2 import (
@@ -58,9 +59,12 @@ def parse_call(
 
 
 def _parsed_document(given: Document | bytes) -> Document:
-    """A document, from its bytes if need be. Raises ConversionError: MALFORMED_PROTOBUF."""
+    """A document, from its bytes if need be. Raises ConversionError."""
+    if not isinstance(given, bytes):
+        return given
+    check_cost(Document.DESCRIPTOR, given)
     try:
-        return Document.FromString(given) if isinstance(given, bytes) else given
+        return Document.FromString(given)
     except DecodeError:
         raise malformed("Document") from None
 

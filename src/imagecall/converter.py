@@ -26,6 +26,7 @@ from imagecall.large_strings import (
     key_pattern,
     set_aside,
 )
+from imagecall.message_cost import check_cost
 from imagecall.objects import as_object
 from imagecall.plain_read import FAILURES
 from imagecall.plan import union_plan
@@ -149,6 +150,7 @@ def json_from_serialized(data: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
     is the inverse. Raises ConversionError: MALFORMED_PROTOBUF, and as to_json does.
     """
     short, images = take_out(data, ImageGenerationCall.DESCRIPTOR)
+    check_cost(ImageGenerationCall.DESCRIPTOR, short)
     try:
         call = ImageGenerationCall.FromString(short)
     except DecodeError:

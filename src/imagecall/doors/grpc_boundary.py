@@ -19,6 +19,7 @@ from imagecall.doors.admission import Admission
 from imagecall.doors.unforeseen import unforeseen
 from imagecall.errors import ImagecallError, malformed
 from imagecall.grpc_status import code_of, trailers_of
+from imagecall.message_cost import check_cost
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 REQUEST_BYTES: Final = ContextVar("REQUEST_BYTES", default=0)
@@ -166,10 +167,12 @@ def _authorization(context: Context) -> str:
 def _decoder(handler: Any) -> Callable[[bytes], Any]:
     """The handler's own decoding, with a ConversionError for bytes that are not its message."""
     own = handler.request_deserializer
+    descriptor = own.__self__.DESCRIPTOR
 
     def decode(data: bytes) -> Any:
+        check_cost(descriptor, data)
         try:
-            return own(data) if own else data
+            return own(data)
         except DecodeError:
             raise malformed("request") from None
 

@@ -1,0 +1,146 @@
+"""What a serialized message would cost, found out before it is parsed.
+
+Two bytes can be a message in a message, for which protobuf takes sixty; three can be a field that
+the schema does not name, each of which takes microseconds to find again. So fields are counted, in
+messages that are large enough to matter. See the encoding of protobuf's wire format:
+https://protobuf.dev/programming-guides/encoding/.
+"""
+
+from typing import Final
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from imagecall.errors import ConversionError
+
+MAX_FIELDS: Final = 1_000_000
+"""How many fields a message may have, at any depth, each of which may be a message."""
+
+MAX_UNKNOWN: Final = 10_000
+"""How many of them the schema may not name."""
+
+_COUNTED_BYTES: Final = 256 * 1024
+"""The size from which a message is counted: smaller ones cost little, and there are many."""
+
+_VARINT, _FIXED64, _LENGTH, _GROUP, _GROUP_END, _FIXED32 = range(6)
+_FIXED: Final = {_FIXED64: 8, _FIXED32: 4}
+_MAX_VARINT_BITS: Final = 70
+
+
+class _Shape(dict[int, "_Shape | None"]):
+    """The fields of a message by tag: the shape of the message in it, or None for another value."""
+
+
+_OF_GROUP: Final = _Shape()
+"""The shape of a group, which no schema of ours has."""
+
+_shapes: Final[dict[Descriptor, _Shape]] = {}
+
+
+def _shape(descriptor: Descriptor) -> _Shape:
+    if descriptor not in _shapes:
+        shape = _shapes[descriptor] = _Shape()
+        for field in descriptor.fields:
+            inner = field.message_type
+            value = None if inner is None else _shape(inner)
+            shape |= {field.number << 3 | kind: value for kind in _kinds(field)}
+    return _shapes[descriptor]
+
+
+def _kinds(field: FieldDescriptor) -> tuple[int, ...]:
+    """The wire types that the values of a field may have."""
+    match field.type:
+        case (
+            FieldDescriptor.TYPE_STRING | FieldDescriptor.TYPE_BYTES | FieldDescriptor.TYPE_MESSAGE
+        ):
+            return (_LENGTH,)
+        case (
+            FieldDescriptor.TYPE_FIXED64
+            | FieldDescriptor.TYPE_SFIXED64
+            | FieldDescriptor.TYPE_DOUBLE
+        ):
+            kind = _FIXED64
+        case (
+            FieldDescriptor.TYPE_FIXED32
+            | FieldDescriptor.TYPE_SFIXED32
+            | FieldDescriptor.TYPE_FLOAT
+        ):
+            kind = _FIXED32
+        case _:
+            kind = _VARINT
+    return (kind, _LENGTH) if field.is_repeated else (kind,)
+
+
+def check_cost(descriptor: Descriptor, data: bytes) -> None:
+    """Raises ConversionError (TOO_MANY_VALUES) for what would cost far more than its bytes.
+
+    The bytes need not be a message: that is for the parser to say, which comes no further in them.
+    """
+    if len(data) >= _COUNTED_BYTES:
+        try:
+            _count(_shape(descriptor), data)
+        except IndexError:
+            return
+
+
+def _count(shape: _Shape, data: bytes) -> None:
+    """Reads the fields in their order. Raises IndexError where they are cut off."""
+    count = unknown = position = 0
+    end = len(data)
+    around: list[tuple[_Shape, int]] = []
+    while True:
+        while position >= end:
+            if not around:
+                return
+            shape, end = around.pop()
+        count += 1
+        if count > MAX_FIELDS:
+            raise _too_many(MAX_FIELDS, "fields")
+        tag = data[position]
+        position += 1
+        if tag >= 0x80:
+            tag, position = _varint(data, position - 1)
+        kind = tag & 7
+        known = shape.get(tag)
+        if known is None and tag not in shape:
+            unknown += 1
+            if unknown > MAX_UNKNOWN:
+                raise _too_many(MAX_UNKNOWN, "fields that this schema does not name")
+        if kind == _LENGTH:
+            length = data[position]
+            position += 1
+            if length >= 0x80:
+                length, position = _varint(data, position - 1)
+            if known is None:
+                position += length
+                continue
+            around.append((shape, end))
+            shape, end = known, min(end, position + length)
+        elif kind == _VARINT:
+            while data[position] >= 0x80:
+                position += 1
+            position += 1
+        elif kind == _GROUP:
+            around.append((shape, end))
+            shape = _OF_GROUP
+        elif kind == _GROUP_END:
+            if shape is not _OF_GROUP:
+                return  # That is no message.
+            shape, _ = around.pop()
+        else:
+            position += _FIXED[kind] if kind in _FIXED else len(data)
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """A number, and the position after it."""
+    number = 0
+    for shift in range(0, _MAX_VARINT_BITS, 7):
+        byte = data[position]
+        position += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, position
+    raise IndexError("a number is longer than 10 bytes")
+
+
+def _too_many(limit: int, what: str) -> ConversionError:
+    return ConversionError("TOO_MANY_VALUES", "", f"the message has more than {limit:,} {what}")
