@@ -21,6 +21,9 @@ _PLACED: Final = frozenset(
 )
 """The reasons whose culprit is never the whole, as which the pointer is empty."""
 
+_GIVEN: Final = frozenset({"BAD_POINTER", "UNKNOWN_FIELD"})
+"""The reasons whose pointer may be one of a Document, which can be any text."""
+
 _WIRE_PIECES: Final = (b"\x00", b"\x0a\x00", b"\x80\x01", b"\xff\xff\xff\xff\x0f", b"\xa0\x38\x01")
 """What changes the meaning of a serialized message: tags, lengths, numbers, an unknown field."""
 
@@ -93,7 +96,7 @@ def fault_of_refusal(reason: str, pointer: str | None, message: str) -> str:
     """What is wrong with a refusal; "" if nothing."""
     if reason not in CODES:
         return f"the reason {reason!r} is none"
-    if pointer is None or (pointer and not pointer.startswith("/")):
+    if pointer is None or not (pointer[:1] in ("", "/") or reason in _GIVEN):
         return f"the pointer of {reason} is {pointer!r}"
     if not pointer and reason in _PLACED:
         return f"{reason} has no place"
