@@ -273,6 +273,7 @@ def _options(limits: Limits, share_port: bool) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _HANDSHAKE_MS),
         ("grpc.http2.min_ping_interval_without_data_ms", _PINGS_MS),
+        ("grpc.keepalive_permit_without_calls", 1),  # If not, that is two hours without calls.
     ]
 
 
