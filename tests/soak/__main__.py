@@ -26,6 +26,7 @@ SCENARIOS: Final = (
     "connections",
     "shutdown",
     "mixed",
+    "replicas",
 )
 _MAX_SECONDS: Final = 3600
 _ROW: Final = "{:<16} {:<66} {:>16}  {:<22} {}"

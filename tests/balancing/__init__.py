@@ -1,0 +1,1 @@
+"""Three replicas on loopback behind each of the shipped load balancers, and load on them."""
