@@ -31,13 +31,13 @@ def _figures(tallies: Mapping[Case, Tally]) -> Iterator[Figure]:
         calls = sum(tally.done.values()) + len(tally.failed) + len(tally.cut)
         failed = f"{name}: failed of {calls:,}"
         cut = f"{name}: streams cut"
-        if case.retry:
-            yield exactly(failed, len(tally.failed), 0, "calls")
-        else:
+        if not case.retry:
             yield informs(failed, len(tally.failed), "calls")
-        if case.retry and not killing:
-            yield exactly(cut, len(tally.cut), 0, "calls")
-        else:
-            yield informs(cut, len(tally.cut), "calls")
-        if case.retry:
-            yield informs(f"{name}: longest call", tally.longest, "s")
+            continue
+        yield exactly(failed, len(tally.failed), 0, "calls")
+        yield (
+            informs(cut, len(tally.cut), "calls")
+            if killing
+            else exactly(cut, len(tally.cut), 0, "calls")
+        )
+        yield informs(f"{name}: longest call", tally.longest, "s")

@@ -69,6 +69,9 @@ _KEEPALIVE_MS: Final = 60_000
 _PINGS_MS: Final = 10_000
 """How often a client without calls may ping; gRPC's default of 5 minutes surprises many."""
 
+_CONNECTION_MS: Final = 10 * 60_000
+"""After how long a client is told to connect anew, and so finds replicas that came meanwhile."""
+
 _CALLS_OF_A_CONNECTION: Final = 100
 """How many calls a connection may have past the limit of all, so that they are told of it."""
 
@@ -268,6 +271,8 @@ def _options(limits: Limits, share_port: bool) -> list[tuple[str, int]]:
         ("grpc.absolute_max_metadata_size", limits.metadata_bytes),
         ("grpc.max_allowed_incoming_connections", limits.connections),
         ("grpc.max_connection_idle_ms", round(limits.idle_seconds * 1000)),
+        # Calls in progress end on the old connection, however long they take.
+        ("grpc.max_connection_age_ms", _CONNECTION_MS),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         # A connection whose other end is gone without a word is noticed.
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
