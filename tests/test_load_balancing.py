@@ -203,3 +203,20 @@ async def test_without_replicas_the_status_is_UNAVAILABLE(name: str, tmp_path: P
         for _ in range(20):
             call = stub.StreamImage(StreamImageRequest(), timeout=10)
             assert await call.code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("name", _PROXIES)
+async def test_streams_that_are_not_read_hold_up_no_other(name: str, tmp_path: Path) -> None:
+    """All on one connection of a client."""
+    large, small = StreamImageRequest(), StreamImageRequest()
+    large.request.CopyFrom(_request('{"image_bytes":50000000}').request)
+    small.request.CopyFrom(_request().request)
+    async with _behind(name, tmp_path) as (balancer, _, _), _generation(balancer) as stub:
+        unread = [stub.StreamImage(large) for _ in range(2 * COUNT)]
+        for call in unread:
+            await call.read()
+        await asyncio.sleep(1)  # Until the replicas can send no more.
+        for _ in range(2 * COUNT):
+            assert len([part async for part in stub.StreamImage(small, timeout=20)]) > 3
+        for call in unread:
+            call.cancel()
