@@ -14,6 +14,7 @@ from imagecall.converter import CALLS, Profile, json_from_serialized, read_call,
 from imagecall.document import document_from_json, document_to_json, kind_name
 from imagecall.errors import ConversionError, malformed
 from imagecall.message_cost import check_cost
+from imagecall.observing.observer import CALL_SEEN, note_item
 from imagecall.serialized import put_in
 from imagecall.v1 import conversion_error_pb2
 from imagecall.v1.conversion_service_pb2 import (
@@ -36,6 +37,9 @@ _OVERHEAD: Final = 64
 """What stands around a result in a message, and around the text or chunk in a result, at most."""
 
 _CHUNK: Final = "_chunk"
+_DOCUMENT: Final = "document"
+"""What stands for the variant of a document that is refused as a whole."""
+
 _PROFILES: Final[dict[int, Profile]] = {
     number: Profile.WIRE if number == 0 else Profile[name.removeprefix("PROFILE_")]
     for name, number in ProfileNumber.items()
@@ -55,7 +59,73 @@ def parse_call(
         message = f"{profile} is no profile; choose one of {', '.join(ProfileNumber.keys())}"
         raise ConversionError("UNKNOWN_PROFILE", "", message)
     named = variant or CALLS.default
-    return read_call(target, json, named, _PROFILES[profile], max_bytes, apart)
+    try:
+        images = read_call(target, json, named, _PROFILES[profile], max_bytes, apart)
+    except ConversionError as error:
+        note_item("parse", named if named in CALLS.variants else "unknown", error.reason)
+        raise
+    if CALL_SEEN.get():
+        note_item("parse", target.WhichOneof("variant"))
+    return images
+
+
+def format_call(call: ImageGenerationCall, max_bytes: int) -> bytes:
+    """`to_json`. Raises ConversionError."""
+    try:
+        json = to_json(call, max_bytes=max_bytes)
+    except ConversionError as error:
+        note_item("format", call.WhichOneof("variant"), error.reason)
+        raise
+    if CALL_SEEN.get():
+        note_item("format", call.WhichOneof("variant"))
+    return json
+
+
+def format_serialized(data: bytes, max_bytes: int) -> bytes:
+    """`json_from_serialized`. Raises ConversionError."""
+    try:
+        json = json_from_serialized(data, max_bytes=max_bytes)
+    except ConversionError as error:
+        note_item("format", _variant_of(data), error.reason)
+        raise
+    if CALL_SEEN.get():
+        note_item("format", _variant_of(data))
+    return json
+
+
+def parse_document(json: str | bytes, kind: int, max_bytes: int) -> Document:
+    """`document_from_json` with the kind as a request has it. Raises ConversionError."""
+    try:
+        document = document_from_json(json, kind=kind_name(kind), max_bytes=max_bytes)
+    except ConversionError as error:
+        note_item("parse", _DOCUMENT, error.reason)
+        raise
+    _note_calls("parse", document)
+    return document
+
+
+def format_document(document: Document, max_bytes: int) -> bytes:
+    """`document_to_json`. Raises ConversionError."""
+    try:
+        json = document_to_json(document, max_bytes=max_bytes)
+    except ConversionError as error:
+        note_item("format", _DOCUMENT, error.reason)
+        raise
+    _note_calls("format", document)
+    return json
+
+
+def _note_calls(direction: str, document: Document) -> None:
+    if CALL_SEEN.get():
+        for lifted in document.calls:
+            note_item(direction, lifted.call.WhichOneof("variant"))
+
+
+def _variant_of(data: bytes) -> str:
+    """The variant of a serialized call, by its first tag."""
+    fields = ImageGenerationCall.DESCRIPTOR.fields_by_number
+    field = fields.get(data[0] >> 3) if data and data[0] < 128 else None
+    return field.name if field else ""
 
 
 def _parsed_document(given: Document | bytes) -> Document:
@@ -167,12 +237,12 @@ class CallStream:
             case "json":
                 return self._parse_call(given, conversion)
             case "call" if isinstance(given, bytes):
-                return self._written(json_from_serialized(given, max_bytes=self._max_bytes))
+                return self._written(format_serialized(given, self._max_bytes))
             case "call":
-                return self._written(to_json(given, max_bytes=self._max_bytes))
+                return self._written(format_call(given, self._max_bytes))
             case "document":
                 document = _parsed_document(given)
-                return self._written(document_to_json(document, max_bytes=self._max_bytes))
+                return self._written(format_document(document, self._max_bytes))
         message = "the Conversion is empty: set json, call or document, or a chunk of one"
         raise ConversionError("EMPTY_ONEOF", "", message)
 
@@ -186,7 +256,7 @@ class CallStream:
         return self._chunks("call_chunk", put_in(result.call, images))
 
     def _parse_document(self, json: str | bytes, kind: int) -> Iterator[Sized]:
-        document = document_from_json(json, kind=kind_name(kind), max_bytes=self._max_bytes)
+        document = parse_document(json, kind, self._max_bytes)
         result = ConversionResult(index=self._index, document=document)
         if (size := result.ByteSize()) <= WHOLE_BYTES:
             return iter([(result, size)])

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from asyncio.subprocess import DEVNULL, Process
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.balancing.replicas import free_ports
-from tests.balancing.xds import ControlPlane
 
-DEPLOY: Final = Path(__file__).parent.parent.parent / "scripts/deploy"
+_ROOT: Final = Path(__file__).parents[2]
+DEPLOY: Final = _ROOT / "scripts/deploy"
 _REPLICA_PORTS: Final = (50051, 50052, 50053)
 _SECONDS: Final = 20
 
@@ -99,18 +99,24 @@ async def round_robin(ports: list[int], directory: Path) -> AsyncIterator[Balanc
 async def xds(ports: list[int], directory: Path) -> AsyncIterator[Balancer]:
     """The client itself, as a control plane tells it."""
     given = dict(zip(_REPLICA_PORTS, ports, strict=True))
-    plane = ControlPlane(
-        shipped(f"xds/{name}.yaml", given if name == "eds" else {})
-        for name in ("lds", "rds", "cds", "eds")
-    )
-    port = await plane.start()
-    # gRPC reads it when it first makes a channel of this kind.
-    os.environ["GRPC_XDS_BOOTSTRAP_CONFIG"] = shipped("xds_bootstrap.json", {18000: port})
+    files = [directory / f"{name}.yaml" for name in ("lds", "rds", "cds", "eds")]
+    for file in files:
+        ports_of = given if file.stem == "eds" else {}
+        file.write_text(shipped(f"xds/{file.name}", ports_of))
+    set_up = await asyncio.create_subprocess_exec(_ROOT / "scripts/setup", "xds", ".venv-xds")
+    assert await set_up.wait() == 0
+    python, program = _ROOT / ".venv-xds/bin/python", Path(__file__).with_name("control_plane.py")
+    plane = await asyncio.create_subprocess_exec(python, program, *files, stdout=PIPE)
     try:
+        assert plane.stdout
+        port = int(await plane.stdout.readline())
+        # gRPC reads it when it first makes a channel of this kind.
+        os.environ["GRPC_XDS_BOOTSTRAP_CONFIG"] = shipped("xds_bootstrap.json", {18000: port})
         yield Balancer("xds:///imagecall", [], [("grpc.enable_retries", 0)])
     finally:
-        del os.environ["GRPC_XDS_BOOTSTRAP_CONFIG"]
-        await plane.stop()
+        os.environ.pop("GRPC_XDS_BOOTSTRAP_CONFIG", None)
+        plane.terminate()
+        await plane.wait()
 
 
 BALANCERS: Final[Mapping[str, Start]] = {

@@ -5,6 +5,7 @@ metadata and deadline go along, and errors come back with their details.
 """
 
 from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import grpc
@@ -15,6 +16,7 @@ from imagecall.backends import Part
 from imagecall.backends.call_context import CALL
 from imagecall.errors import GenerationError, ImagecallError, damaged_answer
 from imagecall.grpc_status import NOT_SENT, error_of, is_of_the_connection
+from imagecall.observing.observer import Upstream, rpc_called, upstream
 from imagecall.v1.image_generation_service_pb2 import (
     DESCRIPTOR,
     GenerateImageRequest,
@@ -44,36 +46,40 @@ class GrpcBackend:
             f"{_SERVICE}/GenerateImage",
             request_serializer=GenerateImageRequest.SerializeToString,
         )
-        try:
-            return GenerateImageResponse.FromString(await method(request, **self._options()))
-        except grpc.RpcError as error:
-            raise _error(error) from None
-        except DecodeError:
-            raise damaged_answer("it is no GenerateImageResponse") from None
+        with self._hop("GenerateImage") as hop:
+            try:
+                return GenerateImageResponse.FromString(await method(request, **self._options(hop)))
+            except grpc.RpcError as error:
+                raise _error(error) from None
+            except DecodeError:
+                raise damaged_answer("it is no GenerateImageResponse") from None
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         method: Any = self._opened().unary_stream(
             f"{_SERVICE}/StreamImage", request_serializer=StreamImageRequest.SerializeToString
         )
-        call = method(request, **self._options())
-        try:
-            async for part in call:
-                yield part
-        except grpc.RpcError as error:
-            raise _error(error) from None
-        finally:
-            call.cancel()
+        with self._hop("StreamImage") as hop:
+            call = method(request, **self._options(hop))
+            try:
+                async for part in call:
+                    yield part
+            except grpc.RpcError as error:
+                raise _error(error) from None
+            finally:
+                call.cancel()
 
     async def close(self) -> None:
         if self._channel is not None:
             await self._channel.close()
 
-    def _options(self) -> dict[str, Any]:
+    def _hop(self, method: str) -> AbstractContextManager[Upstream]:
+        return upstream(rpc_called(f"{_SERVICE.removeprefix('/')}/{method}", self._address.target))
+
+    def _options(self, hop: Upstream) -> dict[str, Any]:
         context = CALL.get()
-        metadata = context.metadata
-        if self._token:
-            metadata = (*(pair for pair in metadata if pair[0] != "authorization"), *self._token)
-        return {"metadata": metadata or None, "timeout": context.seconds_left}
+        own = dict([*self._token, *hop.headers.items()])
+        kept = [(key, value) for key, value in context.metadata if key not in own]
+        return {"metadata": [*kept, *own.items()] or None, "timeout": context.seconds_left}
 
     def _opened(self) -> grpc.aio.Channel:
         if self._channel is None:

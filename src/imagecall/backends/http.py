@@ -6,7 +6,7 @@ it, see GenerationError.begun.
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -21,6 +21,7 @@ from imagecall.image_request import request_to_json
 from imagecall.image_response import ReadResponse, end_of, ending_of, response_from_json
 from imagecall.json_text import MAX_BYTES, members, parse
 from imagecall.limits import Limits
+from imagecall.observing.observer import http_called, upstream
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     GenerateImageResponse,
@@ -67,6 +68,7 @@ class HttpBackend:
         max_image_bytes: int = Limits.image_bytes,
     ) -> None:
         self._url = _checked_url(base_url) + "/responses"
+        self._operation = http_called(self._url)
         self._api_key = _checked_key(api_key)
         self._idle_seconds = idle_seconds
         self._max_bytes = max_bytes
@@ -98,12 +100,14 @@ class HttpBackend:
         headers = {"Accept": accept, "Content-Type": "application/json"}
         if self._api_key:
             headers["Authorization"] = f"Bearer {self._api_key}"
-        async with _failures():
+        with upstream(self._operation) as hop, _failures():
+            headers.update(hop.headers)
             async with asyncio.timeout(self._idle_seconds):
                 answer = await self._opened().post(
                     self._url, data=body, headers=headers, allow_redirects=False
                 )
             async with answer:
+                hop.code = answer.status
                 await self._accept(answer)
                 yield answer
 
@@ -217,8 +221,8 @@ def _slices(received: bytes, stream: ResponseStream) -> Iterator[bytes]:
         position = end
 
 
-@asynccontextmanager
-async def _failures() -> AsyncIterator[None]:
+@contextmanager
+def _failures() -> Iterator[None]:
     """Turns failures of the connection into GenerationErrors; no text of theirs is shown."""
     try:
         yield

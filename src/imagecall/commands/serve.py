@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import ipaddress
-import logging
 import os
 import signal
 import sys
@@ -20,6 +19,9 @@ from imagecall.doors.admission import Admission
 from imagecall.doors.grpc import GrpcServer
 from imagecall.doors.http import HttpServer
 from imagecall.limits import Limits
+from imagecall.observing.logs import set_up_logs
+from imagecall.observing.observer import Observer
+from imagecall.observing.start import observer_of
 from imagecall.settings import SERVER, read_settings
 from imagecall.tokens import Tokens
 
@@ -36,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     """Serves until SIGINT or SIGTERM. Raises OSError with a sentence about a bad setting."""
     file = options.config or os.environ.get("IMAGECALL_CONFIG")
     settings = read_settings(vars(options), SERVER, os.environ, Path(file) if file else None)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    set_up_logs(settings.log_format)
     if settings.workers > 1:
         return asyncio.run(
             run_workers(settings, sys.argv[1:], lambda grpc, http: _announce(settings, grpc, http))
@@ -61,8 +63,8 @@ async def _serve(settings: argparse.Namespace) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
     admission, certificates = _admission(settings), _certificates(settings)
-    backend = chosen_backend(settings)
-    grpc_server, http_server = _servers(settings, backend, admission, certificates)
+    backend, observer = chosen_backend(settings), observer_of(settings)
+    grpc_server, http_server = _servers(settings, backend, admission, certificates, observer)
     try:
         bound = await grpc_server.start()
         page = await http_server.start() if http_server else "off"
@@ -81,6 +83,8 @@ async def _serve(settings: argparse.Namespace) -> None:
         stopping = [grpc_server.stop(grace), *([http_server.stop(grace)] if http_server else [])]
         await asyncio.gather(*stopping)
         await backend.close()
+        if observer:
+            observer.close()
 
 
 def _servers(
@@ -88,6 +92,7 @@ def _servers(
     backend: Backend,
     admission: Admission,
     certificates: Certificates | None,
+    observer: Observer | None,
 ) -> tuple[GrpcServer, HttpServer | None]:
     grpc_server = GrpcServer(
         settings.grpc,
@@ -97,6 +102,7 @@ def _servers(
         reflection=settings.reflection,
         channelz=settings.channelz,
         share_port=_is_worker(),
+        observer=observer,
     )
     if settings.http is None:
         return grpc_server, None
@@ -106,6 +112,7 @@ def _servers(
         admission,
         certificates=certificates,
         share_port=_is_worker(),
+        observer=observer,
     )
 
 

@@ -27,12 +27,16 @@ class Admission:
         """Whether a token is asked for."""
         return self._tokens is not None
 
+    def holder(self, authorization: str) -> str:
+        """Who calls, "" if no token is asked for. Raises GenerationError: TOKEN_REQUIRED."""
+        return self._tokens.holder(authorization) if self._tokens else ""
+
     def enter(self, authorization: str) -> str:
         """Takes a call, which must `leave`; returns who calls, "" if no token is asked for.
 
         Raises GenerationError: TOKEN_REQUIRED, TOO_MANY_CALLS.
         """
-        caller = self._tokens.holder(authorization) if self._tokens else ""
+        caller = self.holder(authorization)
         if self.in_progress >= self.limits.calls:
             message = f"the server has {self.limits.calls:,} calls in progress, and takes no more"
             raise GenerationError("TOO_MANY_CALLS", message, retry_seconds=_RETRY_SECONDS)

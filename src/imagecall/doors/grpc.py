@@ -15,14 +15,21 @@ from grpc_reflection.v1alpha import reflection_pb2
 from imagecall.backends import Backend
 from imagecall.backends.call_context import CALL, CallContext
 from imagecall.certificates import Certificates
-from imagecall.conversions import CallStream, parse_call
-from imagecall.converter import to_json
-from imagecall.document import document_from_json, document_to_json, kind_name
+from imagecall.conversions import (
+    CallStream,
+    format_call,
+    format_document,
+    parse_call,
+    parse_document,
+)
 from imagecall.doors.admission import Admission
 from imagecall.doors.grpc_boundary import REQUEST_BYTES, BoundaryInterceptor, Context
 from imagecall.doors.threads import done
 from imagecall.errors import damaged_answer
 from imagecall.limits import Limits
+from imagecall.observing.observer import Observer
+from imagecall.observing.request_id import HEADER
+from imagecall.observing.rpc import answer_with_id, identify
 from imagecall.serialized import put_in
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
@@ -101,22 +108,21 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         return await done(REQUEST_BYTES.get(), self._format_call, request)
 
     def _format_call(self, request: pb.FormatCallRequest) -> Any:
-        json = to_json(request.call, max_bytes=self._max_bytes)
+        json = format_call(request.call, self._max_bytes)
         return pb.FormatCallResponse(json=json.decode())
 
     async def ParseDocument(self, request: pb.ParseDocumentRequest, context: Context) -> Any:
         return await done(REQUEST_BYTES.get(), self._parse_document, request)
 
     def _parse_document(self, request: pb.ParseDocumentRequest) -> Any:
-        kind = kind_name(request.kind)
-        document = document_from_json(request.json, kind=kind, max_bytes=self._max_bytes)
+        document = parse_document(request.json, request.kind, self._max_bytes)
         return pb.ParseDocumentResponse(document=document)
 
     async def FormatDocument(self, request: pb.FormatDocumentRequest, context: Context) -> Any:
         return await done(REQUEST_BYTES.get(), self._format_document, request)
 
     def _format_document(self, request: pb.FormatDocumentRequest) -> Any:
-        json = document_to_json(request.document, max_bytes=self._max_bytes)
+        json = format_document(request.document, self._max_bytes)
         return pb.FormatDocumentResponse(json=json.decode())
 
     async def ConvertCalls(
@@ -151,6 +157,7 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
 
     def _call_context(self, context: Context) -> CallContext:
         """What a backend may pass on of a call."""
+        answer_with_id(context)
         left = context.time_remaining()
         sent: Any = context.invocation_metadata() or ()
         return CallContext(
@@ -178,7 +185,7 @@ async def _committed(context: Context, work: Awaitable[_T]) -> _T:
         done, _ = await asyncio.wait({task}, timeout=_COMMIT_SECONDS)
         if not done:
             # Nothing else speaks to the client now: two that do at once would end in silence.
-            await context.send_initial_metadata(())
+            await context.send_initial_metadata(((HEADER, identify(context)),))
         return await task
     finally:
         if not task.done():
@@ -197,6 +204,7 @@ class GrpcServer:
         reflection: whether clients are told the schema.
         channelz: whether clients are told of connections.
         share_port: whether other processes may listen on the same port.
+        observer: what sees the calls. None: nobody wants to know.
     """
 
     def __init__(
@@ -209,12 +217,13 @@ class GrpcServer:
         reflection: bool = True,
         channelz: bool = False,
         share_port: bool = False,
+        observer: Observer | None = None,
     ) -> None:
         admission = admission or Admission()
         self._address = address
         self._credentials = certificates and certificates.for_grpc()
         self._health = health.aio.HealthServicer()
-        self._boundary = BoundaryInterceptor(admission)
+        self._boundary = BoundaryInterceptor(admission, observer)
         self._server = grpc.aio.server(
             interceptors=[self._boundary],
             options=_options(admission.limits, share_port),

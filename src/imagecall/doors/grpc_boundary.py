@@ -20,6 +20,9 @@ from imagecall.doors.unforeseen import unforeseen
 from imagecall.errors import ImagecallError, malformed
 from imagecall.grpc_status import code_of, trailers_of
 from imagecall.message_cost import check_cost
+from imagecall.observing.observer import Observer, note_caller, note_failure, note_refusal
+from imagecall.observing.request_id import HEADER
+from imagecall.observing.rpc import counted_in, counted_out, identify, observed
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 REQUEST_BYTES: Final = ContextVar("REQUEST_BYTES", default=0)
@@ -44,6 +47,8 @@ async def _abort(context: Context, error: ImagecallError) -> NoReturn:
     except Exception as fault:  # So that nothing of it is told to the client.
         error = unforeseen(fault)
         trailers = trailers_of(error)
+    note_failure(error)
+    trailers = (*trailers, (HEADER, identify(context)))
     await context.abort(code_of(error), str(error), trailers)
 
 
@@ -51,6 +56,7 @@ async def _refuse(context: Context, error: Exception) -> NoReturn:
     """Ends a call with the status of what a handler raised."""
     if isinstance(error, grpc.aio.AbortError):
         raise error
+    identify(context)
     if isinstance(error, NotImplementedError):  # Of grpcio's servicers, such as Health for List.
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the method is not implemented")
     if not isinstance(error, ImagecallError):  # So that nothing of it is told to the client.
@@ -61,8 +67,9 @@ async def _refuse(context: Context, error: Exception) -> NoReturn:
 class BoundaryInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler of the server; see the module."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, observer: Observer | None = None) -> None:
         self._admission = admission
+        self._observer = observer
         self._wrapped: dict[str, Handler] = {}
         self.stopping = asyncio.Event()
         """Set, it ends the calls that would go on for ever: those that watch the health."""
@@ -79,16 +86,25 @@ class BoundaryInterceptor(grpc.aio.ServerInterceptor):
             if handler is None:
                 return None
             if method.startswith(_OPEN):
-                wrapped = _wrap(handler, self.stopping)
+                wrapped = _wrap(handler, method, self.stopping)
             else:
-                wrapped = _wrap(handler, self._admission)
+                wrapped = _wrap(handler, method, self._admission, self._observer)
             self._wrapped[method] = wrapped
         return wrapped
 
 
-def _wrap(handler: Any, admission: Admission | asyncio.Event) -> Handler:
+def _wrap(
+    handler: Any,
+    method: str,
+    admission: Admission | asyncio.Event,
+    observer: Observer | None = None,
+) -> Handler:
     """The handler, guarded. With an event instead of an admission, which ends it, each is taken."""
-    decode = _decoder(handler)
+    decode, encode = _decoder(handler), _encoder(handler)
+    write = encode
+    if observer:
+        decode = counted_in(decode)
+        write = counted_out(encode) if handler.response_streaming else encode
     requests = _decoded if handler.request_streaming else _decoded_one
     make: Any = {
         (False, False): grpc.unary_unary_rpc_method_handler,
@@ -115,9 +131,14 @@ def _wrap(handler: Any, admission: Admission | asyncio.Event) -> Handler:
         try:
             if isinstance(admission, asyncio.Event):
                 return await _until(admission, work(data, context), context)
-            admission.enter(_authorization(context) if admission.asks else "")
+            try:
+                caller = admission.enter(_authorization(context) if admission.asks else "")
+            except ImagecallError as error:
+                note_refusal(error)
+                raise
             rest_seconds = _REST_SECONDS
             try:
+                note_caller(caller)
                 async with asyncio.timeout(admission.limits.call_seconds) as limit:
                     return await work(data, context)
             except TimeoutError:
@@ -131,7 +152,8 @@ def _wrap(handler: Any, admission: Admission | asyncio.Event) -> Handler:
                 await _take_rest(data, rest_seconds)
             await _refuse(context, error)
 
-    rebuilt: Handler = make(guarded, None, _encoder(handler))
+    seen = observed(method, guarded, encode, observer) if observer else guarded
+    rebuilt: Handler = make(seen, None, write)
     return rebuilt
 
 

@@ -11,7 +11,7 @@ from contextlib import aclosing, contextmanager, suppress
 from functools import partial
 from importlib.resources import files
 from math import ceil
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import h11
 import msgspec
@@ -41,8 +41,13 @@ from imagecall.formats import media_type
 from imagecall.image_request import request_from_json
 from imagecall.json_text import members, too_large
 from imagecall.large_values import images
+from imagecall.observing.asgi import Observed
+from imagecall.observing.observer import Observer, note_caller, note_failure, note_refusal
 from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
 from imagecall.v1.image_request_pb2 import ImageRequest
+
+if TYPE_CHECKING:
+    from imagecall.observing.metrics import Metrics
 
 PATHS: Final = (
     "/v1/responses",
@@ -52,6 +57,8 @@ PATHS: Final = (
 )
 """Where the API is: OpenAI's, OpenRouter's, and those of OpenRouter's first SDKs."""
 
+_CONVERT: Final = "/convert"
+_METRICS: Final = "/metrics"
 _JSON: Final = "application/json"
 _SSE: Final = "text/event-stream"
 _PAGE_POLICY: Final = (
@@ -65,17 +72,28 @@ _HEAD_SECONDS: Final = 20.0
 _STOPPED: Final = "the server ended the call"
 
 
-def http_app(backend: Backend, admission: Admission | None = None) -> Starlette:
-    """The app. `admission` says which calls are taken; the backend is not closed by it."""
+def http_app(
+    backend: Backend, admission: Admission | None = None, observer: Observer | None = None
+) -> Starlette:
+    """The app.
+
+    `admission` says which calls are taken, and `observer` sees them; the backend is not closed.
+    """
     admission = admission or Admission()
     door = _Door(backend, admission.limits.json_bytes)
+    metrics = observer.metrics if observer else None
+    paths = {**dict.fromkeys(PATHS, True), _CONVERT: False}
     return Starlette(
         routes=[
             *(Route(path, _guarded(door.responses), methods=["POST"]) for path in PATHS),
-            Route("/convert", _guarded(door.convert), methods=["POST"]),
+            Route(_CONVERT, _guarded(door.convert), methods=["POST"]),
             Route("/", door.page, methods=["GET"]),
+            *([Route(_METRICS, _shown(metrics, admission), methods=["GET"])] if metrics else []),
         ],
-        middleware=[Middleware(_Admitted, admission)],
+        middleware=[
+            Middleware(Observed, observer, paths),
+            Middleware(_Admitted, admission),
+        ],
         exception_handlers={HTTPException: _http_error, ImagecallError: _refused},
     )
 
@@ -99,6 +117,17 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
     return guarded
 
 
+def _shown(metrics: "Metrics", admission: Admission) -> Endpoint:
+    """GET /metrics, however many calls there are, for who has a token if one is asked for."""
+
+    async def shown(request: Request) -> Response:
+        admission.holder(request.headers.get("authorization", ""))
+        text, media_type = metrics.text(request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": media_type})
+
+    return shown
+
+
 class _Admitted:
     """The app, with the calls that are taken; everyone may see the page."""
 
@@ -112,8 +141,9 @@ class _Admitted:
             return
         request = Request(scope, receive)
         try:
-            self._admission.enter(request.headers.get("authorization", ""))
+            note_caller(self._admission.enter(request.headers.get("authorization", "")))
         except ImagecallError as error:
+            note_refusal(error)
             await (await _refused(request, error))(scope, receive, send)
             return
         begun = False
@@ -221,6 +251,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     """What the converters or the backend raised."""
     assert isinstance(error, ImagecallError)
+    note_failure(error)
     status = status_of(error)
     headers = {}
     if error.reason == "TOKEN_REQUIRED":
@@ -306,6 +337,7 @@ class _Stream(Response):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _say_error(self, error: ImagecallError, send: Send) -> None:
+        note_failure(error)
         await send(_piece(self._answers.error(error)))
         await send(_piece(DONE))
 
@@ -373,6 +405,7 @@ class HttpServer:
         certificates: for TLS. None: there is none.
         share_port: whether other processes may listen on the same port.
         app: the app that the app stands in.
+        observer: what sees the calls. None: nobody wants to know.
     """
 
     def __init__(
@@ -384,6 +417,7 @@ class HttpServer:
         certificates: Certificates | None = None,
         share_port: bool = False,
         app: ASGIApp | None = None,
+        observer: Observer | None = None,
     ) -> None:
         admission = admission or Admission()
         limits = admission.limits
@@ -392,7 +426,7 @@ class HttpServer:
         self._address = address
         self._share_port = share_port
         config = uvicorn.Config(
-            app or http_app(backend, admission),
+            app or http_app(backend, admission, observer),
             http=_Protocol,
             access_log=False,
             log_config=None,

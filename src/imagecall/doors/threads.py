@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Final, TypeVar
 
 _T = TypeVar("_T")
@@ -17,4 +18,5 @@ async def done(size: int, work: Callable[..., _T], *arguments: object) -> _T:
     """What the work gives, which is on `size` bytes: at once if they are few, else in a thread."""
     if size < _LARGE_BYTES:
         return work(*arguments)
-    return await asyncio.get_running_loop().run_in_executor(_pool, work, *arguments)
+    run = copy_context().run
+    return await asyncio.get_running_loop().run_in_executor(_pool, run, work, *arguments)

@@ -1,6 +1,14 @@
-"""A small control plane: it tells xDS clients what stands in files, and nothing that changes."""
+"""A small control plane: it tells xDS clients what stands in files, and nothing that changes.
 
+A program, for an environment of its own: xds-protos overwrites files of other packages.
+
+    python tests/balancing/control_plane.py FILE...
+"""
+
+import asyncio
+import sys
 from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -46,8 +54,9 @@ class ControlPlane(AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
         await self._server.start()
         return port
 
-    async def stop(self) -> None:
-        await self._server.stop(0)
+    async def serve(self) -> None:
+        """Until the process ends."""
+        await self._server.wait_for_termination()
 
     async def StreamAggregatedResources(
         self, requests: AsyncIterator[DiscoveryRequest], context: Any
@@ -57,3 +66,13 @@ class ControlPlane(AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
             assert not request.HasField("error_detail"), request.error_detail.message
             if not request.response_nonce:
                 yield self._answers[request.type_url]
+
+
+async def main(texts: list[str]) -> None:
+    plane = ControlPlane(texts)
+    print(await plane.start(), flush=True)
+    await plane.serve()
+
+
+if __name__ == "__main__":
+    asyncio.run(main([Path(file).read_text() for file in sys.argv[1:]]))

@@ -1,0 +1,86 @@
+"""The calls of the gRPC door, as they are seen."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias
+
+import grpc
+
+from imagecall.observing.observer import CALL_SEEN, CANCELLED, Observer, rpc_served
+from imagecall.observing.request_id import HEADER, REQUEST_ID, take_request_id
+from imagecall.v1.image_generation_service_pb2 import DESCRIPTOR
+
+_GENERATION: Final = DESCRIPTOR.services_by_name["ImageGenerationService"].full_name
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Behavior: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
+
+
+def identify(context: Context) -> str:
+    """The request id of the current call."""
+    if known := REQUEST_ID.get():
+        return known
+    sent: Any = context.invocation_metadata() or ()
+    return take_request_id(next((value for key, value in sent if key == HEADER), ""))
+
+
+def answer_with_id(context: Context) -> None:
+    """Puts the request id of the current call into the trailing metadata.
+
+    Not into the initial metadata, as gRPC retries no call that has answered with it; and not for
+    each small conversion, as it would cost more than all else here.
+    """
+    context.set_trailing_metadata(((HEADER, identify(context)),))
+
+
+def observed(
+    method: str, behavior: Behavior, encode: Callable[[Any], bytes], observer: Observer
+) -> Behavior:
+    """What handles a method, seen by an observer. Its answer is serialized."""
+    operation = rpc_served(method.removeprefix("/"), method.startswith(f"/{_GENERATION}/"))
+
+    async def seen(data: Any, context: Context) -> Any:
+        sent: Any = context.invocation_metadata() or ()
+        metadata = dict(sent)
+        take_request_id(metadata.get(HEADER))
+        call = observer.begin(operation, metadata)
+        try:
+            answer = await behavior(data, context)
+            call.code = "OK"
+            if answer is None:
+                return None
+            serialized = encode(answer)
+            call.sent_bytes += len(serialized)
+            return serialized
+        except asyncio.CancelledError:
+            left = context.time_remaining()
+            late = left is not None and left <= 0
+            call.cancelled("DEADLINE_EXCEEDED" if late else CANCELLED)
+            raise
+        finally:
+            call.end(call.code or "UNKNOWN")
+
+    return seen
+
+
+def counted_in(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """The decoding of requests, which counts their bytes."""
+
+    def counting(data: bytes) -> Any:
+        if (call := CALL_SEEN.get()) is not None:
+            call.received_bytes += len(data)
+        return decode(data)
+
+    return counting
+
+
+def counted_out(encode: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """The encoding of the answers of a stream, which counts their bytes."""
+
+    def counting(answer: Any) -> bytes:
+        data = encode(answer)
+        if (call := CALL_SEEN.get()) is not None:
+            call.sent_bytes += len(data)
+        return data
+
+    return counting
