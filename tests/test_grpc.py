@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
@@ -390,6 +391,22 @@ async def test_very_many_tiny_items_in_a_message_are_answered_in_messages_of_4_m
     call.unknown_item.json = '{"type":""}'
     results = await convert(stub, [pb.Conversion(call=call)] * 150_000)
     assert len(results) == 150_000
+
+
+async def test_others_do_not_wait_while_very_many_tiny_items_are_answered(
+    channel: grpc.aio.Channel, stub: Any
+) -> None:
+    health: Any = health_pb2_grpc.HealthStub(channel)
+    start = time.monotonic()
+    converting = asyncio.create_task(convert(stub, [pb.Conversion(json="")] * 60_000))
+    waits = []
+    while not converting.done():
+        asked = time.monotonic()
+        await health.Check(health_pb2.HealthCheckRequest())
+        waits.append(time.monotonic() - asked)
+        await asyncio.sleep(0)
+    assert len(await converting) == 60_000
+    assert max(waits) < (time.monotonic() - start) / 2
 
 
 async def test_health_is_serving_and_both_reflections_list_the_service(

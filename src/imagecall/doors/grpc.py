@@ -65,6 +65,9 @@ _OF_THE_HOP: Final = frozenset(
 _COMMIT_SECONDS: Final = 1.0
 """How long a backend may work before its call is one that may cost something."""
 
+_ITEM_BYTES: Final = 512
+"""What an item takes as long as, however small it is."""
+
 _OVERHEAD_BYTES: Final = 64 * 1024
 """What a request may have around its JSON, so that a JSON past its limit is refused by us."""
 
@@ -130,7 +133,8 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
     ) -> AsyncIterator[pb.ConvertCallsResponse]:
         stream = CallStream(self._max_bytes, self._max_items)
         async for request in request_iterator:
-            size = stream.pending_bytes + REQUEST_BYTES.get()
+            of_items = len(request.conversions) * _ITEM_BYTES
+            size = max(stream.pending_bytes + REQUEST_BYTES.get(), of_items)
             answers = stream.answer(request)
             while (response := await done(size, next, answers, None)) is not None:
                 yield response
