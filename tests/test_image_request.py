@@ -162,3 +162,16 @@ def test_what_no_body_can_say_is_refused_with_its_place(what: str) -> None:
     with pytest.raises(ConversionError) as caught:
         request_to_json(request, stream=False)
     assert (caught.value.reason, caught.value.pointer) == (reason, pointer)
+
+
+def test_very_many_extra_fields_are_refused_unread() -> None:
+    request = ImageRequest(prompt="a fox")
+    request.extra_fields.extend([ExtraField(name="x", json="?")] * 10_001)
+    with pytest.raises(ConversionError) as caught:
+        request_to_json(request, stream=False)
+    assert caught.value.reason == "TOO_MANY_VALUES"
+    call = ImageGenerationCall()
+    call.output_image_generation_call.extra_fields.extend(request.extra_fields)
+    with pytest.raises(ConversionError) as caught:
+        imagecall.to_json(call)
+    assert caught.value.reason == "TOO_MANY_VALUES"

@@ -17,6 +17,7 @@ from imagecall.formats import media_type
 from imagecall.json_diagnosis import MAX_DEPTH
 from imagecall.json_text import (
     MAX_BYTES,
+    MAX_KEYS,
     JsonValue,
     check_depth,
     elements,
@@ -25,6 +26,7 @@ from imagecall.json_text import (
     members,
     parse,
     quote,
+    too_many_keys,
     type_name,
 )
 from imagecall.large_values import images
@@ -198,6 +200,8 @@ def _from_url(url: str) -> InputImage:
 
 def extra_values(request: ImageRequest) -> dict[str, bytes]:
     """The other keys of a request, as raw JSON text. Raises ConversionError."""
+    if len(request.extra_fields) > MAX_KEYS:
+        raise too_many_keys()
     values: dict[str, bytes] = {}
     for extra in request.extra_fields:
         pointer = pointer_to(extra.name)

@@ -4,7 +4,7 @@
 message would come back from its JSON as another.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -167,7 +167,7 @@ class ObjectPlan:
             refuse_unknown_fields(message, "")
         pieces.append(self.start)
         first = len(pieces)
-        extras: Iterable[ExtraField] = ()
+        extras: Sequence[ExtraField] = ()
         writes = self.writes
         for field, value in message.ListFields():
             write = writes.get(field)
@@ -196,8 +196,10 @@ class ObjectPlan:
         write(value, pieces)
 
     def _write_extras(
-        self, message: Message, extras: Iterable[ExtraField], pieces: list[Piece]
+        self, message: Message, extras: Sequence[ExtraField], pieces: list[Piece]
     ) -> None:
+        if len(extras) > MAX_KEYS:
+            raise too_many_keys()
         count = size = 0
         written = {self.keys[field] for field, _ in message.ListFields() if field in self.keys}
         for extra in extras:
