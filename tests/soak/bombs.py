@@ -48,7 +48,7 @@ class Bomb:
         path: of the method; one that begins with /v1 or /convert is of the HTTP door.
         body: makes what is sent.
         compressed: whether it is sent as gzip, already compressed.
-        passes: whether it may be accepted, in its own time, as it is within the limits.
+        passes: whether it may be accepted, as it is within the limits.
     """
 
     name: str
@@ -164,11 +164,11 @@ def _large_bombs(count: int) -> Iterator[Bomb]:
         lambda: b'{"input":"a fox","x":[' + b"[]," * count + b"0]}",
     )
     yield Bomb(
-        "a key of 16 MiB, twice",
+        "a key of 8 MiB, twice",
         parse,
-        lambda: _parse(_HEAD + f',"{"k" * 16 * MIB}":0,"{"k" * 16 * MIB}":0}}'),
+        lambda: _parse(_HEAD + f',"{"k" * 8 * MIB}":0,"{"k" * 8 * MIB}":0}}'),
     )
-    yield Bomb("a key of 16 MiB", parse, lambda: _parse(_HEAD + f',"{"k" * 16 * MIB}":[}}'))
+    yield Bomb("a key of 8 MiB", parse, lambda: _parse(_HEAD + f',"{"k" * 8 * MIB}":[}}'))
     yield Bomb(
         "a string without its end, of 500,000 quotes",
         parse,
@@ -253,26 +253,32 @@ class _Thrower:
                 await asyncio.sleep(0.2)
                 base = base or server.rss_bytes()
                 server.reset_peak()
-                start = time.monotonic()
+                start, spent = time.monotonic(), server.cpu_seconds()
                 outcome = await _outcome(bombs[0], body, server, channel)
-                took = time.monotonic() - start
+                took, spent = time.monotonic() - start, server.cpu_seconds() - spent
                 health.cancel()
                 await asyncio.wait({health})
                 growth = (server.peak_rss_bytes() - base) / MIB
-                self._note(bombs.pop(0), outcome, took, growth, len(body) / MIB)
+                self._note(bombs.pop(0), outcome, (took, spent), growth, len(body) / MIB)
 
     def _note(
-        self, bomb: Bomb, outcome: Outcome, took: float, growth: float, body_mib: float
+        self,
+        bomb: Bomb,
+        outcome: Outcome,
+        took: tuple[float, float],
+        growth: float,
+        body_mib: float,
     ) -> None:
+        """`took` is by the clock, and of a core: others may be busy on this machine."""
         limit = max(_BODY_MIB + _BEYOND_MIB, _COPIES * body_mib)
-        value = f"{outcome} {took:.2f} s, +{growth:.0f} MiB"
-        refused = outcome.code in _REFUSED or (bomb.passes and outcome.code == OK)
-        soon = outcome.code == OK or took <= _SECONDS
-        within = f"+{limit:.0f} MiB" if bomb.passes else f"refused, {_SECONDS} s, +{limit:.0f} MiB"
-        ok = refused and soon and growth <= limit
-        self.figures.append(Figure(bomb.name, value, "", within, ok))
-        if outcome.code != OK:
-            self.seconds.append(took)
+        value = f"{outcome} {took[0]:.2f} s ({took[1]:.2f} of a core), +{growth:.0f} MiB"
+        refused = f"refused, {_SECONDS} s, +{limit:.0f} MiB"
+        if bomb.passes and outcome.code == OK:
+            self.figures.append(informs(bomb.name, value))
+            return
+        ok = outcome.code in _REFUSED and min(took) <= _SECONDS and growth <= limit
+        self.figures.append(Figure(bomb.name, value, "", refused, ok))
+        self.seconds.append(min(took))
 
     async def _ask_health(self, address: str) -> None:
         """Asks again and again, and notes how long each answer takes."""
