@@ -61,6 +61,7 @@ _CONVERT: Final = "/convert"
 _METRICS: Final = "/metrics"
 _JSON: Final = "application/json"
 _SSE: Final = "text/event-stream"
+_IDENTITY: Final = "identity"
 _PAGE_POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -227,6 +228,8 @@ class _Door:
         declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if declared != _JSON:
             raise HTTPException(415, f"the Content-Type must be {_JSON}")
+        if request.headers.get("content-encoding", _IDENTITY).lower() != _IDENTITY:
+            raise HTTPException(415, "the body must not be compressed")
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_bytes:
             raise too_large(int(length), self._max_bytes)
