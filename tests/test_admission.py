@@ -19,7 +19,7 @@ from imagecall.backends.http import HttpBackend
 from imagecall.client import ImageClient
 from imagecall.doors.admission import Admission
 from imagecall.doors.grpc import GrpcServer
-from imagecall.doors.http import HttpServer
+from imagecall.doors.http_server import HttpServer
 from imagecall.errors import ConversionError, GenerationError
 from imagecall.grpc_status import error_of
 from imagecall.json_text import MAX_KEYS, MAX_VALUES
@@ -287,3 +287,14 @@ def test_details_of_a_refused_call_have_a_time_to_retry() -> None:
     busy = GenerationError("TOO_MANY_CALLS", "busy", retry_seconds=1)
     kinds = {detail.type_url.rpartition(".")[2] for detail in status_of(busy).details}
     assert kinds == {ErrorInfo.DESCRIPTOR.name, RetryInfo.DESCRIPTOR.name}
+
+
+async def test_the_http_door_says_whether_it_is_about_to_stop(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"alice {ALICE}\n")
+    admission = Admission(tokens=Tokens(file))
+    async with doors(admission) as (_, page), aiohttp.ClientSession(f"http://{page}") as session:
+        for draining, status, said in ((False, 200, "SERVING"), (True, 503, "NOT_SERVING")):
+            admission.draining = draining
+            async with session.get("/health") as got:
+                assert (got.status, await got.json()) == (status, {"status": said})

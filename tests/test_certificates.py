@@ -17,7 +17,7 @@ from imagecall.backends.embedded import EmbeddedBackend
 from imagecall.certificates import Certificates
 from imagecall.client import ImageClient
 from imagecall.doors.grpc import GrpcServer
-from imagecall.doors.http import HttpServer
+from imagecall.doors.http_server import HttpServer
 from imagecall.errors import GenerationError
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_request_pb2 import ImageRequest

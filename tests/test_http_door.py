@@ -25,7 +25,8 @@ from imagecall.backends.grpc import GrpcBackend
 from imagecall.backends.http import HttpBackend
 from imagecall.client import ImageClient
 from imagecall.doors.admission import Admission
-from imagecall.doors.http import PATHS, HttpServer, http_app
+from imagecall.doors.http import PATHS, http_app
+from imagecall.doors.http_server import HttpServer
 from imagecall.errors import GenerationError
 from imagecall.image_request import request_from_json
 from imagecall.limits import Limits

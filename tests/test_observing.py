@@ -30,7 +30,7 @@ from imagecall.backends.grpc import GrpcBackend
 from imagecall.backends.http import HttpBackend
 from imagecall.doors.admission import Admission
 from imagecall.doors.grpc import GrpcServer
-from imagecall.doors.http import HttpServer
+from imagecall.doors.http_server import HttpServer
 from imagecall.limits import Limits
 from imagecall.observing.logs import JsonFormatter, TextFormatter
 from imagecall.observing.observer import Observer

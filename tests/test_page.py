@@ -22,7 +22,7 @@ from imagecall.backends import Backend
 from imagecall.backends.embedded import EmbeddedBackend
 from imagecall.backends.http import HttpBackend
 from imagecall.doors.admission import Admission
-from imagecall.doors.http import HttpServer
+from imagecall.doors.http_server import HttpServer
 from imagecall.tokens import Tokens
 from tests.streams import PNG, framed, happy, item, numbered, response, without
 from tests.upstream import HANG, Upstream, upstream

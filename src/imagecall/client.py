@@ -47,13 +47,16 @@ SERVICE_CONFIG: Final = json.dumps(
                     "initialBackoff": "0.2s",
                     "maxBackoff": "5s",
                     "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
+                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
                 },
             }
         ]
     }
 )
-"""The gRPC service config (gRFC A6): retries of what failed before it could cost anything."""
+"""The gRPC service config (gRFC A6): retries of what failed before it could cost anything.
+
+CANCELLED is what gRPC's core says of a call that a server had not begun when it stopped.
+"""
 
 Happening: TypeAlias = StreamEvent | StreamEnd
 """What `stream_image` gives: events, and at last the end."""

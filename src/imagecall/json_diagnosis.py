@@ -16,7 +16,7 @@ MAX_DEPTH: Final = 100
 MAX_DIGITS: Final = 4300
 """How many digits the integer part of a number may have."""
 
-_MAX_TOKENS: Final = 1_000_000
+_MAX_TOKENS: Final = 500_000
 _BYTE_ORDER_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 _TOKEN: Final = re.compile(

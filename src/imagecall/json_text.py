@@ -2,7 +2,7 @@
 
 What is refused beside malformed text (RFC 8259): a byte order mark, NaN and Infinity, a key twice
 in an object, half a surrogate pair, numbers of more than 4,300 digits before the point, nesting
-past 100, objects of more than 10,000 keys, more than 1,000,000 values, and texts past a limit,
+past 100, objects of more than 10,000 keys, more than 100,000 values, and texts past a limit,
 which are refused unread. A refused text costs a second, slower
 reading, in imagecall.json_diagnosis, which finds the reason and the place.
 """
@@ -26,7 +26,7 @@ MAX_BYTES: Final = 128 * 1024 * 1024
 MAX_KEYS: Final = 10_000
 """How many keys an object may have."""
 
-MAX_VALUES: Final = 1_000_000
+MAX_VALUES: Final = 100_000
 """How many members and elements the objects and arrays of a text may have together."""
 
 _FEW_BYTES: Final = 4 * MAX_KEYS

@@ -17,7 +17,7 @@ from imagecall.commands.backend_options import chosen_backend
 from imagecall.commands.workers import READY, WORKER, run_workers, stop_with_parent
 from imagecall.doors.admission import Admission
 from imagecall.doors.grpc import GrpcServer
-from imagecall.doors.http import HttpServer
+from imagecall.doors.http_server import HttpServer
 from imagecall.limits import Limits
 from imagecall.observing.logs import set_up_logs
 from imagecall.observing.observer import Observer
@@ -74,6 +74,7 @@ async def _serve(settings: argparse.Namespace) -> None:
         else:
             _announce(settings, bound, page)
         await stopped.wait()
+        admission.draining = True
         await grpc_server.drain()
         stopped.clear()
         with suppress(TimeoutError):  # A second signal hurries.

@@ -21,6 +21,8 @@ class Admission:
         self.limits = limits or Limits()
         self._tokens = tokens
         self.in_progress = 0
+        self.draining = False
+        """Whether the server is about to stop, so that no new calls should be sent to it."""
 
     @property
     def asks(self) -> bool:

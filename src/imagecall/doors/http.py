@@ -5,17 +5,14 @@ imagecall.doors.http_answers.
 """
 
 import asyncio
-import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
 from functools import partial
 from importlib.resources import files
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
-import h11
 import msgspec
-import uvicorn
 from google.protobuf import text_format
 from pybase64 import b64encode
 from starlette.applications import Starlette
@@ -25,11 +22,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from imagecall.backends import Backend
 from imagecall.call_view import view
-from imagecall.certificates import Certificates
 from imagecall.client import Happening, put_together
 from imagecall.converter import from_json
 from imagecall.doors.admission import Admission
@@ -69,7 +64,6 @@ _PAGE_POLICY: Final = (
 )
 _SHOWN_BYTES: Final = 64
 _MAX_RETRY_SECONDS: Final = 24 * 3600
-_HEAD_SECONDS: Final = 20.0
 _STOPPED: Final = "the server ended the call"
 
 
@@ -81,7 +75,7 @@ def http_app(
     `admission` says which calls are taken, and `observer` sees them; the backend is not closed.
     """
     admission = admission or Admission()
-    door = _Door(backend, admission.limits.json_bytes)
+    door = _Door(backend, admission)
     metrics = observer.metrics if observer else None
     paths = {**dict.fromkeys(PATHS, True), _CONVERT: False}
     return Starlette(
@@ -89,6 +83,7 @@ def http_app(
             *(Route(path, _guarded(door.responses), methods=["POST"]) for path in PATHS),
             Route(_CONVERT, _guarded(door.convert), methods=["POST"]),
             Route("/", door.page, methods=["GET"]),
+            Route("/health", door.health, methods=["GET"]),
             *([Route(_METRICS, _shown(metrics, admission), methods=["GET"])] if metrics else []),
         ],
         middleware=[
@@ -167,9 +162,10 @@ class _Admitted:
 
 
 class _Door:
-    def __init__(self, backend: Backend, max_bytes: int) -> None:
+    def __init__(self, backend: Backend, admission: Admission) -> None:
         self._backend = backend
-        self._max_bytes = max_bytes
+        self._admission = admission
+        self._max_bytes = admission.limits.json_bytes
 
     async def responses(self, request: Request) -> Response:
         """POST /v1/responses, plain and as a stream."""
@@ -216,6 +212,12 @@ class _Door:
             "image": b64encode(image).decode() if image else None,
         }
         return Response(msgspec.json.encode(shown), media_type=_JSON)
+
+    async def health(self, request: Request) -> Response:
+        """GET /health: 200, or 503 once the server is about to stop."""
+        status = "NOT_SERVING" if self._admission.draining else "SERVING"
+        body = msgspec.json.encode({"status": status})
+        return Response(body, 503 if self._admission.draining else 200, media_type=_JSON)
 
     async def page(self, request: Request) -> Response:
         """GET /: a page to try it."""
@@ -351,121 +353,3 @@ class _Stream(Response):
 
 def _piece(line: bytes) -> dict[str, Any]:
     return {"type": "http.response.body", "body": line, "more_body": True}
-
-
-class _Protocol(H11Protocol):
-    """A connection, which must send the head of a request in time once it has begun with it."""
-
-    _head: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._wait_for_head()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
-            self._stop_waiting()
-        elif self._head is None:
-            self._wait_for_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
-        super().connection_lost(exc)
-
-    def _wait_for_head(self) -> None:
-        self._head = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
-
-    def _stop_waiting(self) -> None:
-        if self._head is not None:
-            self._head.cancel()
-            self._head = None
-
-
-class _Server(uvicorn.Server):
-    """A server that leaves signals to the program, and says when it is ready."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ready = asyncio.Event()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()
-
-
-class HttpServer:
-    """A server of the app, or of another that it stands in, on one address.
-
-    Args:
-        address: HOST:PORT; port 0 takes a free one.
-        backend: what generates images. It is not closed with the server.
-        admission: which calls are taken, and with which limits.
-        certificates: for TLS. None: there is none.
-        share_port: whether other processes may listen on the same port.
-        app: the app that the app stands in.
-        observer: what sees the calls. None: nobody wants to know.
-    """
-
-    def __init__(
-        self,
-        address: str,
-        backend: Backend,
-        admission: Admission | None = None,
-        *,
-        certificates: Certificates | None = None,
-        share_port: bool = False,
-        app: ASGIApp | None = None,
-        observer: Observer | None = None,
-    ) -> None:
-        admission = admission or Admission()
-        limits = admission.limits
-        host, _, port = address.rpartition(":")
-        self._host, self._port = host.strip("[]"), int(port)
-        self._address = address
-        self._share_port = share_port
-        config = uvicorn.Config(
-            app or http_app(backend, admission, observer),
-            http=_Protocol,
-            access_log=False,
-            log_config=None,
-            lifespan="off",
-            server_header=False,
-            h11_max_incomplete_event_size=limits.metadata_bytes,
-            limit_concurrency=limits.connections,
-            timeout_keep_alive=ceil(limits.idle_seconds),
-        )
-        config.load()
-        config.ssl = certificates.for_http() if certificates else None
-        self._server = _Server(config)
-        self._serving: asyncio.Task[None] | None = None
-
-    async def start(self) -> str:
-        """Listens; returns HOST:PORT with the port that it got. Raises OSError."""
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        # asyncio sets TCP_NODELAY only where the protocol is named.
-        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if self._share_port:
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listening.bind((self._host, self._port))
-        except OSError:
-            listening.close()
-            message = f"cannot listen on {self._address}: is it free, and a HOST:PORT?"
-            raise OSError(message) from None
-        self._serving = asyncio.create_task(self._server.serve([listening]))
-        await self._server.ready.wait()
-        return f"{self._address.rpartition(':')[0]}:{listening.getsockname()[1]}"
-
-    async def stop(self, grace: float) -> None:
-        """Takes no new requests, and gives those in progress `grace` seconds."""
-        if self._serving is None:
-            return
-        self._server.config.timeout_graceful_shutdown = int(grace)
-        self._server.should_exit = True
-        await self._serving

@@ -74,6 +74,8 @@ def status_of(error: ImagecallError) -> int:
     known = error.metadata.get("http_status", "") if isinstance(error, GenerationError) else ""
     if known.isdecimal() and 400 <= int(known) < 600:
         return int(known)
+    if error.reason == "UPSTREAM_ANSWER_TOO_LARGE":
+        return 502  # Not 429, as the SDKs would have it made, and billed, again.
     return 413 if error.reason in _TOO_LARGE else _STATUSES.get(error.code, 500)
 
 

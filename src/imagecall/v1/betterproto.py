@@ -249,8 +249,9 @@ class ErrorReason(betterproto.Enum):
 
     TOO_MANY_VALUES = 43
     """
-    The JSON text has an object with more than 10,000 keys, or more than
-     1,000,000 values.
+    The JSON text has an object with more than 10,000 keys, or more than 100,000
+     values in all; or the message has more than 1,000,000 fields, or 10,000 that
+     the schema does not name.
     """
 
     TOO_MANY_ITEMS = 44

@@ -1,0 +1,139 @@
+"""The server of the HTTP door: connections, TLS, and how it stops."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import ceil
+from typing import Any, Final
+
+import h11
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from imagecall.backends import Backend
+from imagecall.certificates import Certificates
+from imagecall.doors.admission import Admission
+from imagecall.doors.http import http_app
+from imagecall.observing.observer import Observer
+
+_HEAD_SECONDS: Final = 20.0
+
+
+class _Protocol(H11Protocol):
+    """A connection, which must send the head of a request in time once it has begun with it."""
+
+    _head: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_waiting()
+        elif self._head is None:
+            self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait_for_head(self) -> None:
+        self._head = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to the program, and says when it is ready."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+class HttpServer:
+    """A server of the app, or of another that it stands in, on one address.
+
+    Args:
+        address: HOST:PORT; port 0 takes a free one.
+        backend: what generates images. It is not closed with the server.
+        admission: which calls are taken, and with which limits.
+        certificates: for TLS. None: there is none.
+        share_port: whether other processes may listen on the same port.
+        app: the app that the app stands in.
+        observer: what sees the calls. None: nobody wants to know.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        backend: Backend,
+        admission: Admission | None = None,
+        *,
+        certificates: Certificates | None = None,
+        share_port: bool = False,
+        app: ASGIApp | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        admission = admission or Admission()
+        limits = admission.limits
+        host, _, port = address.rpartition(":")
+        self._host, self._port = host.strip("[]"), int(port)
+        self._address = address
+        self._share_port = share_port
+        config = uvicorn.Config(
+            app or http_app(backend, admission, observer),
+            http=_Protocol,
+            access_log=False,
+            log_config=None,
+            lifespan="off",
+            server_header=False,
+            h11_max_incomplete_event_size=limits.metadata_bytes,
+            limit_concurrency=limits.connections,
+            timeout_keep_alive=ceil(limits.idle_seconds),
+        )
+        config.load()
+        config.ssl = certificates.for_http() if certificates else None
+        self._server = _Server(config)
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> str:
+        """Listens; returns HOST:PORT with the port that it got. Raises OSError."""
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        # asyncio sets TCP_NODELAY only where the protocol is named.
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if self._share_port:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listening.bind((self._host, self._port))
+        except OSError:
+            listening.close()
+            message = f"cannot listen on {self._address}: is it free, and a HOST:PORT?"
+            raise OSError(message) from None
+        self._serving = asyncio.create_task(self._server.serve([listening]))
+        await self._server.ready.wait()
+        return f"{self._address.rpartition(':')[0]}:{listening.getsockname()[1]}"
+
+    async def stop(self, grace: float) -> None:
+        """Takes no new requests, and gives those in progress `grace` seconds."""
+        if self._serving is None:
+            return
+        self._server.config.timeout_graceful_shutdown = int(grace)
+        self._server.should_exit = True
+        await self._serving
