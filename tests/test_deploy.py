@@ -37,7 +37,10 @@ _IMAGECALL: Final = str(Path(sys.executable).with_name("imagecall"))
 _TOKENS: Final = ("the-first-token-of-ours", "the-second-token-of-ours")
 _KEY: Final = "sk-a-key-of-nobody"
 
-pytestmark = pytest.mark.timeout(600)  # The program takes minutes to build, the first time.
+pytestmark = [
+    pytest.mark.toolchain,
+    pytest.mark.timeout(600),
+]  # The program takes minutes to build, the first time.
 
 Json = dict[str, Any]
 Check = Callable[..., str]
