@@ -139,7 +139,16 @@ async def _hold(
 
 
 async def resets(address: str, count: int) -> dict[str, Any]:
-    """Begins calls and resets them at once, every other with its whole request."""
+    """Begins calls and resets them at once."""
+    return await _reset(address, count, None)
+
+
+async def resets_of_requests(address: str, count: int) -> dict[str, Any]:
+    """The same with the whole request before the reset."""
+    return await _reset(address, count, ParseCallRequest(json=ITEM))
+
+
+async def _reset(address: str, count: int, message: ParseCallRequest | None) -> dict[str, Any]:
     ready()
     left = count
     connections = 0
@@ -158,8 +167,8 @@ async def resets(address: str, count: int) -> dict[str, Any]:
                         break
                     left -= 1
                     begun = headers("/imagecall.v1.ConversionService/ParseCall", stream)
-                    if stream % 4 == 1:
-                        begun += request(ParseCallRequest(json=ITEM), stream)
+                    if message:
+                        begun += request(message, stream)
                     writer.write(begun + frame(_RST_STREAM, 0, stream, struct.pack(">I", _CANCEL)))
                     await writer.drain()
                     if stream % 32 == 1:
@@ -230,7 +239,16 @@ async def _read_slowly(address: str, count: int, first: bytes) -> dict[str, Any]
 
 KINDS: Final[dict[str, Callable[[str, int], Awaitable[dict[str, Any]]]]] = {
     attack.__name__: attack
-    for attack in (silent, greeting, stalled_head, stalled_body, resets, slow_grpc, slow_http)
+    for attack in (
+        silent,
+        greeting,
+        stalled_head,
+        stalled_body,
+        resets,
+        resets_of_requests,
+        slow_grpc,
+        slow_http,
+    )
 }
 
 

@@ -41,6 +41,7 @@ _ATTACKS: Final = (
     _Attack("slow readers of gRPC, 20 MB each", "slow_grpc", "grpc", 20),
     _Attack("slow readers of HTTP, 20 MB each", "slow_http", "http", 20),
     _Attack("resets", "resets", "grpc", 20_000),
+    _Attack("resets of whole requests", "resets_of_requests", "grpc", 20_000),
 )
 
 
@@ -70,7 +71,7 @@ async def _attacked(server: Server, attack: _Attack, rounds: int, seconds: float
             beside("bystander", server.grpc, server.http) as bystander,
             beside("attackers", attack.kind, address, attack.clients) as attackers,
         ):
-            if attack.kind != "resets":
+            if not attack.kind.startswith("resets"):
                 await asyncio.sleep(seconds)
             attacked = await attackers.found()
             found = await bystander.found()
