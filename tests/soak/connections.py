@@ -21,7 +21,7 @@ _SETTLE_SECONDS: Final = 10.0
 _CUT_SECONDS: Final = 20.0
 """After how long the server closes a connection that does not come to the point."""
 
-_SLOW_MIB: Final = 8.0
+_SLOW_MIB: Final = 16.0
 """What a slow reader may cost."""
 
 
@@ -48,12 +48,12 @@ _ATTACKS: Final = (
 async def run(short: bool, seed: int) -> list[Figure]:
     rounds, seconds = (1, 2.0) if short else (5, 6.0)
     figures: list[Figure] = []
-    async with running() as server:
+    async with running() as server, running() as other, asyncio.TaskGroup() as group:
+        cutting = group.create_task(_cut_off(other))
         await _bystander(server, 1)  # To warm it up.
         for attack in _ATTACKS:
             figures += await _attacked(server, attack, rounds, seconds)
-        figures.append(await _cut_off(server))
-    return figures
+        return [*figures, await cutting]
 
 
 async def _attacked(server: Server, attack: _Attack, rounds: int, seconds: float) -> list[Figure]:

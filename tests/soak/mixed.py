@@ -3,7 +3,8 @@
 The load is that of tests/soak/mixed_load.py, in a process of its own: items small and of 2 MB,
 hundreds on a stream, items in chunks, images of 2 and 20 MB, plain and as events, over gRPC and
 HTTP, refusals and cancellations. The slope of the memory is that of least squares over samples
-taken twice a second, after a warm-up. Descriptors are counted without load, before and after.
+taken twice a second, after a warm-up; a short run is too short for it, and demands less.
+Descriptors are counted without load, before and after.
 """
 
 import asyncio
@@ -19,6 +20,8 @@ from tests.soak.until import until
 _MIB: Final = 1024 * 1024
 _SAMPLE_SECONDS: Final = 0.5
 _MOST_MIB_A_MINUTE: Final = 1.0
+_MOST_WHEN_SHORT: Final = 60.0
+"""In so short a time the allocator has not settled; this finds a leak of 20 KB a call."""
 
 
 async def run(short: bool, seed: int) -> list[Figure]:
@@ -43,7 +46,7 @@ async def run(short: bool, seed: int) -> list[Figure]:
         failures(f"{sum(made.values()):,} calls of {len(made)} kinds: failed",
                  Counter(found["failed"])),
         at_most(f"memory slope from {warm_up:g} s to {seconds:g} s", slope / _MIB * 60,
-                _MOST_MIB_A_MINUTE, "MiB/min"),
+                _MOST_WHEN_SHORT if short else _MOST_MIB_A_MINUTE, "MiB/min"),
         informs("memory at the end", samples[-1][1] / _MIB, "MiB"),
         informs("memory at its peak", max(size for _, size in samples) / _MIB, "MiB"),
         exactly("descriptors more, afterwards", more, 0),

@@ -230,7 +230,7 @@ class _Caller:
 
 async def run(short: bool, seed: int) -> list[Figure]:
     random.seed(seed)
-    rounds, seconds = (3, 3.0) if short else (10, 10.0)
+    rounds, seconds = (2, 2.0) if short else (10, 10.0)
     faults = _faults()
     well = {
         "well": _Fault(Answer((_STREAM,)), _OK, None),
