@@ -14,7 +14,8 @@ import time
 import traceback
 from typing import Final
 
-from tests.soak.figure import Figure
+from tests.soak.beside import beside
+from tests.soak.figure import Figure, informs, percentile
 
 SCENARIOS: Final = (
     "limits",
@@ -36,12 +37,14 @@ async def _figures(scenario: str, short: bool, seed: int) -> list[Figure]:
     """What a scenario gives; one that ends with an exception gives a failed figure."""
     try:
         module = importlib.import_module(f"tests.soak.{scenario}")
-        async with asyncio.timeout(_MAX_SECONDS):
+        async with asyncio.timeout(_MAX_SECONDS), beside("hiccups") as idle:
             figures: list[Figure] = await module.run(short, seed)
+            waited: list[float] = (await idle.found())["milliseconds"]
     except Exception as error:
         traceback.print_exc()
         return [Figure("runs to its end", type(error).__name__, "", "no exception", False)]
-    return figures
+    both = f"{percentile(waited, 0.99):.1f} and {max(waited):.1f}"
+    return [*figures, informs("an idle process waited for a core: p99 and worst", both, "ms")]
 
 
 def _value(figure: Figure) -> str:

@@ -37,7 +37,7 @@ _ATTACKS: Final = (
     _Attack("connections that greet gRPC", "greeting", "grpc", 2000),
     _Attack("silent connections to HTTP", "silent", "http", 2000),
     _Attack("slow heads to HTTP", "stalled_head", "http", 500),
-    _Attack("slow bodies to HTTP", "stalled_body", "http", 500),
+    _Attack("slow bodies to HTTP", "stalled_body", "http", 1100),
     _Attack("slow readers of gRPC, 20 MB each", "slow_grpc", "grpc", 20),
     _Attack("slow readers of HTTP, 20 MB each", "slow_http", "http", 20),
     _Attack("resets", "resets", "grpc", 20_000),
