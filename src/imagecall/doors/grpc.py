@@ -195,6 +195,8 @@ async def _committed(context: Context, work: Awaitable[_T]) -> _T:
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # If it failed as we were cancelled: asked for, or asyncio logs it.
 
 
 class GrpcServer:

@@ -294,6 +294,8 @@ async def _unless_gone(request: Request, work: Awaitable[Response]) -> Response:
         for task in (working, leaving):
             task.cancel()
         await asyncio.wait({working, leaving})
+        if not working.cancelled():
+            working.exception()  # If it failed as the client went: asked for, or asyncio logs it.
 
 
 async def _begin(happenings: AsyncGenerator[Happening, None], answers: EventAnswers) -> Response:
