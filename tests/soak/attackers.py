@@ -18,7 +18,7 @@ from imagecall.v1.conversion_service_pb2 import ParseCallRequest
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import StreamImageRequest
 from imagecall.v1.image_request_pb2 import ImageRequest
-from tests.soak.beside import ready, report, told_to_stop
+from tests.soak.beside import ready, report, told_to_go, told_to_stop
 from tests.soak.bystander import ITEM
 
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -128,7 +128,6 @@ async def _hold(
 
     await asyncio.gather(*(connect() for _ in range(count)))
     dripping = asyncio.create_task(drip())
-    ready()
     await told_to_stop()
     dripping.cancel()
     closed = sum(end.done() for end in ends)
@@ -149,7 +148,6 @@ async def resets_of_requests(address: str, count: int) -> dict[str, Any]:
 
 
 async def _reset(address: str, count: int, message: ParseCallRequest | None) -> dict[str, Any]:
-    ready()
     left = count
     connections = 0
     start = time.monotonic()
@@ -228,7 +226,6 @@ async def _read_slowly(address: str, count: int, first: bytes) -> dict[str, Any]
                 await asyncio.sleep(0.1)
 
     reading = [asyncio.create_task(one()) for _ in range(count)]
-    ready()
     await told_to_stop()
     ended = sum(task.done() for task in reading)
     for task in reading:
@@ -253,6 +250,8 @@ KINDS: Final[dict[str, Callable[[str, int], Awaitable[dict[str, Any]]]]] = {
 
 
 async def _main(kind: str, address: str, count: int) -> None:
+    ready()
+    told_to_go()
     report(**await KINDS[kind](address, count))
 
 

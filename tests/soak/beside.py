@@ -6,6 +6,7 @@ ends or it is done, and then prints what it found, as JSON.
 
 import asyncio
 import json
+import os
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
@@ -21,6 +22,12 @@ class Beside:
 
     def __init__(self, process: Process) -> None:
         self._process = process
+        self._start = time.monotonic()
+
+    def go(self) -> None:
+        """Lets it begin, if it waits for that."""
+        assert self._process.stdin
+        self._process.stdin.write(b"\n")
         self._start = time.monotonic()
 
     async def found(self) -> dict[str, Any]:
@@ -51,9 +58,20 @@ async def beside(module: str, *arguments: object) -> AsyncIterator[Beside]:
         await process.wait()
 
 
+_spent = 0.0
+"""What the process had spent on the cores when it was ready."""
+
+
 def ready() -> None:
     """Of the process itself: says that it is ready."""
+    global _spent
+    _spent = time.process_time()
     print("ready", flush=True)
+
+
+def told_to_go() -> None:
+    """Of the process itself: waits until it may begin."""
+    os.read(sys.stdin.fileno(), 1)
 
 
 async def told_to_stop() -> None:
@@ -69,4 +87,4 @@ async def told_to_stop() -> None:
 
 def report(**found: Any) -> None:
     """Of the process itself: says what it found."""
-    print(json.dumps(found | {"cpu_seconds": time.process_time()}), flush=True)
+    print(json.dumps(found | {"cpu_seconds": time.process_time() - _spent}), flush=True)

@@ -46,7 +46,7 @@ _ATTACKS: Final = (
 
 
 async def run(short: bool, seed: int) -> list[Figure]:
-    rounds, seconds = (1, 2.0) if short else (5, 6.0)
+    rounds, seconds = (1, 3.0) if short else (5, 6.0)
     figures: list[Figure] = []
     async with running() as server, running() as other, asyncio.TaskGroup() as group:
         cutting = group.create_task(_cut_off(other))
@@ -68,9 +68,10 @@ async def _attacked(server: Server, attack: _Attack, rounds: int, seconds: float
         server.reset_peak()
         address = server.grpc if attack.door == "grpc" else server.http
         async with (
-            beside("bystander", server.grpc, server.http) as bystander,
             beside("attackers", attack.kind, address, attack.clients) as attackers,
+            beside("bystander", server.grpc, server.http) as bystander,
         ):
+            attackers.go()
             if not attack.kind.startswith("resets"):
                 await asyncio.sleep(seconds)
             attacked = await attackers.found()
@@ -125,7 +126,9 @@ async def _cut_off(server: Server) -> Figure:
         beside("attackers", "silent", server.http, count) as silent_http,
         beside("attackers", "stalled_head", server.http, count) as slow_heads,
     ):
-        await asyncio.sleep(_CUT_SECONDS + 2)
+        for attackers in (silent_grpc, silent_http, slow_heads):
+            attackers.go()
+        await asyncio.sleep(_CUT_SECONDS + 3)
         closed = 0
         for attackers in (silent_grpc, silent_http, slow_heads):
             closed += (await attackers.found())["closed"]

@@ -106,7 +106,7 @@ class _Endless:
 
 def _faults() -> dict[str, _Fault]:
     retry = {"retry-after": str(_RETRY_SECONDS)}
-    garbage = random.randbytes(50_000)
+    garbage = b"\x00" + random.randbytes(50_000)
     no_http = b"\x16\x03\x01 this is not HTTP\r\n\r\n"
     image = b'data: {"type":"response.output_item.done","output_index":0,"item":{"type":'
     image += b'"image_generation_call","id":"ig_1","status":"completed","result":"'
