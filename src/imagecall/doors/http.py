@@ -29,6 +29,7 @@ from imagecall.client import Happening, put_together
 from imagecall.converter import from_json
 from imagecall.doors.admission import Admission
 from imagecall.doors.http_answers import DONE, Answers, EventAnswers, error_object, status_of
+from imagecall.doors.large_answers import LargeImages
 from imagecall.doors.threads import done
 from imagecall.doors.unforeseen import unforeseen
 from imagecall.errors import GenerationError, ImagecallError
@@ -188,7 +189,7 @@ class _Door:
     async def _answer(self, request: ImageRequest, answers: Answers) -> Response:
         asked = GenerateImageRequest(request=request, include_document=True)
         answer = await self._backend.generate_image(asked)
-        return Response(answers.response(answer.response), media_type=_JSON)
+        return _Whole(answers.response(answer.response), answers.images)
 
     async def convert(self, request: Request) -> Response:
         """POST /convert: an item as protobuf text, for the page."""
@@ -298,6 +299,22 @@ async def _unless_gone(request: Request, work: Awaitable[Response]) -> Response:
             working.exception()  # If it failed as the client went: asked for, or asyncio logs it.
 
 
+class _Whole(Response):
+    """A JSON text with its large images."""
+
+    def __init__(self, text: bytes, images: LargeImages) -> None:
+        super().__init__(media_type=_JSON)
+        self.headers["content-length"] = str(images.size(text))
+        self._pieces = images.pieces(text)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        with suppress(OSError):  # The client has gone.
+            for piece in self._pieces:
+                await send(_piece(piece))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
 async def _begin(happenings: AsyncGenerator[Happening, None], answers: EventAnswers) -> Response:
     """A stream, once its first event is there: until then a failure has a status of its own."""
     first = await anext(happenings)
@@ -350,7 +367,8 @@ class _Stream(Response):
 
     async def _say(self, happening: Happening, send: Send) -> None:
         for line in self._answers.lines(happening):
-            await send(_piece(line))
+            for piece in self._answers.pieces(line):
+                await send(_piece(piece))
 
 
 def _piece(line: bytes) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from imagecall.client import Happening
 from imagecall.codecs import spellings
 from imagecall.converter import CALLS, EVENTS, event_to_json
 from imagecall.document import document_to_json
+from imagecall.doors.large_answers import LargeImages
 from imagecall.errors import ConversionError, GenerationError, ImagecallError, damaged_answer
 from imagecall.image_response import response_to_json
 from imagecall.json_text import elements, join_elements, join_members, members, parse, quote
@@ -99,11 +100,14 @@ def _object(json: str) -> dict[str, bytes]:
 class Answers:
     """What is said in answer to one request.
 
+    In what it gives, markers stand for the large images that were taken out of messages.
+
     Args:
         asked: the body of the request, its values as raw JSON text.
     """
 
     def __init__(self, asked: Mapping[str, bytes]) -> None:
+        self.images = LargeImages()
         echoed = {key: asked.get(key, value) for key, value in _DEFAULTS.items()}
         self._keys = {
             "id": quote(f"resp_{secrets.token_hex(16)}"),
@@ -119,8 +123,9 @@ class Answers:
     def response(self, response: ImageResponse) -> bytes:
         """A whole response, with the keys that SDKs demand.
 
-        Raises GenerationError if it is not what a backend may answer.
+        Its large images are taken. Raises GenerationError if it is not what a backend may answer.
         """
+        self.images.take(response)
         try:
             return document_to_json(self._document(response), max_bytes=_UNLIMITED)
         except ConversionError as error:
@@ -160,6 +165,7 @@ class EventAnswers:
         if isinstance(happening, StreamEnd):
             yield from self._end(happening)
             return
+        self._answers.images.take(happening)
         try:
             event = members(event_to_json(happening))
         except ConversionError as error:
@@ -177,6 +183,10 @@ class EventAnswers:
         elif "item" in event:
             event["item"] = self._item(tag, event["item"])
         yield self._line(tag, event)
+
+    def pieces(self, line: bytes) -> Iterator[bytes]:
+        """A line with its large images, in pieces."""
+        return self._answers.images.pieces(line)
 
     def error(self, error: ImagecallError) -> bytes:
         """An error in the middle of a stream."""
