@@ -43,13 +43,16 @@ def pieces(data: bytes, *, sha256: bytes = b"", **end: Any) -> Iterator[Piece]:
     `sha256` is the digest of the bytes, if it is known; `end` what else is said at their end.
     """
     view = memoryview(data)
-    digest = sha256 or hashlib.sha256(data).digest()
-    last = ChunkEnd(size=len(data), sha256=digest, **end)
-    for offset in range(0, len(data), CHUNK_BYTES):
-        is_last = offset + CHUNK_BYTES >= len(data)
-        yield Piece(offset, view[offset : offset + CHUNK_BYTES], last if is_last else None)
-    if not data:
-        yield Piece(0, b"", last)
+    digest = None if sha256 else hashlib.sha256()
+    for offset in range(0, len(data) or 1, CHUNK_BYTES):
+        part = view[offset : offset + CHUNK_BYTES]
+        if digest:  # Piece by piece, so that others need not wait for all of it.
+            digest.update(part)
+        last = None
+        if offset + CHUNK_BYTES >= len(data):
+            whole = digest.digest() if digest else sha256
+            last = ChunkEnd(size=len(data), sha256=whole, **end)
+        yield Piece(offset, part, last)
 
 
 def end_of_image(data: bytes, field: str) -> dict[str, Any]:
@@ -100,6 +103,7 @@ class Assembly:
         self._max_bytes = max_bytes
         self._pieces: list[bytes] = []
         self._size = 0
+        self._digest = hashlib.sha256()
         self._end: ChunkEnd | None = None
 
     @property
@@ -126,7 +130,9 @@ class Assembly:
         if self._size > self._max_bytes:
             self._pieces.clear()
         else:
-            self._pieces.append(chunk.data)
+            data = chunk.data
+            self._pieces.append(data)
+            self._digest.update(data)
         if chunk.HasField("end"):
             self._end = chunk.end
 
@@ -143,10 +149,9 @@ class Assembly:
         if self._size > self._max_bytes:
             message = f"the chunks have {self._size:,} bytes; the limit is {self._max_bytes:,}"
             raise ConversionError("TOO_LARGE", "", message)
-        whole = b"".join(self._pieces)
-        if self._end.sha256 != hashlib.sha256(whole).digest():
+        if self._end.sha256 != self._digest.digest():
             raise damaged("the SHA-256 digest of the chunks is not that of their end")
-        return whole
+        return b"".join(self._pieces)
 
 
 def damaged(message: str) -> ConversionError:

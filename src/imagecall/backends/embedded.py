@@ -74,6 +74,7 @@ class EmbeddedBackend:
             picture = await self._picture(order, (step + 1) / steps)
             for part in _with_image(order.partial_image(step), picture):
                 yield part
+                await asyncio.sleep(0)  # Others may go first.
         await asyncio.sleep(order.asked.delay_seconds / steps)
         order.fail(midway=True)
         final = await self._picture(order, 1.0) if order.has_image else None
@@ -85,6 +86,7 @@ class EmbeddedBackend:
             raise damaged_answer("it ends in the middle of the image")
         for part in _with_image(order.done(), final):
             yield part
+            await asyncio.sleep(0)
         read = order.response(final.data if final and request.include_document else None)
         for part in in_parts(end_of(read, order.ending, request.include_document, _delivered)):
             yield part
