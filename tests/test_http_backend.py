@@ -898,6 +898,24 @@ async def test_events_that_change_places_are_not_missing(
     assert end(await stream(backend)).missing_events == 0
 
 
+@pytest.mark.parametrize("line", [b"data:\n", b"data: \n", b":\n", b"x\r\n"])
+async def test_an_event_has_so_many_lines_and_no_more(
+    api: Upstream, backend: HttpBackend, line: bytes
+) -> None:
+    rest = framed(happy())
+    api.say(line * 10_000 + b"\n" + rest)
+    if not line.startswith(b"data"):
+        assert types(await stream(backend))[-1] == "STREAM_ENDING_COMPLETED"
+    api.say(line * 10_001 + b"\n" + rest)
+    error = await failure(backend, True)
+    assert error.reason == "UPSTREAM_ANSWER_TOO_LARGE"
+    assert "10,000 lines" in str(error)
+    api.say(line * 5_000_000)
+    begun = time.process_time()
+    assert (await failure(backend, True)).reason == "UPSTREAM_ANSWER_TOO_LARGE"
+    assert time.process_time() - begun < 1
+
+
 async def test_empty_data_lines_without_end_are_refused(api: Upstream) -> None:
     backend = HttpBackend(api.url, max_bytes=10_000)
     api.say(b"data:\n" * 20_000)

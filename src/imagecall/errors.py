@@ -121,9 +121,9 @@ def damaged_answer(what: str) -> GenerationError:
     return GenerationError("UPSTREAM_DAMAGED", f"the API's answer is damaged: {what}", begun=True)
 
 
-def too_large_answer(what: str, max_bytes: int) -> GenerationError:
+def too_large_answer(what: str, limit: int, unit: str = "bytes") -> GenerationError:
     """The error for an answer of an API that is past a limit."""
-    message = f"{what} is larger than {max_bytes:,} bytes"
+    message = f"{what} is larger than {limit:,} {unit}"
     return GenerationError("UPSTREAM_ANSWER_TOO_LARGE", message, begun=True)
 
 

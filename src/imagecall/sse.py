@@ -24,6 +24,9 @@ _LF: Final = ord("\n")
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _DATA: Final = b"data:"
 _BACKSLASH: Final = b"\\"
+_MAX_LINES: Final = 10_000
+"""The most lines of an event: each takes time, however short it is."""
+
 _BEFORE_A_STRING: Final = 256
 """How far back from a string its key is looked for, in bytes."""
 
@@ -73,6 +76,7 @@ class SseReader:
         self._event = SseEvent()
         self._data: list[bytes] = []
         self._size = 0
+        self._lines = 0
 
     def feed(self, received: bytes) -> Iterator[bytes | SseEvent]:
         """Takes what arrived; gives pieces of a string that is to be streamed, and events.
@@ -135,12 +139,15 @@ class SseReader:
             line = line.removeprefix(_BYTE_ORDER_MARK)
             self._started = True
         if line:
+            self._lines += 1
+            if self._lines > _MAX_LINES:
+                raise too_large_answer("an event of the API's stream", _MAX_LINES, "lines")
             self._take_field(line)
         else:
             if self._data:
                 self._event.data = b"\n".join(self._data)
                 yield self._event
-            self._event, self._data, self._size = SseEvent(), [], 0
+            self._event, self._data, self._size, self._lines = SseEvent(), [], 0, 0
 
     def _take_field(self, line: bytes) -> None:
         name, _, value = line.partition(b":")
