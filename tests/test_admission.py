@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +177,112 @@ async def test_past_the_limit_of_calls_one_is_refused_at_once_and_others_go_on()
             assert (await health.Check(health_pb2.HealthCheckRequest())).status == 1
         assert all(answer.calls for answer in await asyncio.gather(*slow_ones))
         assert (await parse(address)).call
+
+
+class Sender:
+    """A request to the HTTP door by hand, of which the body is sent as wanted."""
+
+    def __init__(self, page: str, size: int, headers: str = "") -> None:
+        self._page = page
+        self._head = (
+            "POST /convert HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+            f"content-length: {size}\r\n{headers}\r\n"
+        )
+
+    async def __aenter__(self) -> "Sender":
+        host, port = self._page.split(":")
+        self.reader, self._writer = await asyncio.open_connection(host, int(port))
+        self.send(self._head.encode())
+        return self
+
+    async def __aexit__(self, *unused: object) -> None:
+        self._writer.transport.abort()
+
+    def send(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    async def answer(self) -> tuple[int, dict[str, str], Any]:
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode().lower()
+        first, *lines = head.strip().split("\r\n")
+        headers = dict(line.split(": ") for line in lines)
+        body = await self.reader.readexactly(int(headers["content-length"]))
+        return int(first.split()[1]), headers, json.loads(body)
+
+
+async def test_bodies_that_are_being_read_are_no_calls_in_progress() -> None:
+    admission = Admission(Limits(calls=2))
+    body = ITEM.encode().ljust(50_000)
+    async with doors(admission) as (address, page), AsyncExitStack() as stack:
+        for small in [10] * 5 + [16 * 1024] * 5:
+            (await stack.enter_async_context(Sender(page, 50_000))).send(body[:small])
+        large = [await stack.enter_async_context(Sender(page, 50_000)) for _ in range(3)]
+        for sender in large[:2]:
+            sender.send(body[:20_000])
+        await asyncio.sleep(0.3)
+        assert (admission.in_progress, admission.bodies) == (0, 2)
+        assert (await parse(address)).call
+        async with Sender(page, len(ITEM)) as sender:
+            sender.send(ITEM[:10].encode())
+            await asyncio.sleep(0.1)
+            sender.send(ITEM[10:].encode())
+            assert (await sender.answer())[0] == 200
+        large[2].send(body[:20_000])
+        status, headers, said = await large[2].answer()
+        assert (status, headers["retry-after"]) == (429, "1")
+        assert said["error"]["type"] == "too_many_calls"
+        large[0].send(body[20_000:])
+        assert (await large[0].answer())[0] == 200
+        assert (admission.in_progress, admission.bodies) == (0, 1)
+    await asyncio.sleep(0.1)
+    assert (admission.in_progress, admission.bodies) == (0, 0)
+
+
+async def test_a_body_is_not_read_without_a_token_and_is_refused_once_whole(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"alice {ALICE}\n")
+    admission = Admission(Limits(calls=1), Tokens(file))
+    async with doors(admission) as (address, page), Sender(page, 1000) as stranger:
+        assert (await stranger.answer())[0] == 401
+        async with (
+            Sender(page, len(ITEM), f"authorization: Bearer {ALICE}\r\n") as sender,
+            ImageClient(address, token=ALICE) as client,
+        ):
+            sender.send(ITEM[:10].encode())
+            working = asyncio.create_task(client.generate_image(slow(1)))
+            await asyncio.sleep(0.3)
+            sender.send(ITEM[10:].encode())
+            status, headers, said = await sender.answer()
+            assert (status, headers["retry-after"]) == (429, "1")
+            assert said["error"]["type"] == "too_many_calls"
+            assert (await working).calls
+
+
+async def test_a_body_comes_at_a_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imagecall.doors.http._BODY_SECONDS", 0.5)
+    monkeypatch.setattr("imagecall.doors.http_server._HEAD_SECONDS", 0.5)
+    async with (
+        doors(Admission(Limits(call_seconds=0.2))) as (_, page),
+        Sender(page, 30_000) as steady,
+        Sender(page, 30_000) as slow_one,
+        Sender(page, 30_000, "content-encoding: gzip\r\n") as refused,
+    ):
+        begun = time.monotonic()
+        answers = {asyncio.create_task(sender.answer()): sender for sender in (slow_one, refused)}
+        for count in range(10):
+            steady.send(ITEM.encode().ljust(3_000) if count == 0 else b" " * 3_000)
+            for sender in (slow_one, refused):
+                sender.send(b" ")
+            await asyncio.sleep(0.15)
+        assert (await steady.answer())[0] == 200  # After 1.5 s: 0.5 and 1 for each 16 KiB.
+        late, unread = await asyncio.gather(*answers)
+        assert (late[0], late[1]["connection"], late[2]["error"]["code"]) == (408, "close", 408)
+        assert unread[0] == 415
+        for sender in (slow_one, refused):
+            with suppress(ConnectionError):
+                assert not await sender.reader.read()
+        assert time.monotonic() - begun < 3
 
 
 async def test_a_call_that_takes_too_long_is_ended() -> None:

@@ -21,6 +21,8 @@ class Admission:
         self.limits = limits or Limits()
         self._tokens = tokens
         self.in_progress = 0
+        self.bodies = 0
+        """How many bodies of HTTP requests are being read that are not small."""
         self.draining = False
         """Whether the server is about to stop, so that no new calls should be sent to it."""
 
@@ -39,15 +41,35 @@ class Admission:
         Raises GenerationError: TOKEN_REQUIRED, TOO_MANY_CALLS.
         """
         caller = self.holder(authorization)
-        if self.in_progress >= self.limits.calls:
-            message = f"the server has {self.limits.calls:,} calls in progress, and takes no more"
-            raise GenerationError("TOO_MANY_CALLS", message, retry_seconds=_RETRY_SECONDS)
-        self.in_progress += 1
+        self.take()
         return caller
+
+    def take(self) -> None:
+        """The same for one who is known."""
+        if self.in_progress >= self.limits.calls:
+            raise self._too_many("calls in progress")
+        self.in_progress += 1
+
+    def take_body(self) -> None:
+        """Takes a body that is not small, which must `leave_body`.
+
+        Raises GenerationError: TOO_MANY_CALLS.
+        """
+        if self.bodies >= self.limits.calls:
+            raise self._too_many("requests that it reads")
+        self.bodies += 1
+
+    def _too_many(self, what: str) -> GenerationError:
+        message = f"the server has {self.limits.calls:,} {what}, and takes no more"
+        return GenerationError("TOO_MANY_CALLS", message, retry_seconds=_RETRY_SECONDS)
 
     def leave(self) -> None:
         """To be called when a call is over that was taken."""
         self.in_progress -= 1
+
+    def leave_body(self) -> None:
+        """To be called when a body is read that was taken."""
+        self.bodies -= 1
 
     def too_long(self) -> GenerationError:
         """The error for a call that is past the limit."""

@@ -63,6 +63,13 @@ _PAGE_POLICY: Final = (
     "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
+_BODY_SECONDS: Final = 20.0
+_BODY_BYTES_A_SECOND: Final = 16 * 1024
+"""How long a body may take to come: so long, and a second for each so many bytes of it."""
+
+_SMALL_BODY_BYTES: Final = 16 * 1024
+"""Up to which size a body is not counted while it is read: less than its connection costs."""
+
 _SHOWN_BYTES: Final = 64
 _MAX_RETRY_SECONDS: Final = 24 * 3600
 _STOPPED: Final = "the server ended the call"
@@ -125,6 +132,70 @@ def _shown(metrics: "Metrics", admission: Admission) -> Endpoint:
     return shown
 
 
+class _Arriving:
+    """A request whose body is being read; once that is whole, it is a call in progress.
+
+    Args:
+        receive: what it comes from.
+        admission: which calls are taken.
+        limit: until when the body, and then the call, may take.
+    """
+
+    def __init__(self, receive: Receive, admission: Admission, limit: asyncio.Timeout) -> None:
+        self._receive = receive
+        self._admission = admission
+        self._limit = limit
+        self._begun = asyncio.get_running_loop().time()
+        self._size = 0
+        self._counted = False
+        self.taken = False
+        """Whether it is a call in progress."""
+
+    async def receive(self) -> Message:
+        """The next message. Raises GenerationError: TOO_MANY_CALLS."""
+        message = await self._receive()
+        if self.taken or message["type"] != "http.request":
+            return message
+        try:
+            self._take(len(message.get("body", b"")), message.get("more_body", False))
+        except GenerationError as error:
+            note_refusal(error)
+            raise
+        return message
+
+    def _take(self, size: int, more: bool) -> None:
+        self._size += size
+        if not more:
+            self._admission.take()
+            self.taken = True
+            now = asyncio.get_running_loop().time()
+            self._limit.reschedule(now + self._admission.limits.call_seconds)
+            self._leave_body()
+            return
+        seconds = _BODY_SECONDS + self._size / _BODY_BYTES_A_SECOND
+        self._limit.reschedule(self._begun + seconds)
+        if self._size > _SMALL_BODY_BYTES and not self._counted:
+            self._admission.take_body()
+            self._counted = True
+
+    def _leave_body(self) -> None:
+        if self._counted:
+            self._admission.leave_body()
+            self._counted = False
+
+    def leave(self) -> None:
+        """To be called when it is over."""
+        self._leave_body()
+        if self.taken:
+            self._admission.leave()
+
+    def too_late(self) -> Exception:
+        """The error for one that is past the limit."""
+        if self.taken:
+            return self._admission.too_long()
+        return HTTPException(408, "the body comes too slowly", {"connection": "close"})
+
+
 class _Admitted:
     """The app, with the calls that are taken; everyone may see the page."""
 
@@ -138,7 +209,7 @@ class _Admitted:
             return
         request = Request(scope, receive)
         try:
-            note_caller(self._admission.enter(request.headers.get("authorization", "")))
+            note_caller(self._admission.holder(request.headers.get("authorization", "")))
         except ImagecallError as error:
             note_refusal(error)
             await (await _refused(request, error))(scope, receive, send)
@@ -150,16 +221,20 @@ class _Admitted:
             begun = True
             await send(message)
 
+        limit = asyncio.timeout(_BODY_SECONDS)
+        arriving = _Arriving(receive, self._admission, limit)
         try:
-            async with asyncio.timeout(self._admission.limits.call_seconds) as limit:
-                await self._app(scope, receive, noting)
+            async with limit:
+                await self._app(scope, arriving.receive, noting)
         except TimeoutError:
             if not limit.expired():
                 raise
             if not begun:
-                await (await _refused(request, self._admission.too_long()))(scope, receive, send)
+                late = arriving.too_late()
+                answer = _refused if isinstance(late, ImagecallError) else _http_error
+                await (await answer(request, late))(scope, receive, send)
         finally:
-            self._admission.leave()
+            arriving.leave()
 
 
 class _Door:

@@ -22,7 +22,10 @@ _HEAD_SECONDS: Final = 20.0
 
 
 class _Protocol(H11Protocol):
-    """A connection, which must send the head of a request in time once it has begun with it."""
+    """A connection, which must send the head of a request in time once it has begun with it.
+
+    As long may it send the rest of a body whose request is answered already.
+    """
 
     _head: asyncio.TimerHandle | None = None
 
@@ -32,7 +35,8 @@ class _Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
+        answered = self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
+        if self.conn.their_state is not h11.IDLE and not answered:
             self._stop_waiting()
         elif self._head is None:
             self._wait_for_head()
