@@ -29,6 +29,7 @@ from imagecall.v1.conversion_service_pb2 import ConvertCallsRequest, ParseCallRe
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_request_pb2 import ImageRequest
+from tests.soak.attackers import resets
 from tests.streams import framed, happy
 from tests.upstream import upstream
 
@@ -283,6 +284,20 @@ async def test_a_body_comes_at_a_pace(monkeypatch: pytest.MonkeyPatch) -> None:
             with suppress(ConnectionError):
                 assert not await sender.reader.read()
         assert time.monotonic() - begun < 3
+
+
+async def test_resets_of_others_do_not_cancel_a_call() -> None:
+    async with doors(Admission()) as (address, _), grpc.aio.insecure_channel(address) as channel:
+        stub: Any = ConversionServiceStub(channel)
+        request = ParseCallRequest(json=ITEM)
+        await stub.ParseCall(request)
+        attacks = asyncio.gather(*(resets(address, 5_000) for _ in range(4)))
+        answers = []
+        while not attacks.done():
+            answers.append(asyncio.ensure_future(stub.ParseCall(request)))
+            await asyncio.sleep(0.01)
+        assert all(answer.call for answer in await asyncio.gather(*answers))
+        await attacks
 
 
 async def test_a_call_that_takes_too_long_is_ended() -> None:

@@ -85,6 +85,13 @@ _CONNECTION_MS: Final = 10 * 60_000
 _CALLS_OF_A_CONNECTION: Final = 100
 """How many calls a connection may have past the limit of all, so that they are told of it."""
 
+_MOST_CALLS_OF_A_CONNECTION: Final = 400
+"""How many it may have in any case: further ones wait at the client. One that resets its calls at
+once can keep others waiting for as many."""
+
+_PENDING_CALLS: Final = 100_000
+"""How many calls may wait to be taken. Past gRPC's default of 1,000 to 3,000 it cancels any."""
+
 
 class ConversionServicer(pb_grpc.ConversionServiceServicer):
     """imagecall.v1.ConversionService; see proto/imagecall/v1/conversion_service.proto.
@@ -278,10 +285,13 @@ class GrpcServer:
 
 def _options(limits: Limits, share_port: bool) -> list[tuple[str, int]]:
     """What the server asks of gRPC's core; see grpc/impl/channel_arg_names.h there."""
+    streams = min(limits.calls + _CALLS_OF_A_CONNECTION, _MOST_CALLS_OF_A_CONNECTION)
     return [
         ("grpc.max_receive_message_length", max(limits.json_bytes, _USUAL_BYTES) + _OVERHEAD_BYTES),
         ("grpc.so_reuseport", int(share_port)),  # If not, a second server on the port is an error.
-        ("grpc.max_concurrent_streams", _CALLS_OF_A_CONNECTION + limits.calls),
+        ("grpc.max_concurrent_streams", streams),
+        ("grpc.server.max_pending_requests", _PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS),
         ("grpc.max_metadata_size", limits.metadata_bytes),
         ("grpc.absolute_max_metadata_size", limits.metadata_bytes),
         ("grpc.max_allowed_incoming_connections", limits.connections),
