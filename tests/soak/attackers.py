@@ -120,11 +120,13 @@ async def _hold(
             writers.append(writer)
 
     async def drip() -> None:
-        while every_second:
-            await asyncio.sleep(1)
-            for writer in writers:
+        while every_second:  # Each at its own time of the second, as strangers would.
+            for number, writer in enumerate(list(writers)):
                 if not writer.is_closing():
                     writer.write(every_second)
+                if number % _AT_ONCE == 0:
+                    await asyncio.sleep(_AT_ONCE / max(count, 1))
+            await asyncio.sleep(_AT_ONCE / max(count, 1))
 
     await asyncio.gather(*(connect() for _ in range(count)))
     dripping = asyncio.create_task(drip())
