@@ -497,3 +497,49 @@ async def test_who_watches_the_health_hears_of_the_stop_and_does_not_hold_it() -
         with pytest.raises(grpc.RpcError) as caught:
             await watch.read()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_reflection_and_channelz_are_there_if_they_are_asked_for(told: bool) -> None:
+    server = GrpcServer("127.0.0.1:0", EmbeddedBackend(), reflection=told, channelz=told)
+    async with grpc.aio.insecure_channel(await server.start()) as channel:
+        outcomes = []
+        for method in (
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        ):
+            list_services: Any = channel.stream_stream(method)
+            call = list_services(iter([b"\x3a\x00"]))
+            outcomes.append(await _code(call.read()))
+        get_servers: Any = channel.unary_unary("/grpc.channelz.v1.Channelz/GetServers")
+        outcomes.append(await _code(get_servers(b"")))
+    await server.stop(0)
+    assert set(outcomes) == {"OK" if told else "UNIMPLEMENTED"}
+
+
+async def _code(work: Any) -> str:
+    try:
+        await work
+    except grpc.RpcError as error:
+        name: str = error.code().name
+        return name
+    return "OK"
+
+
+async def test_past_the_limit_of_connections_one_is_closed() -> None:
+    server = GrpcServer("127.0.0.1:0", EmbeddedBackend(), Admission(Limits(connections=3)))
+    host, _, port = (await server.start()).rpartition(":")
+    opened = [await asyncio.open_connection(host, int(port)) for _ in range(6)]
+    greetings = await asyncio.gather(*(_greeting(reader) for reader, _ in opened))
+    assert sum(map(bool, greetings)) == 3
+    for _, writer in opened:
+        writer.close()
+    await server.stop(0)
+
+
+async def _greeting(reader: asyncio.StreamReader) -> bytes:
+    """What the server says first of a connection; nothing if it closes it."""
+    try:
+        return await asyncio.wait_for(reader.read(9), 5)
+    except ConnectionError:
+        return b""
