@@ -261,7 +261,7 @@ async def test_a_body_is_not_read_without_a_token_and_is_refused_once_whole(
 
 
 async def test_a_body_comes_at_a_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagecall.doors.http._BODY_SECONDS", 0.5)
+    monkeypatch.setattr("imagecall.doors.http_arrival._BODY_SECONDS", 0.5)
     monkeypatch.setattr("imagecall.doors.http_server._HEAD_SECONDS", 0.5)
     async with (
         doors(Admission(Limits(call_seconds=0.2))) as (_, page),

@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from functools import partial
 from importlib.resources import files
-from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -21,14 +20,16 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from imagecall.backends import Backend
 from imagecall.call_view import view
 from imagecall.client import Happening, put_together
 from imagecall.converter import from_json
 from imagecall.doors.admission import Admission
-from imagecall.doors.http_answers import DONE, Answers, EventAnswers, error_object, status_of
+from imagecall.doors.http_answers import DONE, Answers, EventAnswers
+from imagecall.doors.http_arrival import Admitted
+from imagecall.doors.http_errors import API, JSON, http_error, refused
 from imagecall.doors.large_answers import LargeImages
 from imagecall.doors.threads import done
 from imagecall.doors.unforeseen import unforeseen
@@ -38,7 +39,7 @@ from imagecall.image_request import request_from_json
 from imagecall.json_text import members, too_large
 from imagecall.large_values import images
 from imagecall.observing.asgi import Observed
-from imagecall.observing.observer import Observer, note_caller, note_failure, note_refusal
+from imagecall.observing.observer import Observer, note_failure
 from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
 from imagecall.v1.image_request_pb2 import ImageRequest
 
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from imagecall.observing.metrics import Metrics
 
 PATHS: Final = (
-    "/v1/responses",
+    API,
     "/api/v1/responses",
     "/api/alpha/responses",
     "/api/v1/api/alpha/responses",
@@ -55,7 +56,6 @@ PATHS: Final = (
 
 _CONVERT: Final = "/convert"
 _METRICS: Final = "/metrics"
-_JSON: Final = "application/json"
 _SSE: Final = "text/event-stream"
 _IDENTITY: Final = "identity"
 _PAGE_POLICY: Final = (
@@ -63,15 +63,7 @@ _PAGE_POLICY: Final = (
     "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
-_BODY_SECONDS: Final = 20.0
-_BODY_BYTES_A_SECOND: Final = 16 * 1024
-"""How long a body may take to come: so long, and a second for each so many bytes of it."""
-
-_SMALL_BODY_BYTES: Final = 16 * 1024
-"""Up to which size a body is not counted while it is read: less than its connection costs."""
-
 _SHOWN_BYTES: Final = 64
-_MAX_RETRY_SECONDS: Final = 24 * 3600
 _STOPPED: Final = "the server ended the call"
 
 
@@ -96,9 +88,9 @@ def http_app(
         ],
         middleware=[
             Middleware(Observed, observer, paths),
-            Middleware(_Admitted, admission),
+            Middleware(Admitted, admission),
         ],
-        exception_handlers={HTTPException: _http_error, ImagecallError: _refused},
+        exception_handlers={HTTPException: http_error, ImagecallError: refused},
     )
 
 
@@ -116,7 +108,7 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
         except ClientDisconnect:
             return _Gone()
         except Exception as error:  # So that nothing of it is told to the client.
-            return await _refused(request, unforeseen(error))
+            return await refused(request, unforeseen(error))
 
     return guarded
 
@@ -130,111 +122,6 @@ def _shown(metrics: "Metrics", admission: Admission) -> Endpoint:
         return Response(text, headers={"content-type": media_type})
 
     return shown
-
-
-class _Arriving:
-    """A request whose body is being read; once that is whole, it is a call in progress.
-
-    Args:
-        receive: what it comes from.
-        admission: which calls are taken.
-        limit: until when the body, and then the call, may take.
-    """
-
-    def __init__(self, receive: Receive, admission: Admission, limit: asyncio.Timeout) -> None:
-        self._receive = receive
-        self._admission = admission
-        self._limit = limit
-        self._begun = asyncio.get_running_loop().time()
-        self._size = 0
-        self._counted = False
-        self.taken = False
-        """Whether it is a call in progress."""
-
-    async def receive(self) -> Message:
-        """The next message. Raises GenerationError: TOO_MANY_CALLS."""
-        message = await self._receive()
-        if self.taken or message["type"] != "http.request":
-            return message
-        try:
-            self._take(len(message.get("body", b"")), message.get("more_body", False))
-        except GenerationError as error:
-            note_refusal(error)
-            raise
-        return message
-
-    def _take(self, size: int, more: bool) -> None:
-        self._size += size
-        if not more:
-            self._admission.take()
-            self.taken = True
-            now = asyncio.get_running_loop().time()
-            self._limit.reschedule(now + self._admission.limits.call_seconds)
-            self._leave_body()
-            return
-        seconds = _BODY_SECONDS + self._size / _BODY_BYTES_A_SECOND
-        self._limit.reschedule(self._begun + seconds)
-        if self._size > _SMALL_BODY_BYTES and not self._counted:
-            self._admission.take_body()
-            self._counted = True
-
-    def _leave_body(self) -> None:
-        if self._counted:
-            self._admission.leave_body()
-            self._counted = False
-
-    def leave(self) -> None:
-        """To be called when it is over."""
-        self._leave_body()
-        if self.taken:
-            self._admission.leave()
-
-    def too_late(self) -> Exception:
-        """The error for one that is past the limit."""
-        if self.taken:
-            return self._admission.too_long()
-        return HTTPException(408, "the body comes too slowly", {"connection": "close"})
-
-
-class _Admitted:
-    """The app, with the calls that are taken; everyone may see the page."""
-
-    def __init__(self, app: ASGIApp, admission: Admission) -> None:
-        self._app = app
-        self._admission = admission
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] == "GET":
-            await self._app(scope, receive, send)
-            return
-        request = Request(scope, receive)
-        try:
-            note_caller(self._admission.holder(request.headers.get("authorization", "")))
-        except ImagecallError as error:
-            note_refusal(error)
-            await (await _refused(request, error))(scope, receive, send)
-            return
-        begun = False
-
-        async def noting(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
-        limit = asyncio.timeout(_BODY_SECONDS)
-        arriving = _Arriving(receive, self._admission, limit)
-        try:
-            async with limit:
-                await self._app(scope, arriving.receive, noting)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            if not begun:
-                late = arriving.too_late()
-                answer = _refused if isinstance(late, ImagecallError) else _http_error
-                await (await answer(request, late))(scope, receive, send)
-        finally:
-            arriving.leave()
 
 
 class _Door:
@@ -287,13 +174,13 @@ class _Door:
             "media_type": media_type(image or b""),
             "image": b64encode(image).decode() if image else None,
         }
-        return Response(msgspec.json.encode(shown), media_type=_JSON)
+        return Response(msgspec.json.encode(shown), media_type=JSON)
 
     async def health(self, request: Request) -> Response:
         """GET /health: 200, or 503 once the server is about to stop."""
         status = "NOT_SERVING" if self._admission.draining else "SERVING"
         body = msgspec.json.encode({"status": status})
-        return Response(body, 503 if self._admission.draining else 200, media_type=_JSON)
+        return Response(body, 503 if self._admission.draining else 200, media_type=JSON)
 
     async def page(self, request: Request) -> Response:
         """GET /: a page to try it."""
@@ -304,8 +191,8 @@ class _Door:
     async def _body(self, request: Request) -> bytes:
         """The body. Raises ConversionError: TOO_LARGE before it is read whole; HTTPException."""
         declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if declared != _JSON:
-            raise HTTPException(415, f"the Content-Type must be {_JSON}")
+        if declared != JSON:
+            raise HTTPException(415, f"the Content-Type must be {JSON}")
         if request.headers.get("content-encoding", _IDENTITY).lower() != _IDENTITY:
             raise HTTPException(415, "the body must not be compressed")
         length = request.headers.get("content-length", "")
@@ -317,34 +204,6 @@ class _Door:
             if len(body) > self._max_bytes:
                 raise too_large(len(body), self._max_bytes)
         return bytes(body)
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    """What there is no route for, or not with this method."""
-    assert isinstance(error, HTTPException)
-    message = error.detail
-    if error.status_code in (404, 405):
-        message = f"{message}: the API is at POST {PATHS[0]}"
-    said = {"code": error.status_code, "message": message, "type": "invalid_request", "param": None}
-    return _error(said, error.status_code, dict(error.headers or {}))
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    """What the converters or the backend raised."""
-    assert isinstance(error, ImagecallError)
-    note_failure(error)
-    status = status_of(error)
-    headers = {}
-    if error.reason == "TOKEN_REQUIRED":
-        headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, GenerationError) and error.retry_seconds is not None:
-        headers["Retry-After"] = str(max(1, min(ceil(error.retry_seconds), _MAX_RETRY_SECONDS)))
-    return _error(error_object(error, status), status, headers)
-
-
-def _error(said: dict[str, Any], status: int, headers: dict[str, str]) -> Response:
-    body = msgspec.json.encode({"error": said})
-    return Response(body, status, media_type=_JSON, headers=headers)
 
 
 class _Gone(Response):
@@ -378,7 +237,7 @@ class _Whole(Response):
     """A JSON text with its large images."""
 
     def __init__(self, text: bytes, images: LargeImages) -> None:
-        super().__init__(media_type=_JSON)
+        super().__init__(media_type=JSON)
         self.headers["content-length"] = str(images.size(text))
         self._pieces = images.pieces(text)
 
