@@ -41,7 +41,8 @@ Start = Callable[[list[int], Path], AbstractAsyncContextManager[Balancer]]
 
 def program(name: str, package: str) -> str:
     """The path of a program. Raises AssertionError if there is none."""
-    found = shutil.which(name)
+    # Debian has HAProxy where only the administrator's PATH leads.
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
     assert found, f"load balancing needs {name}: {package}"
     return found
 
