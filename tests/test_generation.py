@@ -356,8 +356,8 @@ async def test_a_call_that_ends_when_its_metadata_leaves_gets_its_answer(
         asked = a_request(delay_seconds=delay, ending=ending)
         try:
             if method == "StreamImage":
-                return type((await _all(caller.stream_image(asked, timeout=40)))[-1]).__name__
-            return (await caller.generate_image(asked, timeout=40)).status
+                return type((await _all(caller.stream_image(asked, timeout=10)))[-1]).__name__
+            return (await caller.generate_image(asked, timeout=10)).status
         except GenerationError as error:
             return error.reason or error.code
 

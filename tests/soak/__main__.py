@@ -40,7 +40,7 @@ async def _figures(scenario: str, short: bool, seed: int) -> list[Figure]:
         async with asyncio.timeout(_MAX_SECONDS), beside("hiccups") as idle:
             figures: list[Figure] = await module.run(short, seed)
             waited: list[float] = (await idle.found())["milliseconds"]
-    except Exception as error:
+    except Exception as error:  # The other scenarios are still to run.
         traceback.print_exc()
         return [Figure("runs to its end", type(error).__name__, "", "no exception", False)]
     both = f"{percentile(waited, 0.99):.1f} and {max(waited):.1f}"

@@ -147,7 +147,7 @@ def _wrap(
                 raise
             finally:
                 admission.leave()
-        except Exception as error:
+        except Exception as error:  # Each becomes a status; what nobody foresaw tells nothing.
             if handler.request_streaming:
                 await _take_rest(data, rest_seconds)
             await _refuse(context, error)

@@ -45,7 +45,7 @@ async def report(name: str, check: Awaitable[None]) -> None:
     try:
         await check
         outcome = "ok"
-    except Exception as error:
+    except Exception as error:  # Whatever it is, it is what came of this check.
         outcome = " ".join(f"{type(error).__name__}: {error}".split())
     print(name, outcome, sep="\t", flush=True)
 
