@@ -197,3 +197,29 @@ async def test_texts_that_are_not_utf8_are_damaged() -> None:
 async def test_a_part_of_a_newer_schema_is_passed_over() -> None:
     newer = StreamImageResponse.FromString(b"\x7a\x01x")
     assert await whole([newer, StreamImageResponse(end=StreamEnd())]) == [StreamEnd()]
+
+
+@pytest.mark.parametrize("more", ["an event", "a chunk", "an end"])
+async def test_nothing_comes_after_the_end(more: str) -> None:
+    after = {
+        "an event": StreamImageResponse(event=StreamEvent()),
+        "a chunk": messages(in_parts(an_event(b"x")))[0],
+        "an end": StreamImageResponse(end=StreamEnd()),
+    }
+    with pytest.raises(ConversionError, match="goes on after its end") as caught:
+        await whole([StreamImageResponse(end=StreamEnd()), after[more]])
+    assert caught.value.reason == "CHUNKS_DAMAGED"
+
+
+async def test_the_end_is_given_when_the_parts_are_over() -> None:
+    """If not, the call would be left, and so cancelled, before its status has come."""
+    over = False
+
+    async def parts() -> AsyncIterator[Part]:
+        nonlocal over
+        yield StreamImageResponse(end=StreamEnd())
+        over = True
+
+    found = put_together(parts())
+    assert (await anext(found), over) == (StreamEnd(), True)
+    await found.aclose()

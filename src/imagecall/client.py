@@ -170,13 +170,21 @@ async def put_together(
 ) -> AsyncGenerator[Happening, None]:
     """Events and the end, with the values that came in chunks before them.
 
+    The end is given when the parts are over: a call that is left before its status has come is
+    cancelled, which is no end that a server can count on.
+
     Raises ConversionError: CHUNKS_DAMAGED, TOO_LARGE.
     """
     values: dict[str, bytes] = {}
     assembly: Assembly | None = None
+    end: StreamEnd | None = None
     async for given in parts:
         part = _parsed(given) if isinstance(given, bytes) else given
         kind = part.WhichOneof("part")
+        if kind is None:
+            continue  # A part of a newer schema.
+        if end is not None:
+            raise damaged("the stream goes on after its end")
         if kind == "chunk":
             assembly = assembly or Assembly(max_image_bytes)
             assembly.add(part.chunk)
@@ -187,14 +195,15 @@ async def put_together(
                 values[field] = assembly.whole()
                 assembly = None
             continue
-        if kind is None:
-            continue  # A part of a newer schema.
         if assembly is not None:
             raise damaged("the chunks of an image end before their last one")
         happening: Happening = getattr(part, kind)
         put_back(happening, values)
         values = {}
-        yield happening
         if isinstance(happening, StreamEnd):
-            return
-    raise damaged("the stream ended without its end")
+            end = happening
+        else:
+            yield happening
+    if end is None:
+        raise damaged("the stream ended without its end")
+    yield end

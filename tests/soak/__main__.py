@@ -75,16 +75,18 @@ def main() -> int:
     seed = random.randrange(2**32) if options.seed is None else options.seed
     print(f"seed {seed}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
     print(_ROW.format("scenario", "figure", "value", "demanded", ""), flush=True)
-    failed = 0
+    failed: list[str] = []
     for scenario in options.scenarios or SCENARIOS:
         start = time.monotonic()
         for figure in asyncio.run(_figures(scenario, options.short, seed)):
             verdict = "ok" if figure.ok else "FAILED"
-            failed += not figure.ok
-            print(_ROW.format(scenario, figure.name, _value(figure), figure.demanded, verdict))
+            row = _ROW.format(scenario, figure.name, _value(figure), figure.demanded, verdict)
+            print(row)
+            if not figure.ok:
+                failed.append(row)
         print(_ROW.format(scenario, "time taken", f"{time.monotonic() - start:,.0f} s", "", ""))
         sys.stdout.flush()
-    print(f"{failed} FAILED" if failed else "all as demanded")
+    print(f"{len(failed)} FAILED:" if failed else "all as demanded", *failed, sep="\n")
     return 1 if failed else 0
 
 

@@ -25,6 +25,7 @@ from imagecall.observing.request_id import HEADER
 from imagecall.observing.rpc import counted_in, counted_out, identify, observed
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 REQUEST_BYTES: Final = ContextVar("REQUEST_BYTES", default=0)
 """The size of the last request of the current call, serialized."""
 
@@ -49,7 +50,17 @@ async def _abort(context: Context, error: ImagecallError) -> NoReturn:
         trailers = trailers_of(error)
     note_failure(error)
     trailers = (*trailers, (HEADER, identify(context)))
-    await context.abort(code_of(error), str(error), trailers)
+    await _end(context, code_of(error), str(error), trailers)
+
+
+async def _end(
+    context: Context, code: grpc.StatusCode, details: str, trailers: Metadata = ()
+) -> NoReturn:
+    """Ends a call with a status. If the client has gone, the call is cancelled instead."""
+    try:
+        await context.abort(code, details, trailers)
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
 
 
 async def _refuse(context: Context, error: Exception) -> NoReturn:
@@ -58,7 +69,7 @@ async def _refuse(context: Context, error: Exception) -> NoReturn:
         raise error
     identify(context)
     if isinstance(error, NotImplementedError):  # Of grpcio's servicers, such as Health for List.
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the method is not implemented")
+        await _end(context, grpc.StatusCode.UNIMPLEMENTED, "the method is not implemented")
     if not isinstance(error, ImagecallError):  # So that nothing of it is told to the client.
         error = unforeseen(error)
     await _abort(context, error)
@@ -163,7 +174,7 @@ async def _until(stopping: asyncio.Event, work: Awaitable[Any], context: Context
     try:
         await asyncio.wait({working, stop}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server stops")
+            await _end(context, grpc.StatusCode.UNAVAILABLE, "the server stops")
         return await working
     finally:
         working.cancel()
