@@ -136,8 +136,17 @@ class Assembly:
         if chunk.HasField("end"):
             self._end = chunk.end
 
+    @property
+    def digest(self) -> bytes:
+        """The SHA-256 digest of the bytes so far."""
+        return self._digest.digest()
+
     def whole(self) -> bytes:
-        """The bytes, once complete.
+        """The bytes, once complete. Raises ConversionError as `pieces` does."""
+        return b"".join(self.pieces())
+
+    def pieces(self) -> list[bytes]:
+        """The bytes, once complete, as they came.
 
         Raises ConversionError: CHUNKS_DAMAGED if they are not what their end says, TOO_LARGE if
         there are more than `max_bytes`.
@@ -149,9 +158,9 @@ class Assembly:
         if self._size > self._max_bytes:
             message = f"the chunks have {self._size:,} bytes; the limit is {self._max_bytes:,}"
             raise ConversionError("TOO_LARGE", "", message)
-        if self._end.sha256 != self._digest.digest():
+        if self._end.sha256 != self.digest:
             raise damaged("the SHA-256 digest of the chunks is not that of their end")
-        return b"".join(self._pieces)
+        return self._pieces
 
 
 def damaged(message: str) -> ConversionError:

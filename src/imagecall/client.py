@@ -5,7 +5,7 @@
 """
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -17,6 +17,7 @@ from imagecall.chunks import Assembly, damaged
 from imagecall.errors import quoted
 from imagecall.grpc_status import error_of
 from imagecall.large_values import put_back
+from imagecall.turns import LARGE, turn
 from imagecall.v1.image_generation_service_pb2 import (
     DESCRIPTOR,
     GenerateImageRequest,
@@ -166,16 +167,19 @@ def _parsed(serialized: bytes) -> StreamImageResponse:
 
 
 async def put_together(
-    parts: AsyncIterator[Part], max_image_bytes: int = MAX_IMAGE_BYTES
+    parts: AsyncIterator[Part],
+    max_image_bytes: int = MAX_IMAGE_BYTES,
+    image_of: Callable[[Assembly], bytes] = Assembly.whole,
 ) -> AsyncGenerator[Happening, None]:
     """Events and the end, with the values that came in chunks before them.
 
     The end is given when the parts are over: a call that is left before its status has come is
-    cancelled, which is no end that a server can count on.
+    cancelled, which is no end that a server can count on. `image_of` gives what is put in the place
+    of an image.
 
     Raises ConversionError: CHUNKS_DAMAGED, TOO_LARGE.
     """
-    values: dict[str, bytes] = {}
+    values: dict[str, Assembly] = {}
     assembly: Assembly | None = None
     end: StreamEnd | None = None
     async for given in parts:
@@ -188,17 +192,20 @@ async def put_together(
         if kind == "chunk":
             assembly = assembly or Assembly(max_image_bytes)
             assembly.add(part.chunk)
+            if part.ByteSize() > LARGE:
+                await turn()
             if assembly.complete:
                 field = part.chunk.end.field
                 if field in values:
                     raise damaged(f"the chunks of {quoted(field)} came twice")
-                values[field] = assembly.whole()
+                assembly.pieces()  # Raises.
+                values[field] = assembly
                 assembly = None
             continue
         if assembly is not None:
             raise damaged("the chunks of an image end before their last one")
         happening: Happening = getattr(part, kind)
-        put_back(happening, values)
+        put_back(happening, values, image_of)
         values = {}
         if isinstance(happening, StreamEnd):
             end = happening

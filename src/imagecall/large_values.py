@@ -5,14 +5,14 @@ proto/imagecall/v1/image_generation_service.proto: images always, other values w
 What is left in the message is an empty value.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from typing import Any, Final, NamedTuple
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from imagecall.chunks import Piece, damaged, end_of_image, pieces
+from imagecall.chunks import Assembly, Piece, damaged, end_of_image, pieces
 from imagecall.errors import quoted, too_large_answer
 from imagecall.v1 import options_pb2
 
@@ -55,13 +55,13 @@ def texts(message: Message) -> list[Place]:
     return list(_places(message, options_pb2.IN_CHUNKS_LONG))
 
 
-def take_out(message: Message, sent: str = "") -> Iterator[Piece]:
+def take_out(message: Message, sent: Collection[str] = ()) -> Iterator[Piece]:
     """The chunks of the large values of a message, each of which is left empty.
 
-    `sent` is the path of an image that is empty already, as its chunks have been sent.
+    `sent` are the paths of images that are empty already, as their chunks have been sent.
     """
     for place in images(message):
-        if place.path != sent:
+        if place.path not in sent:
             image = place.value
             place.value = b""
             yield from pieces(image, **end_of_image(image, place.path))
@@ -76,11 +76,15 @@ def take_out(message: Message, sent: str = "") -> Iterator[Piece]:
     raise too_large_answer("a field of an event that cannot go in chunks", _MOST)
 
 
-def put_back(message: Message, values: Mapping[str, bytes]) -> None:
+def put_back(
+    message: Message,
+    values: Mapping[str, Assembly],
+    image_of: Callable[[Assembly], bytes] = Assembly.whole,
+) -> None:
     """Puts large values back where they were, by their paths: the inverse of `take_out`.
 
-    Raises ConversionError: CHUNKS_DAMAGED unless there is a value for every image, and a place
-    for every value.
+    `image_of` gives what is put in the place of an image. Raises ConversionError: CHUNKS_DAMAGED
+    unless there is a value for every image, and a place for every value.
     """
     places = {place.path: place for place in [*images(message), *texts(message)]}
     for place in [*images(message), *(text for text in texts(message) if not text.value)]:
@@ -91,7 +95,8 @@ def put_back(message: Message, values: Mapping[str, bytes]) -> None:
             raise damaged(f"chunks came for {quoted(path)}, which is not empty, or not there")
         try:
             place = places[path]
-            place.value = value if isinstance(place.value, bytes) else value.decode()
+            is_image = isinstance(place.value, bytes)
+            place.value = image_of(value) if is_image else value.whole().decode()
         except UnicodeDecodeError:
             raise damaged(f"the chunks of {path} are not UTF-8") from None
 

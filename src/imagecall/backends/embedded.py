@@ -8,9 +8,10 @@ imagecall.backends.order.Asked.
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, TypeAlias
 
 from imagecall.backends import Part
 from imagecall.backends.order import KEY, Order
@@ -21,14 +22,19 @@ from imagecall.image_response import end_of
 from imagecall.large_values import images
 from imagecall.test_card.card import Card, draw
 from imagecall.test_card.padding import pad
+from imagecall.turns import LARGE, turn
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     GenerateImageResponse,
+    StreamEnd,
     StreamImageRequest,
     StreamImageResponse,
 )
 from imagecall.v1.stream_event_pb2 import StreamEvent
+
+_Key: TypeAlias = tuple[str, float, int | None]
+"""What a picture is known by: its card, its sharpness, and how large a file is asked for."""
 
 _KEPT_BYTES: Final = 256 * 1024 * 1024
 
@@ -45,7 +51,8 @@ class EmbeddedBackend:
     """See the module. It keeps the last pictures, up to 256 MiB, as they may be asked for again."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, float, int | None], Picture] = OrderedDict()
+        self._kept: OrderedDict[_Key, Picture] = OrderedDict()
+        self._drawing: dict[_Key, asyncio.Task[Picture]] = {}
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
         order = await asyncio.to_thread(Order, request.request)
@@ -72,9 +79,8 @@ class EmbeddedBackend:
         for step in range(steps - 1):
             await asyncio.sleep(order.asked.delay_seconds / steps)
             picture = await self._picture(order, (step + 1) / steps)
-            for part in _with_image(order.partial_image(step), picture):
+            async for part in _with_image(order.partial_image(step), picture):
                 yield part
-                await asyncio.sleep(0)  # Others may go first.
         await asyncio.sleep(order.asked.delay_seconds / steps)
         order.fail(midway=True)
         final = await self._picture(order, 1.0) if order.has_image else None
@@ -84,11 +90,10 @@ class EmbeddedBackend:
             for piece in pieces(final.data[: len(final.data) // 2]):
                 yield chunk_part(piece._replace(end=None))
             raise damaged_answer("it ends in the middle of the image")
-        for part in _with_image(order.done(), final):
+        async for part in _with_image(order.done(), final):
             yield part
-            await asyncio.sleep(0)
-        read = order.response(final.data if final and request.include_document else None)
-        for part in in_parts(end_of(read, order.ending, request.include_document, _delivered)):
+        end = end_of(order.response(None), order.ending, request.include_document, _delivered)
+        async for part in _with_image(end, final):
             yield part
 
     async def close(self) -> None:
@@ -100,11 +105,20 @@ class EmbeddedBackend:
         key = (order.card_digest, sharpness, size)
         picture = self._kept.pop(key, None)
         if picture is None:
-            picture = await asyncio.to_thread(_drawn, order.card, sharpness, size)
+            if key not in self._drawing:  # However many want it, it is drawn once.
+                drawn = asyncio.to_thread(_drawn, order.card, sharpness, size)
+                self._drawing[key] = asyncio.create_task(drawn)
+                self._drawing[key].add_done_callback(partial(self._finished, key))
+            picture = await asyncio.shield(self._drawing[key])
         self._kept[key] = picture
         while sum(len(kept.data) for kept in self._kept.values()) > _KEPT_BYTES:
             self._kept.popitem(last=False)
         return picture
+
+    def _finished(self, key: _Key, drawing: "asyncio.Task[Picture]") -> None:
+        del self._drawing[key]
+        if not drawing.cancelled():
+            drawing.exception()  # If nobody waits for it any more: asked for, or asyncio logs it.
 
 
 def _drawn(card: Card, sharpness: float, size: int | None) -> Picture:
@@ -118,14 +132,20 @@ def _drawn(card: Card, sharpness: float, size: int | None) -> Picture:
     return Picture(data, hashlib.sha256(data).digest())
 
 
-def _with_image(event: StreamEvent, picture: Picture | None) -> Iterator[Part]:
-    """An event whose image is left empty, after the chunks of its image."""
-    path = next((place.path for place in images(event)), "")
+async def _with_image(
+    message: StreamEvent | StreamEnd, picture: Picture | None
+) -> AsyncGenerator[Part, None]:
+    """An event or end whose images are left empty, after their chunks, all of the same picture."""
+    paths = [place.path for place in images(message)]
     if picture is not None:
-        data = picture.data
-        for piece in pieces(data, sha256=picture.sha256, **end_of_image(data, path)):
-            yield chunk_part(piece)
-    yield from in_parts(event, sent=path)
+        for path in paths:
+            end = end_of_image(picture.data, path)
+            for piece in pieces(picture.data, sha256=picture.sha256, **end):
+                if len(piece.data) > LARGE:
+                    await turn()
+                yield chunk_part(piece)
+    for part in in_parts(message, paths if picture is not None else ()):
+        yield part
 
 
 def _delivered(index: int, call: ImageGenerationCall) -> bool:

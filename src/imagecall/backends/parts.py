@@ -1,7 +1,7 @@
 """What a backend says, as parts of the answer to StreamImage."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from imagecall.backends import Part
@@ -22,10 +22,10 @@ def chunk_part(piece: Piece) -> bytes:
     return put_in(part, {_MARKER: piece.data} if piece.data else {})
 
 
-def in_parts(message: StreamEvent | StreamEnd, sent: str = "") -> Iterator[Part]:
+def in_parts(message: StreamEvent | StreamEnd, sent: Collection[str] = ()) -> Iterator[Part]:
     """An event or end as parts of an answer: chunks of what is large, then what is left of it.
 
-    `sent` is the path of an image whose chunks have been given already.
+    `sent` are the paths of images whose chunks have been given already.
     """
     for piece in take_out(message, sent):
         yield chunk_part(piece)

@@ -197,7 +197,7 @@ class ResponseStream:
             assert self._chunker is not None
             yield chunk_part(self._chunker.finish(sent))
             self._chunker = None
-        yield from in_parts(event, sent)
+        yield from in_parts(event, {sent} if sent else ())
 
     def _learn(self, event: StreamEvent) -> None:
         """Keeps what an event says of the response, for an end that says nothing."""

@@ -85,7 +85,7 @@ _CONNECTION_MS: Final = 10 * 60_000
 _CALLS_OF_A_CONNECTION: Final = 100
 """How many calls a connection may have past the limit of all, so that they are told of it."""
 
-_MOST_CALLS_OF_A_CONNECTION: Final = 400
+_MOST_CALLS_OF_A_CONNECTION: Final = 128
 """How many it may have in any case: further ones wait at the client. One that resets its calls at
 once can keep others waiting for as many."""
 

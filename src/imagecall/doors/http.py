@@ -40,6 +40,7 @@ from imagecall.json_text import members, too_large
 from imagecall.large_values import images
 from imagecall.observing.asgi import Observed
 from imagecall.observing.observer import Observer, note_failure
+from imagecall.turns import LARGE, turn
 from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
 from imagecall.v1.image_request_pb2 import ImageRequest
 
@@ -141,11 +142,14 @@ class _Door:
         asked = StreamImageRequest(
             request=wanted.request, include_document=True, include_other_events=True
         )
-        return await _unless_gone(request, _begin(self._happenings(asked), answers.events()))
+        happenings = self._happenings(asked, answers.images)
+        return await _unless_gone(request, _begin(happenings, answers.events()))
 
-    async def _happenings(self, asked: StreamImageRequest) -> AsyncGenerator[Happening, None]:
+    async def _happenings(
+        self, asked: StreamImageRequest, large: LargeImages
+    ) -> AsyncGenerator[Happening, None]:
         async with aclosing(self._backend.stream_image(asked)) as parts:
-            async for happening in put_together(parts, self._max_bytes):
+            async for happening in put_together(parts, self._max_bytes, large.keep):
                 yield happening
 
     async def _answer(self, request: ImageRequest, answers: Answers) -> Response:
@@ -245,6 +249,8 @@ class _Whole(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         with suppress(OSError):  # The client has gone.
             for piece in self._pieces:
+                if len(piece) > LARGE:
+                    await turn()
                 await send(_piece(piece))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -302,6 +308,8 @@ class _Stream(Response):
     async def _say(self, happening: Happening, send: Send) -> None:
         for line in self._answers.lines(happening):
             for piece in self._answers.pieces(line):
+                if len(piece) > LARGE:
+                    await turn()
                 await send(_piece(piece))
 
 

@@ -18,6 +18,10 @@ from imagecall.doors.admission import Admission
 from imagecall.doors.http import http_app
 from imagecall.observing.observer import Observer
 
+_ACCEPTED_AT_ONCE: Final = 4
+"""How many connections asyncio takes before others go on: what it calls the backlog."""
+
+_BACKLOG: Final = 2048
 _HEAD_SECONDS: Final = 20.0
 
 
@@ -109,6 +113,7 @@ class HttpServer:
             server_header=False,
             h11_max_incomplete_event_size=limits.metadata_bytes,
             limit_concurrency=limits.connections,
+            backlog=_ACCEPTED_AT_ONCE,
             timeout_keep_alive=ceil(limits.idle_seconds),
         )
         config.load()
@@ -132,6 +137,7 @@ class HttpServer:
             raise OSError(message) from None
         self._serving = asyncio.create_task(self._server.serve([listening]))
         await self._server.ready.wait()
+        listening.listen(_BACKLOG)  # After asyncio, which would take as many at once.
         return f"{self._address.rpartition(':')[0]}:{listening.getsockname()[1]}"
 
     async def stop(self, grace: float) -> None:

@@ -6,12 +6,14 @@ has the marker's base64, where the image's belongs.
 
 import re
 import secrets
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+from typing import Final, NamedTuple
 
 from google.protobuf.message import Message
 from pybase64 import b64encode
 
+from imagecall.chunks import Assembly
 from imagecall.large_values import images
 
 _LARGE_BYTES: Final = 64 * 1024
@@ -19,31 +21,45 @@ _PIECE_BYTES: Final = 768 * 1024
 """What becomes 1 MiB of base64."""
 
 
+class _Image(NamedTuple):
+    pieces: list[bytes]
+    size: int
+    digest: bytes
+    """SHA-256."""
+
+
 class LargeImages:
     """The large images of one answer."""
 
     def __init__(self) -> None:
-        self._images: dict[bytes, bytes] = {}  # By the base64 of the marker.
+        self._images: dict[bytes, _Image] = {}  # By the base64 of the marker.
         self._markers: re.Pattern[bytes] | None = None
+
+    def keep(self, image: Assembly) -> bytes:
+        """What is to stand in a message for an image that came in chunks: itself, or a marker."""
+        if image.size <= _LARGE_BYTES:
+            return image.whole()
+        return self._marker(_Image(image.pieces(), image.size, image.digest))
 
     def take(self, message: Message) -> None:
         """Puts markers in the place of the large images of a message."""
         for place in images(message):
             if len(place.value) > _LARGE_BYTES:
-                place.value = self._marker(place.value)
+                image: bytes = place.value
+                place.value = self._marker(_Image([image], len(image), sha256(image).digest()))
 
-    def _marker(self, image: bytes) -> bytes:
+    def _marker(self, image: "_Image") -> bytes:
         marker: bytes = secrets.token_bytes(18)
         # An image often comes twice, in its event and at the end: one copy is enough.
-        same = next((known for known in self._images.values() if known == image), image)
-        self._images[b64encode(marker)] = same
+        same = (known for known in self._images.values() if known.digest == image.digest)
+        self._images[b64encode(marker)] = next(same, image)
         self._markers = re.compile(b"(%b)" % b"|".join(map(re.escape, self._images)))
         return marker
 
     def size(self, text: bytes) -> int:
         """How many bytes the text has with its images."""
         return sum(
-            4 * -(-len(self._images[part]) // 3) if part in self._images else len(part)
+            4 * -(-self._images[part].size // 3) if part in self._images else len(part)
             for part in self._parts(text)
         )
 
@@ -54,10 +70,20 @@ class LargeImages:
             if image is None:
                 yield part
                 continue
-            view = memoryview(image)
-            for start in range(0, len(image), _PIECE_BYTES):
-                yield b64encode(view[start : start + _PIECE_BYTES])
+            yield from _base64(image.pieces)
 
     def _parts(self, text: bytes) -> list[bytes]:
         """What is between the markers, and the markers."""
         return [part for part in self._markers.split(text) if part] if self._markers else [text]
+
+
+def _base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The base64 of pieces of any size, in pieces."""
+    rest = b""
+    for piece in pieces:
+        for start in range(0, len(piece), _PIECE_BYTES):
+            data = rest + piece[start : start + _PIECE_BYTES]
+            whole = len(data) // 3 * 3
+            rest = data[whole:]
+            yield b64encode(memoryview(data)[:whole])
+    yield b64encode(rest)
