@@ -1,7 +1,9 @@
 """The embedded backend: pictures as the request asks for them, and failures as it asks for them."""
 
+import asyncio
 import io
 import json
+import threading
 from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -293,6 +295,30 @@ async def test_pictures_are_kept_up_to_a_limit(
         request.prompt = prompt
         await backend.generate_image(GenerateImageRequest(request=request))
     assert drawn == ["a", "b", "c", "a", "b"]
+
+
+async def test_a_picture_that_many_want_at_once_is_drawn_once(
+    backend: EmbeddedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    begun, released = threading.Event(), threading.Event()
+
+    def draw(card: Card, sharpness: float) -> bytes:
+        drawn.append(card.prompt)
+        begun.set()
+        released.wait(10)
+        return PNG
+
+    monkeypatch.setattr(embedded, "draw", draw)
+    wanted = GenerateImageRequest(request=a_request())
+    leaving, *staying = [asyncio.create_task(backend.generate_image(wanted)) for _ in range(5)]
+    await asyncio.to_thread(begun.wait, 10)
+    leaving.cancel()  # The one that began it.
+    await asyncio.wait({leaving})
+    released.set()
+    answers = await asyncio.gather(*staying)
+    assert [imagecall.view(answer.response.calls[0]).image for answer in answers] == [PNG] * 4
+    assert (drawn, leaving.cancelled()) == (["a red fox"], True)
 
 
 async def test_the_last_message_is_the_prompt_where_there_is_none(
