@@ -2,9 +2,12 @@
 
 import asyncio
 import base64
+import gc
 import gzip
 import io
 import json
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,6 +27,7 @@ from imagecall.backends.embedded import EmbeddedBackend
 from imagecall.backends.grpc import GrpcBackend
 from imagecall.backends.http import HttpBackend
 from imagecall.client import ImageClient
+from imagecall.doors import http_server
 from imagecall.doors.admission import Admission
 from imagecall.doors.http import PATHS, http_app
 from imagecall.doors.http_server import HttpServer
@@ -511,6 +515,24 @@ async def test_a_slow_client_holds_the_backend_back() -> None:
             assert len(api.sent_at) * MIB < len(body) * 0.75
             rest = await answer.read()
     assert rest.endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_connection_that_is_reset_leaves_nothing_behind(door: str) -> None:
+    host, _, port = door.rpartition(":")
+    body = b'{"type":"image_generation_call"}'
+    head = "POST /convert HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+    sent = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+    for _ in range(20):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(sent)
+        assert b"200 OK" in await reader.readline()
+        reset = struct.pack("ii", 1, 0)  # Linger for no time.
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        writer.transport.abort()
+    await asyncio.sleep(0.2)
+    gc.collect()
+    left = [held for held in gc.get_objects() if type(held) is http_server._Protocol]
+    assert len(left) == 0
 
 
 async def test_line_breaks_between_values_do_not_break_the_stream() -> None:

@@ -48,6 +48,8 @@ class _Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
+        # uvicorn leaves this timer, and so all of the connection, to its end after a reset.
+        self._unset_keepalive_if_required()
 
     def _wait_for_head(self) -> None:
         self._head = self.loop.call_later(_HEAD_SECONDS, self.transport.close)

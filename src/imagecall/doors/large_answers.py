@@ -20,6 +20,13 @@ _LARGE_BYTES: Final = 64 * 1024
 _PIECE_BYTES: Final = 768 * 1024
 """What becomes 1 MiB of base64."""
 
+_SECRET: Final = secrets.token_bytes(12)
+"""How each marker begins; its number follows."""
+
+_NUMBER_BYTES: Final = 6
+_MARKERS: Final = re.compile(b"(%b[A-Za-z0-9+/]{8})" % re.escape(b64encode(_SECRET)))
+"""The base64 of markers."""
+
 
 class _Image(NamedTuple):
     pieces: list[bytes]
@@ -33,7 +40,6 @@ class LargeImages:
 
     def __init__(self) -> None:
         self._images: dict[bytes, _Image] = {}  # By the base64 of the marker.
-        self._markers: re.Pattern[bytes] | None = None
 
     def keep(self, image: Assembly) -> bytes:
         """What is to stand in a message for an image that came in chunks: itself, or a marker."""
@@ -49,11 +55,10 @@ class LargeImages:
                 place.value = self._marker(_Image([image], len(image), sha256(image).digest()))
 
     def _marker(self, image: "_Image") -> bytes:
-        marker: bytes = secrets.token_bytes(18)
+        marker = _SECRET + len(self._images).to_bytes(_NUMBER_BYTES)
         # An image often comes twice, in its event and at the end: one copy is enough.
         same = (known for known in self._images.values() if known.digest == image.digest)
         self._images[b64encode(marker)] = next(same, image)
-        self._markers = re.compile(b"(%b)" % b"|".join(map(re.escape, self._images)))
         return marker
 
     def size(self, text: bytes) -> int:
@@ -74,7 +79,7 @@ class LargeImages:
 
     def _parts(self, text: bytes) -> list[bytes]:
         """What is between the markers, and the markers."""
-        return [part for part in self._markers.split(text) if part] if self._markers else [text]
+        return [part for part in _MARKERS.split(text) if part] if self._images else [text]
 
 
 def _base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
