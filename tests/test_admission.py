@@ -1,8 +1,11 @@
 """Which calls a server takes: tokens, limits."""
 
 import asyncio
+import gc
+import io
 import json
 import time
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -29,7 +32,7 @@ from imagecall.v1.conversion_service_pb2 import ConvertCallsRequest, ParseCallRe
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_request_pb2 import ImageRequest
-from tests.soak.attackers import resets
+from tests.soak.attackers import flood_of_resets
 from tests.streams import framed, happy
 from tests.upstream import upstream
 
@@ -291,7 +294,7 @@ async def test_resets_of_others_do_not_cancel_a_call() -> None:
         stub: Any = ConversionServiceStub(channel)
         request = ParseCallRequest(json=ITEM)
         await stub.ParseCall(request)
-        attacks = asyncio.gather(*(resets(address, 5_000) for _ in range(4)))
+        attacks = asyncio.gather(*(flood_of_resets(address, 5_000) for _ in range(4)))
         answers = []
         while not attacks.done():
             answers.append(asyncio.ensure_future(stub.ParseCall(request)))
@@ -419,3 +422,39 @@ async def test_the_http_door_says_whether_it_is_about_to_stop(tmp_path: Path) ->
             admission.draining = draining
             async with session.get("/health") as got:
                 assert (got.status, await got.json()) == (status, {"status": said})
+
+
+async def test_what_was_refused_is_not_kept_until_python_looks_for_cycles() -> None:
+    json_bytes, calls = 3_000_000, 5
+    body = b'"' + b"x" * json_bytes
+    request = ParseCallRequest(json=body.decode())
+    headers = {"content-type": "application/json"}
+    async with (
+        doors(Admission()) as (grpc_address, http_address),
+        grpc.aio.insecure_channel(grpc_address) as channel,
+        aiohttp.ClientSession() as session,
+    ):
+        stub: Any = ConversionServiceStub(channel)
+
+        async def refused() -> None:
+            with suppress(grpc.aio.AioRpcError):
+                await stub.ParseCall(request)
+                raise AssertionError("it was taken")
+            async with session.post(
+                f"http://{http_address}/convert", data=io.BytesIO(body), headers=headers
+            ) as answer:
+                assert answer.status == 400
+
+        await refused()
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            for _ in range(calls):
+                await refused()
+            await asyncio.sleep(0.1)
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+    assert kept < json_bytes

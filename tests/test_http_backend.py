@@ -1,9 +1,11 @@
 """The backend that asks a Responses API: real streams in, the parts of an answer out."""
 
 import asyncio
+import gc
 import json
 import random
 import time
+import weakref
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -13,6 +15,7 @@ import pytest
 
 import imagecall
 from imagecall.backends.http import HttpBackend
+from imagecall.backends.response_stream import ResponseStream
 from imagecall.client import Happening, put_together
 from imagecall.errors import ConversionError, GenerationError
 from imagecall.v1.image_generation_service_pb2 import (
@@ -948,3 +951,22 @@ async def test_two_large_images_under_one_id_are_not_taken_for_each_other(
     assert (error.reason, error.begun) == ("UPSTREAM_DAMAGED", True)
     whole = await stream(backend, include_document=True)
     assert len(end(whole).response.calls) == 1
+
+
+async def test_a_stream_that_is_left_is_not_kept_until_python_looks_for_cycles(
+    api: Upstream, backend: HttpBackend
+) -> None:
+    body = framed(happy(PNG + bytes(2 * MIB)))
+    api.say(body[: 2 * MIB], HANG)
+    gc.collect()
+    gc.disable()
+    try:
+        parts = backend.stream_image(asked())
+        await anext(parts)
+        [left] = [held for held in gc.get_objects() if type(held) is ResponseStream]
+        of_this = weakref.ref(left)
+        del left
+        await parts.aclose()
+        assert of_this() is None
+    finally:
+        gc.enable()

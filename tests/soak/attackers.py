@@ -5,6 +5,7 @@ HTTP/2 is written byte by byte here, as no library would let us do this.
 
 import asyncio
 import json
+import math
 import socket
 import struct
 import sys
@@ -31,7 +32,8 @@ _CANCEL: Final = 8
 _LARGEST_WINDOW: Final = 2**31 - 1
 _STREAMS_OF_A_CONNECTION: Final = 1000
 _CONNECTIONS: Final = 4
-_IMAGE_BYTES: Final = 20_000_000
+_RESETS_A_SECOND: Final = 5000
+SLOW_IMAGE_BYTES: Final = 20_000_000
 _SLOW_BYTES: Final = 10_000
 """How much a slow reader takes in a second."""
 
@@ -140,16 +142,23 @@ async def _hold(
 
 
 async def resets(address: str, count: int) -> dict[str, Any]:
-    """Begins calls and resets them at once."""
-    return await _reset(address, count, None)
+    """Begins calls and resets them at once, some thousands in a second."""
+    return await _reset(address, count, None, _RESETS_A_SECOND)
 
 
 async def resets_of_requests(address: str, count: int) -> dict[str, Any]:
     """The same with the whole request before the reset."""
-    return await _reset(address, count, ParseCallRequest(json=ITEM))
+    return await _reset(address, count, ParseCallRequest(json=ITEM), _RESETS_A_SECOND)
 
 
-async def _reset(address: str, count: int, message: ParseCallRequest | None) -> dict[str, Any]:
+async def flood_of_resets(address: str, count: int) -> dict[str, Any]:
+    """The same as fast as it goes."""
+    return await _reset(address, count, ParseCallRequest(json=ITEM), math.inf)
+
+
+async def _reset(
+    address: str, count: int, message: ParseCallRequest | None, a_second: float
+) -> dict[str, Any]:
     left = count
     connections = 0
     start = time.monotonic()
@@ -172,7 +181,8 @@ async def _reset(address: str, count: int, message: ParseCallRequest | None) -> 
                     writer.write(begun + frame(_RST_STREAM, 0, stream, struct.pack(">I", _CANCEL)))
                     await writer.drain()
                     if stream % 32 == 1:
-                        await asyncio.sleep(0)
+                        due = start + (count - left) / a_second
+                        await asyncio.sleep(max(0.0, due - time.monotonic()))
             reading.cancel()
             writer.close()
             with suppress(ConnectionError):
@@ -187,7 +197,7 @@ async def slow_grpc(address: str, count: int) -> dict[str, Any]:
     """Asks for a stream with a large image, takes it all in principle, and reads slowly."""
     wanted = ImageRequest(
         prompt="a fox",
-        extra_fields=[ExtraField(name="embedded", json=f'{{"image_bytes":{_IMAGE_BYTES}}}')],
+        extra_fields=[ExtraField(name="embedded", json=f'{{"image_bytes":{SLOW_IMAGE_BYTES}}}')],
     )
     wanted.tools.add().image_generation_tool.size = "64x64"
     window = struct.pack(">HI", _INITIAL_WINDOW_SIZE, _LARGEST_WINDOW)
@@ -205,7 +215,7 @@ async def slow_grpc(address: str, count: int) -> dict[str, Any]:
 async def slow_http(address: str, count: int) -> dict[str, Any]:
     """The same at the HTTP door."""
     tools = [{"type": "image_generation", "size": "64x64"}]
-    embedded = {"image_bytes": _IMAGE_BYTES}
+    embedded = {"image_bytes": SLOW_IMAGE_BYTES}
     asked = {"model": "m", "input": "a fox", "stream": True, "tools": tools, "embedded": embedded}
     body = json.dumps(asked)
     head = f"POST /v1/responses HTTP/1.1\r\nhost: a\r\n{_JSON}content-length: {len(body)}\r\n\r\n"
@@ -245,6 +255,7 @@ KINDS: Final[dict[str, Callable[[str, int], Awaitable[dict[str, Any]]]]] = {
         stalled_body,
         resets,
         resets_of_requests,
+        flood_of_resets,
         slow_grpc,
         slow_http,
     )

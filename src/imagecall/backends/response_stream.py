@@ -54,10 +54,11 @@ class ResponseStream:
         self._api_key = api_key
         self._max_bytes = max_bytes
         self._max_image_bytes = max_image_bytes
-        self._reader = SseReader(EVENTS.image_keys, self._choose, max_bytes)
         self._chunker: Chunker | None = None
-        self._streams = False  # Whether an image of the event that arrives is streamed: but one.
         self._items = Items()
+        self._wanted = _Wanted(request, self._items)
+        # Not a method of ours, which would keep us, and an image, until cycles are looked for.
+        self._reader = SseReader(EVENTS.image_keys, self._wanted.choose, max_bytes)
         self._response = ImageResponse()
         self._spoke = False
         self._last_number: int | None = None
@@ -94,44 +95,12 @@ class ResponseStream:
         if before:
             yield chunk_part(before)
 
-    def _choose(self, data: bytes) -> Use:
-        """What is wanted of a large string, by what stands before it in the event."""
-        marker = LargeBase64(Use.HOLD)
-        known = data + marker.text_marker + b'"'
-        try:
-            event = event_from_json(known + closing_brackets(data[:-1]))
-        except ConversionError:
-            return Use.HOLD
-        variant = EVENTS.chosen(event)
-        if variant.option.fallback:
-            return self._choose_in_other(event, marker)
-        if self._streams or all(place.value != marker.marker for place in images(event)):
-            return Use.HOLD
-        self._streams = True
-        return Use.STREAM
-
-    def _choose_in_other(self, event: StreamEvent, marker: LargeBase64) -> Use:
-        """The same for an event that concerns no image call, such as one that ends the stream."""
-        text = event.unknown_item.json.encode()
-        if event.unknown_item.type not in ENDINGS:
-            return Use.HOLD if self._request.include_other_events else Use.SKIP
-        if self._request.include_document:
-            return Use.HOLD
-        try:
-            read = _response_of(text)
-        except ConversionError:
-            return Use.HOLD
-        for _, call in read.calls() if read else ():
-            if any(place.value == marker.marker for place in images(call)):
-                return Use.SKIP if self._items.has_id(call) else Use.HOLD
-        return Use.HOLD
-
     def _read(self, sse: SseEvent) -> Iterator[Part]:
         """Reads an event."""
         if sse.data.strip() == _DONE:
             yield from self._unannounced_end(announced=True)
             return
-        self._streams = False
+        self._wanted.streams = False
         sse.data = without_key(sse.data, self._api_key)
         value = self._parsed(sse)
         if not isinstance(value, dict):
@@ -239,6 +208,51 @@ class ResponseStream:
         end.missing_events = self._missing
         self.ended = True
         yield from in_parts(end)
+
+
+class _Wanted:
+    """What is wanted of the large strings of a stream.
+
+    Attributes:
+        streams: whether an image of the event that arrives is streamed: but one.
+    """
+
+    def __init__(self, request: StreamImageRequest, items: Items) -> None:
+        self._request = request
+        self._items = items
+        self.streams = False
+
+    def choose(self, data: bytes) -> Use:
+        """What is wanted of a large string, by what stands before it in the event."""
+        marker = LargeBase64(Use.HOLD)
+        known = data + marker.text_marker + b'"'
+        try:
+            event = event_from_json(known + closing_brackets(data[:-1]))
+        except ConversionError:
+            return Use.HOLD
+        variant = EVENTS.chosen(event)
+        if variant.option.fallback:
+            return self._choose_in_other(event, marker)
+        if self.streams or all(place.value != marker.marker for place in images(event)):
+            return Use.HOLD
+        self.streams = True
+        return Use.STREAM
+
+    def _choose_in_other(self, event: StreamEvent, marker: LargeBase64) -> Use:
+        """The same for an event that concerns no image call, such as one that ends the stream."""
+        text = event.unknown_item.json.encode()
+        if event.unknown_item.type not in ENDINGS:
+            return Use.HOLD if self._request.include_other_events else Use.SKIP
+        if self._request.include_document:
+            return Use.HOLD
+        try:
+            read = _response_of(text)
+        except ConversionError:
+            return Use.HOLD
+        for _, call in read.calls() if read else ():
+            if any(place.value == marker.marker for place in images(call)):
+                return Use.SKIP if self._items.has_id(call) else Use.HOLD
+        return Use.HOLD
 
 
 def _loose_type(data: bytes) -> str:

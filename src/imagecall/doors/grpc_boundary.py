@@ -72,7 +72,18 @@ async def _refuse(context: Context, error: Exception) -> NoReturn:
         await _end(context, grpc.StatusCode.UNIMPLEMENTED, "the method is not implemented")
     if not isinstance(error, ImagecallError):  # So that nothing of it is told to the client.
         error = unforeseen(error)
+    _let_go(error)
     await _abort(context, error)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Frees what the frames hold that an error went through, such as a large request.
+
+    What is raised to end a call is part of a cycle, and stays until Python looks for cycles.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 class BoundaryInterceptor(grpc.aio.ServerInterceptor):
@@ -161,6 +172,7 @@ def _wrap(
         except Exception as error:  # Each becomes a status; what nobody foresaw tells nothing.
             if handler.request_streaming:
                 await _take_rest(data, rest_seconds)
+            del data  # See _let_go.
             await _refuse(context, error)
 
     seen = observed(method, guarded, encode, observer) if observer else guarded

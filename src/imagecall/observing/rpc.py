@@ -58,6 +58,7 @@ def observed(
             call.cancelled("DEADLINE_EXCEEDED" if late else CANCELLED)
             raise
         finally:
+            del data  # Or a failed call keeps it until Python looks for cycles.
             call.end(call.code or "UNKNOWN")
 
     return seen
