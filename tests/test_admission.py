@@ -22,6 +22,7 @@ from imagecall.backends.http import HttpBackend
 from imagecall.client import ImageClient
 from imagecall.doors.admission import Admission
 from imagecall.doors.grpc import GrpcServer
+from imagecall.doors.grpc_boundary import _let_go
 from imagecall.doors.http_server import HttpServer
 from imagecall.errors import ConversionError, GenerationError
 from imagecall.grpc_status import error_of
@@ -31,6 +32,8 @@ from imagecall.tokens import Tokens
 from imagecall.v1.conversion_service_pb2 import ConvertCallsRequest, ParseCallRequest
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.extra_field_pb2 import ExtraField
+from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest
+from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_request_pb2 import ImageRequest
 from tests.soak.attackers import flood_of_resets
 from tests.streams import framed, happy
@@ -424,22 +427,50 @@ async def test_the_http_door_says_whether_it_is_about_to_stop(tmp_path: Path) ->
                 assert (got.status, await got.json()) == (status, {"status": said})
 
 
+class _Broken(EmbeddedBackend):
+    async def generate_image(self, request: GenerateImageRequest) -> Any:
+        held = request.SerializeToString()
+        try:
+            raise KeyError(len(held))
+        except KeyError:
+            raise RuntimeError("nobody foresaw this") from None
+
+
+def test_errors_in_a_circle_are_let_go_all_the_same() -> None:
+    def raised(error: Exception) -> Exception:
+        try:
+            raise error
+        except Exception as caught:  # It is ours.
+            return caught
+
+    one, other = raised(ValueError()), raised(KeyError())
+    one.__cause__, other.__context__ = other, one
+    _let_go(one)
+    assert (one.__traceback__, other.__traceback__) == (None, None)
+
+
 async def test_what_was_refused_is_not_kept_until_python_looks_for_cycles() -> None:
     json_bytes, calls = 3_000_000, 5
     body = b'"' + b"x" * json_bytes
     request = ParseCallRequest(json=body.decode())
     headers = {"content-type": "application/json"}
+    for_broken = GenerateImageRequest(request=ImageRequest(prompt="x" * json_bytes))
     async with (
-        doors(Admission()) as (grpc_address, http_address),
+        doors(Admission(), _Broken()) as (grpc_address, http_address),
         grpc.aio.insecure_channel(grpc_address) as channel,
         aiohttp.ClientSession() as session,
     ):
-        stub: Any = ConversionServiceStub(channel)
+        conversion: Any = ConversionServiceStub(channel)
+        generation: Any = ImageGenerationServiceStub(channel)
 
         async def refused() -> None:
-            with suppress(grpc.aio.AioRpcError):
-                await stub.ParseCall(request)
-                raise AssertionError("it was taken")
+            for method, asked in (
+                (conversion.ParseCall, request),
+                (generation.GenerateImage, for_broken),
+            ):
+                with suppress(grpc.aio.AioRpcError):
+                    await method(asked)
+                    raise AssertionError("it was taken")
             async with session.post(
                 f"http://{http_address}/convert", data=io.BytesIO(body), headers=headers
             ) as answer:

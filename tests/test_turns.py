@@ -42,11 +42,11 @@ async def test_one_who_no_longer_waits_keeps_nobody_waiting() -> None:
 
 
 def test_each_loop_has_its_own() -> None:
-    async def leave_one_waiting() -> None:
-        waiting = asyncio.create_task(turn())
-        await asyncio.sleep(0)
-        waiting.cancel()
-
-    for _ in range(3):
-        asyncio.run(leave_one_waiting())
-        asyncio.run(asyncio.wait_for(turn(), 5))
+    stopped = asyncio.new_event_loop()
+    waiting = stopped.create_task(turn())
+    stopped.call_soon(stopped.stop)
+    stopped.run_forever()
+    assert not waiting.done()
+    asyncio.run(asyncio.wait_for(turn(), 5))
+    stopped.run_until_complete(waiting)
+    stopped.close()

@@ -2,8 +2,9 @@
 
 With its defaults, glibc gives the memory of each large message back to the system and faults it in
 again for the next, which makes a conversion of 2 MB several times slower. A process that
-converts many can keep that memory instead. It has a heap for every few threads, too, each of which
-keeps the most that it ever had; two are enough where one thread at a time has Python's lock.
+converts many can keep that memory instead. glibc also makes heaps for threads, up to eight a core,
+each of which keeps the most that it ever had; two are enough where one thread at a time has
+Python's lock.
 Elsewhere than on glibc nothing is changed.
 """
 
@@ -22,7 +23,7 @@ _HEAPS: Final = 2
 
 
 def keep_freed_memory() -> bool:
-    """Keeps up to 64 MiB of freed memory for the next message; whether that worked."""
+    """Keeps up to 64 MiB of freed memory in each of two heaps; whether that worked."""
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

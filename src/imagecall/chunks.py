@@ -124,13 +124,13 @@ class Assembly:
         """
         if chunk.offset != self._size or self.complete:
             raise damaged(f"a chunk begins at byte {chunk.offset:,} instead of {self._size:,}")
-        if not chunk.data and not (chunk.HasField("end") and self._size == 0):
+        data = chunk.data  # A copy, each time.
+        if not data and not (chunk.HasField("end") and self._size == 0):
             raise damaged(f"the chunk at byte {chunk.offset:,} is empty")
-        self._size += len(chunk.data)
+        self._size += len(data)
         if self._size > self._max_bytes:
             self._pieces.clear()
         else:
-            data = chunk.data
             self._pieces.append(data)
             self._digest.update(data)
         if chunk.HasField("end"):
@@ -142,14 +142,20 @@ class Assembly:
         return self._digest.digest()
 
     def whole(self) -> bytes:
-        """The bytes, once complete. Raises ConversionError as `pieces` does."""
-        return b"".join(self.pieces())
+        """The bytes, once complete; once only. Raises ConversionError as `check` does."""
+        data = b"".join(self.pieces())
+        self._pieces = []  # Or all would be there twice for as long as this is.
+        return data
 
     def pieces(self) -> list[bytes]:
-        """The bytes, once complete, as they came.
+        """The bytes, once complete, as they came. Raises ConversionError as `check` does."""
+        self.check()
+        return self._pieces
 
-        Raises ConversionError: CHUNKS_DAMAGED if they are not what their end says, TOO_LARGE if
-        there are more than `max_bytes`.
+    def check(self) -> None:
+        """Raises ConversionError unless all bytes are there: CHUNKS_DAMAGED, TOO_LARGE.
+
+        They must be what their end says, and no more than `max_bytes`.
         """
         if self._end is None:
             raise damaged("the chunks end before their last one")
@@ -160,7 +166,6 @@ class Assembly:
             raise ConversionError("TOO_LARGE", "", message)
         if self._end.sha256 != self.digest:
             raise damaged("the SHA-256 digest of the chunks is not that of their end")
-        return self._pieces
 
 
 def damaged(message: str) -> ConversionError:

@@ -183,6 +183,8 @@ async def put_together(
     assembly: Assembly | None = None
     end: StreamEnd | None = None
     async for given in parts:
+        if (len(given) if isinstance(given, bytes) else given.ByteSize()) > LARGE:
+            await turn()
         part = _parsed(given) if isinstance(given, bytes) else given
         kind = part.WhichOneof("part")
         if kind is None:
@@ -192,13 +194,11 @@ async def put_together(
         if kind == "chunk":
             assembly = assembly or Assembly(max_image_bytes)
             assembly.add(part.chunk)
-            if part.ByteSize() > LARGE:
-                await turn()
             if assembly.complete:
                 field = part.chunk.end.field
                 if field in values:
                     raise damaged(f"the chunks of {quoted(field)} came twice")
-                assembly.pieces()  # Raises.
+                assembly.check()
                 values[field] = assembly
                 assembly = None
             continue

@@ -193,7 +193,7 @@ class CallStream:
     def finish(self) -> None:
         """To be called at the end. Raises ConversionError if an item is incomplete."""
         if self._assembly is not None:
-            self._assembly.whole()
+            self._assembly.check()
 
     def _results(self, conversions: Iterable[Conversion]) -> Iterator[Sized]:
         for conversion in conversions:

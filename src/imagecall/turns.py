@@ -1,8 +1,8 @@
 """Turns on the event loop, for work in large pieces: who does small work waits for one at most.
 
 Twenty streams that each handle a megabyte in every round of the loop would make a small call, which
-takes some rounds, wait for a hundred of them. So such a piece is begun after `await turn()`, and
-only one is in some rounds.
+takes some rounds, wait for a hundred of them. So each such piece is begun after `await turn()`,
+which lets one begin every few rounds.
 """
 
 import asyncio

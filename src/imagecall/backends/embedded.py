@@ -88,6 +88,7 @@ class EmbeddedBackend:
             yield StreamImageResponse(event=order.completed())
         if final is not None and order.asked.ending == "cut":
             for piece in pieces(final.data[: len(final.data) // 2]):
+                await turn()
                 yield chunk_part(piece._replace(end=None))
             raise damaged_answer("it ends in the middle of the image")
         async for part in _with_image(order.done(), final):
@@ -109,16 +110,20 @@ class EmbeddedBackend:
                 drawn = asyncio.to_thread(_drawn, order.card, sharpness, size)
                 self._drawing[key] = asyncio.create_task(drawn)
                 self._drawing[key].add_done_callback(partial(self._finished, key))
-            picture = await asyncio.shield(self._drawing[key])
-        self._kept[key] = picture
-        while sum(len(kept.data) for kept in self._kept.values()) > _KEPT_BYTES:
-            self._kept.popitem(last=False)
+            return await asyncio.shield(self._drawing[key])
+        self._keep(key, picture)
         return picture
 
     def _finished(self, key: _Key, drawing: "asyncio.Task[Picture]") -> None:
         del self._drawing[key]
-        if not drawing.cancelled():
-            drawing.exception()  # If nobody waits for it any more: asked for, or asyncio logs it.
+        # An exception is asked for even if nobody waits for it any more, or asyncio logs it.
+        if not drawing.cancelled() and drawing.exception() is None:
+            self._keep(key, drawing.result())
+
+    def _keep(self, key: _Key, picture: Picture) -> None:
+        self._kept[key] = picture
+        while sum(len(kept.data) for kept in self._kept.values()) > _KEPT_BYTES:
+            self._kept.popitem(last=False)
 
 
 def _drawn(card: Card, sharpness: float, size: int | None) -> Picture:

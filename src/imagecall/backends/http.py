@@ -22,7 +22,7 @@ from imagecall.image_response import ReadResponse, end_of, ending_of, response_f
 from imagecall.json_text import MAX_BYTES, members, parse
 from imagecall.limits import Limits
 from imagecall.observing.observer import http_called, upstream
-from imagecall.turns import turn
+from imagecall.turns import LARGE, turn
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     GenerateImageResponse,
@@ -162,9 +162,9 @@ class HttpBackend:
         received = first
         while received and not stream.ended:
             for piece in _slices(received, stream):
+                await (turn() if len(piece) > LARGE else asyncio.sleep(0))
                 for part in stream.feed(piece):
                     yield part
-                await turn()
             received = b"" if stream.ended else await self._read(answer)
         for part in stream.finish():
             yield part

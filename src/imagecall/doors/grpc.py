@@ -8,9 +8,10 @@ from typing import Any, Final, TypeVar
 
 import grpc
 from grpc_channelz.v1 import channelz as grpc_channelz
+from grpc_channelz.v1 import channelz_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection as grpc_reflection
-from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from imagecall.backends import Backend
 from imagecall.backends.call_context import CALL, CallContext
@@ -23,7 +24,7 @@ from imagecall.conversions import (
     parse_document,
 )
 from imagecall.doors.admission import Admission
-from imagecall.doors.grpc_boundary import REQUEST_BYTES, BoundaryInterceptor, Context
+from imagecall.doors.grpc_boundary import REQUEST_BYTES, Boundary, Context
 from imagecall.doors.threads import done
 from imagecall.errors import damaged_answer
 from imagecall.limits import Limits
@@ -96,7 +97,7 @@ _PENDING_CALLS: Final = 100_000
 class ConversionServicer(pb_grpc.ConversionServiceServicer):
     """imagecall.v1.ConversionService; see proto/imagecall/v1/conversion_service.proto.
 
-    The handlers raise ConversionError, which BoundaryInterceptor turns into statuses.
+    The handlers raise ConversionError, which Boundary turns into statuses.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -196,7 +197,10 @@ async def _committed(context: Context, work: Awaitable[_T]) -> _T:
         done, _ = await asyncio.wait({task}, timeout=_COMMIT_SECONDS)
         if not done:
             # Nothing else speaks to the client now: two that do at once would end in silence.
-            await context.send_initial_metadata(((HEADER, identify(context)),))
+            try:
+                await context.send_initial_metadata(((HEADER, identify(context)),))
+            except grpc.aio.InternalError:  # The client has gone.
+                raise asyncio.CancelledError from None
         return await task
     finally:
         if not task.done():
@@ -236,24 +240,22 @@ class GrpcServer:
         self._address = address
         self._credentials = certificates and certificates.for_grpc()
         self._health = health.aio.HealthServicer()
-        self._boundary = BoundaryInterceptor(admission, observer)
-        self._server = grpc.aio.server(
-            interceptors=[self._boundary],
-            options=_options(admission.limits, share_port),
-        )
-        pb_grpc.add_ConversionServiceServicer_to_server(
-            ConversionServicer(admission.limits), self._server
-        )
-        generation_pb_grpc.add_ImageGenerationServiceServicer_to_server(
-            GenerationServicer(backend, admission.asks), self._server
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._boundary = Boundary(admission, observer)
+        self._server = grpc.aio.server(options=_options(admission.limits, share_port))
+        self._server.add_generic_rpc_handlers((self._boundary,))
+        boundary: Any = self._boundary  # The generated functions declare a server.
+        conversion = ConversionServicer(admission.limits)
+        generation = GenerationServicer(backend, admission.asks)
+        pb_grpc.add_ConversionServiceServicer_to_server(conversion, boundary)
+        generation_pb_grpc.add_ImageGenerationServiceServicer_to_server(generation, boundary)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, boundary)
         names = [*_SERVICES, health.SERVICE_NAME]
         if channelz:
-            grpc_channelz.add_channelz_servicer(self._server)
+            servicer = grpc_channelz.aio.ChannelzServicer()
+            channelz_pb2_grpc.add_ChannelzServicer_to_server(servicer, boundary)
             names.append(_CHANNELZ)
         if reflection:
-            _add_reflection([*names, grpc_reflection.SERVICE_NAME], self._server)
+            _add_reflection([*names, grpc_reflection.SERVICE_NAME], boundary)
 
     async def start(self) -> str:
         """Listens; returns HOST:PORT with the port that it got. Raises OSError."""
@@ -307,16 +309,13 @@ def _options(limits: Limits, share_port: bool) -> list[tuple[str, int]]:
     ]
 
 
-def _add_reflection(names: list[str], server: grpc.aio.Server) -> None:
+def _add_reflection(names: list[str], boundary: Any) -> None:
     """Reflection as v1alpha, which grpcio has, and as v1, which is the same under another name."""
-    grpc_reflection.enable_server_reflection(names, server)
     servicer = grpc_reflection.aio.ReflectionServicer(names)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, boundary)  # type: ignore[no-untyped-call]
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         reflection_pb2.ServerReflectionRequest.FromString,
         reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
-    generic = grpc.method_handlers_generic_handler(
-        _REFLECTION_V1, {"ServerReflectionInfo": handler}
-    )
-    server.add_generic_rpc_handlers((generic,))
+    boundary.add_registered_method_handlers(_REFLECTION_V1, {"ServerReflectionInfo": handler})

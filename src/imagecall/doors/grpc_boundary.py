@@ -7,7 +7,7 @@ log too; no class name, path or traceback leaves the server, and no message reac
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from contextvars import ContextVar
 from typing import Any, Final, NoReturn, TypeAlias
@@ -70,49 +70,56 @@ async def _refuse(context: Context, error: Exception) -> NoReturn:
     identify(context)
     if isinstance(error, NotImplementedError):  # Of grpcio's servicers, such as Health for List.
         await _end(context, grpc.StatusCode.UNIMPLEMENTED, "the method is not implemented")
-    if not isinstance(error, ImagecallError):  # So that nothing of it is told to the client.
-        error = unforeseen(error)
+    known = error if isinstance(error, ImagecallError) else unforeseen(error)
     _let_go(error)
-    await _abort(context, error)
+    await _abort(context, known)
 
 
-def _let_go(error: BaseException | None) -> None:
+def _let_go(error: BaseException) -> None:
     """Frees what the frames hold that an error went through, such as a large request.
 
     What is raised to end a call is part of a cycle, and stays until Python looks for cycles.
     """
-    while error is not None:
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
+    left: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while left:
+        found = left.pop()
+        if found is not None and id(found) not in seen:
+            seen.add(id(found))
+            found.__traceback__ = None
+            left += found.__cause__, found.__context__
 
 
-class BoundaryInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every handler of the server; see the module."""
+class Boundary(grpc.GenericRpcHandler):
+    """Handles every method of a server, by the handlers that are added to it; see the module.
+
+    Servicers are added to it as they are to a server, by the generated functions. It is no
+    interceptor, as grpcio makes new ones of its own for each call of a server that has any.
+    """
 
     def __init__(self, admission: Admission, observer: Observer | None = None) -> None:
         self._admission = admission
         self._observer = observer
-        self._wrapped: dict[str, Handler] = {}
+        self._handlers: dict[str, Handler] = {}
         self.stopping = asyncio.Event()
         """Set, it ends the calls that would go on for ever: those that watch the health."""
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
-        method: Any = handler_call_details.method
-        wrapped = self._wrapped.get(method)
-        if wrapped is None:
-            handler = await continuation(handler_call_details)
-            if handler is None:
-                return None
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Adds the handlers of a service, by the names of its methods."""
+        for name, handler in handlers.items():
+            method = f"/{service}/{name}"
             if method.startswith(_OPEN):
-                wrapped = _wrap(handler, method, self.stopping)
+                self._handlers[method] = _wrap(handler, method, self.stopping)
             else:
-                wrapped = _wrap(handler, method, self._admission, self._observer)
-            self._wrapped[method] = wrapped
-        return wrapped
+                self._handlers[method] = _wrap(handler, method, self._admission, self._observer)
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Adds nothing: generated functions add each handler in both ways."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
+        """What handles a call; None if there is no such method."""
+        method: Any = handler_call_details.method
+        return self._handlers.get(method)
 
 
 def _wrap(

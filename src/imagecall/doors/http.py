@@ -246,6 +246,13 @@ class _Whole(Response):
         self._pieces = images.pieces(text)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def work() -> Response:
+            await self._send(send)
+            return _Gone()
+
+        await _unless_gone(Request(scope, receive), work())
+
+    async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         with suppress(OSError):  # The client has gone.
             for piece in self._pieces:

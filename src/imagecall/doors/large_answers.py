@@ -7,7 +7,6 @@ has the marker's base64, where the image's belongs.
 import re
 import secrets
 from collections.abc import Iterable, Iterator
-from hashlib import sha256
 from typing import Final, NamedTuple
 
 from google.protobuf.message import Message
@@ -31,8 +30,13 @@ _MARKERS: Final = re.compile(b"(%b[A-Za-z0-9+/]{8})" % re.escape(b64encode(_SECR
 class _Image(NamedTuple):
     pieces: list[bytes]
     size: int
-    digest: bytes
-    """SHA-256."""
+    digest: bytes = b""
+    """SHA-256; empty if it was not needed yet."""
+
+    def is_as(self, other: "_Image") -> bool:
+        if self.digest and other.digest:
+            return self.digest == other.digest
+        return self.pieces == other.pieces
 
 
 class LargeImages:
@@ -52,12 +56,12 @@ class LargeImages:
         for place in images(message):
             if len(place.value) > _LARGE_BYTES:
                 image: bytes = place.value
-                place.value = self._marker(_Image([image], len(image), sha256(image).digest()))
+                place.value = self._marker(_Image([image], len(image)))
 
-    def _marker(self, image: "_Image") -> bytes:
+    def _marker(self, image: _Image) -> bytes:
         marker = _SECRET + len(self._images).to_bytes(_NUMBER_BYTES)
         # An image often comes twice, in its event and at the end: one copy is enough.
-        same = (known for known in self._images.values() if known.digest == image.digest)
+        same = (known for known in self._images.values() if known.is_as(image))
         self._images[b64encode(marker)] = next(same, image)
         return marker
 

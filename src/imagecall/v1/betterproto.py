@@ -1995,7 +1995,10 @@ class StreamImageResponse(betterproto.Message):
     """Something that happened."""
 
     end: "StreamEnd" = betterproto.message_field(3, group="part")
-    """The end: the last message."""
+    """
+    The end: the last message. After it comes the status of the call; a client
+     that leaves before cancels the call.
+    """
 
 
 @dataclass(eq=False, repr=False)

@@ -192,7 +192,9 @@ class StreamImageResponse(_message.Message):
 
     @_builtins.property
     def end(self) -> Global___StreamEnd:
-        """The end: the last message."""
+        """The end: the last message. After it comes the status of the call; a client
+        that leaves before cancels the call.
+        """
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"io"
 	"os"
 	"time"
 
@@ -37,13 +38,17 @@ func streamImage(ctx context.Context, client imagecallv1.ImageGenerationServiceC
 		return nil, nil, err
 	}
 	var value, image []byte
+	var streamEnd *imagecallv1.StreamEnd
 	for {
 		part, err := stream.Recv()
+		if err == io.EOF && streamEnd != nil {
+			return image, streamEnd, nil
+		}
 		if err != nil {
 			return nil, nil, err // Also io.EOF: without an end, the stream was cut.
 		}
 		if end := part.GetEnd(); end != nil {
-			return image, end, nil
+			streamEnd = end
 		}
 		chunk := part.GetChunk()
 		if chunk == nil {
