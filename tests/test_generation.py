@@ -21,6 +21,7 @@ from imagecall.backends import Backend
 from imagecall.backends.embedded import EmbeddedBackend
 from imagecall.backends.http import HttpBackend
 from imagecall.client import ImageClient
+from imagecall.doors.admission import Admission
 from imagecall.doors.grpc import GrpcServer
 from imagecall.errors import CODES, ConversionError, GenerationError
 from imagecall.v1 import image_generation_service_pb2 as pb
@@ -35,8 +36,8 @@ MIB = 1024 * 1024
 
 
 @asynccontextmanager
-async def serving(backend: Backend) -> AsyncIterator[str]:
-    server = GrpcServer("127.0.0.1:0", backend)
+async def serving(backend: Backend, admission: Admission | None = None) -> AsyncIterator[str]:
+    server = GrpcServer("127.0.0.1:0", backend, admission)
     try:
         yield await server.start()
     finally:

@@ -16,6 +16,7 @@ from imagecall.backends.embedded import EmbeddedBackend
 from imagecall.backends.grpc import GrpcBackend
 from imagecall.backends.http import HttpBackend
 from imagecall.client import ImageClient
+from imagecall.doors.admission import Admission
 from imagecall.errors import ConversionError, GenerationError
 from imagecall.v1 import image_generation_service_pb2 as pb
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
@@ -87,6 +88,25 @@ async def test_metadata_and_the_deadline_go_along() -> None:
     assert seen[0].seconds_left is not None
     assert 20 < seen[0].seconds_left < 30
     assert seen[1].seconds_left is None
+
+
+async def test_a_hop_takes_more_calls_than_a_connection() -> None:
+    calls = 300
+    inner = Admission()
+    async with serving(EmbeddedBackend(), inner) as address:
+        backend = GrpcBackend(ServerAddress(address))
+        slow = a_request(delay_seconds=60)
+        far = [
+            asyncio.create_task(backend.generate_image(pb.GenerateImageRequest(request=slow)))
+            for _ in range(calls)
+        ]
+        async with asyncio.timeout(20):
+            while inner.in_progress < calls:  # noqa: ASYNC110  # It is a number, not an event.
+                await asyncio.sleep(0.05)
+        for call in far:
+            call.cancel()
+        await asyncio.wait(far)
+        await backend.close()
 
 
 @pytest.mark.parametrize("way", ["deadline", "cancellation"])

@@ -25,6 +25,9 @@ from imagecall.v1.image_generation_service_pb2 import (
 )
 
 _MAX_BACKOFF_MS: Final = 5000
+_CONNECTIONS: Final = 8
+"""How many connections there are, as a server takes so many calls on each: ours 128."""
+
 _SERVICE: Final = f"/{DESCRIPTOR.services_by_name['ImageGenerationService'].full_name}"
 
 
@@ -39,10 +42,11 @@ class GrpcBackend:
     def __init__(self, address: ServerAddress, token: str = "") -> None:
         self._address = address
         self._token = bearer(token)
-        self._channel: grpc.aio.Channel | None = None
+        self._channels: list[grpc.aio.Channel] = []
+        self._calls = 0
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
-        method: Any = self._opened().unary_unary(
+        method: Any = self._next_channel().unary_unary(
             f"{_SERVICE}/GenerateImage",
             request_serializer=GenerateImageRequest.SerializeToString,
         )
@@ -55,7 +59,7 @@ class GrpcBackend:
                 raise damaged_answer("it is no GenerateImageResponse") from None
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
-        method: Any = self._opened().unary_stream(
+        method: Any = self._next_channel().unary_stream(
             f"{_SERVICE}/StreamImage", request_serializer=StreamImageRequest.SerializeToString
         )
         with self._hop("StreamImage") as hop:
@@ -69,8 +73,8 @@ class GrpcBackend:
                 call.cancel()
 
     async def close(self) -> None:
-        if self._channel is not None:
-            await self._channel.close()
+        for channel in self._channels:
+            await channel.close()
 
     def _hop(self, method: str) -> AbstractContextManager[Upstream]:
         return upstream(rpc_called(f"{_SERVICE.removeprefix('/')}/{method}", self._address.target))
@@ -81,20 +85,25 @@ class GrpcBackend:
         kept = [(key, value) for key, value in context.metadata if key not in own]
         return {"metadata": [*kept, *own.items()] or None, "timeout": context.seconds_left}
 
-    def _opened(self) -> grpc.aio.Channel:
-        if self._channel is None:
-            options = [
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.enable_retries", 0),  # The caller's are enough.
-                ("grpc.max_reconnect_backoff_ms", _MAX_BACKOFF_MS),
-            ]
-            target, credentials = self._address.target, self._address.credentials
-            self._channel = (
-                grpc.aio.secure_channel(target, credentials, options)
-                if credentials
-                else grpc.aio.insecure_channel(target, options)
-            )
-        return self._channel
+    def _next_channel(self) -> grpc.aio.Channel:
+        """The channels in turn; each is made when it is needed."""
+        number = self._calls % _CONNECTIONS
+        self._calls += 1
+        if number == len(self._channels):
+            self._channels.append(self._new_channel())
+        return self._channels[number]
+
+    def _new_channel(self) -> grpc.aio.Channel:
+        options = [
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.enable_retries", 0),  # The caller's are enough.
+            ("grpc.max_reconnect_backoff_ms", _MAX_BACKOFF_MS),
+            ("grpc.use_local_subchannel_pool", 1),  # If not, all channels share a connection.
+        ]
+        target, credentials = self._address.target, self._address.credentials
+        if credentials:
+            return grpc.aio.secure_channel(target, credentials, options)
+        return grpc.aio.insecure_channel(target, options)
 
 
 def _error(error: grpc.RpcError) -> ImagecallError:

@@ -84,7 +84,8 @@ _CONNECTION_MS: Final = 10 * 60_000
 """After how long a client is told to connect anew, and so finds replicas that came meanwhile."""
 
 _CALLS_OF_A_CONNECTION: Final = 100
-"""How many calls a connection may have past the limit of all, so that they are told of it."""
+"""How many calls a connection may have past the limit of all, so that they are told of it, where
+that limit is a small one."""
 
 _MOST_CALLS_OF_A_CONNECTION: Final = 128
 """How many it may have in any case: further ones wait at the client. One that resets its calls at
