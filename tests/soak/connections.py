@@ -29,7 +29,7 @@ _COMING_SECONDS: Final = 3.0
 _CUT_SECONDS: Final = 20.0
 """After how long the server closes a connection that does not come to the point."""
 
-_SLOW_MIB: Final = {"grpc": 8.0, "http": SLOW_IMAGE_BYTES / _MIB + 4}
+_SLOW_MIB: Final = {"grpc": 8.0, "http": SLOW_IMAGE_BYTES / _MIB + 8}
 """What a slow reader may cost. The HTTP door keeps the image once: the JSON before it is known only
 after its chunks."""
 
