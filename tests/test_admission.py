@@ -35,7 +35,7 @@ from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_request_pb2 import ImageRequest
-from tests.soak.attackers import flood_of_resets
+from tests.soak.attackers import resets
 from tests.streams import framed, happy
 from tests.upstream import upstream
 
@@ -297,7 +297,7 @@ async def test_resets_of_others_do_not_cancel_a_call() -> None:
         stub: Any = ConversionServiceStub(channel)
         request = ParseCallRequest(json=ITEM)
         await stub.ParseCall(request)
-        attacks = asyncio.gather(*(flood_of_resets(address, 5_000) for _ in range(4)))
+        attacks = asyncio.gather(*(resets(address, 5_000) for _ in range(4)))
         answers = []
         while not attacks.done():
             answers.append(asyncio.ensure_future(stub.ParseCall(request)))
@@ -440,7 +440,7 @@ def test_errors_in_a_circle_are_let_go_all_the_same() -> None:
     def raised(error: Exception) -> Exception:
         try:
             raise error
-        except Exception as caught:  # It is ours.
+        except Exception as caught:  # Whichever it was given, to raise it.
             return caught
 
     one, other = raised(ValueError()), raised(KeyError())

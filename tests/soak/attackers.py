@@ -142,18 +142,18 @@ async def _hold(
 
 
 async def resets(address: str, count: int) -> dict[str, Any]:
-    """Begins calls and resets them at once, some thousands in a second."""
-    return await _reset(address, count, None, _RESETS_A_SECOND)
+    """Begins calls and resets them at once, as fast as it goes."""
+    return await _reset(address, count, None, math.inf)
 
 
 async def resets_of_requests(address: str, count: int) -> dict[str, Any]:
     """The same with the whole request before the reset."""
-    return await _reset(address, count, ParseCallRequest(json=ITEM), _RESETS_A_SECOND)
-
-
-async def flood_of_resets(address: str, count: int) -> dict[str, Any]:
-    """The same as fast as it goes."""
     return await _reset(address, count, ParseCallRequest(json=ITEM), math.inf)
+
+
+async def resets_at_a_pace(address: str, count: int) -> dict[str, Any]:
+    """The same, some thousands in a second."""
+    return await _reset(address, count, ParseCallRequest(json=ITEM), _RESETS_A_SECOND)
 
 
 async def _reset(
@@ -255,7 +255,7 @@ KINDS: Final[dict[str, Callable[[str, int], Awaitable[dict[str, Any]]]]] = {
         stalled_body,
         resets,
         resets_of_requests,
-        flood_of_resets,
+        resets_at_a_pace,
         slow_grpc,
         slow_http,
     )
