@@ -28,6 +28,7 @@ SCENARIOS: Final = (
     "shutdown",
     "mixed",
     "replicas",
+    "resets_at_envoy",
 )
 _MAX_SECONDS: Final = 3600
 _ROW: Final = "{:<16} {:<66} {:>16}  {:<22} {}"
