@@ -5,6 +5,10 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable
 from typing import Any, Final
 
+from imagecall.backends import Part
+from imagecall.backends.parts import sendable
+from imagecall.v1.image_generation_service_pb2 import StreamImageResponse
+
 PNG: Final = b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
     "gg=="
@@ -12,6 +16,12 @@ PNG: Final = b64decode(
 """An image of one pixel."""
 
 Event = dict[str, Any]
+
+
+def message_of(part: Part) -> StreamImageResponse:
+    """A part of a backend's answer, as it is sent."""
+    sent = sendable(part)
+    return StreamImageResponse.FromString(sent) if isinstance(sent, bytes) else sent
 
 
 def response(*output: Any, status: str = "completed", **keys: Any) -> Event:

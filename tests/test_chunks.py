@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from imagecall.chunks import CHUNK_BYTES, Assembly, split
+from imagecall.chunks import CHUNK_BYTES, Assembly, Piece, split
 from imagecall.errors import ConversionError
 from imagecall.v1.chunk_pb2 import Chunk
 
@@ -12,7 +12,7 @@ from imagecall.v1.chunk_pb2 import Chunk
 def assemble(chunks: list[Chunk], max_bytes: int = 10**9) -> bytes:
     assembly = Assembly(max_bytes)
     for chunk in chunks:
-        assembly.add(chunk)
+        assembly.add(Piece.of(chunk))
     return assembly.whole()
 
 

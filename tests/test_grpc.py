@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 import imagecall
 from imagecall.backends.embedded import EmbeddedBackend
-from imagecall.chunks import Assembly, split
+from imagecall.chunks import Assembly, Piece, split
 from imagecall.doors.admission import Admission
 from imagecall.doors.grpc import GrpcServer
 from imagecall.limits import Limits
@@ -281,7 +281,7 @@ def whole(results: list[pb.ConversionResult], kind: str) -> bytes:
         match result.WhichOneof("output"):
             case "json_chunk" | "call_chunk" | "document_chunk":
                 assert result.WhichOneof("output") == kind + "_chunk"
-                assembly.add(getattr(result, kind + "_chunk"))
+                assembly.add(Piece.of(getattr(result, kind + "_chunk")))
             case "call" if kind == "call" and result.call.ByteSize() > MIB:
                 return result.call.SerializeToString()
             case "json" if len(result.json) > MIB:

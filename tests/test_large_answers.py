@@ -5,10 +5,10 @@ from base64 import b64encode
 
 import pytest
 
-from imagecall.chunks import Assembly, split
+from imagecall.chunks import Assembly, Piece, split
 from imagecall.doors.large_answers import LargeImages
 from imagecall.errors import ConversionError
-from imagecall.v1.chunk_pb2 import Chunk, ChunkEnd
+from imagecall.v1.chunk_pb2 import ChunkEnd
 
 SMALL, LARGE = 64 * 1024, 64 * 1024 + 1
 
@@ -18,9 +18,9 @@ def assembled(data: bytes, *sizes: int) -> Assembly:
     [whole] = [chunk.end for chunk in split(data) if chunk.HasField("end")]
     assembly, offset = Assembly(len(data)), 0
     for size in sizes:
-        assembly.add(Chunk(offset=offset, data=data[offset : offset + size]))
+        assembly.add(Piece(offset, data[offset : offset + size]))
         offset += size
-    assembly.add(Chunk(offset=offset, data=data[offset:], end=whole))
+    assembly.add(Piece(offset, data[offset:], whole))
     return assembly
 
 
@@ -52,7 +52,7 @@ def test_the_same_image_is_kept_once() -> None:
 
 def test_what_is_damaged_is_not_kept() -> None:
     assembly = Assembly(LARGE)
-    assembly.add(Chunk(data=bytes(LARGE), end=ChunkEnd(size=LARGE, sha256=b"other")))
+    assembly.add(Piece(0, bytes(LARGE), ChunkEnd(size=LARGE, sha256=b"other")))
     with pytest.raises(ConversionError) as caught:
         LargeImages().keep(assembly)
     assert caught.value.reason == "CHUNKS_DAMAGED"

@@ -20,13 +20,13 @@ from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamImageResp
 from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
 from tests.cases import CASES
-from tests.streams import PNG
+from tests.streams import PNG, message_of
 
 MIB = 1024 * 1024
 
 
 def messages(parts: Any) -> list[StreamImageResponse]:
-    return [StreamImageResponse.FromString(p) if isinstance(p, bytes) else p for p in parts]
+    return [message_of(part) for part in parts]
 
 
 async def whole(parts: list[Part]) -> list[Happening]:

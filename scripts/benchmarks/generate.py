@@ -27,9 +27,9 @@ from openai import AsyncOpenAI
 
 from imagecall.allocator import keep_freed_memory
 from imagecall.backends.http import HttpBackend
-from imagecall.chunks import CHUNK_BYTES
+from imagecall.chunks import CHUNK_BYTES, Piece
 from imagecall.v1.extra_field_pb2 import ExtraField
-from imagecall.v1.image_generation_service_pb2 import StreamImageRequest, StreamImageResponse
+from imagecall.v1.image_generation_service_pb2 import StreamImageRequest
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_request_pb2 import ImageRequest
 
@@ -232,8 +232,8 @@ async def latency() -> None:
 async def read_backend(backend: HttpBackend) -> int:
     size = 0
     async for part in backend.stream_image(request()):
-        if isinstance(part, bytes):
-            size += len(StreamImageResponse.FromString(part).chunk.data)
+        if isinstance(part, Piece):
+            size += len(part.data)
     return size
 
 

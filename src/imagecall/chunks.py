@@ -27,6 +27,11 @@ class Piece(NamedTuple):
     data: bytes | memoryview
     end: ChunkEnd | None = None
 
+    @classmethod
+    def of(cls, chunk: Chunk) -> "Piece":
+        """That of a message, with a copy of its data."""
+        return cls(chunk.offset, chunk.data, chunk.end if chunk.HasField("end") else None)
+
     def chunk(self) -> Chunk:
         """The message."""
         return Chunk(offset=self.offset, data=bytes(self.data), end=self.end)
@@ -101,7 +106,7 @@ class Assembly:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | memoryview] = []
         self._size = 0
         self._digest = hashlib.sha256()
         self._end: ChunkEnd | None = None
@@ -116,25 +121,24 @@ class Assembly:
         """Whether the last chunk was added."""
         return self._end is not None
 
-    def add(self, chunk: Chunk) -> None:
+    def add(self, piece: Piece) -> None:
         """Takes the next chunk.
 
         Raises ConversionError (CHUNKS_DAMAGED) for a chunk that is not the next one. Of more than
         `max_bytes` bytes nothing is kept.
         """
-        if chunk.offset != self._size or self.complete:
-            raise damaged(f"a chunk begins at byte {chunk.offset:,} instead of {self._size:,}")
-        data = chunk.data  # A copy, each time.
-        if not data and not (chunk.HasField("end") and self._size == 0):
-            raise damaged(f"the chunk at byte {chunk.offset:,} is empty")
+        if piece.offset != self._size or self.complete:
+            raise damaged(f"a chunk begins at byte {piece.offset:,} instead of {self._size:,}")
+        data = piece.data
+        if not data and not (piece.end is not None and self._size == 0):
+            raise damaged(f"the chunk at byte {piece.offset:,} is empty")
         self._size += len(data)
         if self._size > self._max_bytes:
             self._pieces.clear()
         else:
             self._pieces.append(data)
             self._digest.update(data)
-        if chunk.HasField("end"):
-            self._end = chunk.end
+        self._end = piece.end
 
     @property
     def digest(self) -> bytes:
@@ -147,7 +151,7 @@ class Assembly:
         self._pieces = []  # Or all would be there twice for as long as this is.
         return data
 
-    def pieces(self) -> list[bytes]:
+    def pieces(self) -> list[bytes | memoryview]:
         """The bytes, once complete, as they came. Raises ConversionError as `check` does."""
         self.check()
         return self._pieces

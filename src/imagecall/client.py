@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from imagecall.addresses import bearer
 from imagecall.backends import Part
-from imagecall.chunks import Assembly, damaged
+from imagecall.chunks import Assembly, Piece, damaged
 from imagecall.errors import quoted
 from imagecall.grpc_status import error_of
 from imagecall.large_values import put_back
@@ -159,11 +159,33 @@ class ImageClient:
             call.cancel()
 
 
-def _parsed(serialized: bytes) -> StreamImageResponse:
+def _size(part: Part) -> int:
+    match part:
+        case bytes():
+            return len(part)
+        case Piece():
+            return len(part.data)
+        case _:
+            return part.ByteSize()
+
+
+def _part(given: Part) -> Piece | Happening | None:
+    """What a part of an answer is; None if it is of a newer schema."""
+    if isinstance(given, Piece):
+        return given
     try:
-        return StreamImageResponse.FromString(serialized)
+        message = StreamImageResponse.FromString(given) if isinstance(given, bytes) else given
     except DecodeError:
         raise damaged("a part of the answer is no StreamImageResponse") from None
+    match message.WhichOneof("part"):
+        case None:
+            return None
+        case "chunk":
+            return Piece.of(message.chunk)
+        case "event":
+            return message.event
+        case "end":
+            return message.end
 
 
 async def put_together(
@@ -183,19 +205,18 @@ async def put_together(
     assembly: Assembly | None = None
     end: StreamEnd | None = None
     async for given in parts:
-        if (len(given) if isinstance(given, bytes) else given.ByteSize()) > LARGE:
+        if _size(given) > LARGE:
             await turn()
-        part = _parsed(given) if isinstance(given, bytes) else given
-        kind = part.WhichOneof("part")
-        if kind is None:
+        part = _part(given)
+        if part is None:
             continue  # A part of a newer schema.
         if end is not None:
             raise damaged("the stream goes on after its end")
-        if kind == "chunk":
+        if isinstance(part, Piece):
             assembly = assembly or Assembly(max_image_bytes)
-            assembly.add(part.chunk)
-            if assembly.complete:
-                field = part.chunk.end.field
+            assembly.add(part)
+            if part.end is not None:
+                field = part.end.field
                 if field in values:
                     raise damaged(f"the chunks of {quoted(field)} came twice")
                 assembly.check()
@@ -204,13 +225,12 @@ async def put_together(
             continue
         if assembly is not None:
             raise damaged("the chunks of an image end before their last one")
-        happening: Happening = getattr(part, kind)
-        put_back(happening, values, image_of)
+        put_back(part, values, image_of)
         values = {}
-        if isinstance(happening, StreamEnd):
-            end = happening
+        if isinstance(part, StreamEnd):
+            end = part
         else:
-            yield happening
+            yield part
     if end is None:
         raise damaged("the stream ended without its end")
     yield end

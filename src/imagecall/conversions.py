@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 
-from imagecall.chunks import Assembly, split
+from imagecall.chunks import Assembly, Piece, split
 from imagecall.converter import CALLS, Profile, json_from_serialized, read_call, to_json
 from imagecall.document import document_from_json, document_to_json, kind_name
 from imagecall.errors import ConversionError, malformed
@@ -222,7 +222,7 @@ class CallStream:
         if kind != self._assembled:
             message = f"a {kind} stands among the {self._assembled}s of an item"
             raise ConversionError("CHUNKS_DAMAGED", "", message)
-        self._assembly.add(getattr(conversion, kind))
+        self._assembly.add(Piece.of(getattr(conversion, kind)))
         return self._assembly.complete
 
     def _whole(self) -> bytes:

@@ -33,7 +33,7 @@ _LARGEST_WINDOW: Final = 2**31 - 1
 _STREAMS_OF_A_CONNECTION: Final = 1000
 _CONNECTIONS: Final = 4
 _RESETS_A_SECOND: Final = 5000
-SLOW_IMAGE_BYTES: Final = 20_000_000
+_SLOW_IMAGE_BYTES: Final = 20_000_000
 _SLOW_BYTES: Final = 10_000
 """How much a slow reader takes in a second."""
 
@@ -197,7 +197,7 @@ async def slow_grpc(address: str, count: int) -> dict[str, Any]:
     """Asks for a stream with a large image, takes it all in principle, and reads slowly."""
     wanted = ImageRequest(
         prompt="a fox",
-        extra_fields=[ExtraField(name="embedded", json=f'{{"image_bytes":{SLOW_IMAGE_BYTES}}}')],
+        extra_fields=[ExtraField(name="embedded", json=f'{{"image_bytes":{_SLOW_IMAGE_BYTES}}}')],
     )
     wanted.tools.add().image_generation_tool.size = "64x64"
     window = struct.pack(">HI", _INITIAL_WINDOW_SIZE, _LARGEST_WINDOW)
@@ -215,7 +215,7 @@ async def slow_grpc(address: str, count: int) -> dict[str, Any]:
 async def slow_http(address: str, count: int) -> dict[str, Any]:
     """The same at the HTTP door."""
     tools = [{"type": "image_generation", "size": "64x64"}]
-    embedded = {"image_bytes": SLOW_IMAGE_BYTES}
+    embedded = {"image_bytes": _SLOW_IMAGE_BYTES}
     asked = {"model": "m", "input": "a fox", "stream": True, "tools": tools, "embedded": embedded}
     body = json.dumps(asked)
     head = f"POST /v1/responses HTTP/1.1\r\nhost: a\r\n{_JSON}content-length: {len(body)}\r\n\r\n"

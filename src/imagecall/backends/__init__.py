@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 from typing import Protocol, TypeAlias
 
+from imagecall.chunks import Piece
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     GenerateImageResponse,
@@ -10,8 +11,8 @@ from imagecall.v1.image_generation_service_pb2 import (
     StreamImageResponse,
 )
 
-Part: TypeAlias = StreamImageResponse | bytes
-"""A part of the answer to StreamImage: the message, or the message serialized."""
+Part: TypeAlias = StreamImageResponse | Piece | bytes
+"""A part of the answer to StreamImage: the message, a chunk, or the message serialized."""
 
 
 class Backend(Protocol):

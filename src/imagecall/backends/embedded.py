@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 from imagecall.backends import Part
 from imagecall.backends.order import KEY, Order
-from imagecall.backends.parts import chunk_part, in_parts
+from imagecall.backends.parts import in_parts
 from imagecall.chunks import end_of_image, pieces
 from imagecall.errors import ConversionError, damaged_answer, pointer_to
 from imagecall.image_response import end_of
@@ -89,7 +89,7 @@ class EmbeddedBackend:
         if final is not None and order.asked.ending == "cut":
             for piece in pieces(final.data[: len(final.data) // 2]):
                 await turn()
-                yield chunk_part(piece._replace(end=None))
+                yield piece._replace(end=None)
             raise damaged_answer("it ends in the middle of the image")
         async for part in _with_image(order.done(), final):
             yield part
@@ -148,7 +148,7 @@ async def _with_image(
             for piece in pieces(picture.data, sha256=picture.sha256, **end):
                 if len(piece.data) > LARGE:
                     await turn()
-                yield chunk_part(piece)
+                yield piece
     for part in in_parts(message, paths if picture is not None else ()):
         yield part
 

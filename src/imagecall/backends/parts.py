@@ -15,11 +15,13 @@ from imagecall.v1.stream_event_pb2 import StreamEvent
 _MARKER: Final = secrets.token_hex(16)
 
 
-def chunk_part(piece: Piece) -> bytes:
-    """A chunk as a part of an answer, serialized: there is one copy of its data, not three."""
-    data = _MARKER.encode() if piece.data else b""
-    part = StreamImageResponse(chunk=Chunk(offset=piece.offset, data=data, end=piece.end))
-    return put_in(part, {_MARKER: piece.data} if piece.data else {})
+def sendable(part: Part) -> StreamImageResponse | bytes:
+    """A part as it can be sent. A chunk is serialized, with one copy of its data, not three."""
+    if not isinstance(part, Piece):
+        return part
+    data = _MARKER.encode() if part.data else b""
+    response = StreamImageResponse(chunk=Chunk(offset=part.offset, data=data, end=part.end))
+    return put_in(response, {_MARKER: part.data} if part.data else {})
 
 
 def in_parts(message: StreamEvent | StreamEnd, sent: Collection[str] = ()) -> Iterator[Part]:
@@ -27,8 +29,7 @@ def in_parts(message: StreamEvent | StreamEnd, sent: Collection[str] = ()) -> It
 
     `sent` are the paths of images whose chunks have been given already.
     """
-    for piece in take_out(message, sent):
-        yield chunk_part(piece)
+    yield from take_out(message, sent)
     if isinstance(message, StreamEvent):
         yield StreamImageResponse(event=message)
     else:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Final
 
 from imagecall.backends import Part
-from imagecall.backends.parts import chunk_part, in_parts
+from imagecall.backends.parts import in_parts
 from imagecall.backends.stream_items import Items
 from imagecall.backends.upstream_errors import failed, not_understood, without_key
 from imagecall.chunks import Chunker
@@ -93,7 +93,7 @@ class ResponseStream:
         if self._chunker.size > self._max_image_bytes:
             raise too_large_answer("an image", self._max_image_bytes)
         if before:
-            yield chunk_part(before)
+            yield before
 
     def _read(self, sse: SseEvent) -> Iterator[Part]:
         """Reads an event."""
@@ -164,7 +164,7 @@ class ResponseStream:
         self._items.note(event)
         if sent:
             assert self._chunker is not None
-            yield chunk_part(self._chunker.finish(sent))
+            yield self._chunker.finish(sent)
             self._chunker = None
         yield from in_parts(event, {sent} if sent else ())
 

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from imagecall.backends import Backend
 from imagecall.backends.call_context import CALL, CallContext
+from imagecall.backends.parts import sendable
 from imagecall.certificates import Certificates
 from imagecall.conversions import (
     CallStream,
@@ -186,9 +187,9 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
             first = await _committed(context, anext(parts, None))
             if first is None:
                 raise damaged_answer("it is empty")
-            yield first
+            yield sendable(first)
             async for part in parts:
-                yield part
+                yield sendable(part)
 
 
 async def _committed(context: Context, work: Awaitable[_T]) -> _T:

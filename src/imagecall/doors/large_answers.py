@@ -6,7 +6,7 @@ has the marker's base64, where the image's belongs.
 
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from google.protobuf.message import Message
@@ -28,7 +28,7 @@ _MARKERS: Final = re.compile(b"(%b[A-Za-z0-9+/]{8})" % re.escape(b64encode(_SECR
 
 
 class _Image(NamedTuple):
-    pieces: list[bytes]
+    pieces: Sequence[bytes | memoryview]
     size: int
     digest: bytes = b""
     """SHA-256; empty if it was not needed yet."""
@@ -36,7 +36,7 @@ class _Image(NamedTuple):
     def is_as(self, other: "_Image") -> bool:
         if self.digest and other.digest:
             return self.digest == other.digest
-        return self.pieces == other.pieces
+        return self.size == other.size and b"".join(self.pieces) == b"".join(other.pieces)
 
 
 class LargeImages:
@@ -86,7 +86,7 @@ class LargeImages:
         return [part for part in _MARKERS.split(text) if part] if self._images else [text]
 
 
-def _base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def _base64(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
     """The base64 of pieces of any size, in pieces."""
     rest = b""
     for piece in pieces:

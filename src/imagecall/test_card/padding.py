@@ -4,8 +4,11 @@ Each format has a place for bytes that decoders skip: private chunks in PNG (sec
 specification), comments in JPEG (ITU-T T.81, B.2.4.5), unknown chunks in WebP (RFC 9649, 2.7.1.6).
 """
 
+import io
 import struct
 import zlib
+from collections.abc import Iterable, Iterator
+from itertools import repeat
 from typing import Final
 
 from imagecall.formats import image_format
@@ -18,6 +21,7 @@ _IEND: Final = b"\0\0\0\0IEND\xaeB`\x82"
 _JPEG_SEGMENT_BYTES: Final = 2 + 0xFFFF  # marker, and what a length of two bytes can count
 _RIFF_HEADER: Final = 12
 _CHUNK_HEADER: Final = 8
+_PIECE_BYTES: Final = 1024 * 1024
 _VP8X_BYTES: Final = 18
 _ALPHA: Final = 0x10
 
@@ -35,13 +39,21 @@ def pad(image: bytes, size: int) -> bytes:
         return image
     match image_format(image):
         case "png":
-            return _padded_png(image, extra)
+            return _joined(_padded_png(image, extra))
         case "jpeg":
-            return _padded_jpeg(image, extra)
+            return _joined(_padded_jpeg(image, extra))
         case "webp":
-            return _padded_webp(image, extra)
+            return _joined(_padded_webp(image, extra))
         case other:
             raise ValueError(f"the image is {other or 'of no known format'}, not png, jpeg or webp")
+
+
+def _joined(pieces: Iterable[bytes]) -> bytes:
+    """The pieces in one, written one by one: other threads need not wait until all are copied."""
+    file = io.BytesIO()
+    for piece in pieces:
+        file.write(piece)
+    return file.getvalue()
 
 
 def _demand(image: bytes, extra: int, least: int) -> None:
@@ -51,15 +63,17 @@ def _demand(image: bytes, extra: int, least: int) -> None:
         raise ValueError(f"{wanted:,} bytes: possible are {size:,}, and {size + least:,} or more")
 
 
-def _padded_png(image: bytes, extra: int) -> bytes:
+def _padded_png(image: bytes, extra: int) -> Iterator[bytes]:
     _demand(image, extra, _PNG_CHUNK_FRAME)
     end = image.rfind(_IEND)
     if end < 0:
         raise ValueError("the PNG file has no IEND chunk")
     count = -(-extra // (_PNG_CHUNK_BYTES + _PNG_CHUNK_FRAME))
     share, longer = divmod(extra, count)
-    chunks = _png_chunk(share) * (count - longer) + _png_chunk(share + 1) * longer
-    return b"".join((image[:end], chunks, image[end:]))
+    yield image[:end]
+    yield from repeat(_png_chunk(share), count - longer)
+    yield from repeat(_png_chunk(share + 1), longer)
+    yield image[end:]
 
 
 def _png_chunk(size: int) -> bytes:
@@ -69,34 +83,39 @@ def _png_chunk(size: int) -> bytes:
     )
 
 
-def _padded_jpeg(image: bytes, extra: int) -> bytes:
+def _padded_jpeg(image: bytes, extra: int) -> Iterator[bytes]:
     _demand(image, extra, 0)
     place = 2
     if image[2:4] == b"\xff\xe0":  # the JFIF header has to come first
         place = 4 + int.from_bytes(image[4:6], "big")
     full, rest = divmod(extra, _JPEG_SEGMENT_BYTES)
     # T.81, B.1.1.2: any number of bytes FF may stand before a marker. A comment has four bytes.
-    last = b"\xff" * rest if rest < 4 else _jpeg_comment(rest)
-    comments = _jpeg_comment(_JPEG_SEGMENT_BYTES) * full
-    return b"".join((image[:place], comments, last, image[place:]))
+    yield image[:place]
+    yield from repeat(_jpeg_comment(_JPEG_SEGMENT_BYTES), full)
+    yield b"\xff" * rest if rest < 4 else _jpeg_comment(rest)
+    yield image[place:]
 
 
 def _jpeg_comment(size: int) -> bytes:
     return b"\xff\xfe" + struct.pack(">H", size - 2) + bytes(size - 4)
 
 
-def _padded_webp(image: bytes, extra: int) -> bytes:
+def _padded_webp(image: bytes, extra: int) -> Iterator[bytes]:
     extended = image[_RIFF_HEADER : _RIFF_HEADER + 4] == b"VP8X"
     header = b"" if extended else _vp8x(image)
     trailing = b"\0" * (extra % 2)
     extra -= len(trailing)
     if extra == 0:
-        return image + trailing
+        yield image + trailing
+        return
     _demand(image, extra, len(header) + _CHUNK_HEADER)
     length = extra - len(header) - _CHUNK_HEADER
-    chunk = b"PADD" + struct.pack("<I", length) + bytes(length)
-    riff = b"RIFF" + struct.pack("<I", len(image) + extra - 8) + b"WEBP"
-    return b"".join((riff, header, image[_RIFF_HEADER:], chunk, trailing))
+    yield b"RIFF" + struct.pack("<I", len(image) + extra - 8) + b"WEBP"
+    yield header + image[_RIFF_HEADER:]
+    yield b"PADD" + struct.pack("<I", length)
+    full, rest = divmod(length, _PIECE_BYTES)
+    yield from repeat(bytes(_PIECE_BYTES), full)
+    yield bytes(rest) + trailing
 
 
 def _vp8x(image: bytes) -> bytes:
