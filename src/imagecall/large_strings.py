@@ -69,12 +69,15 @@ def set_aside(text: bytes, pattern: re.Pattern[bytes]) -> Iterator[tuple[bytes, 
     saves looking for its end. What is wrong with a guess shows in its use.
     """
     for first_end in (len(text) - _TAIL, 0):
-        short, spans = _set_aside(text, pattern, first_end)
+        pieces, spans = _set_aside(text, pattern, first_end)
         if spans:
-            yield short, spans
+            yield b"".join(pieces), spans
 
 
-def _set_aside(text: bytes, pattern: re.Pattern[bytes], first_end: int) -> tuple[bytes, Spans]:
+def _set_aside(
+    text: bytes, pattern: re.Pattern[bytes], first_end: int
+) -> tuple[list[bytes | memoryview], Spans]:
+    """The pieces of the text with markers, and the strings."""
     nonce = secrets.token_hex(16)
     view = memoryview(text)
     pieces: list[bytes | memoryview] = []
@@ -90,7 +93,7 @@ def _set_aside(text: bytes, pattern: re.Pattern[bytes], first_end: int) -> tuple
         pieces += view[done:start], marker.encode()
         done = position = end
     pieces.append(view[done:])
-    return b"".join(pieces), spans
+    return pieces, spans
 
 
 def encode_image(image: bytes) -> Piece:
