@@ -76,6 +76,45 @@ async def test_every_document_goes_through_and_back(stub: Any) -> None:
         assert json_value(formatted.json) == json_value(case.text)
 
 
+@pytest.mark.parametrize("note", ["plain", "not ASCII: é"])
+@pytest.mark.parametrize("size", [196_000, 196_608, 2_000_000])
+async def test_a_large_item_goes_through_and_back(stub: Any, size: int, note: str) -> None:
+    image = random.Random(size).randbytes(size)
+    item = {"type": "image_generation_call", "result": b64encode(image).decode(), "note": note}
+    text = json.dumps(item, ensure_ascii=False)
+    parsed = await stub.ParseCall(pb.ParseCallRequest(json=text))
+    assert parsed.call == imagecall.from_json(text)
+    assert parsed.call.output_image_generation_call.result.image == image
+    formatted = await stub.FormatCall(pb.FormatCallRequest(call=parsed.call))
+    assert formatted.json.encode() == imagecall.to_json(parsed.call)
+    text = json.dumps({"id": "resp_1", "output": [item], "note": note}, ensure_ascii=False)
+    request = pb.ParseDocumentRequest(json=text, kind=DOCUMENT_KIND_RESPONSE)
+    document = (await stub.ParseDocument(request)).document
+    assert document == imagecall.document_from_json(text, kind="response")
+    formatted = await stub.FormatDocument(pb.FormatDocumentRequest(document=document))
+    assert formatted.json.encode() == imagecall.document_to_json(document)
+
+
+async def test_what_is_wrong_with_a_large_item_is_told(
+    stub: Any, channel: grpc.aio.Channel
+) -> None:
+    large = ITEM[:-1] + ',"x":"' + "y" * 300_000 + '"'
+    for end, reason, pointer in (
+        (",}", "NOT_JSON", ""),
+        (',"result":1}', "DUPLICATE_KEY", "/result"),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ParseCall(pb.ParseCallRequest(json=large + end))
+        assert details(caught.value) == (reason, pointer)
+    wire = pb.ParseCallRequest(json=large + "}").SerializeToString()
+    method: Any = channel.unary_unary(f"/{SERVICE.full_name}/ParseCall")
+    for damaged in (wire.replace(b"yyy", b"y\xffy", 1), wire[:-1], wire + b"\x0a"):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await method(damaged)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert details(caught.value) == ("MALFORMED_PROTOBUF", "")
+
+
 async def test_bad_json_is_an_invalid_argument_with_its_reason_and_place(stub: Any) -> None:
     for case in (param.values[0] for param in REFUSED_JSON):
         if case.options.get("event") or case.options.get("document") == "reply":

@@ -15,7 +15,9 @@ from imagecall.errors import ConversionError
 from imagecall.json_text import MAX_BYTES, encode, parse
 from imagecall.large_strings import MIN_BYTES, NO_SPANS
 from imagecall.objects import as_object
-from imagecall.serialized import MIN_IMAGE_BYTES, take_out
+from imagecall.serialized import MIN_BYTES as MIN_APART
+from imagecall.serialized import take_out, take_text
+from imagecall.v1 import conversion_service_pb2 as pb
 from tests.cases import ITEMS, REFUSED_JSON, Case, Refusal
 from tests.mutations import mutations
 
@@ -112,7 +114,7 @@ def test_serialized_messages_are_written_as_messages_are(case: Case) -> None:
 
 def test_large_images_are_taken_out_of_serialized_messages_and_put_in() -> None:
     source = random.Random(3)
-    for size in (1000, MIN_IMAGE_BYTES - 1, MIN_IMAGE_BYTES, 2_097_151, 2_097_152):
+    for size in (1000, MIN_APART - 1, MIN_APART, 2_097_151, 2_097_152):
         one, two = source.randbytes(size), source.randbytes(size)
         call = imagecall.ImageGenerationCall()
         item = call.output_image_generation_server_tool_item
@@ -120,7 +122,7 @@ def test_large_images_are_taken_out_of_serialized_messages_and_put_in() -> None:
         item.extra_fields.add(name="x", json=json.dumps("y" * size))
         data = call.SerializeToString()
         short, images = take_out(data, call.DESCRIPTOR)
-        assert len(images) == (2 if size >= MIN_IMAGE_BYTES else 0)
+        assert len(images) == (2 if size >= MIN_APART else 0)
         assert len(short) == len(data) or len(short) < size + 200
         text = imagecall.to_json(call)
         assert imagecall.json_from_serialized(data) == text
@@ -147,6 +149,38 @@ def test_what_protobuf_merges_is_merged() -> None:
     for data in (one + two, two + one, one + one, one + b"\x2a\x00"):
         merged = imagecall.ImageGenerationCall.FromString(data)
         assert imagecall.json_from_serialized(data) == imagecall.to_json(merged)
+
+
+def test_a_large_text_is_taken_out_of_a_serialized_request() -> None:
+    kind = pb.ParseCallRequest
+    text = "x" * MIN_APART
+    number = kind.DESCRIPTOR.fields_by_name["json"].number
+    once = kind(json=text, variant="a", profile=pb.PROFILE_STRICT).SerializeToString()
+    short, taken = take_text(once, kind.DESCRIPTOR, "json")
+    assert taken == text.encode()
+    assert len(short) < 20
+    assert kind.FromString(short) == kind(variant="a", profile=pb.PROFILE_STRICT)
+    padded = length_delimited(number, text.encode(), padding=2) + b"\x12\x01a"
+    short, taken = take_text(padded, kind.DESCRIPTOR, "json")
+    assert (kind.FromString(short).variant, taken) == ("a", text.encode())
+
+
+def test_a_text_that_is_protobufs_to_judge_stays() -> None:
+    text = b"x" * MIN_APART
+    stays = (
+        length_delimited(1, text[1:]),
+        length_delimited(1, text) * 2,
+        length_delimited(1, text) + length_delimited(1, b""),
+        length_delimited(1, text + "é".encode()),
+        length_delimited(1, text + b"\xff"),
+        length_delimited(1, text)[:-1],
+        length_delimited(1, text) + b"\x0a",
+        length_delimited(1, text) + b"\x13",
+        length_delimited(2, text),
+        b"\x0a" + b"\xff" * 9 + b"\x01" + text,
+    )
+    for wire in stays:
+        assert take_text(wire, pb.ParseCallRequest.DESCRIPTOR, "json") == (wire, None)
 
 
 def length_delimited(number: int, value: bytes, padding: int = 0) -> bytes:

@@ -6,16 +6,14 @@ See proto/imagecall/v1/conversion_service.proto. Messages in, messages out.
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
-from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 
 from imagecall.chunks import Assembly, Piece, split
-from imagecall.converter import CALLS, Profile, json_from_serialized, read_call, to_json
+from imagecall.converter import CALLS, Profile, read_call, write_call
 from imagecall.document import document_from_json, document_to_json, kind_name
-from imagecall.errors import ConversionError, malformed
-from imagecall.message_cost import check_cost
+from imagecall.errors import ConversionError
 from imagecall.observing.observer import CALL_SEEN, note_item
-from imagecall.serialized import put_in
+from imagecall.serialized import parsed, put_in, take_out
 from imagecall.v1 import conversion_error_pb2
 from imagecall.v1.conversion_service_pb2 import (
     Conversion,
@@ -69,10 +67,12 @@ def parse_call(
     return images
 
 
-def format_call(call: ImageGenerationCall, max_bytes: int) -> bytes:
-    """`to_json`. Raises ConversionError."""
+def format_call(
+    call: ImageGenerationCall, images: Mapping[bytes, memoryview], max_bytes: int
+) -> bytes:
+    """`write_call`. Raises ConversionError."""
     try:
-        json = to_json(call, max_bytes=max_bytes)
+        json = write_call(call, images, max_bytes)
     except ConversionError as error:
         note_item("format", call.WhichOneof("variant"), error.reason)
         raise
@@ -83,14 +83,13 @@ def format_call(call: ImageGenerationCall, max_bytes: int) -> bytes:
 
 def format_serialized(data: bytes, max_bytes: int) -> bytes:
     """`json_from_serialized`. Raises ConversionError."""
+    short, images = take_out(data, ImageGenerationCall.DESCRIPTOR)
     try:
-        json = json_from_serialized(data, max_bytes=max_bytes)
+        call = parsed(ImageGenerationCall, short, ImageGenerationCall.DESCRIPTOR.name)
     except ConversionError as error:
-        note_item("format", _variant_of(data), error.reason)
+        note_item("format", None, error.reason)
         raise
-    if CALL_SEEN.get():
-        note_item("format", _variant_of(data))
-    return json
+    return format_call(call, images, max_bytes)
 
 
 def parse_document(json: str | bytes, kind: int, max_bytes: int) -> Document:
@@ -119,24 +118,6 @@ def _note_calls(direction: str, document: Document) -> None:
     if CALL_SEEN.get():
         for lifted in document.calls:
             note_item(direction, lifted.call.WhichOneof("variant"))
-
-
-def _variant_of(data: bytes) -> str:
-    """The variant of a serialized call, by its first tag."""
-    fields = ImageGenerationCall.DESCRIPTOR.fields_by_number
-    field = fields.get(data[0] >> 3) if data and data[0] < 128 else None
-    return field.name if field else ""
-
-
-def _parsed_document(given: Document | bytes) -> Document:
-    """A document, from its bytes if need be. Raises ConversionError."""
-    if not isinstance(given, bytes):
-        return given
-    check_cost(Document.DESCRIPTOR, given)
-    try:
-        return Document.FromString(given)
-    except DecodeError:
-        raise malformed("Document") from None
 
 
 def in_place(error: ConversionError) -> conversion_error_pb2.ConversionError:
@@ -239,10 +220,12 @@ class CallStream:
             case "call" if isinstance(given, bytes):
                 return self._written(format_serialized(given, self._max_bytes))
             case "call":
-                return self._written(format_call(given, self._max_bytes))
-            case "document":
-                document = _parsed_document(given)
+                return self._written(format_call(given, {}, self._max_bytes))
+            case "document" if isinstance(given, bytes):
+                document = parsed(Document, given, Document.DESCRIPTOR.name)
                 return self._written(format_document(document, self._max_bytes))
+            case "document":
+                return self._written(format_document(given, self._max_bytes))
         message = "the Conversion is empty: set json, call or document, or a chunk of one"
         raise ConversionError("EMPTY_ONEOF", "", message)
 

@@ -11,9 +11,9 @@ from enum import Enum
 from typing import Final
 
 import jiter
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
-from imagecall.errors import ConversionError, malformed
+from imagecall.errors import ConversionError
 from imagecall.json_text import MAX_BYTES, check_depth, encode, parse
 from imagecall.large_strings import (
     MIN_BYTES,
@@ -26,11 +26,10 @@ from imagecall.large_strings import (
     key_pattern,
     set_aside,
 )
-from imagecall.message_cost import check_cost
 from imagecall.objects import as_object
 from imagecall.plain_read import FAILURES
 from imagecall.plan import union_plan
-from imagecall.serialized import put_in, take_out
+from imagecall.serialized import parsed, put_in, take_out
 from imagecall.unions import UnionPlan
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_tool_pb2 import Tool
@@ -150,11 +149,14 @@ def json_from_serialized(data: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
     is the inverse. Raises ConversionError: MALFORMED_PROTOBUF, and as to_json does.
     """
     short, images = take_out(data, ImageGenerationCall.DESCRIPTOR)
-    check_cost(ImageGenerationCall.DESCRIPTOR, short)
-    try:
-        call = ImageGenerationCall.FromString(short)
-    except DecodeError:
-        raise malformed("ImageGenerationCall") from None
+    call = parsed(ImageGenerationCall, short, ImageGenerationCall.DESCRIPTOR.name)
+    return write_call(call, images, max_bytes)
+
+
+def write_call(
+    call: ImageGenerationCall, images: Mapping[bytes, memoryview], max_bytes: int
+) -> bytes:
+    """Writes a message as `to_json` does, in which markers stand for these images."""
     pieces: list[Piece] = []
     CALLS.write(call, pieces)
     if images:

@@ -1,7 +1,7 @@
-"""Large images put into serialized messages and taken out, with no message object that copies them.
+"""Large values put into serialized messages and taken out, with no message object that copies them.
 
-Putting in: a message is made with a marker of a few bytes where an image belongs, and serialized;
-then the image takes the marker's place, and the lengths of the fields around it grow. Taking out is
+Putting in: a message is made with a marker of a few bytes where a value belongs, and serialized;
+then the value takes the marker's place, and the lengths of the fields around it grow. Taking out is
 the reverse, after which the short rest can be parsed. See the encoding of protobuf's wire format:
 https://protobuf.dev/programming-guides/encoding/.
 """
@@ -9,15 +9,19 @@ https://protobuf.dev/programming-guides/encoding/.
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
+from imagecall.errors import malformed
+from imagecall.message_cost import check_cost
 from imagecall.v1.image_result_pb2 import ImageResult
 
-MIN_IMAGE_BYTES: Final = 262144
-"""The size from which it is quicker to keep an image apart than to copy it."""
+_Message = TypeVar("_Message", bound=Message)
+
+MIN_BYTES: Final = 262144
+"""The size from which it is quicker to keep a value apart than to copy it."""
 
 _FIXED: Final = {1: 8, 5: 4}
 """The sizes of values by their wire type, for those of a fixed size."""
@@ -41,13 +45,46 @@ class _Field:
     end: int
 
 
-def put_in(message: Message, images: Mapping[str, bytes | memoryview]) -> bytes:
-    """The serialized message, with images in the place of fields that hold their markers."""
+def parsed(kind: type[_Message], data: bytes, name: str) -> _Message:
+    """The message of some bytes.
+
+    Raises ConversionError, which calls the message by `name`: MALFORMED_PROTOBUF, and as
+    imagecall.message_cost has it.
+    """
+    descriptor: Any = kind.DESCRIPTOR
+    check_cost(descriptor, data)
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise malformed(name) from None
+
+
+def put_in(message: Message, values: Mapping[str, bytes | memoryview]) -> bytes:
+    """The serialized message, with values in the place of fields that hold their markers."""
     wire = message.SerializeToString()
-    for marker, image in images.items():
+    for marker, value in values.items():
         at = wire.index(marker.encode())
-        wire = _replace(wire, _fields_around(wire, at), image)
+        wire = _replace(wire, _fields_around(wire, at), value)
     return wire
+
+
+def take_text(wire: bytes, descriptor: Descriptor, name: str) -> tuple[bytes, bytes | None]:
+    """A serialized message without the large text of a field, and that text; None: it stays.
+
+    It is taken if it is there once and all ASCII, as what else it may be is protobuf's to check.
+    """
+    number = descriptor.fields_by_name[name].number
+    if len(wire) < MIN_BYTES:
+        return wire, None
+    try:
+        found = list(_fields(wire, 0, len(wire), _MAX_FIELDS))
+    except (IndexError, ValueError):
+        return wire, None
+    fields = [field for field in found if field.number == number]
+    if len(fields) != 1 or fields[0].end - fields[0].start < MIN_BYTES:
+        return wire, None
+    text = wire[fields[0].start : fields[0].end]
+    return (_replace(wire, fields, b""), text) if text.isascii() else (wire, None)
 
 
 def take_out(wire: bytes, descriptor: Descriptor) -> tuple[bytes, dict[bytes, memoryview]]:
@@ -56,7 +93,7 @@ def take_out(wire: bytes, descriptor: Descriptor) -> tuple[bytes, dict[bytes, me
     What is no serialized message stays as it is.
     """
     images: dict[bytes, memoryview] = {}
-    while len(wire) >= MIN_IMAGE_BYTES and len(images) < _MAX_IMAGES:
+    while len(wire) >= MIN_BYTES and len(images) < _MAX_IMAGES:
         try:
             fields = next(_large_images(wire, descriptor, 0, len(wire)), None)
         except (IndexError, ValueError):
@@ -74,7 +111,7 @@ def _large_images(
 ) -> Iterator[Sequence[_Field]]:
     """The large images in a message at a place: each as the fields around it, outermost first."""
     for field in _fields(wire, start, end, _MAX_FIELDS):
-        if field.end - field.start < MIN_IMAGE_BYTES:
+        if field.end - field.start < MIN_BYTES:
             continue
         found = descriptor.fields_by_number.get(field.number)
         if found is None or found.is_repeated:

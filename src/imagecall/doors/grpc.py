@@ -1,6 +1,7 @@
 """The gRPC door: the services of proto/imagecall/v1, and the server that offers them."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
@@ -25,20 +26,31 @@ from imagecall.conversions import (
     parse_document,
 )
 from imagecall.doors.admission import Admission
-from imagecall.doors.grpc_boundary import REQUEST_BYTES, Boundary, Context
+from imagecall.doors.grpc_boundary import (
+    REQUEST_BYTES,
+    Boundary,
+    Context,
+    request_of,
+    takes_serialized,
+)
 from imagecall.doors.threads import done
 from imagecall.errors import damaged_answer
 from imagecall.limits import Limits
 from imagecall.observing.observer import Observer
 from imagecall.observing.request_id import HEADER
 from imagecall.observing.rpc import answer_with_id, identify
-from imagecall.serialized import put_in
+from imagecall.serialized import MIN_BYTES, put_in, take_out, take_text
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
 from imagecall.v1 import image_generation_service_pb2 as generation_pb
 from imagecall.v1 import image_generation_service_pb2_grpc as generation_pb_grpc
 
 _T = TypeVar("_T")
+_Parse = TypeVar("_Parse", pb.ParseCallRequest, pb.ParseDocumentRequest)
+_Format = TypeVar("_Format", pb.FormatCallResponse, pb.FormatDocumentResponse)
+
+_MARKER: Final = secrets.token_hex(16)
+"""What stands for a large JSON until it is put in."""
 
 _SERVICES: Final = [
     service.full_name
@@ -99,43 +111,53 @@ _PENDING_CALLS: Final = 100_000
 class ConversionServicer(pb_grpc.ConversionServiceServicer):
     """imagecall.v1.ConversionService; see proto/imagecall/v1/conversion_service.proto.
 
-    The handlers raise ConversionError, which Boundary turns into statuses.
+    The handlers raise ConversionError, which Boundary turns into statuses. The unary ones take
+    their requests serialized, and parse large ones beside the event loop, with few copies.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._max_bytes = limits.json_bytes
         self._max_items = limits.stream_items
 
-    async def ParseCall(self, request: pb.ParseCallRequest, context: Context) -> Any:
-        return await done(REQUEST_BYTES.get(), self._parse_call, request)
+    @takes_serialized
+    async def ParseCall(self, request: Any, context: Context) -> Any:
+        return await done(len(request), self._parse_call, request)
 
-    def _parse_call(self, request: pb.ParseCallRequest) -> Any:
+    def _parse_call(self, data: bytes) -> Any:
+        request, json = _with_json(pb.ParseCallRequest, data)
         response = pb.ParseCallResponse()
         variant, profile = request.variant, request.profile
-        json = request.json.encode()  # What is made of a field for Python is gone at once, so.
         images = parse_call(response.call, json, variant, profile, self._max_bytes, apart=True)
         return put_in(response, images) if images else response
 
-    async def FormatCall(self, request: pb.FormatCallRequest, context: Context) -> Any:
-        return await done(REQUEST_BYTES.get(), self._format_call, request)
+    @takes_serialized
+    async def FormatCall(self, request: Any, context: Context) -> Any:
+        return await done(len(request), self._format_call, request)
 
-    def _format_call(self, request: pb.FormatCallRequest) -> Any:
-        json = format_call(request.call, self._max_bytes)
-        return pb.FormatCallResponse(json=json.decode())
+    def _format_call(self, data: bytes) -> Any:
+        short, images = take_out(data, pb.FormatCallRequest.DESCRIPTOR)
+        request = request_of(pb.FormatCallRequest, short)
+        json = format_call(request.call, images, self._max_bytes)
+        return _json(pb.FormatCallResponse(), json)
 
-    async def ParseDocument(self, request: pb.ParseDocumentRequest, context: Context) -> Any:
-        return await done(REQUEST_BYTES.get(), self._parse_document, request)
+    @takes_serialized
+    async def ParseDocument(self, request: Any, context: Context) -> Any:
+        return await done(len(request), self._parse_document, request)
 
-    def _parse_document(self, request: pb.ParseDocumentRequest) -> Any:
-        document = parse_document(request.json.encode(), request.kind, self._max_bytes)
+    def _parse_document(self, data: bytes) -> Any:
+        request, json = _with_json(pb.ParseDocumentRequest, data)
+        document = parse_document(json, request.kind, self._max_bytes)
         return pb.ParseDocumentResponse(document=document)
 
-    async def FormatDocument(self, request: pb.FormatDocumentRequest, context: Context) -> Any:
-        return await done(REQUEST_BYTES.get(), self._format_document, request)
+    @takes_serialized
+    async def FormatDocument(self, request: Any, context: Context) -> Any:
+        return await done(len(request), self._format_document, request)
 
-    def _format_document(self, request: pb.FormatDocumentRequest) -> Any:
-        json = format_document(request.document, self._max_bytes)
-        return pb.FormatDocumentResponse(json=json.decode())
+    def _format_document(self, data: bytes) -> Any:
+        request = request_of(pb.FormatDocumentRequest, data)
+        return _json(
+            pb.FormatDocumentResponse(), format_document(request.document, self._max_bytes)
+        )
 
     async def ConvertCalls(
         self, request_iterator: AsyncIterator[pb.ConvertCallsRequest], context: Context
@@ -148,6 +170,22 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
             while (response := await done(size, next, answers, None)) is not None:
                 yield response
         stream.finish()
+
+
+def _with_json(kind: type[_Parse], data: bytes) -> tuple[_Parse, bytes]:
+    """A request to parse JSON, and that JSON, with as few copies as can be."""
+    short, text = take_text(data, kind.DESCRIPTOR, "json")
+    request = request_of(kind, short)
+    return request, request.json.encode() if text is None else text
+
+
+def _json(response: _Format, json: bytes) -> _Format | bytes:
+    """The response with this JSON; serialized, if it is large."""
+    if len(json) < MIN_BYTES:
+        response.json = json.decode()
+        return response
+    response.json = _MARKER
+    return put_in(response, {_MARKER: json})
 
 
 class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):

@@ -10,24 +10,28 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from contextvars import ContextVar
-from typing import Any, Final, NoReturn, TypeAlias
+from functools import partial
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import Message
 
 from imagecall.doors.admission import Admission
 from imagecall.doors.unforeseen import unforeseen
-from imagecall.errors import ImagecallError, malformed
+from imagecall.errors import ImagecallError
 from imagecall.grpc_status import code_of, trailers_of
-from imagecall.message_cost import check_cost
 from imagecall.observing.observer import Observer, note_caller, note_failure, note_refusal
 from imagecall.observing.request_id import HEADER
 from imagecall.observing.rpc import counted_in, counted_out, identify, observed
+from imagecall.serialized import parsed
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 REQUEST_BYTES: Final = ContextVar("REQUEST_BYTES", default=0)
-"""The size of the last request of the current call, serialized."""
+"""The size of the last request of the current call, if it has a stream of them, serialized."""
+
+_Message = TypeVar("_Message", bound=Message)
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 """What handles a method. None: there is no such method."""
@@ -90,6 +94,12 @@ def _let_go(error: BaseException) -> None:
             left += found.__cause__, found.__context__
 
 
+def takes_serialized(method: _Method) -> _Method:
+    """Marks a method of a servicer that takes its request serialized, to parse it itself."""
+    method.takes_serialized = True  # type: ignore[attr-defined]
+    return method
+
+
 class Boundary(grpc.GenericRpcHandler):
     """Handles every method of a server, by the handlers that are added to it; see the module.
 
@@ -129,7 +139,11 @@ def _wrap(
     observer: Observer | None = None,
 ) -> Handler:
     """The handler, guarded. With an event instead of an admission, which ends it, each is taken."""
-    decode, encode = _decoder(handler), _encoder(handler)
+    behavior: Any = (
+        handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
+    )
+    decode = bytes if hasattr(behavior, "takes_serialized") else _decoder(handler)
+    encode = _encoder(handler)
     write = encode
     if observer:
         decode = counted_in(decode)
@@ -141,9 +155,6 @@ def _wrap(
         (True, False): grpc.stream_unary_rpc_method_handler,
         (True, True): grpc.stream_stream_rpc_method_handler,
     }[handler.request_streaming, handler.response_streaming]
-    behavior: Any = (
-        handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
-    )
 
     async def one(data: Any, context: Context) -> Any:
         return await behavior(requests(data, decode), context)
@@ -218,17 +229,12 @@ def _authorization(context: Context) -> str:
 
 def _decoder(handler: Any) -> Callable[[bytes], Any]:
     """The handler's own decoding, with a ConversionError for bytes that are not its message."""
-    own = handler.request_deserializer
-    descriptor = own.__self__.DESCRIPTOR
+    return partial(request_of, handler.request_deserializer.__self__)
 
-    def decode(data: bytes) -> Any:
-        check_cost(descriptor, data)
-        try:
-            return own(data)
-        except DecodeError:
-            raise malformed("request") from None
 
-    return decode
+def request_of(kind: type[_Message], data: bytes) -> _Message:
+    """A request of a kind. Raises ConversionError, such as for bytes that are none."""
+    return parsed(kind, data, "request")
 
 
 async def _write(context: Context, response: Any) -> None:
@@ -251,7 +257,6 @@ def _encoder(handler: Any) -> Callable[[Any], bytes]:
 
 
 def _decoded_one(data: bytes, decode: Callable[[bytes], Any]) -> Any:
-    REQUEST_BYTES.set(len(data))
     return decode(data)
 
 
