@@ -38,7 +38,7 @@ from imagecall.errors import damaged_answer
 from imagecall.limits import Limits
 from imagecall.observing.observer import Observer
 from imagecall.observing.request_id import HEADER
-from imagecall.observing.rpc import answer_with_id, identify
+from imagecall.observing.rpc import METADATA, answer_with_id, identify
 from imagecall.serialized import MIN_BYTES, put_in, take_out, take_text
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
@@ -210,7 +210,7 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
         """What a backend may pass on of a call."""
         answer_with_id(context)
         left = context.time_remaining()
-        sent: Any = context.invocation_metadata() or ()
+        sent = METADATA.get()
         return CallContext(
             metadata=tuple((key, value) for key, value in sent if key not in self._kept),
             deadline=None if left is None else time.monotonic() + left,
@@ -237,7 +237,7 @@ async def _committed(context: Context, work: Awaitable[_T]) -> _T:
         if not done:
             # Nothing else speaks to the client now: two that do at once would end in silence.
             try:
-                await context.send_initial_metadata(((HEADER, identify(context)),))
+                await context.send_initial_metadata(((HEADER, identify()),))
             except grpc.aio.InternalError:  # The client has gone.
                 raise asyncio.CancelledError from None
         return await task

@@ -22,11 +22,17 @@ from imagecall.errors import ImagecallError
 from imagecall.grpc_status import code_of, trailers_of
 from imagecall.observing.observer import Observer, note_caller, note_failure, note_refusal
 from imagecall.observing.request_id import HEADER
-from imagecall.observing.rpc import counted_in, counted_out, identify, observed
+from imagecall.observing.rpc import (
+    METADATA,
+    Metadata,
+    counted_in,
+    counted_out,
+    identify,
+    observed,
+)
 from imagecall.serialized import parsed
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 REQUEST_BYTES: Final = ContextVar("REQUEST_BYTES", default=0)
 """The size of the last request of the current call, if it has a stream of them, serialized."""
 
@@ -53,7 +59,7 @@ async def _abort(context: Context, error: ImagecallError) -> NoReturn:
         error = unforeseen(fault)
         trailers = trailers_of(error)
     note_failure(error)
-    trailers = (*trailers, (HEADER, identify(context)))
+    trailers = (*trailers, (HEADER, identify()))
     await _end(context, code_of(error), str(error), trailers)
 
 
@@ -71,7 +77,7 @@ async def _refuse(context: Context, error: Exception) -> NoReturn:
     """Ends a call with the status of what a handler raised."""
     if isinstance(error, grpc.aio.AbortError):
         raise error
-    identify(context)
+    identify()
     if isinstance(error, NotImplementedError):  # Of grpcio's servicers, such as Health for List.
         await _end(context, grpc.StatusCode.UNIMPLEMENTED, "the method is not implemented")
     known = error if isinstance(error, ImagecallError) else unforeseen(error)
@@ -127,9 +133,10 @@ class Boundary(grpc.GenericRpcHandler):
         """Adds nothing: generated functions add each handler in both ways."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
-        """What handles a call; None if there is no such method."""
-        method: Any = handler_call_details.method
-        return self._handlers.get(method)
+        """What handles a call, which is to begin in this task; None if there is no such method."""
+        details: Any = handler_call_details
+        METADATA.set(details.invocation_metadata or ())
+        return self._handlers.get(details.method)
 
 
 def _wrap(
@@ -146,7 +153,7 @@ def _wrap(
     encode = _encoder(handler)
     write = encode
     if observer:
-        decode = counted_in(decode)
+        decode = counted_in(decode) if handler.request_streaming else decode
         write = counted_out(encode) if handler.response_streaming else encode
     requests = _decoded if handler.request_streaming else _decoded_one
     make: Any = {
@@ -172,7 +179,7 @@ def _wrap(
             if isinstance(admission, asyncio.Event):
                 return await _until(admission, work(data, context), context)
             try:
-                caller = admission.enter(_authorization(context) if admission.asks else "")
+                caller = admission.enter(_authorization() if admission.asks else "")
             except ImagecallError as error:
                 note_refusal(error)
                 raise
@@ -222,8 +229,8 @@ async def _take_rest(data: AsyncIterator[bytes], seconds: float) -> None:
                 pass
 
 
-def _authorization(context: Context) -> str:
-    sent: Any = context.invocation_metadata() or ()
+def _authorization() -> str:
+    sent: Any = METADATA.get()
     return next((value for key, value in sent if key == "authorization"), "")
 
 

@@ -103,6 +103,15 @@ INSTRUMENTS: Final = (
 _SUFFIXES: Final = {"s": "_seconds", "By": "_bytes"}
 
 
+class _OfCalls(NamedTuple):
+    """What counts the calls to an operation of a door."""
+
+    in_progress: Any
+    in_flight: Any
+    received: Any
+    sent: Any
+
+
 class Metrics:
     """See the module. Each has its own registry."""
 
@@ -110,6 +119,8 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # Twice the lines, read by few.
         self._registry = CollectorRegistry()
         self.by_name: dict[str, Any] = {each.name: self._made(each) for each in INSTRUMENTS}
+        self._of_calls = cache(self._of_calls_to)
+        self._duration = cache(self._duration_of)
         self._series = cache(self._labelled)
         self._sender: MetricsSender | None = None
         self._together = _MULTIPROCESS in os.environ
@@ -126,21 +137,21 @@ class Metrics:
             self._sender.close()
 
     def begun(self, operation: Operation) -> None:
-        self._series("imagecall.calls.in_progress", operation.door).inc()
-        if operation.generates:
-            self._series("imagecall.images.in_flight", operation.door).inc()
+        of_calls = self._of_calls(operation)
+        of_calls.in_progress.inc()
+        if of_calls.in_flight:
+            of_calls.in_flight.inc()
 
     def over(self, operation: Operation, received: int, sent: int) -> None:
-        door, name = operation.door, operation.name
-        self._series("imagecall.calls.in_progress", door).dec()
-        if operation.generates:
-            self._series("imagecall.images.in_flight", door).dec()
-        self._series("imagecall.received", door, name).inc(received)
-        self._series("imagecall.sent", door, name).inc(sent)
+        of_calls = self._of_calls(operation)
+        of_calls.in_progress.dec()
+        if of_calls.in_flight:
+            of_calls.in_flight.dec()
+        of_calls.received.inc(received)
+        of_calls.sent.inc(sent)
 
     def ended(self, operation: Operation, code: str | int, reason: str, seconds: float) -> None:
-        values = operation.attributes.values()
-        self._series(operation.metric, *values, code, reason).observe(seconds)
+        self._duration(operation, code, reason).observe(seconds)
 
     def item(self, direction: str, variant: str, outcome: str) -> None:
         self._series("imagecall.items", direction, variant, outcome).inc()
@@ -169,6 +180,19 @@ class Metrics:
         if each.kind is Gauge:
             options["multiprocess_mode"] = "livesum"
         return each.kind(name, each.help, labels, **options)
+
+    def _of_calls_to(self, operation: Operation) -> _OfCalls:
+        door, name = operation.door, operation.name
+        flying = operation.generates
+        return _OfCalls(
+            self._labelled("imagecall.calls.in_progress", door),
+            self._labelled("imagecall.images.in_flight", door) if flying else None,
+            self._labelled("imagecall.received", door, name),
+            self._labelled("imagecall.sent", door, name),
+        )
+
+    def _duration_of(self, operation: Operation, code: str | int, reason: str) -> Any:
+        return self._labelled(operation.metric, *operation.attributes.values(), code, reason)
 
     def _labelled(self, name: str, *values: str | int) -> Any:
         return self.by_name[name].labels(*values)

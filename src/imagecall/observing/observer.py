@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import cache
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
 from imagecall.errors import CODES, ImagecallError
@@ -42,7 +42,8 @@ _FAULTS: Final = frozenset(
 _Attributes: TypeAlias = Mapping[str, str | int]
 
 
-class Operation(NamedTuple):
+@dataclass(frozen=True, eq=False)  # Each is made once, and known again as itself.
+class Operation:
     """What is called, in the words of OpenTelemetry's semantic conventions.
 
     Attributes:
@@ -59,7 +60,7 @@ class Operation(NamedTuple):
     metric: str
     attributes: _Attributes
     code: str
-    of_span: _Attributes = MappingProxyType({})
+    of_span: _Attributes = field(default_factory=dict)
     door: str = ""
     generates: bool = False
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -12,15 +13,20 @@ from imagecall.v1.image_generation_service_pb2 import DESCRIPTOR
 
 _GENERATION: Final = DESCRIPTOR.services_by_name["ImageGenerationService"].full_name
 
+Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Behavior: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
 
 
-def identify(context: Context) -> str:
+METADATA: Final[ContextVar[Metadata]] = ContextVar("METADATA", default=())
+"""What came with the current call: the keys in lower case, each as often as it was sent."""
+
+
+def identify() -> str:
     """The request id of the current call."""
     if known := REQUEST_ID.get():
         return known
-    sent: Any = context.invocation_metadata() or ()
+    sent = METADATA.get()
     return take_request_id(next((value for key, value in sent if key == HEADER), ""))
 
 
@@ -30,7 +36,7 @@ def answer_with_id(context: Context) -> None:
     Not into the initial metadata, as gRPC retries no call that has answered with it; and not for
     each small conversion, as it would cost more than all else here.
     """
-    context.set_trailing_metadata(((HEADER, identify(context)),))
+    context.set_trailing_metadata(((HEADER, identify()),))
 
 
 def observed(
@@ -40,10 +46,11 @@ def observed(
     operation = rpc_served(method.removeprefix("/"), method.startswith(f"/{_GENERATION}/"))
 
     async def seen(data: Any, context: Context) -> Any:
-        sent: Any = context.invocation_metadata() or ()
-        metadata = dict(sent)
+        metadata: dict[str, str | bytes] = dict(METADATA.get())
         take_request_id(metadata.get(HEADER))
         call = observer.begin(operation, metadata)
+        if isinstance(data, bytes):
+            call.received_bytes = len(data)
         try:
             answer = await behavior(data, context)
             call.code = "OK"
@@ -65,7 +72,7 @@ def observed(
 
 
 def counted_in(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """The decoding of requests, which counts their bytes."""
+    """The decoding of the requests of a stream, which counts their bytes."""
 
     def counting(data: bytes) -> Any:
         if (call := CALL_SEEN.get()) is not None:

@@ -1,7 +1,7 @@
 """The spans of traces, sent by OTLP.
 
-Sampler, ids, batches and the sending are the SDK's. The spans are made at their end in one go: the
-SDK's way of making them takes some ten times as long.
+Sampler, ids, batches and the sending are the SDK's. Its spans are made where they are sent, if at
+all: its way of making them takes some ten times as long.
 """
 
 import time
@@ -9,25 +9,21 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision
 from opentelemetry.trace import (
     SpanContext,
     SpanKind,
-    Status,
-    StatusCode,
     TraceFlags,
     get_current_span,
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from imagecall.observing.observer import REQUEST_ID_ATTRIBUTE, TRACE_HEADERS, Operation
-from imagecall.observing.otlp import SCOPE
+from imagecall.observing.observer import TRACE_HEADERS, Operation
 from imagecall.observing.request_id import REQUEST_ID
-from imagecall.observing.span_exporter import SpanExporter
+from imagecall.observing.span_exporter import Alike, EndedSpan, SpanExporter
 
-_UNSET: Final = Status()
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _NOT_SAMPLED: Final = TraceFlags(TraceFlags.DEFAULT)
 _W3C: Final = TraceContextTextMapPropagator()
@@ -64,10 +60,11 @@ class Spans:
 
     def __init__(self, who: Resource) -> None:
         self._provider = TracerProvider(resource=who, shutdown_on_exit=False)
-        self._resource = who
         self._ids = self._provider.id_generator
         self._sampler = self._provider.sampler
-        self._processor = BatchSpanProcessor(SpanExporter())
+        usual: Any = DEFAULT_ON
+        self._takes_all_of_ours = self._sampler.get_description() == usual.get_description()
+        self._processor = BatchSpanProcessor(SpanExporter(who))
 
     def begin(self, operation: Operation, headers: Mapping[str, Any]) -> Span:
         """A span under that of the caller, if the headers name one."""
@@ -78,6 +75,9 @@ class Spans:
             found = get_current_span(within).get_span_context()
             parent = found if found.is_valid else None
         trace_id = parent.trace_id if parent else self._ids.generate_trace_id()
+        if parent is None and self._takes_all_of_ours:
+            span_id = self._ids.generate_span_id()
+            return Span(SpanContext(trace_id, span_id, False, _SAMPLED), None)
         decided = self._sampler.should_sample(
             within if parent else None,
             trace_id,
@@ -103,27 +103,11 @@ class Spans:
         """Ends a span, and has it sent if it is sampled."""
         if not span.context.trace_flags:
             return
-        attributes = {**operation.attributes, **operation.of_span}
-        if code:
-            attributes[operation.code] = code
-        if reason:
-            attributes["error.type"] = reason
-        if request_id := REQUEST_ID.get():
-            attributes[REQUEST_ID_ATTRIBUTE] = request_id
-        self._processor.on_end(
-            ReadableSpan(
-                operation.name,
-                span.context,
-                span.parent,
-                self._resource,
-                attributes,
-                kind=SpanKind.SERVER if operation.door else SpanKind.CLIENT,
-                status=Status(StatusCode.ERROR, reason) if failed else _UNSET,
-                start_time=span.begun,
-                end_time=time.time_ns(),
-                instrumentation_scope=SCOPE,
-            )
+        alike = Alike(operation, code, reason, failed)
+        ended: Any = EndedSpan(
+            span.context, span.parent, alike, REQUEST_ID.get(), span.begun, time.time_ns()
         )
+        self._processor.on_end(ended)
 
     def close(self) -> None:
         """Sends what is left."""
