@@ -216,6 +216,25 @@ class Sender:
         return int(first.split()[1]), headers, json.loads(body)
 
 
+async def test_metadata_past_the_limit_is_refused_with_details() -> None:
+    async with (
+        doors(Admission(Limits(metadata_bytes=1000))) as (address, _),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        stub: Any = ConversionServiceStub(channel)
+
+        async def padded(size: int) -> Any:
+            metadata = [("x-padding", "y" * size)]
+            return await stub.ParseCall(ParseCallRequest(json=ITEM), metadata=metadata)
+
+        assert (await padded(500)).call
+        for size, reason in ((1000, "TOO_LARGE"), (2000, "TOO_LARGE"), (100_000, "")):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await padded(size)
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert error_of(caught.value).reason == reason
+
+
 async def test_bodies_that_are_being_read_are_no_calls_in_progress() -> None:
     admission = Admission(Limits(calls=2))
     body = ITEM.encode().ljust(50_000)

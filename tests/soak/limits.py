@@ -197,7 +197,7 @@ async def _image_bytes() -> list[Figure]:
 
 
 async def _metadata() -> list[Figure]:
-    """The metadata of a call: gRPC itself refuses what is past the limit, with no details."""
+    """The metadata of a call, of which a client adds some itself."""
     async with (
         running("--max-metadata-bytes", str(METADATA_BYTES)) as server,
         channel_to(server.grpc) as channel,
@@ -216,7 +216,7 @@ async def _metadata() -> list[Figure]:
             else:
                 refused = middle
         return [
-            await _edge("bytes of a metadatum", passes, attempt, "RESOURCE_EXHAUSTED"),
+            await _edge("bytes of a metadatum", passes, attempt, "RESOURCE_EXHAUSTED TOO_LARGE"),
             at_most("bytes of metadata around it", METADATA_BYTES - passes, 1024),
         ]
 

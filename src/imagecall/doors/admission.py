@@ -2,11 +2,13 @@
 
 from typing import Final
 
-from imagecall.errors import GenerationError
+from imagecall.errors import ConversionError, GenerationError
 from imagecall.limits import Limits
+from imagecall.observing.rpc import Metadata
 from imagecall.tokens import Tokens
 
 _RETRY_SECONDS: Final = 1.0
+_ENTRY_BYTES: Final = 32
 
 
 class Admission:
@@ -43,6 +45,17 @@ class Admission:
         caller = self.holder(authorization)
         self.take()
         return caller
+
+    def check_metadata(self, metadata: Metadata) -> None:
+        """Raises ConversionError (TOO_LARGE) for metadata past the limit.
+
+        Each counts its key and its value, and 32 bytes: RFC 9113, section 6.5.2.
+        """
+        size = sum(len(key) + len(value) + _ENTRY_BYTES for key, value in metadata)
+        if size > self.limits.metadata_bytes:
+            limit = self.limits.metadata_bytes
+            message = f"the metadata has {size:,} bytes; the limit is {limit:,}"
+            raise ConversionError("TOO_LARGE", "", message)
 
     def take(self) -> None:
         """The same for one who is known."""

@@ -86,6 +86,10 @@ _OVERHEAD_BYTES: Final = 64 * 1024
 """What a request may have around its JSON, so that a JSON past its limit is refused by us."""
 
 
+_METADATA_OVERHEAD_BYTES: Final = 8 * 1024
+"""What may stand beside the metadata, such as the name of the method. gRPC itself takes this, and
+twice our limit, so that what is past the limit is mostly refused by us, with details."""
+
 _HANDSHAKE_MS: Final = 20_000
 """How long a client may take for the handshakes, or to answer a ping."""
 
@@ -326,6 +330,7 @@ class GrpcServer:
 
 def _options(limits: Limits, share_port: bool) -> list[tuple[str, int]]:
     """What the server asks of gRPC's core; see grpc/impl/channel_arg_names.h there."""
+    metadata = 2 * limits.metadata_bytes + _METADATA_OVERHEAD_BYTES
     streams = min(limits.calls + _CALLS_OF_A_CONNECTION, _MOST_CALLS_OF_A_CONNECTION)
     return [
         ("grpc.max_receive_message_length", max(limits.json_bytes, _USUAL_BYTES) + _OVERHEAD_BYTES),
@@ -333,8 +338,8 @@ def _options(limits: Limits, share_port: bool) -> list[tuple[str, int]]:
         ("grpc.max_concurrent_streams", streams),
         ("grpc.server.max_pending_requests", _PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS),
-        ("grpc.max_metadata_size", limits.metadata_bytes),
-        ("grpc.absolute_max_metadata_size", limits.metadata_bytes),
+        ("grpc.max_metadata_size", metadata),
+        ("grpc.absolute_max_metadata_size", metadata),
         ("grpc.max_allowed_incoming_connections", limits.connections),
         ("grpc.max_connection_idle_ms", round(limits.idle_seconds * 1000)),
         # Calls in progress end on the old connection, however long they take.

@@ -179,6 +179,7 @@ def _wrap(
             if isinstance(admission, asyncio.Event):
                 return await _until(admission, work(data, context), context)
             try:
+                admission.check_metadata(METADATA.get())
                 caller = admission.enter(_authorization() if admission.asks else "")
             except ImagecallError as error:
                 note_refusal(error)

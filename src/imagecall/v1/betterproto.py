@@ -119,7 +119,10 @@ class ErrorReason(betterproto.Enum):
     """Arrays and objects are nested deeper than 100."""
 
     TOO_LARGE = 9
-    """The JSON text, or what chunks make up, is longer than the limit."""
+    """
+    The JSON text, what chunks make up, or the metadata of the call, is longer
+     than the limit.
+    """
 
     WRONG_TYPE = 10
     """A value has another JSON type than its key takes."""

@@ -44,7 +44,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TOO_DEEP: _ErrorReason.ValueType  # 8
     """Arrays and objects are nested deeper than 100."""
     ERROR_REASON_TOO_LARGE: _ErrorReason.ValueType  # 9
-    """The JSON text, or what chunks make up, is longer than the limit."""
+    """The JSON text, what chunks make up, or the metadata of the call, is longer
+    than the limit.
+    """
     ERROR_REASON_WRONG_TYPE: _ErrorReason.ValueType  # 10
     """A value has another JSON type than its key takes."""
     ERROR_REASON_MISSING_KEY: _ErrorReason.ValueType  # 11
@@ -172,7 +174,9 @@ ERROR_REASON_DUPLICATE_KEY: ErrorReason.ValueType  # 7
 ERROR_REASON_TOO_DEEP: ErrorReason.ValueType  # 8
 """Arrays and objects are nested deeper than 100."""
 ERROR_REASON_TOO_LARGE: ErrorReason.ValueType  # 9
-"""The JSON text, or what chunks make up, is longer than the limit."""
+"""The JSON text, what chunks make up, or the metadata of the call, is longer
+than the limit.
+"""
 ERROR_REASON_WRONG_TYPE: ErrorReason.ValueType  # 10
 """A value has another JSON type than its key takes."""
 ERROR_REASON_MISSING_KEY: ErrorReason.ValueType  # 11
