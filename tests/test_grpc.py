@@ -95,10 +95,11 @@ async def test_a_large_item_goes_through_and_back(stub: Any, size: int, note: st
     assert formatted.json.encode() == imagecall.document_to_json(document)
 
 
+@pytest.mark.parametrize("size", [300_000, 1_500_000])
 async def test_what_is_wrong_with_a_large_item_is_told(
-    stub: Any, channel: grpc.aio.Channel
+    stub: Any, channel: grpc.aio.Channel, size: int
 ) -> None:
-    large = ITEM[:-1] + ',"x":"' + "y" * 300_000 + '"'
+    large = ITEM[:-1] + ',"x":"' + "y" * size + '"'
     for end, reason, pointer in (
         (",}", "NOT_JSON", ""),
         (',"result":1}', "DUPLICATE_KEY", "/result"),
@@ -113,6 +114,23 @@ async def test_what_is_wrong_with_a_large_item_is_told(
             await method(damaged)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert details(caught.value) == ("MALFORMED_PROTOBUF", "")
+
+
+async def test_what_protobuf_merges_in_a_large_request_is_merged(
+    stub: Any, channel: grpc.aio.Channel
+) -> None:
+    images = [random.Random(seed).randbytes(300_000) for seed in range(2)]
+    calls = [ImageGenerationCall() for _ in range(3)]
+    for call, image in zip(calls, images, strict=False):
+        call.output_image_generation_call.result.image = image
+    calls[2].output_image_generation_call.result.text = "later"
+    wires = [pb.FormatCallRequest(call=call).SerializeToString() for call in calls]
+    method: Any = channel.unary_unary(f"/{SERVICE.full_name}/FormatCall")
+    for first in wires:
+        for second in wires:
+            merged = pb.FormatCallRequest.FromString(first + second).call
+            answer = pb.FormatCallResponse.FromString(await method(first + second))
+            assert answer.json.encode() == imagecall.to_json(merged)
 
 
 async def test_bad_json_is_an_invalid_argument_with_its_reason_and_place(stub: Any) -> None:

@@ -17,10 +17,13 @@ import aiohttp
 import grpc
 import pytest
 from aiohttp import web
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 from prometheus_client.parser import text_string_to_metric_families
 
 from imagecall.addresses import ServerAddress
@@ -28,12 +31,14 @@ from imagecall.backends import Backend
 from imagecall.backends.embedded import EmbeddedBackend
 from imagecall.backends.grpc import GrpcBackend
 from imagecall.backends.http import HttpBackend
+from imagecall.chunks import split
 from imagecall.doors.admission import Admission
 from imagecall.doors.grpc import GrpcServer
 from imagecall.doors.http_server import HttpServer
 from imagecall.limits import Limits
 from imagecall.observing.logs import JsonFormatter, TextFormatter
-from imagecall.observing.observer import Observer
+from imagecall.observing.observer import Observer, http_called, http_served, rpc_served
+from imagecall.observing.span_exporter import Alike, EndedSpan, _encoded, _readable
 from imagecall.observing.start import observer_of
 from imagecall.settings import SERVER, read_settings
 from imagecall.tokens import Tokens
@@ -225,6 +230,56 @@ async def test_a_stream_that_fails_midway_is_a_failed_span(receiver: Receiver) -
     assert attributes(call)["imagecall.request_id"] == dict(trailers)["x-request-id"]
 
 
+@pytest.mark.parametrize(
+    ("sampler", "arg", "sent"),
+    [
+        ("always_off", "", False),
+        ("parentbased_always_off", "", False),
+        ("traceidratio", "0", False),
+        ("parentbased_traceidratio", "0", False),
+        ("traceidratio", "1", True),
+        ("always_on", "", True),
+        ("parentbased_always_on", "", True),
+    ],
+)
+async def test_the_sampler_counts_for_calls_without_a_trace(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, sampler: str, arg: str, sent: bool
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", arg)
+    async with upstream() as api, observing(traces="on") as seen:
+        api.say(json.dumps(response(item())).encode(), content_type=JSON)
+        async with (
+            grpc_door(HttpBackend(api.url), observer=seen) as address,
+            grpc.aio.insecure_channel(address) as channel,
+        ):
+            stub: Any = ImageGenerationServiceStub(channel)
+            await stub.GenerateImage(AN_IMAGE)
+        assert api.requests[0].headers["traceparent"].endswith("-01" if sent else "-00")
+    assert len(receiver.spans) == (2 if sent else 0)
+
+
+def test_spans_are_encoded_as_the_sdk_encodes_them() -> None:
+    local, remote = (SpanContext(1, 2, is_remote) for is_remote in (False, True))
+    state = TraceState([("a", "b")])
+    own = SpanContext(2**127 + 1, 2**63 + 1, False, TraceFlags(1), state)
+    operations = (
+        rpc_served("a.B/C", generates=True),
+        http_served("POST", "/v1/responses", "http", generates=True),
+        http_called("http://localhost:1/v1/responses"),
+    )
+    for operation in operations:
+        for parent in (None, local, remote):
+            for code, reason, failed in (("OK", "", False), (503, "x", True), ("", "y", True)):
+                alike = Alike(operation, code, reason, failed)
+                span = EndedSpan(own, parent, alike, "r-1", 10, 20)
+                readable = _readable(span, Resource({}))
+                (of_resource,) = encode_spans([readable]).resource_spans
+                theirs = of_resource.scope_spans[0].spans[0]
+                assert _encoded(span) == theirs
+                assert _encoded(span) == theirs  # By what was kept of the first.
+
+
 async def test_what_is_not_sampled_is_not_sent_and_says_so(receiver: Receiver) -> None:
     async with upstream() as api, observing(traces="on") as seen:
         api.say(json.dumps(response(item())).encode(), content_type=JSON)
@@ -255,7 +310,12 @@ async def test_calls_bytes_and_items_are_counted_by_names_of_ours(receiver: Rece
                 await stub.ParseCall(pb.ParseCallRequest(json=request.json, **faulty))
         big = {"type": "image_generation_call", "result": base64.b64encode(bytes(5 * 2**20))}
         text = json.dumps(big, default=bytes.decode)
-        items = [pb.Conversion(json=request.json), pb.Conversion(json=text), pb.Conversion(json="")]
+        items = [
+            pb.Conversion(json=request.json),
+            pb.Conversion(json=text),
+            pb.Conversion(json=""),
+            pb.Conversion(call_chunk=next(split(b"no message"))),
+        ]
         asked = pb.ConvertCallsRequest(conversions=items)
         [_ async for _ in stub.ConvertCalls(iter([asked]))]
         async with aiohttp.ClientSession() as session:
@@ -277,6 +337,7 @@ async def test_calls_bytes_and_items_are_counted_by_names_of_ours(receiver: Rece
         frozenset(["parse", "unknown", "UNKNOWN_VARIANT"]): 1,
         frozenset(["parse", variant, "MISSING_KEY"]): 1,
         frozenset(["parse", variant, "NOT_JSON"]): 1,
+        frozenset(["format", "none", "MALFORMED_PROTOBUF"]): 1,
     }
     assert found["imagecall_calls_in_progress", frozenset(["grpc"])] == 0
     labels = {label for _, labels in found for label in labels}
@@ -289,7 +350,31 @@ async def test_calls_bytes_and_items_are_counted_by_names_of_ours(receiver: Rece
     assert attributes(requests[0])["http.response.status_code"] == 404
     parsed = receiver.metrics["imagecall.items"].sum
     assert parsed.is_monotonic
-    assert sum(point.as_double for point in parsed.data_points) == 8
+    assert sum(point.as_double for point in parsed.data_points) == 9
+
+
+async def test_calls_with_too_much_metadata_are_refused_and_counted() -> None:
+    async with (
+        observing(metrics="on") as seen,
+        http_door(EmbeddedBackend(), observer=seen) as door,
+        grpc_door(EmbeddedBackend(), observer=seen) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        conversions: Any = ConversionServiceStub(channel)
+        generation: Any = ImageGenerationServiceStub(channel)
+        padded = [("x-padding", "y" * 20_000)]
+        asked = pb.ConvertCallsRequest(conversions=[pb.Conversion(json="{}")])
+        for call in (
+            conversions.ConvertCalls(iter([asked]), metadata=padded),
+            generation.StreamImage(A_STREAM, metadata=padded),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                [_ async for _ in call]
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        with pytest.raises(grpc.aio.AioRpcError):
+            await generation.GenerateImage(AN_IMAGE, metadata=padded)
+        found = await samples(door)
+    assert found["imagecall_calls_refused_total", frozenset(["grpc", "TOO_LARGE"])] == 3
 
 
 async def test_images_in_flight_and_refused_calls() -> None:

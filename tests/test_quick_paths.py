@@ -15,8 +15,7 @@ from imagecall.errors import ConversionError
 from imagecall.json_text import MAX_BYTES, encode, parse
 from imagecall.large_strings import MIN_BYTES, NO_SPANS
 from imagecall.objects import as_object
-from imagecall.serialized import MIN_BYTES as MIN_APART
-from imagecall.serialized import take_out, take_text
+from imagecall.serialized import MIN_APART, take_out, take_text
 from imagecall.v1 import conversion_service_pb2 as pb
 from tests.cases import ITEMS, REFUSED_JSON, Case, Refusal
 from tests.mutations import mutations

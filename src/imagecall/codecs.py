@@ -17,7 +17,7 @@ from pybase64 import b64decode
 from imagecall.errors import ConversionError, pointer_to, quoted
 from imagecall.json_text import JsonValue, quote, type_name
 from imagecall.large_strings import Piece, Spans, encode_image
-from imagecall.serialized import MIN_BYTES
+from imagecall.serialized import MIN_APART
 from imagecall.v1 import options_pb2
 from imagecall.v1.image_result_pb2 import ImageResult
 
@@ -262,7 +262,7 @@ def _read_span(result: ImageResult, marker: str, spans: Spans) -> None:
     except ValueError:
         return  # The marker stays, so that the whole text is parsed instead.
     del spans[marker]
-    if spans.images is None or len(image) < MIN_BYTES:
+    if spans.images is None or len(image) < MIN_APART:
         result.image = image
     else:
         result.image = marker.encode()

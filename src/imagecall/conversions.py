@@ -12,8 +12,9 @@ from imagecall.chunks import Assembly, Piece, split
 from imagecall.converter import CALLS, Profile, read_call, write_call
 from imagecall.document import document_from_json, document_to_json, kind_name
 from imagecall.errors import ConversionError
+from imagecall.message_cost import parsed
 from imagecall.observing.observer import CALL_SEEN, note_item
-from imagecall.serialized import parsed, put_in, take_out
+from imagecall.serialized import put_in, take_out
 from imagecall.v1 import conversion_error_pb2
 from imagecall.v1.conversion_service_pb2 import (
     Conversion,
@@ -85,7 +86,7 @@ def format_serialized(data: bytes, max_bytes: int) -> bytes:
     """`json_from_serialized`. Raises ConversionError."""
     short, images = take_out(data, ImageGenerationCall.DESCRIPTOR)
     try:
-        call = parsed(ImageGenerationCall, short, ImageGenerationCall.DESCRIPTOR.name)
+        call = parsed(ImageGenerationCall, short)
     except ConversionError as error:
         note_item("format", None, error.reason)
         raise
@@ -222,7 +223,7 @@ class CallStream:
             case "call":
                 return self._written(format_call(given, {}, self._max_bytes))
             case "document" if isinstance(given, bytes):
-                document = parsed(Document, given, Document.DESCRIPTOR.name)
+                document = parsed(Document, given)
                 return self._written(format_document(document, self._max_bytes))
             case "document":
                 return self._written(format_document(given, self._max_bytes))

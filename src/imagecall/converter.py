@@ -26,10 +26,11 @@ from imagecall.large_strings import (
     key_pattern,
     set_aside,
 )
+from imagecall.message_cost import parsed
 from imagecall.objects import as_object
 from imagecall.plain_read import FAILURES
 from imagecall.plan import union_plan
-from imagecall.serialized import parsed, put_in, take_out
+from imagecall.serialized import put_in, take_out
 from imagecall.unions import UnionPlan
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_tool_pb2 import Tool
@@ -137,9 +138,7 @@ def to_json(call: ImageGenerationCall, *, max_bytes: int = MAX_BYTES) -> bytes:
     Raises ConversionError if the message would come back from its JSON as another: fields of a
     newer schema, two fields for one key, raw JSON text that is not JSON; see ErrorReason.
     """
-    pieces: list[Piece] = []
-    CALLS.write(call, pieces)
-    return join(pieces, max_bytes)
+    return write_call(call, {}, max_bytes)
 
 
 def json_from_serialized(data: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
@@ -149,14 +148,17 @@ def json_from_serialized(data: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
     is the inverse. Raises ConversionError: MALFORMED_PROTOBUF, and as to_json does.
     """
     short, images = take_out(data, ImageGenerationCall.DESCRIPTOR)
-    call = parsed(ImageGenerationCall, short, ImageGenerationCall.DESCRIPTOR.name)
+    call = parsed(ImageGenerationCall, short)
     return write_call(call, images, max_bytes)
 
 
 def write_call(
     call: ImageGenerationCall, images: Mapping[bytes, memoryview], max_bytes: int
 ) -> bytes:
-    """Writes a message as `to_json` does, in which markers stand for these images."""
+    """Writes a message as `to_json` does, in which markers stand for these images.
+
+    Raises ConversionError.
+    """
     pieces: list[Piece] = []
     CALLS.write(call, pieces)
     if images:

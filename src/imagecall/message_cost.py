@@ -6,11 +6,14 @@ messages that are large enough to matter. See the encoding of protobuf's wire fo
 https://protobuf.dev/programming-guides/encoding/.
 """
 
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 
-from imagecall.errors import ConversionError
+from imagecall.errors import ConversionError, malformed
+
+_Message = TypeVar("_Message", bound=Message)
 
 MAX_FIELDS: Final = 1_000_000
 """How many fields a message may have, at any depth, each of which may be a message."""
@@ -38,11 +41,12 @@ _shapes: Final[dict[Descriptor, _Shape]] = {}
 
 def _shape(descriptor: Descriptor) -> _Shape:
     if descriptor not in _shapes:
-        shape = _shapes[descriptor] = _Shape()
+        shape = _Shape()
         for field in descriptor.fields:
             inner = field.message_type
             value = None if inner is None else _shape(inner)
             shape |= {field.number << 3 | kind: value for kind in _kinds(field)}
+        _shapes[descriptor] = shape  # Once it is whole, as other threads may look.
     return _shapes[descriptor]
 
 
@@ -144,3 +148,17 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 
 def _too_many(limit: int, what: str) -> ConversionError:
     return ConversionError("TOO_MANY_VALUES", "", f"the message has more than {limit:,} {what}")
+
+
+def parsed(kind: type[_Message], data: bytes, name: str = "") -> _Message:
+    """The message of some bytes, unless it would cost too much.
+
+    Raises ConversionError as `check_cost` does, and MALFORMED_PROTOBUF, which calls the message by
+    `name` (default: that of its kind).
+    """
+    descriptor: Any = kind.DESCRIPTOR
+    check_cost(descriptor, data)
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise malformed(name or descriptor.name) from None

@@ -9,18 +9,14 @@ https://protobuf.dev/programming-guides/encoding/.
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
-from imagecall.errors import malformed
-from imagecall.message_cost import check_cost
 from imagecall.v1.image_result_pb2 import ImageResult
 
-_Message = TypeVar("_Message", bound=Message)
-
-MIN_BYTES: Final = 262144
+MIN_APART: Final = 262144
 """The size from which it is quicker to keep a value apart than to copy it."""
 
 _FIXED: Final = {1: 8, 5: 4}
@@ -29,7 +25,9 @@ _MAX_IMAGES: Final = 4
 """How many images are taken out; further ones stay. An item has two at the most."""
 
 _MAX_FIELDS: Final = 1000
-"""Behind how many fields of a message images are not looked for, as that takes long in Python."""
+"""Behind how many fields of a message nothing is looked for, as that takes long in Python."""
+
+_MARKER: Final = secrets.token_hex(16)
 
 _MAX_LENGTH_BYTES: Final = 5  # of a tag or a length; protobuf refuses longer ones
 _MAX_VARINT_BYTES: Final = 10
@@ -45,20 +43,6 @@ class _Field:
     end: int
 
 
-def parsed(kind: type[_Message], data: bytes, name: str) -> _Message:
-    """The message of some bytes.
-
-    Raises ConversionError, which calls the message by `name`: MALFORMED_PROTOBUF, and as
-    imagecall.message_cost has it.
-    """
-    descriptor: Any = kind.DESCRIPTOR
-    check_cost(descriptor, data)
-    try:
-        return kind.FromString(data)
-    except DecodeError:
-        raise malformed(name) from None
-
-
 def put_in(message: Message, values: Mapping[str, bytes | memoryview]) -> bytes:
     """The serialized message, with values in the place of fields that hold their markers."""
     wire = message.SerializeToString()
@@ -68,20 +52,27 @@ def put_in(message: Message, values: Mapping[str, bytes | memoryview]) -> bytes:
     return wire
 
 
+def serialized_with(message: Message, owner: Any, name: str, value: bytes | memoryview) -> bytes:
+    """The serialized message with a value in a field of `owner`, which is it or a message in it."""
+    is_text = isinstance(getattr(owner, name), str)
+    setattr(owner, name, _MARKER if is_text else _MARKER.encode())
+    return put_in(message, {_MARKER: value})
+
+
 def take_text(wire: bytes, descriptor: Descriptor, name: str) -> tuple[bytes, bytes | None]:
     """A serialized message without the large text of a field, and that text; None: it stays.
 
     It is taken if it is there once and all ASCII, as what else it may be is protobuf's to check.
     """
-    number = descriptor.fields_by_name[name].number
-    if len(wire) < MIN_BYTES:
+    if len(wire) < MIN_APART:
         return wire, None
+    number = descriptor.fields_by_name[name].number
     try:
         found = list(_fields(wire, 0, len(wire), _MAX_FIELDS))
     except (IndexError, ValueError):
         return wire, None
     fields = [field for field in found if field.number == number]
-    if len(fields) != 1 or fields[0].end - fields[0].start < MIN_BYTES:
+    if len(fields) != 1 or fields[0].end - fields[0].start < MIN_APART:
         return wire, None
     text = wire[fields[0].start : fields[0].end]
     return (_replace(wire, fields, b""), text) if text.isascii() else (wire, None)
@@ -93,7 +84,7 @@ def take_out(wire: bytes, descriptor: Descriptor) -> tuple[bytes, dict[bytes, me
     What is no serialized message stays as it is.
     """
     images: dict[bytes, memoryview] = {}
-    while len(wire) >= MIN_BYTES and len(images) < _MAX_IMAGES:
+    while len(wire) >= MIN_APART and len(images) < _MAX_IMAGES:
         try:
             fields = next(_large_images(wire, descriptor, 0, len(wire)), None)
         except (IndexError, ValueError):
@@ -111,7 +102,7 @@ def _large_images(
 ) -> Iterator[Sequence[_Field]]:
     """The large images in a message at a place: each as the fields around it, outermost first."""
     for field in _fields(wire, start, end, _MAX_FIELDS):
-        if field.end - field.start < MIN_BYTES:
+        if field.end - field.start < MIN_APART:
             continue
         found = descriptor.fields_by_number.get(field.number)
         if found is None or found.is_repeated:

@@ -1,27 +1,22 @@
 """What a backend says, as parts of the answer to StreamImage."""
 
-import secrets
 from collections.abc import Collection, Iterator
-from typing import Final
 
 from imagecall.backends import Part
 from imagecall.chunks import Piece
 from imagecall.large_values import take_out
-from imagecall.serialized import put_in
+from imagecall.serialized import serialized_with
 from imagecall.v1.chunk_pb2 import Chunk
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
-
-_MARKER: Final = secrets.token_hex(16)
 
 
 def sendable(part: Part) -> StreamImageResponse | bytes:
     """A part as it can be sent. A chunk is serialized, with one copy of its data, not three."""
     if not isinstance(part, Piece):
         return part
-    data = _MARKER.encode() if part.data else b""
-    response = StreamImageResponse(chunk=Chunk(offset=part.offset, data=data, end=part.end))
-    return put_in(response, {_MARKER: part.data} if part.data else {})
+    response = StreamImageResponse(chunk=Chunk(offset=part.offset, end=part.end))
+    return serialized_with(response, response.chunk, "data", part.data) if part.data else response
 
 
 def in_parts(message: StreamEvent | StreamEnd, sent: Collection[str] = ()) -> Iterator[Part]:

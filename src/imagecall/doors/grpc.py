@@ -1,7 +1,6 @@
 """The gRPC door: the services of proto/imagecall/v1, and the server that offers them."""
 
 import asyncio
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
@@ -39,7 +38,7 @@ from imagecall.limits import Limits
 from imagecall.observing.observer import Observer
 from imagecall.observing.request_id import HEADER
 from imagecall.observing.rpc import METADATA, answer_with_id, identify
-from imagecall.serialized import MIN_BYTES, put_in, take_out, take_text
+from imagecall.serialized import MIN_APART, put_in, serialized_with, take_out, take_text
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
 from imagecall.v1 import image_generation_service_pb2 as generation_pb
@@ -48,9 +47,6 @@ from imagecall.v1 import image_generation_service_pb2_grpc as generation_pb_grpc
 _T = TypeVar("_T")
 _Parse = TypeVar("_Parse", pb.ParseCallRequest, pb.ParseDocumentRequest)
 _Format = TypeVar("_Format", pb.FormatCallResponse, pb.FormatDocumentResponse)
-
-_MARKER: Final = secrets.token_hex(16)
-"""What stands for a large JSON until it is put in."""
 
 _SERVICES: Final = [
     service.full_name
@@ -128,7 +124,7 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         return await done(len(request), self._parse_call, request)
 
     def _parse_call(self, data: bytes) -> Any:
-        request, json = _with_json(pb.ParseCallRequest, data)
+        request, json = _request_and_json(pb.ParseCallRequest, data)
         response = pb.ParseCallResponse()
         variant, profile = request.variant, request.profile
         images = parse_call(response.call, json, variant, profile, self._max_bytes, apart=True)
@@ -142,14 +138,14 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         short, images = take_out(data, pb.FormatCallRequest.DESCRIPTOR)
         request = request_of(pb.FormatCallRequest, short)
         json = format_call(request.call, images, self._max_bytes)
-        return _json(pb.FormatCallResponse(), json)
+        return _response_with(pb.FormatCallResponse(), json)
 
     @takes_serialized
     async def ParseDocument(self, request: Any, context: Context) -> Any:
         return await done(len(request), self._parse_document, request)
 
     def _parse_document(self, data: bytes) -> Any:
-        request, json = _with_json(pb.ParseDocumentRequest, data)
+        request, json = _request_and_json(pb.ParseDocumentRequest, data)
         document = parse_document(json, request.kind, self._max_bytes)
         return pb.ParseDocumentResponse(document=document)
 
@@ -159,9 +155,8 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
 
     def _format_document(self, data: bytes) -> Any:
         request = request_of(pb.FormatDocumentRequest, data)
-        return _json(
-            pb.FormatDocumentResponse(), format_document(request.document, self._max_bytes)
-        )
+        json = format_document(request.document, self._max_bytes)
+        return _response_with(pb.FormatDocumentResponse(), json)
 
     async def ConvertCalls(
         self, request_iterator: AsyncIterator[pb.ConvertCallsRequest], context: Context
@@ -176,20 +171,19 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         stream.finish()
 
 
-def _with_json(kind: type[_Parse], data: bytes) -> tuple[_Parse, bytes]:
-    """A request to parse JSON, and that JSON, with as few copies as can be."""
+def _request_and_json(kind: type[_Parse], data: bytes) -> tuple[_Parse, bytes]:
+    """A request to parse JSON, and the JSON, which is copied once if it is large."""
     short, text = take_text(data, kind.DESCRIPTOR, "json")
     request = request_of(kind, short)
     return request, request.json.encode() if text is None else text
 
 
-def _json(response: _Format, json: bytes) -> _Format | bytes:
-    """The response with this JSON; serialized, if it is large."""
-    if len(json) < MIN_BYTES:
+def _response_with(response: _Format, json: bytes) -> _Format | bytes:
+    """A response with its JSON; serialized, if it is large."""
+    if len(json) < MIN_APART:
         response.json = json.decode()
         return response
-    response.json = _MARKER
-    return put_in(response, {_MARKER: json})
+    return serialized_with(response, response, "json", json)
 
 
 class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):

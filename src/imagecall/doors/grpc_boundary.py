@@ -17,9 +17,11 @@ import grpc
 from google.protobuf.message import Message
 
 from imagecall.doors.admission import Admission
+from imagecall.doors.threads import done
 from imagecall.doors.unforeseen import unforeseen
 from imagecall.errors import ImagecallError
 from imagecall.grpc_status import code_of, trailers_of
+from imagecall.message_cost import parsed
 from imagecall.observing.observer import Observer, note_caller, note_failure, note_refusal
 from imagecall.observing.request_id import HEADER
 from imagecall.observing.rpc import (
@@ -30,7 +32,6 @@ from imagecall.observing.rpc import (
     identify,
     observed,
 )
-from imagecall.serialized import parsed
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 REQUEST_BYTES: Final = ContextVar("REQUEST_BYTES", default=0)
@@ -149,13 +150,9 @@ def _wrap(
     behavior: Any = (
         handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
     )
-    decode = bytes if hasattr(behavior, "takes_serialized") else _decoder(handler)
     encode = _encoder(handler)
-    write = encode
-    if observer:
-        decode = counted_in(decode) if handler.request_streaming else decode
-        write = counted_out(encode) if handler.response_streaming else encode
-    requests = _decoded if handler.request_streaming else _decoded_one
+    write = counted_out(encode) if observer and handler.response_streaming else encode
+    given = _given(handler, behavior, bool(observer))
     make: Any = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
@@ -164,10 +161,10 @@ def _wrap(
     }[handler.request_streaming, handler.response_streaming]
 
     async def one(data: Any, context: Context) -> Any:
-        return await behavior(requests(data, decode), context)
+        return await behavior(await given(data), context)
 
     async def many(data: Any, context: Context) -> None:
-        async with aclosing(behavior(requests(data, decode), context)) as responses:
+        async with aclosing(behavior(await given(data), context)) as responses:
             async for response in responses:
                 await _write(context, response)
 
@@ -264,8 +261,22 @@ def _encoder(handler: Any) -> Callable[[Any], bytes]:
     return encode
 
 
-def _decoded_one(data: bytes, decode: Callable[[bytes], Any]) -> Any:
-    return decode(data)
+def _given(handler: Any, behavior: Any, counts: bool) -> Callable[[Any], Awaitable[Any]]:
+    """What makes of the data of a call what its behavior takes, if it is large in a thread."""
+    decode = _decoder(handler)
+
+    async def as_it_is(data: bytes) -> bytes:
+        return data
+
+    async def one(data: bytes) -> Any:
+        return await done(len(data), decode, data)
+
+    async def stream(data: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        return _decoded(data, counted_in(decode) if counts else decode)
+
+    if handler.request_streaming:
+        return stream
+    return as_it_is if hasattr(behavior, "takes_serialized") else one
 
 
 async def _decoded(
@@ -273,4 +284,4 @@ async def _decoded(
 ) -> AsyncIterator[Any]:
     async for message in data:
         REQUEST_BYTES.set(len(message))
-        yield decode(message)
+        yield await done(len(message), decode, message)

@@ -62,8 +62,7 @@ class Spans:
         self._provider = TracerProvider(resource=who, shutdown_on_exit=False)
         self._ids = self._provider.id_generator
         self._sampler = self._provider.sampler
-        usual: Any = DEFAULT_ON
-        self._takes_all_of_ours = self._sampler.get_description() == usual.get_description()
+        self._samples_every_root = self._sampler is DEFAULT_ON
         self._processor = BatchSpanProcessor(SpanExporter(who))
 
     def begin(self, operation: Operation, headers: Mapping[str, Any]) -> Span:
@@ -75,7 +74,7 @@ class Spans:
             found = get_current_span(within).get_span_context()
             parent = found if found.is_valid else None
         trace_id = parent.trace_id if parent else self._ids.generate_trace_id()
-        if parent is None and self._takes_all_of_ours:
+        if parent is None and self._samples_every_root:
             span_id = self._ids.generate_span_id()
             return Span(SpanContext(trace_id, span_id, False, _SAMPLED), None)
         decided = self._sampler.should_sample(
