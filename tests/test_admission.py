@@ -36,6 +36,7 @@ from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_request_pb2 import ImageRequest
 from tests.soak.attackers import resets
+from tests.soak.server import running
 from tests.streams import framed, happy
 from tests.upstream import upstream
 
@@ -214,6 +215,50 @@ class Sender:
         headers = dict(line.split(": ") for line in lines)
         body = await self.reader.readexactly(int(headers["content-length"]))
         return int(first.split()[1]), headers, json.loads(body)
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        (None, 200),
+        ("http://localhost:8080", 200),
+        ("http://127.0.0.1:8080", 200),
+        ("http://[::1]:8080", 200),
+        ("https://app.localhost", 200),
+        ("http://attacker.example:8080", 403),
+        ("http://127.0.0.1.attacker.example", 403),
+        ("http://localhost.attacker.example", 403),
+        ("http://attacker.example/localhost", 403),
+        ("http://localhost@attacker.example", 403),
+        ("null", 403),
+        ("", 403),
+        ("http://[", 403),
+    ],
+)
+async def test_a_page_from_elsewhere_does_not_reach_what_asks_for_no_token(
+    origin: str | None, status: int
+) -> None:
+    headers = {"content-type": "application/json"}
+    if origin is not None:
+        headers["origin"] = origin
+    for local, expected in ((True, status), (False, 200)):
+        async with doors(Admission(local=local)) as (_, page), aiohttp.ClientSession() as session:
+            for path, body in (("/convert", ITEM), ("/v1/responses", '{"input":"a fox"}')):
+                url = f"http://{page}{path}"
+                async with session.post(url, data=body, headers=headers) as answer:
+                    assert answer.status == expected
+                    assert expected == 200 or "token" in (await answer.json())["error"]["message"]
+
+
+@pytest.mark.parametrize(("flags", "status"), [((), 403), (("--without-tokens", "on"), 200)])
+async def test_it_does_reach_one_whose_owner_says_that_strangers_are_kept_out(
+    flags: tuple[str, ...], status: int
+) -> None:
+    headers = {"content-type": "application/json", "origin": "https://app.example"}
+    async with running(*flags) as server, aiohttp.ClientSession() as session:
+        url = f"http://{server.http}/convert"
+        async with session.post(url, data=ITEM, headers=headers) as answer:
+            assert answer.status == status
 
 
 async def test_metadata_past_the_limit_is_refused_with_details() -> None:

@@ -1,5 +1,6 @@
-"""Addresses of gRPC servers, as command lines and settings have them."""
+"""Addresses of servers, as command lines, settings and browsers have them."""
 
+import ipaddress
 from typing import Final, NamedTuple
 
 import grpc
@@ -26,6 +27,14 @@ def is_address(text: str) -> bool:
     host, _, port = text.rpartition(":")
     number = port.isascii() and port.isdecimal() and len(port) < 10
     return bool(host) and "/" not in host and number and int(port) <= _HIGHEST_PORT
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, which may stand in brackets, is this machine: by its number, or localhost."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def server_address(text: str) -> ServerAddress:

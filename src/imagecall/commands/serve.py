@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import gc
-import ipaddress
 import os
 import signal
 import sys
@@ -11,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from imagecall.addresses import is_loopback
 from imagecall.allocator import keep_freed_memory
 from imagecall.backends import Backend
 from imagecall.certificates import Certificates
@@ -140,7 +140,7 @@ def _admission(settings: argparse.Namespace) -> Admission:
     addresses = [address for address in (settings.grpc, settings.http) if address]
     if not settings.tokens_file and not settings.without_tokens:
         for address in addresses:
-            if not _is_loopback(address):
+            if not is_loopback(address.rpartition(":")[0]):
                 raise OSError(
                     f"{address} can be reached from elsewhere: give --tokens-file FILE, or, if "
                     "something else keeps strangers out, --without-tokens on"
@@ -156,15 +156,7 @@ def _admission(settings: argparse.Namespace) -> Admission:
         call_seconds=settings.max_call_seconds,
         idle_seconds=settings.idle_seconds,
     )
-    return Admission(limits, tokens)
-
-
-def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return Admission(limits, tokens, local=not (tokens or settings.without_tokens))
 
 
 def _certificates(settings: argparse.Namespace) -> Certificates | None:

@@ -1,4 +1,4 @@
-"""Which calls a server takes: of whom, how many at once, and for how long. For both doors."""
+"""Which calls a server takes: of whom, how many at once, for how long, with how much metadata."""
 
 from typing import Final
 
@@ -17,10 +17,14 @@ class Admission:
     Args:
         limits: how many calls, and how long each may take.
         tokens: of which each call must have one. None: none is asked for.
+        local: whether only programs of this machine are to call, who are asked for nothing.
     """
 
-    def __init__(self, limits: Limits | None = None, tokens: Tokens | None = None) -> None:
+    def __init__(
+        self, limits: Limits | None = None, tokens: Tokens | None = None, *, local: bool = False
+    ) -> None:
         self.limits = limits or Limits()
+        self.local = local
         self._tokens = tokens
         self.in_progress = 0
         self.bodies = 0
@@ -46,8 +50,14 @@ class Admission:
         self.take()
         return caller
 
+    def take(self) -> None:
+        """The same for one who is known."""
+        if self.in_progress >= self.limits.calls:
+            raise self._too_many("calls in progress")
+        self.in_progress += 1
+
     def check_metadata(self, metadata: Metadata) -> None:
-        """Raises ConversionError (TOO_LARGE) for metadata past the limit.
+        """Raises ConversionError (TOO_LARGE) for metadata of a gRPC call past the limit.
 
         Each counts its key and its value, and 32 bytes: RFC 9113, section 6.5.2.
         """
@@ -56,12 +66,6 @@ class Admission:
             limit = self.limits.metadata_bytes
             message = f"the metadata has {size:,} bytes; the limit is {limit:,}"
             raise ConversionError("TOO_LARGE", "", message)
-
-    def take(self) -> None:
-        """The same for one who is known."""
-        if self.in_progress >= self.limits.calls:
-            raise self._too_many("calls in progress")
-        self.in_progress += 1
 
     def take_body(self) -> None:
         """Takes a body that is not small, which must `leave_body`.

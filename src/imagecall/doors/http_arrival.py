@@ -2,11 +2,13 @@
 
 import asyncio
 from typing import Final
+from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from imagecall.addresses import is_loopback
 from imagecall.doors.admission import Admission
 from imagecall.doors.http_errors import http_error, refused
 from imagecall.errors import GenerationError, ImagecallError
@@ -84,6 +86,26 @@ class _Arriving:
         return HTTPException(408, "the body comes too slowly", {"connection": "close"})
 
 
+def _is_local(origin: str | None) -> bool:
+    """Whether no browser sends a request, or it does so for a page of this machine."""
+    if origin is None:
+        return True
+    try:
+        host = urlsplit(origin).hostname or ""
+    except ValueError:
+        return False
+    return is_loopback(host) or host.endswith(".localhost")
+
+
+def _not_local() -> HTTPException:
+    """The error for a page that has this machine's address under a name of its own.
+
+    Without it, a stranger's page could call what listens on loopback: DNS rebinding.
+    """
+    message = "a page from elsewhere may not call a server that asks for no token"
+    return HTTPException(403, message)
+
+
 class Admitted:
     """The app, with the calls that are taken; everyone may see the page."""
 
@@ -96,6 +118,9 @@ class Admitted:
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)
+        if self._admission.local and not _is_local(request.headers.get("origin")):
+            await (await http_error(request, _not_local()))(scope, receive, send)
+            return
         try:
             note_caller(self._admission.holder(request.headers.get("authorization", "")))
         except ImagecallError as error:
