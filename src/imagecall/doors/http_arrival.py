@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from imagecall.addresses import is_loopback
 from imagecall.doors.admission import Admission
 from imagecall.doors.http_errors import http_error, refused
-from imagecall.errors import GenerationError, ImagecallError
+from imagecall.errors import GenerationError, ImagecallError, quoted
 from imagecall.observing.observer import note_caller, note_refusal
 
 _BODY_SECONDS: Final = 20.0
@@ -86,10 +86,8 @@ class _Arriving:
         return HTTPException(408, "the body comes too slowly", {"connection": "close"})
 
 
-def _is_local(origin: str | None) -> bool:
-    """Whether no browser sends a request, or it does so for a page of this machine."""
-    if origin is None:
-        return True
+def _is_local(origin: str) -> bool:
+    """Whether the page is of this machine for which a browser sends a request."""
     try:
         host = urlsplit(origin).hostname or ""
     except ValueError:
@@ -97,12 +95,15 @@ def _is_local(origin: str | None) -> bool:
     return is_loopback(host) or host.endswith(".localhost")
 
 
-def _not_local() -> HTTPException:
+def _not_local(origin: str) -> HTTPException:
     """The error for a page that has this machine's address under a name of its own.
 
     Without it, a stranger's page could call what listens on loopback: DNS rebinding.
     """
-    message = "a page from elsewhere may not call a server that asks for no token"
+    message = (
+        f"a page of {quoted(origin)} may not call a server that asks for no token: "
+        "it takes --tokens-file FILE, or --without-tokens on"
+    )
     return HTTPException(403, message)
 
 
@@ -118,8 +119,9 @@ class Admitted:
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)
-        if self._admission.local and not _is_local(request.headers.get("origin")):
-            await (await http_error(request, _not_local()))(scope, receive, send)
+        origin = request.headers.get("origin")
+        if self._admission.local and origin is not None and not _is_local(origin):
+            await (await http_error(request, _not_local(origin)))(scope, receive, send)
             return
         try:
             note_caller(self._admission.holder(request.headers.get("authorization", "")))
