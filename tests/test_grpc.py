@@ -508,6 +508,29 @@ async def test_health_is_not_serving_once_the_server_stops(channel: grpc.aio.Cha
         await stopping
 
 
+async def test_who_connects_as_the_server_stops_is_refused_before_others_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("imagecall.doors.grpc._LAST_SECONDS", 2)
+    server, other = (GrpcServer("127.0.0.1:0", EmbeddedBackend()) for _ in range(2))
+    address, others = await server.start(), await other.start()
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub: Any = ConversionServiceStub(channel)
+        await stub.ParseCall(pb.ParseCallRequest(json=ITEM))
+        stopping = asyncio.create_task(server.stop(10))
+        await asyncio.sleep(0.5)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", int(address.rpartition(":")[2]))
+        assert (await stub.ParseCall(pb.ParseCallRequest(json=ITEM))).call
+        await stopping
+    async with grpc.aio.insecure_channel(others) as channel:
+        stub = ConversionServiceStub(channel)
+        assert (await stub.ParseCall(pb.ParseCallRequest(json=ITEM))).call
+    again = GrpcServer(address, EmbeddedBackend())
+    assert await again.start() == address
+    await asyncio.gather(other.stop(0), again.stop(0))
+
+
 async def test_a_port_in_use_is_an_error_with_a_sentence(address: str) -> None:
     with pytest.raises(OSError, match=f"cannot listen on {address}"):
         await GrpcServer(address, EmbeddedBackend(), Admission(Limits(json_bytes=1000))).start()

@@ -6,6 +6,7 @@ these are there, each in the role of a real client:
 - Callers over gRPC, with one channel to both replicas, round_robin, health checks by gRPC, and the
   retry policy that imagecall.client ships, for both services, reconnecting after a second at most.
   Any call that fails is a failed call.
+- The same without the health checks, as many clients are: they come until they are told to leave.
 - Callers over HTTP, with connections kept alive, which go to the other replica when a connection is
   refused or closed before a byte of the answer, as a load balancer does. Anything else that is not
   200 and whole is a failed call.
@@ -65,12 +66,13 @@ _CONVERSION: Final = CONVERSION.services_by_name["ConversionService"].full_name
 _IMAGE_BYTES: Final = 300_000
 
 
-def _service_config() -> str:
-    """The shipped one, for both services, with round_robin and health checks."""
+def _service_config(watches: bool) -> str:
+    """The shipped one, for both services, with round_robin, and health checks if it watches."""
     config = json.loads(SERVICE_CONFIG)
     config["methodConfig"][0]["name"].append({"service": _CONVERSION})
     config["loadBalancingConfig"] = [{"round_robin": {}}]
-    config["healthCheckConfig"] = {"serviceName": _CONVERSION}
+    if watches:
+        config["healthCheckConfig"] = {"serviceName": _CONVERSION}
     return json.dumps(config)
 
 
@@ -158,26 +160,32 @@ class _Load:
 
     def __init__(self, servers: list[Server]) -> None:
         self._servers = servers
-        self.grpc, self.http = _Calls(), _Calls()
+        self.grpc, self.unaware, self.http = _Calls(), _Calls(), _Calls()
         self.http_moved = 0
 
     async def run(self) -> None:
         places = ",".join(server.grpc for server in self._servers)
-        options = [("grpc.service_config", _service_config()), *_RECONNECT]
+
+        def channel(watches: bool) -> Any:
+            options = [("grpc.service_config", _service_config(watches)), *_RECONNECT]
+            return grpc.aio.insecure_channel(f"ipv4:{places}", options)
+
         async with (
-            grpc.aio.insecure_channel(f"ipv4:{places}", options) as channel,
+            channel(watches=True) as aware,
+            channel(watches=False) as unaware,
             aiohttp.ClientSession() as session,
             asyncio.TaskGroup() as group,
         ):
             for _ in range(_CALLERS):
-                group.create_task(self._over_grpc(channel))
+                group.create_task(self._over_grpc(aware, self.grpc))
+                group.create_task(self._over_grpc(unaware, self.unaware))
                 group.create_task(self._over_http(session))
 
-    async def _over_grpc(self, channel: Any) -> None:
+    async def _over_grpc(self, channel: Any, calls: _Calls) -> None:
         while True:
             kind = random.choice(_GRPC_KINDS)
             delay = random.choice((0.01, 0.1, 0.5))
-            async with self.grpc.one(kind):
+            async with calls.one(kind):
                 await _grpc_call(channel, kind, image_bytes=_IMAGE_BYTES, delay_seconds=delay)
             await asyncio.sleep(0.05)
 
@@ -297,6 +305,7 @@ def _figures(load: _Load, stops: list[_Stop]) -> list[Figure]:
     return [
         failures(f"{times} x SIGTERM, {load.grpc.made:,} calls, two replicas: failed",
                  load.grpc.failed),
+        failures(f"{load.unaware.made:,} calls without health checks: failed", load.unaware.failed),
         failures(f"{load.http.made:,} HTTP calls, two replicas: failed", load.http.failed),
         informs("of these, begun anew at the other replica", load.http_moved),
         failures(f"{made:,} calls in progress at SIGTERM, both doors: failed", long),

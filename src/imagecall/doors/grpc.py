@@ -32,6 +32,7 @@ from imagecall.doors.grpc_boundary import (
     request_of,
     takes_serialized,
 )
+from imagecall.doors.listeners import close, listeners
 from imagecall.doors.threads import done
 from imagecall.errors import damaged_answer
 from imagecall.limits import Limits
@@ -95,6 +96,9 @@ _PINGS_MS: Final = 10_000
 
 _CONNECTION_MS: Final = 10 * 60_000
 """After how long a client is told to connect anew, and so finds replicas that came meanwhile."""
+
+_LAST_SECONDS: Final = 0.25
+"""How long those who connected last have for their first call, before all are told to leave."""
 
 _CALLS_OF_A_CONNECTION: Final = 100
 """How many calls a connection may have past the limit of all, so that they are told of it, where
@@ -278,6 +282,7 @@ class GrpcServer:
         self._credentials = certificates and certificates.for_grpc()
         self._health = health.aio.HealthServicer()
         self._boundary = Boundary(admission, observer)
+        self._listening: set[int] = set()
         self._server = grpc.aio.server(options=_options(admission.limits, share_port))
         self._server.add_generic_rpc_handlers((self._boundary,))
         boundary: Any = self._boundary  # The generated functions declare a server.
@@ -296,6 +301,7 @@ class GrpcServer:
 
     async def start(self) -> str:
         """Listens; returns HOST:PORT with the port that it got. Raises OSError."""
+        before = listeners()
         try:
             port = (
                 self._server.add_secure_port(self._address, self._credentials)
@@ -306,6 +312,7 @@ class GrpcServer:
             raise OSError(
                 f"cannot listen on {self._address}: is it free, and a HOST:PORT?"
             ) from None
+        self._listening = listeners() - before
         await self._server.start()
         for service in _SERVICES:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
@@ -316,8 +323,12 @@ class GrpcServer:
         await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace: float) -> None:
-        """Reports NOT_SERVING, takes no new calls, and gives those in progress `grace` seconds."""
+        """Reports NOT_SERVING, takes no new connections and then no new calls, and gives those in
+        progress `grace` seconds."""
         await self.drain()
+        if self._listening:
+            close(self._listening)
+            await asyncio.sleep(min(grace, _LAST_SECONDS))
         self._boundary.stopping.set()
         await self._server.stop(grace)
 
