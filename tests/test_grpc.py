@@ -511,7 +511,7 @@ async def test_health_is_not_serving_once_the_server_stops(channel: grpc.aio.Cha
 async def test_who_connects_as_the_server_stops_is_refused_before_others_are_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("imagecall.doors.grpc._LAST_SECONDS", 2)
+    monkeypatch.setattr("imagecall.doors.shards.LAST_SECONDS", 2)
     server, other = (GrpcServer("127.0.0.1:0", EmbeddedBackend()) for _ in range(2))
     address, others = await server.start(), await other.start()
     async with grpc.aio.insecure_channel(address) as channel:

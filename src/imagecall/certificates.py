@@ -34,8 +34,8 @@ class Certificates:
         self._files = WatchedFiles(paths, self._load)
 
     def for_grpc(self) -> grpc.ServerCredentials:
-        """For the gRPC door."""
-        given: Any = None
+        """For one server of the gRPC door: the next needs its own."""
+        given = self._files.get()
 
         def fetch() -> Any:
             nonlocal given
@@ -46,8 +46,7 @@ class Certificates:
             return _configuration(loaded)
 
         required = self._authorities is not None
-        first = _configuration(self._files.get())
-        return grpc.dynamic_ssl_server_credentials(first, fetch, required)
+        return grpc.dynamic_ssl_server_credentials(_configuration(given), fetch, required)
 
     def for_http(self) -> ssl.SSLContext:
         """For the HTTP door."""

@@ -9,11 +9,12 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
+
+from imagecall.doors.listeners import reserved
 
 WORKER: Final = "IMAGECALL_IS_WORKER"
 """The variable of the environment that tells a process that it is one of several."""
@@ -38,8 +39,8 @@ async def run_workers(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     with ExitStack() as stack:
-        grpc = _reserved(settings.grpc, stack)
-        http = _reserved(settings.http, stack) if settings.http else "off"
+        grpc = reserved(settings.grpc, stack)
+        http = reserved(settings.http, stack) if settings.http else "off"
         own = ["--grpc", grpc, "--http", http, "--workers", "1"]
         command = [sys.executable, "-m", "imagecall", *arguments, *own]
         workers = [_Worker(command, stopping) for _ in range(settings.workers)]
@@ -57,22 +58,6 @@ async def run_workers(
 async def _all_ready(workers: Sequence["_Worker"]) -> None:
     for worker in workers:
         await worker.ready.wait()
-
-
-def _reserved(address: str, stack: ExitStack) -> str:
-    """The address with the port that it got, which the workers can share. Raises OSError."""
-    host, _, port = address.rpartition(":")
-    plain = host.strip("[]")
-    family = socket.AF_INET6 if ":" in plain else socket.AF_INET
-    reserving = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-    try:
-        reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        reserving.bind((plain, int(port)))  # Raises if another server has it.
-        bound: int = reserving.getsockname()[1]
-        reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    except OSError:
-        raise OSError(f"cannot listen on {address}: is it free, and a HOST:PORT?") from None
-    return f"{host}:{bound}"
 
 
 class _Worker:

@@ -32,7 +32,7 @@ from imagecall.doors.grpc_boundary import (
     request_of,
     takes_serialized,
 )
-from imagecall.doors.listeners import close, listeners
+from imagecall.doors.shards import Shards
 from imagecall.doors.threads import done
 from imagecall.errors import damaged_answer
 from imagecall.limits import Limits
@@ -96,9 +96,6 @@ _PINGS_MS: Final = 10_000
 
 _CONNECTION_MS: Final = 10 * 60_000
 """After how long a client is told to connect anew, and so finds replicas that came meanwhile."""
-
-_LAST_SECONDS: Final = 0.25
-"""How long those who connected last have for their first call, before all are told to leave."""
 
 _CALLS_OF_A_CONNECTION: Final = 100
 """How many calls a connection may have past the limit of all, so that they are told of it, where
@@ -279,14 +276,13 @@ class GrpcServer:
     ) -> None:
         admission = admission or Admission()
         self._address = address
-        self._credentials = certificates and certificates.for_grpc()
+        self._credentials = certificates.for_grpc if certificates else None
         self._health = health.aio.HealthServicer()
         self._boundary = Boundary(admission, observer)
-        self._listening: set[int] = set()
-        self._server = grpc.aio.server(options=_options(admission.limits, share_port))
-        self._server.add_generic_rpc_handlers((self._boundary,))
+        limits = admission.limits
+        self._shards = Shards(self._boundary, _options(limits), limits.connections, share_port)
         boundary: Any = self._boundary  # The generated functions declare a server.
-        conversion = ConversionServicer(admission.limits)
+        conversion = ConversionServicer(limits)
         generation = GenerationServicer(backend, admission.asks)
         pb_grpc.add_ConversionServiceServicer_to_server(conversion, boundary)
         generation_pb_grpc.add_ImageGenerationServiceServicer_to_server(generation, boundary)
@@ -301,22 +297,10 @@ class GrpcServer:
 
     async def start(self) -> str:
         """Listens; returns HOST:PORT with the port that it got. Raises OSError."""
-        before = listeners()
-        try:
-            port = (
-                self._server.add_secure_port(self._address, self._credentials)
-                if self._credentials
-                else self._server.add_insecure_port(self._address)
-            )
-        except RuntimeError:
-            raise OSError(
-                f"cannot listen on {self._address}: is it free, and a HOST:PORT?"
-            ) from None
-        self._listening = listeners() - before
-        await self._server.start()
+        bound = await self._shards.start(self._address, self._credentials)
         for service in _SERVICES:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        return f"{self._address.rpartition(':')[0]}:{port}"
+        return bound
 
     async def drain(self) -> None:
         """Reports NOT_SERVING. Calls are still taken."""
@@ -326,26 +310,22 @@ class GrpcServer:
         """Reports NOT_SERVING, takes no new connections and then no new calls, and gives those in
         progress `grace` seconds."""
         await self.drain()
-        if self._listening:
-            close(self._listening)
-            await asyncio.sleep(min(grace, _LAST_SECONDS))
+        await self._shards.close(grace)
         self._boundary.stopping.set()
-        await self._server.stop(grace)
+        await self._shards.stop(grace)
 
 
-def _options(limits: Limits, share_port: bool) -> list[tuple[str, int]]:
+def _options(limits: Limits) -> list[tuple[str, int]]:
     """What the server asks of gRPC's core; see grpc/impl/channel_arg_names.h there."""
     metadata = 2 * limits.metadata_bytes + _METADATA_OVERHEAD_BYTES
     streams = min(limits.calls + _CALLS_OF_A_CONNECTION, _MOST_CALLS_OF_A_CONNECTION)
     return [
         ("grpc.max_receive_message_length", max(limits.json_bytes, _USUAL_BYTES) + _OVERHEAD_BYTES),
-        ("grpc.so_reuseport", int(share_port)),  # If not, a second server on the port is an error.
         ("grpc.max_concurrent_streams", streams),
         ("grpc.server.max_pending_requests", _PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS),
         ("grpc.max_metadata_size", metadata),
         ("grpc.absolute_max_metadata_size", metadata),
-        ("grpc.max_allowed_incoming_connections", limits.connections),
         ("grpc.max_connection_idle_ms", round(limits.idle_seconds * 1000)),
         # Calls in progress end on the old connection, however long they take.
         ("grpc.max_connection_age_ms", _CONNECTION_MS),

@@ -16,6 +16,7 @@ from imagecall.backends import Backend
 from imagecall.certificates import Certificates
 from imagecall.doors.admission import Admission
 from imagecall.doors.http import http_app
+from imagecall.doors.listeners import not_free
 from imagecall.observing.observer import Observer
 
 _ACCEPTED_AT_ONCE: Final = 4
@@ -135,8 +136,7 @@ class HttpServer:
             listening.bind((self._host, self._port))
         except OSError:
             listening.close()
-            message = f"cannot listen on {self._address}: is it free, and a HOST:PORT?"
-            raise OSError(message) from None
+            raise not_free(self._address) from None
         self._serving = asyncio.create_task(self._server.serve([listening]))
         await self._server.ready.wait()
         listening.listen(_BACKLOG)  # After asyncio, which would take as many at once.

@@ -1,0 +1,113 @@
+"""The servers of gRPC's core that share a port, and the descriptors by which they listen."""
+
+import asyncio
+import socket
+from contextlib import AsyncExitStack, ExitStack
+from typing import Any
+
+import grpc
+import pytest
+
+from imagecall.backends.embedded import EmbeddedBackend
+from imagecall.doors.admission import Admission
+from imagecall.doors.grpc import GrpcServer
+from imagecall.doors.listeners import close, listeners, reserved
+from imagecall.limits import Limits
+from imagecall.v1.conversion_service_pb2 import ParseCallRequest
+from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
+
+ITEM = '{"type":"image_generation_call","id":"ig_1"}'
+
+
+def server(connections: int, address: str = "127.0.0.1:0") -> GrpcServer:
+    return GrpcServer(address, EmbeddedBackend(), Admission(Limits(connections=connections)))
+
+
+def place(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)
+
+
+@pytest.mark.parametrize(
+    ("connections", "servers"), [(1, 1), (2048, 1), (2049, 64), (5000, 156), (10**6, 256)]
+)
+async def test_many_connections_are_spread_over_servers(connections: int, servers: int) -> None:
+    before = listeners()
+    door = server(connections)
+    address = await door.start()
+    assert len(listeners() - before) == servers
+    async with AsyncExitStack() as stack:
+        for _ in range(min(connections, 20)):
+            options = (("grpc.use_local_subchannel_pool", 1),)
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options))
+            stub: Any = ConversionServiceStub(channel)
+            assert (await stub.ParseCall(ParseCallRequest(json=ITEM), timeout=10)).call
+    await door.stop(0)
+    assert listeners() == before
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(*place(address))
+
+
+async def test_few_connections_are_counted_exactly() -> None:
+    door = server(3)
+    address = await door.start()
+    ends = []
+    for _ in range(5):
+        reader, writer = await asyncio.open_connection(*place(address))
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
+        ends.append((reader, writer))
+    greeted = []
+    for reader, writer in ends:
+        try:
+            greeted.append(await asyncio.wait_for(reader.read(9), 10))
+        except ConnectionError:
+            greeted.append(b"")
+        writer.transport.abort()
+    assert [bool(some) for some in greeted] == [True] * 3 + [False] * 2
+    await door.stop(0)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])
+async def test_a_port_is_taken_for_others_of_any_kind(host: str) -> None:
+    door = server(10_000, f"{host}:0")
+    address = await door.start()
+    with pytest.raises(OSError, match=f"cannot listen on {address}: is it free"):
+        await server(10_000, address).start()
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", place(address)[1]))
+    await door.stop(0)
+    again = server(10_000, address)
+    assert await again.start() == address
+    await again.stop(0)
+
+
+def test_what_is_reserved_is_free_afterwards() -> None:
+    with ExitStack() as stack:
+        address = reserved("localhost:0", stack)
+        host, port = place(address)
+        assert host == "localhost"
+        assert port
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1:1234", "nowhere.invalid:0", "[::ffff:zz]:0"])
+async def test_an_address_of_others_is_an_error_with_a_sentence(address: str) -> None:
+    with pytest.raises(OSError, match=r"cannot listen on .*: is it free, and a HOST:PORT"):
+        await server(10_000, address).start()
+
+
+async def test_a_closed_listener_refuses_and_its_number_stays_taken() -> None:
+    before = listeners()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        found = listeners() - before
+        assert found == {listening.fileno()}
+        where = listening.getsockname()
+        close(found)
+        close(found)
+        assert listeners() == before
+        assert listening.fileno() in found
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(*where)
