@@ -23,7 +23,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.trace import SpanContext, TraceFlags, TraceState
+from opentelemetry.trace import SpanContext, TraceState
 from prometheus_client.parser import text_string_to_metric_families
 
 from imagecall.addresses import ServerAddress
@@ -38,7 +38,8 @@ from imagecall.doors.http_server import HttpServer
 from imagecall.limits import Limits
 from imagecall.observing.logs import JsonFormatter, TextFormatter
 from imagecall.observing.observer import Observer, http_called, http_served, rpc_served
-from imagecall.observing.span_exporter import Alike, EndedSpan, _encoded, _readable
+from imagecall.observing.span import Alike, Span
+from imagecall.observing.span_exporter import _encoded, _readable
 from imagecall.observing.start import observer_of
 from imagecall.settings import SERVER, read_settings
 from imagecall.tokens import Tokens
@@ -262,7 +263,6 @@ async def test_the_sampler_counts_for_calls_without_a_trace(
 def test_spans_are_encoded_as_the_sdk_encodes_them() -> None:
     local, remote = (SpanContext(1, 2, is_remote) for is_remote in (False, True))
     state = TraceState([("a", "b")])
-    own = SpanContext(2**127 + 1, 2**63 + 1, False, TraceFlags(1), state)
     operations = (
         rpc_served("a.B/C", generates=True),
         http_served("POST", "/v1/responses", "http", generates=True),
@@ -272,7 +272,8 @@ def test_spans_are_encoded_as_the_sdk_encodes_them() -> None:
         for parent in (None, local, remote):
             for code, reason, failed in (("OK", "", False), (503, "x", True), ("", "y", True)):
                 alike = Alike(operation, code, reason, failed)
-                span = EndedSpan(own, parent, alike, "r-1", 10, 20)
+                span = Span(2**127 + 1, 2**63 + 1, parent, state=state)
+                span.ended, span.request_id, span.end = alike, "r-1", span.begun + 10
                 readable = _readable(span, Resource({}))
                 (of_resource,) = encode_spans([readable]).resource_spans
                 theirs = of_resource.scope_spans[0].spans[0]

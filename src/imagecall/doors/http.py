@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from functools import partial
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from google.protobuf import text_format
@@ -44,9 +44,6 @@ from imagecall.turns import LARGE, turn
 from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
 from imagecall.v1.image_request_pb2 import ImageRequest
 
-if TYPE_CHECKING:
-    from imagecall.observing.metrics import Metrics
-
 PATHS: Final = (
     API,
     "/api/v1/responses",
@@ -77,7 +74,7 @@ def http_app(
     """
     admission = admission or Admission()
     door = _Door(backend, admission)
-    metrics = observer.metrics if observer else None
+    shown = observer if observer and observer.metrics else None
     paths = {**dict.fromkeys(PATHS, True), _CONVERT: False}
     return Starlette(
         routes=[
@@ -85,7 +82,7 @@ def http_app(
             Route(_CONVERT, _guarded(door.convert), methods=["POST"]),
             Route("/", door.page, methods=["GET"]),
             Route("/health", door.health, methods=["GET"]),
-            *([Route(_METRICS, _shown(metrics, admission), methods=["GET"])] if metrics else []),
+            *([Route(_METRICS, _shown(shown, admission), methods=["GET"])] if shown else []),
         ],
         middleware=[
             Middleware(Observed, observer, paths),
@@ -114,12 +111,12 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
     return guarded
 
 
-def _shown(metrics: "Metrics", admission: Admission) -> Endpoint:
+def _shown(observer: Observer, admission: Admission) -> Endpoint:
     """GET /metrics, however many calls there are, for who has a token if one is asked for."""
 
     async def shown(request: Request) -> Response:
         admission.holder(request.headers.get("authorization", ""))
-        text, media_type = metrics.text(request.headers.get("accept", ""))
+        text, media_type = observer.metrics_text(request.headers.get("accept", ""))
         return Response(text, headers={"content-type": media_type})
 
     return shown

@@ -4,6 +4,7 @@ Recording with OpenTelemetry's own instruments takes some ten times as long for 
 """
 
 import os
+from collections import Counter as Counts
 from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -103,15 +104,6 @@ INSTRUMENTS: Final = (
 _SUFFIXES: Final = {"s": "_seconds", "By": "_bytes"}
 
 
-class _OfCalls(NamedTuple):
-    """What counts the calls to an operation of a door."""
-
-    in_progress: Any
-    in_flight: Any
-    received: Any
-    sent: Any
-
-
 class Metrics:
     """See the module. Each has its own registry."""
 
@@ -119,7 +111,8 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # Twice the lines, read by few.
         self._registry = CollectorRegistry()
         self.by_name: dict[str, Any] = {each.name: self._made(each) for each in INSTRUMENTS}
-        self._of_calls = cache(self._of_calls_to)
+        self._in_progress = Counts[str]()
+        self._in_flight = Counts[str]()
         self._duration = cache(self._duration_of)
         self._series = cache(self._labelled)
         self._sender: MetricsSender | None = None
@@ -137,18 +130,30 @@ class Metrics:
             self._sender.close()
 
     def begun(self, operation: Operation) -> None:
-        of_calls = self._of_calls(operation)
-        of_calls.in_progress.inc()
-        if of_calls.in_flight:
-            of_calls.in_flight.inc()
+        """Notes that a call has begun; `settle` shows it."""
+        self._in_progress[operation.door] += 1
+        if operation.generates:
+            self._in_flight[operation.door] += 1
 
-    def over(self, operation: Operation, received: int, sent: int) -> None:
-        of_calls = self._of_calls(operation)
-        of_calls.in_progress.dec()
-        if of_calls.in_flight:
-            of_calls.in_flight.dec()
-        of_calls.received.inc(received)
-        of_calls.sent.inc(sent)
+    def over(self, operation: Operation) -> None:
+        """Notes that a call is over; `settle` shows it."""
+        self._in_progress[operation.door] -= 1
+        if operation.generates:
+            self._in_flight[operation.door] -= 1
+
+    def settle(self) -> None:
+        """Shows the calls in progress."""
+        for name, counted in (
+            ("imagecall.calls.in_progress", self._in_progress),
+            ("imagecall.images.in_flight", self._in_flight),
+        ):
+            for door, calls in counted.items():
+                self._series(name, door).set(calls)
+
+    def moved(self, operation: Operation, received: int, sent: int) -> None:
+        """Counts the bytes of a call."""
+        self._series("imagecall.received", operation.door, operation.name).inc(received)
+        self._series("imagecall.sent", operation.door, operation.name).inc(sent)
 
     def ended(self, operation: Operation, code: str | int, reason: str, seconds: float) -> None:
         self._duration(operation, code, reason).observe(seconds)
@@ -180,16 +185,6 @@ class Metrics:
         if each.kind is Gauge:
             options["multiprocess_mode"] = "livesum"
         return each.kind(name, each.help, labels, **options)
-
-    def _of_calls_to(self, operation: Operation) -> _OfCalls:
-        door, name = operation.door, operation.name
-        flying = operation.generates
-        return _OfCalls(
-            self._labelled("imagecall.calls.in_progress", door),
-            self._labelled("imagecall.images.in_flight", door) if flying else None,
-            self._labelled("imagecall.received", door, name),
-            self._labelled("imagecall.sent", door, name),
-        )
 
     def _duration_of(self, operation: Operation, code: str | int, reason: str) -> Any:
         return self._labelled(operation.metric, *operation.attributes.values(), code, reason)

@@ -21,7 +21,8 @@ from imagecall.observing.request_id import HEADER, REQUEST_ID
 
 if TYPE_CHECKING:
     from imagecall.observing.metrics import Metrics
-    from imagecall.observing.spans import Span, Spans
+    from imagecall.observing.span import Span
+    from imagecall.observing.spans import Spans
 
 _log: Final = logging.getLogger("imagecall.calls")
 
@@ -38,6 +39,9 @@ _FAULTS: Final = frozenset(
 )
 """The codes that are a fault of the server and not of its client, as OpenTelemetry has it."""
 
+
+_SETTLE_SECONDS: Final = 0.01
+"""How long what has ended may wait to be counted."""
 
 _Attributes: TypeAlias = Mapping[str, str | int]
 
@@ -95,6 +99,8 @@ class Observer:
         self.metrics = metrics
         self.spans = spans
         self.log_calls = log_calls
+        self._ended: list[Seen] = []
+        self._due = False
 
     def begin(self, operation: Operation, headers: Mapping[str, Any]) -> "Call":
         """A call of the current task, with the headers, or metadata, that came."""
@@ -103,8 +109,38 @@ class Observer:
         CALL_SEEN.set(call)
         return call
 
+    def settle_soon(self, ended: "Seen | None" = None) -> None:
+        """Has counted, a moment later, what has begun and ended until then.
+
+        Many at a time take less of the processor than each would between other work.
+        """
+        if ended is not None:
+            self._ended.append(ended)
+        if not self._due:
+            self._due = True
+            try:
+                asyncio.get_running_loop().call_later(_SETTLE_SECONDS, self.settle)
+            except RuntimeError:  # The loop is closed: what is left of a generator ends.
+                self.settle()
+
+    def settle(self) -> None:
+        """Counts what has begun and ended."""
+        self._due = False
+        ended, self._ended = self._ended, []
+        for seen in ended:
+            seen.settle()
+        if self.metrics:
+            self.metrics.settle()
+
+    def metrics_text(self, accepted: str) -> tuple[bytes, str]:
+        """The metrics until now, see Metrics.text."""
+        assert self.metrics
+        self.settle()
+        return self.metrics.text(accepted)
+
     def close(self) -> None:
         """Sends what has not been sent."""
+        self.settle()
         for part in (self.metrics, self.spans):
             if part is not None:
                 part.close()
@@ -113,46 +149,51 @@ class Observer:
 class Seen:
     """A call or a hop that has begun, and is to be ended."""
 
-    __slots__ = ("_begun", "_observer", "_operation", "_reason", "span")
+    __slots__ = ("_begun", "_observer", "_operation", "_reason", "_seconds", "code", "span")
 
     def __init__(self, observer: Observer, operation: Operation, span: "Span | None") -> None:
         self._observer = observer
         self._operation = operation
         self._reason = ""
+        self.code: str | int = ""
         self.span = span
         self._begun = time.perf_counter()
 
-    def end(self, code: str | int) -> float:
-        """Ends it: with a gRPC status code, or an HTTP status, "" if there was none.
-
-        Returns how many seconds it took.
-        """
-        seconds = time.perf_counter() - self._begun
-        operation = self._operation
-        if not self._reason and operation.is_fault(code):
+    def end(self, code: str | int) -> None:
+        """Ends it: with a gRPC status code, or an HTTP status, "" if there was none."""
+        self._seconds = time.perf_counter() - self._begun
+        self.code = code
+        if code != "OK" and not self._reason and self._operation.is_fault(code):
             self._reason = str(code)
-        reason = self._reason
-        if self._observer.metrics:
-            self._observer.metrics.ended(operation, code, reason, seconds)
-        if self._observer.spans and self.span:
+        if self.span:
+            self.span.request_id = REQUEST_ID.get()
+            self.span.end = time.time_ns()
+        self._observer.settle_soon(self)
+
+    def settle(self) -> None:
+        """Counts it, and has its span sent."""
+        operation, observer = self._operation, self._observer
+        code, reason = self.code, self._reason
+        if observer.metrics:
+            observer.metrics.ended(operation, code, reason, self._seconds)
+        if observer.spans and self.span:
             failed = operation.is_failed(code, reason)
-            self._observer.spans.end(self.span, operation, code, reason, failed)
-        return seconds
+            observer.spans.end(self.span, operation, code, reason, failed)
 
 
 class Call(Seen):
     """A call at a door."""
 
-    __slots__ = ("caller", "code", "received_bytes", "sent_bytes")
+    __slots__ = ("caller", "received_bytes", "sent_bytes")
 
     def __init__(self, observer: Observer, operation: Operation, span: "Span | None") -> None:
         super().__init__(observer, operation, span)
-        self.code = ""
         self.caller = ""
         self.received_bytes = 0
         self.sent_bytes = 0
         if observer.metrics:
             observer.metrics.begun(operation)
+            observer.settle_soon()
 
     def failed(self, error: ImagecallError) -> None:
         """Notes why it fails."""
@@ -180,26 +221,32 @@ class Call(Seen):
         span = spans.begin_under(self.span) if spans and self.span else None
         return Hop(self._observer, operation, span)
 
-    def end(self, code: str | int) -> float:
-        seconds = super().end(code)
-        operation = self._operation
+    def end(self, code: str | int) -> None:
+        super().end(code)
         if self._observer.metrics:
-            self._observer.metrics.over(operation, self.received_bytes, self.sent_bytes)
+            self._observer.metrics.over(self._operation)
         if self._observer.log_calls:
-            fields: dict[str, Any] = {
-                "door": operation.door,
-                "method": operation.name,
-                "code": code,
-                "reason": self._reason,
-                "seconds": round(seconds, 6),
-                "received_bytes": self.received_bytes,
-                "sent_bytes": self.sent_bytes,
-                "caller": self.caller,
-                "trace_id": self.span.trace_id if self.span else "",
-            }
-            said = {key: value for key, value in fields.items() if value != ""}
-            _log.info("call", extra={"fields": said})
-        return seconds
+            self._log()
+
+    def settle(self) -> None:
+        super().settle()
+        if self._observer.metrics:
+            self._observer.metrics.moved(self._operation, self.received_bytes, self.sent_bytes)
+
+    def _log(self) -> None:
+        fields: dict[str, Any] = {
+            "door": self._operation.door,
+            "method": self._operation.name,
+            "code": self.code,
+            "reason": self._reason,
+            "seconds": round(self._seconds, 6),
+            "received_bytes": self.received_bytes,
+            "sent_bytes": self.sent_bytes,
+            "caller": self.caller,
+            "trace_id": f"{self.span.trace_id:032x}" if self.span else "",
+        }
+        said = {key: value for key, value in fields.items() if value != ""}
+        _log.info("call", extra={"fields": said})
 
 
 class Hop(Seen):

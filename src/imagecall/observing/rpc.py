@@ -47,7 +47,8 @@ def observed(
 
     async def seen(data: Any, context: Context) -> Any:
         metadata: dict[str, str | bytes] = dict(METADATA.get())
-        take_request_id(metadata.get(HEADER))
+        if HEADER in metadata or observer.log_calls:
+            take_request_id(metadata.get(HEADER))  # If not: where it is told to someone.
         call = observer.begin(operation, metadata)
         if isinstance(data, bytes):
             call.received_bytes = len(data)

@@ -4,55 +4,23 @@ Sampler, ids, batches and the sending are the SDK's. Its spans are made where th
 all: its way of making them takes some ten times as long.
 """
 
-import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision
-from opentelemetry.trace import (
-    SpanContext,
-    SpanKind,
-    TraceFlags,
-    get_current_span,
-)
+from opentelemetry.trace import SpanKind, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from imagecall.observing.observer import TRACE_HEADERS, Operation
-from imagecall.observing.request_id import REQUEST_ID
-from imagecall.observing.span_exporter import Alike, EndedSpan, SpanExporter
+from imagecall.observing.span import Alike, Span
+from imagecall.observing.span_exporter import SpanExporter
 
-_SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
-_NOT_SAMPLED: Final = TraceFlags(TraceFlags.DEFAULT)
 _W3C: Final = TraceContextTextMapPropagator()
-
-
-class Span:
-    """A span that has begun."""
-
-    __slots__ = ("begun", "context", "parent")
-
-    def __init__(self, context: SpanContext, parent: SpanContext | None) -> None:
-        self.context = context
-        self.parent = parent
-        self.begun = time.time_ns()
-
-    @property
-    def trace_id(self) -> str:
-        return f"{self.context.trace_id:032x}"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What takes the trace to the next hop."""
-        context = self.context
-        found = {
-            "traceparent": f"00-{self.trace_id}-{context.span_id:016x}-{context.trace_flags:02x}"
-        }
-        if context.trace_state:
-            found["tracestate"] = context.trace_state.to_header()
-        return found
+_alike: Final = lru_cache(1024)(Alike)
 
 
 class Spans:
@@ -74,9 +42,9 @@ class Spans:
             found = get_current_span(within).get_span_context()
             parent = found if found.is_valid else None
         trace_id = parent.trace_id if parent else self._ids.generate_trace_id()
+        span_id = self._ids.generate_span_id()
         if parent is None and self._samples_every_root:
-            span_id = self._ids.generate_span_id()
-            return Span(SpanContext(trace_id, span_id, False, _SAMPLED), None)
+            return Span(trace_id, span_id)
         decided = self._sampler.should_sample(
             within if parent else None,
             trace_id,
@@ -84,29 +52,23 @@ class Spans:
             SpanKind.SERVER,
             operation.attributes,
         )
-        flags = _SAMPLED if decided.decision is Decision.RECORD_AND_SAMPLE else _NOT_SAMPLED
-        state = decided.trace_state
-        context = SpanContext(trace_id, self._ids.generate_span_id(), False, flags, state)
-        return Span(context, parent)
+        sampled = decided.decision is Decision.RECORD_AND_SAMPLE
+        return Span(trace_id, span_id, parent, sampled, decided.trace_state)
 
     def begin_under(self, span: Span) -> Span:
         """A span of the same trace, sampled if that is."""
-        above = span.context
         span_id = self._ids.generate_span_id()
-        flags, state = above.trace_flags, above.trace_state
-        return Span(SpanContext(above.trace_id, span_id, False, flags, state), above)
+        return Span(span.trace_id, span_id, span.own_context(), span.sampled, span.state)
 
     def end(
         self, span: Span, operation: Operation, code: str | int, reason: str, failed: bool
     ) -> None:
         """Ends a span, and has it sent if it is sampled."""
-        if not span.context.trace_flags:
+        if not span.sampled:
             return
-        alike = Alike(operation, code, reason, failed)
-        ended: Any = EndedSpan(
-            span.context, span.parent, alike, REQUEST_ID.get(), span.begun, time.time_ns()
-        )
-        self._processor.on_end(ended)
+        span.ended = _alike(operation, code, reason, failed)
+        sent: Any = span
+        self._processor.on_end(sent)
 
     def close(self) -> None:
         """Sends what is left."""
