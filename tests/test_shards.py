@@ -1,7 +1,10 @@
 """The servers of gRPC's core that share a port, and the descriptors by which they listen."""
 
 import asyncio
+import os
 import socket
+import subprocess
+import sys
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
@@ -48,23 +51,20 @@ async def test_many_connections_are_spread_over_servers(connections: int, server
         await asyncio.open_connection(*place(address))
 
 
-async def test_few_connections_are_counted_exactly() -> None:
-    door = server(3)
-    address = await door.start()
-    ends = []
-    for _ in range(5):
-        reader, writer = await asyncio.open_connection(*place(address))
-        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
-        ends.append((reader, writer))
-    greeted = []
-    for reader, writer in ends:
-        try:
-            greeted.append(await asyncio.wait_for(reader.read(9), 10))
-        except ConnectionError:
-            greeted.append(b"")
-        writer.transport.abort()
-    assert [bool(some) for some in greeted] == [True] * 3 + [False] * 2
-    await door.stop(0)
+@pytest.mark.parametrize(("limit", "servers"), [("-Sn 200", 256), ("-n 200", 12)])
+def test_there_are_as_many_servers_as_descriptors_allow(limit: str, servers: int) -> None:
+    serve = [sys.executable, "-m", "imagecall", "serve", "--grpc", "127.0.0.1:0", "--http", "off"]
+    command = ["bash", "-c", f'ulimit {limit}; exec "$@"', "-", *serve]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        address = process.stdout.readline().split()[-1]
+        opened = len(os.listdir(f"/proc/{process.pid}/fd"))
+        with grpc.insecure_channel(address) as channel:
+            request = ParseCallRequest(json=ITEM)
+            assert ConversionServiceStub(channel).ParseCall(request, timeout=10).call
+        process.terminate()
+        assert process.wait(20) == 0
+    assert servers < opened < servers + 60
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import gc
 import os
+import resource
 import signal
 import sys
 from contextlib import suppress
@@ -49,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
             run_workers(settings, sys.argv[1:], lambda grpc, http: _announce(settings, grpc, http))
         )
     keep_freed_memory()
+    _take_all_descriptors()
     asyncio.run(_serve(settings))
     return 0
 
@@ -92,6 +94,13 @@ async def _serve(settings: argparse.Namespace) -> None:
         await backend.close()
         if observer:
             observer.close()
+
+
+def _take_all_descriptors() -> None:
+    """Raises the limit that systems set low for programs that know no better than select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS may say "unlimited", and not mean it.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _pause_rarely() -> None:

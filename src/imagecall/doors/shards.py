@@ -7,6 +7,7 @@ calls costs a descriptor and ten kilobytes.
 """
 
 import asyncio
+import resource
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Final
@@ -17,6 +18,7 @@ from imagecall.doors.listeners import close, listeners, not_free, reserved
 
 _MOST_SERVERS: Final = 256
 _CONNECTIONS_OF_A_SERVER: Final = 32
+_DESCRIPTORS_OF_A_SERVER: Final = 16
 _FEW_CONNECTIONS: Final = 2048
 """Up to how many connections are counted by one server, exactly."""
 
@@ -41,8 +43,7 @@ class Shards:
         connections: int,
         share_port: bool,
     ) -> None:
-        few = connections <= _FEW_CONNECTIONS
-        count = 1 if few else min(_MOST_SERVERS, connections // _CONNECTIONS_OF_A_SERVER)
+        count = _count(connections)
         own = [
             *options,
             ("grpc.so_reuseport", 1),
@@ -91,3 +92,14 @@ class Shards:
     async def stop(self, grace: float) -> None:
         """Takes no new calls, and gives those in progress `grace` seconds."""
         await asyncio.gather(*(server.stop(grace) for server in self._servers))
+
+
+def _count(connections: int) -> int:
+    """How many servers there are for so many connections, and the descriptors that we may have."""
+    if connections <= _FEW_CONNECTIONS:
+        return 1
+    count = min(_MOST_SERVERS, connections // _CONNECTIONS_OF_A_SERVER)
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return count
+    return max(1, min(count, descriptors // _DESCRIPTORS_OF_A_SERVER))
