@@ -38,7 +38,7 @@ from imagecall.doors.http_server import HttpServer
 from imagecall.limits import Limits
 from imagecall.observing.logs import JsonFormatter, TextFormatter
 from imagecall.observing.observer import Observer, http_called, http_served, rpc_served
-from imagecall.observing.span import Alike, Span
+from imagecall.observing.span import Outcome, Span
 from imagecall.observing.span_exporter import _encoded, _readable
 from imagecall.observing.start import observer_of
 from imagecall.settings import SERVER, read_settings
@@ -271,9 +271,9 @@ def test_spans_are_encoded_as_the_sdk_encodes_them() -> None:
     for operation in operations:
         for parent in (None, local, remote):
             for code, reason, failed in (("OK", "", False), (503, "x", True), ("", "y", True)):
-                alike = Alike(operation, code, reason, failed)
+                outcome = Outcome(operation, code, reason, failed)
                 span = Span(2**127 + 1, 2**63 + 1, parent, state=state)
-                span.ended, span.request_id, span.end = alike, "r-1", span.begun + 10
+                span.outcome, span.request_id, span.end = outcome, "r-1", span.begun + 10
                 readable = _readable(span, Resource({}))
                 (of_resource,) = encode_spans([readable]).resource_spans
                 theirs = of_resource.scope_spans[0].spans[0]

@@ -167,7 +167,8 @@ class _Load:
         places = ",".join(server.grpc for server in self._servers)
 
         def channel(watches: bool) -> Any:
-            options = [("grpc.service_config", _service_config(watches)), *_RECONNECT]
+            own = ("grpc.use_local_subchannel_pool", 1)  # If not, both share their connections.
+            options = [("grpc.service_config", _service_config(watches)), own, *_RECONNECT]
             return grpc.aio.insecure_channel(f"ipv4:{places}", options)
 
         async with (

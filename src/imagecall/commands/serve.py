@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import gc
 import os
-import resource
 import signal
 import sys
 from contextlib import suppress
@@ -98,6 +97,8 @@ async def _serve(settings: argparse.Namespace) -> None:
 
 def _take_all_descriptors() -> None:
     """Raises the limit that systems set low for programs that know no better than select()."""
+    import resource  # Not everywhere.
+
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # macOS may say "unlimited", and not mean it.
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -105,9 +105,6 @@ _MOST_CALLS_OF_A_CONNECTION: Final = 128
 """How many it may have in any case: further ones wait at the client. One that resets its calls at
 once can keep others waiting for as many."""
 
-_PENDING_CALLS: Final = 100_000
-"""How many calls may wait to be taken. Past gRPC's default of 1,000 to 3,000 it cancels any."""
-
 
 class ConversionServicer(pb_grpc.ConversionServiceServicer):
     """imagecall.v1.ConversionService; see proto/imagecall/v1/conversion_service.proto.
@@ -322,8 +319,6 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", max(limits.json_bytes, _USUAL_BYTES) + _OVERHEAD_BYTES),
         ("grpc.max_concurrent_streams", streams),
-        ("grpc.server.max_pending_requests", _PENDING_CALLS),
-        ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS),
         ("grpc.max_metadata_size", metadata),
         ("grpc.absolute_max_metadata_size", metadata),
         ("grpc.max_connection_idle_ms", round(limits.idle_seconds * 1000)),

@@ -4,12 +4,15 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Collection
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from typing import Any, Final
 
 _MISSING: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 """What an address is refused with that this machine does not have, such as those of IPv6."""
+
+_ANY: Final = ("::", "0.0.0.0")  # It is the user who asks for it.
+"""What "::" means to gRPC's core, which goes without IPv6 where there is none."""
 
 
 def not_free(address: str) -> OSError:
@@ -24,23 +27,22 @@ def reserved(address: str, stack: ExitStack) -> str:
     someone does already, in whatever way.
     """
     host, _, text = address.rpartition(":")
-    port = int(text)
+    plain = host.strip("[]")
     try:
-        found = socket.getaddrinfo(
-            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        for family, *_, place in found:
-            port = _reserve(family, (place[0], port, *place[2:]), stack)
-    except OSError:
+        port = int(text)
+        for name in _ANY if plain == "::" else (plain,):
+            for family, *_, place in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
+                port = _reserve(family, (place[0], port, *place[2:]), stack)
+    except (OSError, ValueError, OverflowError):  # Of names that are none, too.
         raise not_free(address) from None
     return f"{host}:{port}"
 
 
 def _reserve(family: int, place: Any, stack: ExitStack) -> int:
     """The port. Raises OSError."""
-    reserving = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-    reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
+        reserving = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserving.bind(place)  # Raises if another server has it.
     except OSError as error:
         if error.errno in _MISSING:
@@ -50,28 +52,31 @@ def _reserve(family: int, place: Any, stack: ExitStack) -> int:
     return int(reserving.getsockname()[1])
 
 
-def listeners() -> set[int]:
-    """The descriptors that listen for connections; none where that cannot be seen."""
+def listeners() -> dict[int, int]:
+    """The descriptors that listen for connections, with their ports; none where it is not told."""
     try:
         names = os.listdir("/dev/fd")
     except OSError:
-        return set()
-    return {int(name) for name in names if _listens(int(name))}
+        return {}
+    found = ((int(name), _port(int(name))) for name in names)
+    return {descriptor: port for descriptor, port in found if port}
 
 
-def close(descriptors: Collection[int]) -> None:
-    """Refuses further connections at these, if they still listen.
+def refuse(found: Mapping[int, int]) -> None:
+    """Refuses further connections at these listeners, if they still listen.
 
-    The number stays taken, by a socket that nothing comes to, until its owner closes it.
+    A descriptor stays taken, by a socket that nothing comes to, until its owner closes it.
     """
-    for descriptor in listeners().intersection(descriptors):
-        with socket.socket() as inert:
+    with suppress(OSError), socket.socket() as inert:  # There may be none left.
+        for descriptor, _ in listeners().items() & found.items():
             os.dup2(inert.fileno(), descriptor, inheritable=False)
 
 
-def _listens(descriptor: int) -> bool:
+def _port(descriptor: int) -> int:
+    """The port that it listens on. 0: it does not."""
     with suppress(OSError):  # It may be closed meanwhile.
         if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
             with socket.socket(fileno=os.dup(descriptor)) as copy:
-                return bool(copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-    return False
+                if copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    return int(copy.getsockname()[1])
+    return 0

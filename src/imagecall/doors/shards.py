@@ -7,14 +7,17 @@ calls costs a descriptor and ten kilobytes.
 """
 
 import asyncio
-import resource
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Final
 
 import grpc
 
-from imagecall.doors.listeners import close, listeners, not_free, reserved
+from imagecall.doors.listeners import listeners, not_free, refuse, reserved
+
+LAST_SECONDS: Final = 0.25
+"""How long those who connected last have for their first call."""
 
 _MOST_SERVERS: Final = 256
 _CONNECTIONS_OF_A_SERVER: Final = 32
@@ -22,8 +25,9 @@ _DESCRIPTORS_OF_A_SERVER: Final = 16
 _FEW_CONNECTIONS: Final = 2048
 """Up to how many connections are counted by one server, exactly."""
 
-LAST_SECONDS: Final = 0.25
-"""How long those who connected last have for their first call."""
+_PENDING_CALLS: Final = 100_000
+_PENDING_CALLS_OF_A_SERVER: Final = 1000
+"""How many calls may wait to be taken, of all and of each; past them the core cancels any."""
 
 
 class Shards:
@@ -33,7 +37,8 @@ class Shards:
         handler: what handles the calls.
         options: of each server, for gRPC's core.
         connections: the most of them. Where there are several servers, each takes an equal part.
-        share_port: whether other processes may listen on the same port.
+        share_port: whether others may listen on the same port already. Where there are several
+            servers, other programs of the same user that set SO_REUSEPORT can come to it later.
     """
 
     def __init__(
@@ -44,16 +49,19 @@ class Shards:
         share_port: bool,
     ) -> None:
         count = _count(connections)
+        pending = max(_PENDING_CALLS_OF_A_SERVER, _PENDING_CALLS // count)
         own = [
             *options,
-            ("grpc.so_reuseport", 1),
+            ("grpc.so_reuseport", int(share_port or count > 1)),
             ("grpc.max_allowed_incoming_connections", connections // count),
+            ("grpc.server.max_pending_requests", pending),
+            ("grpc.server.max_pending_requests_hard_limit", pending),
         ]
         self._servers = [grpc.aio.server(options=own) for _ in range(count)]
         for server in self._servers:
             server.add_generic_rpc_handlers((handler,))
-        self._share_port = share_port
-        self._listening: set[int] = set()
+        self._shared = share_port
+        self._listening: dict[int, int] = {}
 
     async def start(
         self, address: str, credentials: Callable[[], grpc.ServerCredentials] | None
@@ -63,21 +71,33 @@ class Shards:
         Each of the servers is given credentials of its own.
         """
         before = listeners()
+        try:
+            place, port = self._listen(address, credentials)
+        except OSError:
+            refuse(_since(before))
+            raise
+        self._listening = {key: own for key, own in _since(before).items() if own == port}
+        for server in self._servers:
+            await server.start()
+        return place
+
+    def _listen(
+        self, address: str, credentials: Callable[[], grpc.ServerCredentials] | None
+    ) -> tuple[str, int]:
+        port = 0
         with ExitStack() as stack:
-            place = address if self._share_port else reserved(address, stack)
-            try:
-                for server in self._servers:
+            alone = self._shared or len(self._servers) == 1
+            place = address if alone else reserved(address, stack)
+            for server in self._servers:
+                try:
                     if credentials:
                         port = server.add_secure_port(place, credentials())
                     else:
                         port = server.add_insecure_port(place)
-                    place = f"{address.rpartition(':')[0]}:{port}"
-            except RuntimeError:
-                raise not_free(address) from None
-        self._listening = listeners() - before
-        for server in self._servers:
-            await server.start()
-        return place
+                except RuntimeError:
+                    raise not_free(address) from None
+                place = f"{address.rpartition(':')[0]}:{port}"
+        return place, port
 
     async def close(self, seconds: float) -> None:
         """Takes no new connections, and waits a moment, of `seconds` at most, for their calls.
@@ -85,8 +105,9 @@ class Shards:
         `stop` stops all at once: a call that is on its way then ends with CANCELLED, which few
         clients retry (grpc/grpc#41785).
         """
-        if self._listening:
-            close(self._listening)
+        closing, self._listening = self._listening, {}
+        if closing:
+            refuse(closing)
             await asyncio.sleep(min(seconds, LAST_SECONDS))
 
     async def stop(self, grace: float) -> None:
@@ -94,10 +115,17 @@ class Shards:
         await asyncio.gather(*(server.stop(grace) for server in self._servers))
 
 
+def _since(before: dict[int, int]) -> dict[int, int]:
+    """The listeners that were not there before."""
+    return dict(listeners().items() - before.items())
+
+
 def _count(connections: int) -> int:
     """How many servers there are for so many connections, and the descriptors that we may have."""
-    if connections <= _FEW_CONNECTIONS:
-        return 1
+    if connections <= _FEW_CONNECTIONS or not sys.platform.startswith("linux"):
+        return 1  # Other systems give all connections to one of those that listen.
+    import resource  # Not everywhere.
+
     count = min(_MOST_SERVERS, connections // _CONNECTIONS_OF_A_SERVER)
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if descriptors == resource.RLIM_INFINITY:

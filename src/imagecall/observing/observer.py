@@ -100,7 +100,7 @@ class Observer:
         self.spans = spans
         self.log_calls = log_calls
         self._ended: list[Seen] = []
-        self._due = False
+        self._due: asyncio.AbstractEventLoop | None = None
 
     def begin(self, operation: Operation, headers: Mapping[str, Any]) -> "Call":
         """A call of the current task, with the headers, or metadata, that came."""
@@ -114,21 +114,28 @@ class Observer:
 
         Many at a time take less of the processor than each would between other work.
         """
+        if not (self.metrics or self.spans):
+            return
         if ended is not None:
             self._ended.append(ended)
-        if not self._due:
-            self._due = True
-            try:
-                asyncio.get_running_loop().call_later(_SETTLE_SECONDS, self.settle)
-            except RuntimeError:  # The loop is closed: what is left of a generator ends.
-                self.settle()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # It is closed: what is left of a generator ends.
+            self.settle()
+            return
+        if self._due is not loop:
+            self._due = loop
+            loop.call_later(_SETTLE_SECONDS, self.settle)
 
     def settle(self) -> None:
         """Counts what has begun and ended."""
-        self._due = False
+        self._due = None
         ended, self._ended = self._ended, []
         for seen in ended:
-            seen.settle()
+            try:
+                seen.settle()
+            except Exception:  # The next is counted all the same.
+                _log.exception("a call is not counted")
         if self.metrics:
             self.metrics.settle()
 
@@ -222,9 +229,9 @@ class Call(Seen):
         return Hop(self._observer, operation, span)
 
     def end(self, code: str | int) -> None:
-        super().end(code)
         if self._observer.metrics:
             self._observer.metrics.over(self._operation)
+        super().end(code)
         if self._observer.log_calls:
             self._log()
 

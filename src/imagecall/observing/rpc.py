@@ -65,6 +65,9 @@ def observed(
             late = left is not None and left <= 0
             call.cancelled("DEADLINE_EXCEEDED" if late else CANCELLED)
             raise
+        except Exception:  # What is logged of it has the id.
+            identify()
+            raise
         finally:
             del data  # Or a failed call keeps it until Python looks for cycles.
             call.end(call.code or "UNKNOWN")

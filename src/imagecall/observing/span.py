@@ -12,7 +12,7 @@ _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _NOT_SAMPLED: Final = TraceFlags(TraceFlags.DEFAULT)
 
 
-class Alike(NamedTuple):
+class Outcome(NamedTuple):
     """What many spans have in common."""
 
     operation: Operation
@@ -25,7 +25,7 @@ class Span:
     """A span that has begun. Its ids are numbers until someone wants to read them.
 
     Attributes:
-        ended: what it is once it is over.
+        outcome: what it is once it is over.
         request_id: that of its call, then. "": it was told to nobody.
         end: when that was.
     """
@@ -33,7 +33,7 @@ class Span:
     __slots__ = (
         "begun",
         "end",
-        "ended",
+        "outcome",
         "parent",
         "request_id",
         "sampled",
@@ -58,7 +58,7 @@ class Span:
         self.parent = parent
         self.sampled = sampled
         self.state = state
-        self.ended: Alike
+        self.outcome: Outcome
         self.request_id = ""
         self.begun = self.end = time.time_ns()
 

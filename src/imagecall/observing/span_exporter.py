@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from imagecall.observing.observer import REQUEST_ID_ATTRIBUTE
 from imagecall.observing.otlp import SCOPE
-from imagecall.observing.span import Alike, Span
+from imagecall.observing.span import Outcome, Span
 
 _LOCAL: Final = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _REMOTE: Final = _LOCAL | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
@@ -46,7 +46,7 @@ class SpanExporter(OTLPSpanExporter):
 
 def _readable(span: Span, who: Resource) -> ReadableSpan:
     """A span as the SDK has it."""
-    operation, code, reason, failed = span.ended
+    operation, code, reason, failed = span.outcome
     attributes = {**operation.attributes, **operation.of_span}
     if code:
         attributes[operation.code] = code
@@ -69,7 +69,7 @@ def _readable(span: Span, who: Resource) -> ReadableSpan:
 
 
 def _encoded(span: Span) -> Encoded:
-    encoded = Encoded.FromString(_encoded_alike(span.ended))
+    encoded = Encoded.FromString(_encoded_outcome(span.outcome))
     encoded.trace_id = span.trace_id.to_bytes(16, "big")
     encoded.span_id = span.span_id.to_bytes(8, "big")
     encoded.start_time_unix_nano = span.begun
@@ -86,10 +86,10 @@ def _encoded(span: Span) -> Encoded:
 
 
 @lru_cache(1024)
-def _encoded_alike(alike: Alike) -> bytes:
+def _encoded_outcome(outcome: Outcome) -> bytes:
     """What these spans have in common, serialized."""
     span = Span(0, 0)
-    span.ended = alike
+    span.outcome = outcome
     encoded = (
         encode_spans([_readable(span, Resource.get_empty())])
         .resource_spans[0]

@@ -16,11 +16,11 @@ from opentelemetry.trace import SpanKind, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from imagecall.observing.observer import TRACE_HEADERS, Operation
-from imagecall.observing.span import Alike, Span
+from imagecall.observing.span import Outcome, Span
 from imagecall.observing.span_exporter import SpanExporter
 
 _W3C: Final = TraceContextTextMapPropagator()
-_alike: Final = lru_cache(1024)(Alike)
+_outcome: Final = lru_cache(1024)(Outcome)
 
 
 class Spans:
@@ -66,7 +66,7 @@ class Spans:
         """Ends a span, and has it sent if it is sampled."""
         if not span.sampled:
             return
-        span.ended = _alike(operation, code, reason, failed)
+        span.outcome = _outcome(operation, code, reason, failed)
         sent: Any = span
         self._processor.on_end(sent)
 
