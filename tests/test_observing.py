@@ -37,7 +37,14 @@ from imagecall.doors.grpc import GrpcServer
 from imagecall.doors.http_server import HttpServer
 from imagecall.limits import Limits
 from imagecall.observing.logs import JsonFormatter, TextFormatter
-from imagecall.observing.observer import Observer, http_called, http_served, rpc_served
+from imagecall.observing.metrics import Metrics
+from imagecall.observing.observer import (
+    Observer,
+    Operation,
+    http_called,
+    http_served,
+    rpc_served,
+)
 from imagecall.observing.span import Outcome, Span
 from imagecall.observing.span_exporter import _encoded, _readable
 from imagecall.observing.start import observer_of
@@ -279,6 +286,28 @@ def test_spans_are_encoded_as_the_sdk_encodes_them() -> None:
                 theirs = of_resource.scope_spans[0].spans[0]
                 assert _encoded(span) == theirs
                 assert _encoded(span) == theirs  # By what was kept of the first.
+
+
+def test_calls_are_counted_in_each_loop_and_after_one_that_cannot_be(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    metrics = Metrics()
+    seen = Observer(metrics)
+    known = rpc_served("a.B/C", generates=False)
+    unknown = Operation("a.B/D", "no.such.metric", {}, "code", door="grpc")
+
+    async def call(seconds: float) -> None:
+        for operation in (unknown, known):
+            seen.begin(operation, {}).end("OK")
+        await asyncio.sleep(seconds)
+
+    for seconds in (0, 0, 0.2):  # The first loops are closed before anything is counted.
+        asyncio.run(call(seconds))
+    text = metrics.text("")[0].decode()
+    (counted,) = (line for line in text.splitlines() if "call_duration_seconds_count" in line)
+    assert counted.endswith(" 3.0")
+    assert 'calls_in_progress{imagecall_door="grpc"} 0.0' in text
+    assert [record.message for record in caplog.records] == ["a call is not counted"] * 3
 
 
 async def test_what_is_not_sampled_is_not_sent_and_says_so(receiver: Receiver) -> None:

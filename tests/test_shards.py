@@ -124,7 +124,7 @@ async def test_without_IPv6_any_address_is_one_of_IPv4(monkeypatch: pytest.Monke
             other.bind(("0.0.0.0", place(address)[1]))
 
 
-async def test_a_start_that_fails_half_way_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_start_that_fails_half_way_leaves_nothing() -> None:
     before, left = listeners(), 5
 
     def credentials() -> grpc.ServerCredentials:

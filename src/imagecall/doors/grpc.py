@@ -255,7 +255,7 @@ class GrpcServer:
         certificates: for TLS. None: there is none.
         reflection: whether clients are told the schema.
         channelz: whether clients are told of connections.
-        share_port: whether other processes may listen on the same port.
+        share_port: whether others may listen on the same port already; see Shards.
         observer: what sees the calls. None: nobody wants to know.
     """
 
