@@ -70,7 +70,7 @@ def test_a_faulty_file_is_a_sentence(text: str, message: str, tmp_path: Path) ->
         (["--tls-cert", __file__, "--tls-key", __file__], 1, "no certificate with its key"),
         (["--tokens-file", "/nowhere"], 1, "the file of tokens, /nowhere, cannot be read"),
         (["--tokens-file", __file__], 1, "is not NAME TOKEN"),
-        (["--workers", "2", "--tokens-file", "/nowhere"], 1, "the file of tokens, /nowhere"),
+        (["--workers", "6", "--tokens-file", "/nowhere"], 1, "the file of tokens, /nowhere"),
     ],
 )
 def test_a_bad_setting_stops_the_start_with_a_sentence(

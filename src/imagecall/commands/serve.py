@@ -68,6 +68,8 @@ async def _serve(settings: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
+    if _is_worker():
+        stop_with_parent(stopped)
     admission, certificates = _admission(settings), _certificates(settings)
     backend, observer = chosen_backend(settings), observer_of(settings)
     grpc_server, http_server = _servers(settings, backend, admission, certificates, observer)
@@ -76,7 +78,6 @@ async def _serve(settings: argparse.Namespace) -> None:
         page = await http_server.start() if http_server else "off"
         _pause_rarely()
         if _is_worker():
-            stop_with_parent(stopped)
             print(READY, flush=True)
         else:
             _announce(settings, bound, page)

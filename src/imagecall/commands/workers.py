@@ -1,7 +1,7 @@
 """Several processes that serve on the same ports, so that all cores work.
 
 The kernel spreads connections over them (SO_REUSEPORT). A process that dies is started again. They
-are told to stop with this one, and stop by themselves if it is gone.
+stop when their stdin ends: this one closes it to stop them, the system if this one is gone.
 """
 
 import argparse
@@ -87,13 +87,13 @@ class _Worker:
             await asyncio.sleep(_RESTART_SECONDS)
 
     async def _one(self, process: asyncio.subprocess.Process) -> int:
+        assert process.stdin
         assert process.stdout
         reading = asyncio.create_task(self._read(process.stdout))
         stopping = asyncio.create_task(self._stopping.wait())
         ended = asyncio.create_task(process.wait())
         await asyncio.wait({stopping, ended}, return_when=asyncio.FIRST_COMPLETED)
-        if not ended.done():
-            process.send_signal(signal.SIGTERM)
+        process.stdin.close()  # send_signal() can lose the exit code: python/cpython#87744.
         await ended
         stopping.cancel()
         await reading
@@ -106,7 +106,7 @@ class _Worker:
 
 
 def stop_with_parent(stopped: asyncio.Event) -> None:
-    """Sets the event once the process that started this worker is gone."""
+    """Sets the event once the process that started this worker says so, or is gone."""
 
     def read() -> None:
         if not os.read(0, 1024):
