@@ -71,6 +71,7 @@ def test_a_faulty_file_is_a_sentence(text: str, message: str, tmp_path: Path) ->
         (["--tokens-file", "/nowhere"], 1, "the file of tokens, /nowhere, cannot be read"),
         (["--tokens-file", __file__], 1, "is not NAME TOKEN"),
         (["--workers", "6", "--tokens-file", "/nowhere"], 1, "the file of tokens, /nowhere"),
+        (["--workers", "6", "--api-key-file", "/nowhere"], 1, "the file of the API key, /nowhere"),
     ],
 )
 def test_a_bad_setting_stops_the_start_with_a_sentence(
@@ -79,5 +80,5 @@ def test_a_bad_setting_stops_the_start_with_a_sentence(
     base = [*COMMAND, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
     done = subprocess.run([*base, *arguments], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (code, "")
-    assert message in done.stderr
+    assert done.stderr.count(message) == 1
     assert "Traceback" not in done.stderr

@@ -85,6 +85,17 @@ def test_workers_stop_with_the_process_that_started_them() -> None:
         time.sleep(0.1)
 
 
+def test_if_none_can_start_all_end_with_their_code() -> None:
+    """Several end at once, as they find the same: the codes of all are told."""
+    faulty = {"OTEL_METRIC_EXPORT_INTERVAL": "x", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1]:1"}
+    command = [*SERVE, "--http", "off", "--workers", "6", "--metrics", "on"]
+    done = subprocess.run(
+        command, env=os.environ | faulty, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Traceback" not in done.stderr
+
+
 def _is_zombie(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"

@@ -45,6 +45,8 @@ def run(options: argparse.Namespace) -> int:
     settings = read_settings(vars(options), SERVER, os.environ, Path(file) if file else None)
     set_up_logs(settings.log_format)
     if settings.workers > 1:
+        for part in (_admission, _certificates, chosen_backend):
+            part(settings)  # What is wrong is said here, and not by each of the workers.
         return asyncio.run(
             run_workers(settings, sys.argv[1:], lambda grpc, http: _announce(settings, grpc, http))
         )
