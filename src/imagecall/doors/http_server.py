@@ -2,10 +2,12 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from math import ceil
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import h11
 import uvicorn
@@ -22,23 +24,66 @@ from imagecall.observing.observer import Observer
 _ACCEPTED_AT_ONCE: Final = 4
 """How many connections asyncio takes before others go on: what it calls the backlog."""
 
+_BEGUN_AT_ONCE: Final = 4
+"""How many of the connections that have sent something begin with it before others go on."""
+
 _BACKLOG: Final = 2048
 _HEAD_SECONDS: Final = 20.0
+
+
+class _Turns:
+    """Lets a few begin in each round of the event loop, in order, however many come at once."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def wait(self, begin: Callable[[], None]) -> None:
+        """Has it called in its turn, in a later round."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._next)
+        self._waiting.append(begin)
+
+    def _next(self) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(min(_BEGUN_AT_ONCE, len(self._waiting))):
+            loop.call_soon(self._waiting.popleft())
+        if self._waiting:
+            loop.call_soon(self._next)
 
 
 class _Protocol(H11Protocol):
     """A connection, which must send the head of a request in time once it has begun with it.
 
-    As long may it send the rest of a body whose request is answered already.
+    As long may it send the rest of a body whose request is answered already. What it sends first
+    waits for its turn, so that those who connect all at once keep nobody else waiting.
     """
 
     _head: asyncio.TimerHandle | None = None
+    _begun = False
+
+    def __init__(self, turns: _Turns, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._turns = turns
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._wait_for_head()
 
     def data_received(self, data: bytes) -> None:
+        if self._begun:
+            self._received(data)
+        else:
+            self.transport.pause_reading()
+            self._turns.wait(partial(self._begin, data))
+
+    def _begin(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        self._begun = True
+        self.transport.resume_reading()
+        self._received(data)
+
+    def _received(self, data: bytes) -> None:
         super().data_received(data)
         answered = self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
         if self.conn.their_state is not h11.IDLE and not answered:
@@ -109,7 +154,7 @@ class HttpServer:
         self._share_port = share_port
         config = uvicorn.Config(
             app or http_app(backend, admission, observer),
-            http=_Protocol,
+            http=cast(Any, partial(_Protocol, _Turns())),
             access_log=False,
             log_config=None,
             lifespan="off",
