@@ -85,6 +85,19 @@ def test_workers_stop_with_the_process_that_started_them() -> None:
         time.sleep(0.1)
 
 
+def test_a_signal_to_all_of_them_at_once_does_not_hurry() -> None:
+    command = [*SERVE, "--http", "off", "--workers", "2", "--drain-delay-seconds", "2"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        begun = time.monotonic()
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert time.monotonic() - begun >= 2
+
+
 def test_if_none_can_start_all_end_with_their_code() -> None:
     """Several end at once, as they find the same: the codes of all are told."""
     faulty = {"OTEL_METRIC_EXPORT_INTERVAL": "x", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1]:1"}

@@ -6,7 +6,7 @@ import gc
 import os
 import signal
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +29,9 @@ from imagecall.tokens import Tokens
 _OLD_THRESHOLD: Final = 50
 """After how many looks at the younger objects all are looked at; by default 10. Among those of a
 thousand connections that takes 20 milliseconds."""
+
+_ONE_SIGNAL_SECONDS: Final = 0.1
+"""Within which what says to stop is one signal, though it may come in two ways."""
 
 _COMMANDS: Final = """
 Try, in another shell (buf comes with `pip install buf-bin`):
@@ -70,8 +73,6 @@ async def _serve(settings: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    if _is_worker():
-        stop_with_parent(stopped)
     admission, certificates = _admission(settings), _certificates(settings)
     backend, observer = chosen_backend(settings), observer_of(settings)
     grpc_server, http_server = _servers(settings, backend, admission, certificates, observer)
@@ -83,9 +84,12 @@ async def _serve(settings: argparse.Namespace) -> None:
             print(READY, flush=True)
         else:
             _announce(settings, bound, page)
-        await stopped.wait()
+        # What stops a group tells both: then the parent's word is no second signal.
+        with stop_with_parent(stopped) if _is_worker() else nullcontext():
+            await stopped.wait()
         admission.draining = True
         await grpc_server.drain()
+        await asyncio.sleep(_ONE_SIGNAL_SECONDS)
         stopped.clear()
         with suppress(TimeoutError):  # A second signal hurries.
             await asyncio.wait_for(stopped.wait(), settings.drain_delay_seconds)

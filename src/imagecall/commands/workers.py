@@ -10,8 +10,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 from imagecall.doors.listeners import reserved
@@ -105,12 +105,18 @@ class _Worker:
                 self.ready.set()
 
 
-def stop_with_parent(stopped: asyncio.Event) -> None:
+@contextmanager
+def stop_with_parent(stopped: asyncio.Event) -> Iterator[None]:
     """Sets the event once the process that started this worker says so, or is gone."""
+    loop = asyncio.get_running_loop()
 
     def read() -> None:
         if not os.read(0, 1024):
-            asyncio.get_running_loop().remove_reader(0)
+            loop.remove_reader(0)
             stopped.set()
 
-    asyncio.get_running_loop().add_reader(0, read)
+    loop.add_reader(0, read)
+    try:
+        yield
+    finally:
+        loop.remove_reader(0)
