@@ -9,8 +9,8 @@ import pytest
 from hypothesis import settings
 from selenium import webdriver
 
-from imagecall.backends.embedded import EmbeddedBackend
-from imagecall.doors.grpc import GrpcServer
+from imagecall.backends.embedded.backend import EmbeddedBackend
+from imagecall.doors.grpc.server import GrpcServer
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 
 settings.register_profile("imagecall", deadline=None, derandomize=True, max_examples=300)

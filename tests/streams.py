@@ -5,8 +5,8 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable
 from typing import Any, Final
 
-from imagecall.backends import Part
-from imagecall.backends.parts import sendable
+from imagecall.generation.backend import Part
+from imagecall.generation.parts import sendable
 from imagecall.v1.image_generation_service_pb2 import StreamImageResponse
 
 PNG: Final = b64decode(

@@ -35,7 +35,7 @@ import pybase64
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 
 import imagecall
-from imagecall.allocator import keep_freed_memory
+from imagecall.server.allocator import keep_freed_memory
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 

@@ -25,13 +25,13 @@ from typing import Any
 import grpc
 from openai import AsyncOpenAI
 
-from imagecall.allocator import keep_freed_memory
-from imagecall.backends.http import HttpBackend
-from imagecall.chunks import CHUNK_BYTES, Piece
+from imagecall.backends.responses_api.backend import HttpBackend
+from imagecall.server.allocator import keep_freed_memory
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import StreamImageRequest
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_request_pb2 import ImageRequest
+from imagecall.wire.chunks import CHUNK_BYTES, Piece
 
 SIZES = {"2 MB": 2_000_000, "64 MB": 64_000_000}
 BARE_METHOD = "/bare.Service/Stream"

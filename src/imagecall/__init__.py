@@ -6,8 +6,7 @@
 b'{"type":"image_generation_call","id":"ig_1","result":null}'
 """
 
-from imagecall.call_view import CallView, view
-from imagecall.converter import (
+from imagecall.conversion.converter import (
     Profile,
     event_from_json,
     event_to_json,
@@ -18,10 +17,11 @@ from imagecall.converter import (
     tool_from_json,
     tool_to_json,
 )
-from imagecall.document import document_from_json, document_to_json
+from imagecall.conversion.document import document_from_json, document_to_json
+from imagecall.conversion.replay import Replay, to_input
+from imagecall.conversion.view import CallView, view
 from imagecall.errors import ConversionError, GenerationError
 from imagecall.formats import image_format
-from imagecall.replay import Replay, to_input
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 

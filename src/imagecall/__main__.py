@@ -2,6 +2,6 @@
 
 import sys
 
-from imagecall.cli import main
+from imagecall.commands.main import main
 
 sys.exit(main())

@@ -5,33 +5,22 @@
 """
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Final
 
 import grpc
-from google.protobuf.message import DecodeError
 
-from imagecall.addresses import bearer
-from imagecall.backends import Part
-from imagecall.chunks import Assembly, Piece, damaged
-from imagecall.errors import quoted
-from imagecall.grpc_status import error_of
-from imagecall.large_values import put_back
-from imagecall.turns import LARGE, turn
+from imagecall.generation.assembly import MAX_IMAGE_BYTES, StreamItem, reassemble
+from imagecall.rpc.addresses import bearer
+from imagecall.rpc.status import error_of
 from imagecall.v1.image_generation_service_pb2 import (
     DESCRIPTOR,
     GenerateImageRequest,
-    StreamEnd,
     StreamImageRequest,
-    StreamImageResponse,
 )
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_request_pb2 import ImageRequest
 from imagecall.v1.image_response_pb2 import ImageResponse
-from imagecall.v1.stream_event_pb2 import StreamEvent
-
-MAX_IMAGE_BYTES: Final = 1024 * 1024 * 1024
-"""The default limit of an image, in bytes: 1 GiB."""
 
 _RETRY_BYTES: Final = 64 * 1024 * 1024
 """Up to which size a request is kept to be sent again."""
@@ -58,9 +47,6 @@ SERVICE_CONFIG: Final = json.dumps(
 
 CANCELLED is what gRPC's core says of a call that a server had not begun when it stopped.
 """
-
-Happening: TypeAlias = StreamEvent | StreamEnd
-"""What `stream_image` gives: events, and at last the end."""
 
 
 class ImageClient:
@@ -137,7 +123,7 @@ class ImageClient:
         timeout: float | None = None,  # noqa: ASYNC109  # It is the deadline of the call.
         include_document: bool = False,
         include_other_events: bool = False,
-    ) -> AsyncGenerator[Happening, None]:
+    ) -> AsyncGenerator[StreamItem, None]:
         """Generates images and tells what happens: events with their images, at last the end.
 
         `timeout` is the deadline, in seconds. Raises GenerationError; ConversionError for a request
@@ -151,86 +137,9 @@ class ImageClient:
         )
         call = self._stub.StreamImage(message, timeout=timeout, metadata=self._metadata)
         try:
-            async for happening in put_together(call, self._max_image_bytes):
+            async for happening in reassemble(call, self._max_image_bytes):
                 yield happening
         except grpc.RpcError as error:
             raise error_of(error) from None
         finally:
             call.cancel()
-
-
-def _size(part: Part) -> int:
-    match part:
-        case bytes():
-            return len(part)
-        case Piece():
-            return len(part.data)
-        case _:
-            return part.ByteSize()
-
-
-def _part(given: Part) -> Piece | Happening | None:
-    """What a part of an answer is; None if it is of a newer schema."""
-    if isinstance(given, Piece):
-        return given
-    try:
-        message = StreamImageResponse.FromString(given) if isinstance(given, bytes) else given
-    except DecodeError:
-        raise damaged("a part of the answer is no StreamImageResponse") from None
-    match message.WhichOneof("part"):
-        case None:
-            return None
-        case "chunk":
-            return Piece.of(message.chunk)
-        case "event":
-            return message.event
-        case "end":
-            return message.end
-
-
-async def put_together(
-    parts: AsyncIterator[Part],
-    max_image_bytes: int = MAX_IMAGE_BYTES,
-    image_of: Callable[[Assembly], bytes] = Assembly.whole,
-) -> AsyncGenerator[Happening, None]:
-    """Events and the end, with the values that came in chunks before them.
-
-    The end is given when the parts are over: a call that is left before its status has come is
-    cancelled, which is no end that a server can count on. `image_of` gives what is put in the place
-    of an image.
-
-    Raises ConversionError: CHUNKS_DAMAGED, TOO_LARGE.
-    """
-    values: dict[str, Assembly] = {}
-    assembly: Assembly | None = None
-    end: StreamEnd | None = None
-    async for given in parts:
-        if _size(given) > LARGE:
-            await turn()
-        part = _part(given)
-        if part is None:
-            continue  # A part of a newer schema.
-        if end is not None:
-            raise damaged("the stream goes on after its end")
-        if isinstance(part, Piece):
-            assembly = assembly or Assembly(max_image_bytes)
-            assembly.add(part)
-            if part.end is not None:
-                field = part.end.field
-                if field in values:
-                    raise damaged(f"the chunks of {quoted(field)} came twice")
-                assembly.check()
-                values[field] = assembly
-                assembly = None
-            continue
-        if assembly is not None:
-            raise damaged("the chunks of an image end before their last one")
-        put_back(part, values, image_of)
-        values = {}
-        if isinstance(part, StreamEnd):
-            end = part
-        else:
-            yield part
-    if end is None:
-        raise damaged("the stream ended without its end")
-    yield end

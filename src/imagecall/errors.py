@@ -73,7 +73,7 @@ class GenerationError(ImagecallError):
 
     Attributes:
         retry_seconds: after how long to try again, as the API said. None: it said nothing.
-        begun: whether the API may have begun to bill, so that trying again can cost twice.
+        may_be_billed: whether the API may have begun to bill, so that trying again can cost twice.
         metadata: what else is known: "http_status", "upstream_code", "upstream_type",
             "upstream_request_id".
     """
@@ -86,12 +86,12 @@ class GenerationError(ImagecallError):
         pointer: str = "",
         code: str = "",
         retry_seconds: float | None = None,
-        begun: bool = False,
+        may_be_billed: bool = False,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(reason, pointer, message, code)
         self.retry_seconds = retry_seconds
-        self.begun = begun
+        self.may_be_billed = may_be_billed
         self.metadata = dict(metadata or {})
 
 
@@ -118,13 +118,15 @@ def cut_by_bytes(text: str, size: int) -> str:
 
 def damaged_answer(what: str) -> GenerationError:
     """The error for an answer of an API that is not whole."""
-    return GenerationError("UPSTREAM_DAMAGED", f"the API's answer is damaged: {what}", begun=True)
+    return GenerationError(
+        "UPSTREAM_DAMAGED", f"the API's answer is damaged: {what}", may_be_billed=True
+    )
 
 
 def too_large_answer(what: str, limit: int, unit: str = "bytes") -> GenerationError:
     """The error for an answer of an API that is past a limit."""
     message = f"{what} is larger than {limit:,} {unit}"
-    return GenerationError("UPSTREAM_ANSWER_TOO_LARGE", message, begun=True)
+    return GenerationError("UPSTREAM_ANSWER_TOO_LARGE", message, may_be_billed=True)
 
 
 def malformed(name: str) -> ConversionError:

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import grpc
 
-from imagecall.client import put_together
 from imagecall.errors import ImagecallError
+from imagecall.generation.assembly import reassemble
 from imagecall.v1.conversion_service_pb2 import ParseCallRequest
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.image_generation_service_pb2 import StreamImageRequest, StreamImageResponse
@@ -75,7 +75,7 @@ class _Load:
 
         sizes = []
         try:
-            async for happening in put_together(parts()):
+            async for happening in reassemble(parts()):
                 if isinstance(happening, StreamEvent) and happening.HasField(
                     "output_item_done_event"
                 ):

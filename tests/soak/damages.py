@@ -9,11 +9,10 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
-from imagecall.chunks import split
-from imagecall.client import Happening, put_together
-from imagecall.converter import from_json
+from imagecall.conversion.converter import from_json
 from imagecall.errors import ConversionError
-from imagecall.large_values import images
+from imagecall.generation.assembly import StreamItem, reassemble
+from imagecall.generation.chunked_fields import images
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.chunk_pb2 import Chunk
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
@@ -22,6 +21,7 @@ from imagecall.v1.image_generation_service_pb2 import StreamImageRequest, Stream
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_generation_tool_pb2 import Tool
 from imagecall.v1.image_request_pb2 import ImageRequest
+from imagecall.wire.chunks import split
 from tests.soak.figure import Figure, exactly, informs
 from tests.soak.outcome import OK, channel_to, in_place, of_stream
 from tests.soak.server import running
@@ -215,7 +215,7 @@ async def _answers(stub: Any, source: random.Random, count: int) -> list[Figure]
         sent = _damaged(streams[large], _DAMAGES[number % len(_DAMAGES)], source)
         seen: list[bytes] = []
         try:
-            async for happening in put_together(_sent(sent)):
+            async for happening in reassemble(_sent(sent)):
                 seen += _images(happening)
             ended += 1
         except ConversionError as error:
@@ -277,8 +277,8 @@ async def _sent(parts: list[StreamImageResponse]) -> AsyncIterator[StreamImageRe
 
 
 async def _seen(parts: list[StreamImageResponse]) -> list[bytes]:
-    return [image async for h in put_together(_sent(parts)) for image in _images(h)]
+    return [image async for h in reassemble(_sent(parts)) for image in _images(h)]
 
 
-def _images(happening: Happening) -> list[bytes]:
+def _images(happening: StreamItem) -> list[bytes]:
     return [place.value for place in images(happening)]

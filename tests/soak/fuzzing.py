@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
-from imagecall.chunks import split
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.document_pb2 import Document
@@ -24,6 +23,7 @@ from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
 from imagecall.v1.image_generation_tool_pb2 import Tool
 from imagecall.v1.image_request_pb2 import ImageRequest
+from imagecall.wire.chunks import split
 from tests.json_value import json_value
 from tests.soak.figure import Figure, at_most, exactly, informs
 from tests.soak.mutants import fault_of_refusal, messages, mutant, texts

@@ -11,7 +11,6 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from imagecall.chunks import split
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.document_kind_pb2 import DOCUMENT_KIND_RESPONSE
@@ -20,6 +19,7 @@ from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_request_pb2 import ImageRequest
+from imagecall.wire.chunks import split
 from tests.soak.figure import Figure, at_most, exactly, percentile
 from tests.soak.outcome import OK, Outcome, channel_to, in_place, of_call, of_post, of_stream
 from tests.soak.server import Server, running

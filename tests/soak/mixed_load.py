@@ -17,15 +17,15 @@ from typing import Any, Final
 import aiohttp
 import grpc
 
-from imagecall.allocator import keep_freed_memory
-from imagecall.chunks import split
 from imagecall.client import ImageClient
 from imagecall.errors import ImagecallError
+from imagecall.server.allocator import keep_freed_memory
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_request_pb2 import ImageRequest
 from imagecall.v1.stream_event_pb2 import StreamEvent
+from imagecall.wire.chunks import split
 from tests.soak.beside import ready, report, told_to_stop
 from tests.streams import PNG
 

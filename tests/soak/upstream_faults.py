@@ -17,9 +17,9 @@ from typing import Any, Final, NamedTuple
 
 import grpc
 
-from imagecall.client import put_together
 from imagecall.errors import ImagecallError
-from imagecall.grpc_status import error_of
+from imagecall.generation.assembly import reassemble
+from imagecall.rpc.status import error_of
 from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_request_pb2 import ImageRequest
@@ -211,7 +211,7 @@ class _Caller:
                 call = self._stub.StreamImage(
                     StreamImageRequest(request=request), timeout=_DEADLINE_SECONDS
                 )
-                async for _ in put_together(call):
+                async for _ in reassemble(call):
                     pass
             else:
                 message = GenerateImageRequest(request=request)

@@ -5,10 +5,10 @@ Each is imported when it is chosen: what draws, and what speaks HTTP, take a whi
 
 from typing import Final
 
-from imagecall.addresses import server_address
-from imagecall.backends import Backend
-from imagecall.json_text import MAX_BYTES
-from imagecall.limits import Limits
+from imagecall.generation.backend import Backend
+from imagecall.json.text import MAX_BYTES
+from imagecall.rpc.addresses import server_address
+from imagecall.server.limits import Limits
 
 EMBEDDED: Final = "embedded"
 """The name of the backend that draws test cards."""
@@ -27,11 +27,11 @@ def backend_of(
     Raises ValueError for any other name, or what is no key.
     """
     if name == EMBEDDED:
-        from imagecall.backends.embedded import EmbeddedBackend
+        from imagecall.backends.embedded.backend import EmbeddedBackend
 
         return EmbeddedBackend()
     if name.startswith(("http://", "https://")):
-        from imagecall.backends.http import HttpBackend
+        from imagecall.backends.responses_api.backend import HttpBackend
 
         return HttpBackend(name, api_key, max_bytes=max_bytes, max_image_bytes=max_image_bytes)
     if name.startswith(("grpc://", "grpcs://")):

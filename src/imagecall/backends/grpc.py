@@ -11,12 +11,12 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import DecodeError
 
-from imagecall.addresses import ServerAddress, bearer
-from imagecall.backends import Part
-from imagecall.backends.call_context import CALL
 from imagecall.errors import GenerationError, ImagecallError, damaged_answer
-from imagecall.grpc_status import NOT_SENT, error_of, is_of_the_connection
+from imagecall.generation.backend import Part
+from imagecall.generation.call_context import CALL
 from imagecall.observing.observer import Upstream, rpc_called, upstream
+from imagecall.rpc.addresses import ServerAddress, bearer
+from imagecall.rpc.status import NOT_SENT, error_of, is_of_the_connection
 from imagecall.v1.image_generation_service_pb2 import (
     DESCRIPTOR,
     GenerateImageRequest,
@@ -114,5 +114,5 @@ def _error(error: grpc.RpcError) -> ImagecallError:
             return GenerationError("UPSTREAM_UNREACHABLE", "the gRPC backend is not reachable")
         if is_of_the_connection(str(known)):
             message = "the connection to the gRPC backend was lost"
-            return GenerationError("UPSTREAM_DISCONNECTED", message, begun=True)
+            return GenerationError("UPSTREAM_DISCONNECTED", message, may_be_billed=True)
     return known

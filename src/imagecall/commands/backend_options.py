@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 from typing import Final
 
-from imagecall.backends import Backend
 from imagecall.backends.choice import backend_of
-from imagecall.limits import Limits
+from imagecall.generation.backend import Backend
+from imagecall.server.limits import Limits
 
 _API_KEY: Final = "IMAGECALL_API_KEY"
 

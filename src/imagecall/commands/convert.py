@@ -8,8 +8,8 @@ from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
 from imagecall.commands import remote
-from imagecall.converter import CALLS, Profile, from_json, to_json
-from imagecall.document import KINDS, document_from_json, document_to_json
+from imagecall.conversion.converter import CALLS, Profile, from_json, to_json
+from imagecall.conversion.document import KINDS, document_from_json, document_to_json
 from imagecall.errors import ConversionError, malformed
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall

@@ -5,10 +5,10 @@ from typing import Final
 
 from google.protobuf.descriptor import FieldDescriptor
 
-from imagecall.codecs import enum_of, key_of, message_of, spellings
-from imagecall.converter import CALLS
-from imagecall.document import kind_name
-from imagecall.unions import Variant
+from imagecall.conversion.converter import CALLS
+from imagecall.conversion.document import kind_name
+from imagecall.conversion.fields import enum_of, key_of, message_of, spellings
+from imagecall.conversion.unions import Variant
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 
 _KINDS: Final = {FieldDescriptor.TYPE_STRING: "a string", FieldDescriptor.TYPE_BOOL: "a boolean"}

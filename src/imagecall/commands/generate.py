@@ -13,15 +13,16 @@ from typing import Any, Final
 
 from PIL import Image, UnidentifiedImageError
 
-from imagecall.addresses import ServerAddress
-from imagecall.call_view import CallView, view
-from imagecall.client import Happening, ImageClient, put_together
+from imagecall.client import ImageClient
 from imagecall.commands.backend_options import chosen_backend
 from imagecall.commands.remote import TOKEN
-from imagecall.converter import CALLS, EVENTS
+from imagecall.conversion.converter import CALLS, EVENTS
+from imagecall.conversion.view import CallView, view
 from imagecall.errors import printable
 from imagecall.formats import image_format
-from imagecall.settings import BACKEND, read_settings
+from imagecall.generation.assembly import StreamItem, reassemble
+from imagecall.rpc.addresses import ServerAddress
+from imagecall.server.settings import BACKEND, read_settings
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding, StreamImageRequest
 from imagecall.v1.image_generation_tool_pb2 import ImageGenerationTool, Tool
@@ -61,7 +62,7 @@ async def _generate(options: argparse.Namespace) -> int:
 
 async def _happenings(
     options: argparse.Namespace, request: ImageRequest
-) -> AsyncIterator[Happening]:
+) -> AsyncIterator[StreamItem]:
     """What happens: at a server, or here."""
     if options.server:
         server: ServerAddress = options.server
@@ -78,7 +79,7 @@ async def _happenings(
     try:
         parts = backend.stream_image(StreamImageRequest(request=request))
         async with aclosing(parts):
-            async for happening in put_together(parts):
+            async for happening in reassemble(parts):
                 yield happening
     finally:
         await backend.close()
@@ -118,7 +119,7 @@ class _Images:
         self._written = 0
         self._failure = ""
 
-    def take(self, happening: Happening) -> None:
+    def take(self, happening: StreamItem) -> None:
         """Takes an event, or the end."""
         if isinstance(happening, StreamEnd):
             for call in happening.response.calls:

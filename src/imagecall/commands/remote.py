@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import grpc
 
-from imagecall.addresses import ServerAddress, bearer
-from imagecall.document import KINDS
-from imagecall.grpc_status import error_of
-from imagecall.json_diagnosis import diagnose
+from imagecall.conversion.document import KINDS
+from imagecall.json.diagnosis import diagnose
+from imagecall.rpc.addresses import ServerAddress, bearer
+from imagecall.rpc.status import error_of
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.document_pb2 import Document

@@ -10,21 +10,21 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
-from imagecall.addresses import is_loopback
-from imagecall.allocator import keep_freed_memory
-from imagecall.backends import Backend
-from imagecall.certificates import Certificates
 from imagecall.commands.backend_options import chosen_backend
-from imagecall.commands.workers import READY, WORKER, run_workers, stop_with_parent
-from imagecall.doors.admission import Admission
-from imagecall.doors.grpc import GrpcServer
-from imagecall.doors.http_server import HttpServer
-from imagecall.limits import Limits
+from imagecall.doors.grpc.server import GrpcServer
+from imagecall.doors.http.server import HttpServer
+from imagecall.generation.backend import Backend
 from imagecall.observing.logs import set_up_logs
 from imagecall.observing.observer import Observer
 from imagecall.observing.start import observer_of
-from imagecall.settings import SERVER, read_settings
-from imagecall.tokens import Tokens
+from imagecall.rpc.addresses import is_loopback
+from imagecall.server.admission import Admission
+from imagecall.server.allocator import keep_freed_memory
+from imagecall.server.certificates import Certificates
+from imagecall.server.limits import Limits
+from imagecall.server.settings import SERVER, read_settings
+from imagecall.server.tokens import Tokens
+from imagecall.server.workers import READY, WORKER, run_workers, stop_with_parent
 
 _OLD_THRESHOLD: Final = 50
 """After how many looks at the younger objects all are looked at; by default 10. Among those of a

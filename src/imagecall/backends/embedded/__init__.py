@@ -1,0 +1,1 @@
+"""The backend that draws test cards, without a network."""

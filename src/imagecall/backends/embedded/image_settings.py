@@ -1,0 +1,168 @@
+"""What the image tool of a request asks for, as far as the embedded backend can do it."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from imagecall.backends.embedded.test_card.card import FORMATS, SIDES
+from imagecall.conversion.converter import TOOLS
+from imagecall.conversion.fields import key_of
+from imagecall.errors import ConversionError, pointer_to, quoted
+from imagecall.v1.image_generation_tool_pb2 import Tool
+
+_DEFAULT_SIDE: Final = 1024
+_STEP: Final = 32
+_AUTO: Final = "auto"
+_TRANSPARENT: Final = "transparent"
+_OPAQUE: Final = "opaque"
+_QUALITIES: Final = {
+    _AUTO: "medium",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "high",
+    "max": "high",
+}
+"""What is drawn for each quality of the API."""
+
+_SIZE: Final = re.compile(r"([1-9]\d{0,5})x([1-9]\d{0,5})", re.ASCII)
+_RATIO: Final = re.compile(r"([1-9]\d?):([1-9]\d?)", re.ASCII)
+_PERCENT: Final = range(101)
+_PARTIAL_IMAGES: Final = range(4)
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """What to draw, beside the prompt. What the request leaves open is decided here."""
+
+    width: int
+    height: int
+    quality: str
+    background: str
+    output_format: str
+    compression: int | None
+    partial_images: int
+
+    @property
+    def size(self) -> str:
+        """The size as the API spells it."""
+        return f"{self.width}x{self.height}"
+
+
+def settings_of(tools: list[Tool]) -> ImageSettings:
+    """The settings of the first image tool; the defaults if no tools are given.
+
+    Raises ConversionError: UNSUPPORTED with the pointer of what cannot be done, WRONG_TYPE.
+    """
+    for index, tool in enumerate(tools):
+        variant = TOOLS.chosen(tool)
+        if variant.option.fallback:
+            name = getattr(tool, variant.name).type
+            text = f"there is no tool {quoted(name)}; choose one of {', '.join(TOOLS.by_type)}"
+            raise ConversionError("UNSUPPORTED", pointer_to("tools", index), text)
+    if tools:
+        return _Reading(*_parameters(tools[0])).settings()
+    return ImageSettings(
+        _DEFAULT_SIDE, _DEFAULT_SIDE, _QUALITIES[_AUTO], _OPAQUE, FORMATS[0], None, 0
+    )
+
+
+def _parameters(tool: Tool) -> tuple[Any, tuple[str | int, ...]]:
+    """The message that has the settings of the first tool, and the place of it."""
+    message = getattr(tool, TOOLS.chosen(tool).name)
+    if "parameters" in message.DESCRIPTOR.fields_by_name:
+        return message.parameters, ("tools", 0, "parameters")
+    return message, ("tools", 0)
+
+
+class _Reading:
+    """The settings of one tool, which stands at a place in the request."""
+
+    def __init__(self, tool: Any, tokens: tuple[str | int, ...]) -> None:
+        self._tool = tool
+        self._tokens = tokens
+
+    def settings(self) -> ImageSettings:
+        self._refuse_wrong_types()
+        width, height = self._size()
+        output_format = self._choice("output_format", dict(zip(FORMATS, FORMATS, strict=True)))
+        backgrounds = {_AUTO: _OPAQUE, _OPAQUE: _OPAQUE, _TRANSPARENT: _TRANSPARENT}
+        background = self._choice("background", backgrounds)
+        if background == _TRANSPARENT and output_format == "jpeg":
+            raise self._unsupported("background", "a JPEG file cannot be transparent")
+        return ImageSettings(
+            width=width,
+            height=height,
+            quality=self._choice("quality", _QUALITIES),
+            background=background,
+            output_format=output_format,
+            compression=self._number("output_compression", _PERCENT),
+            partial_images=self._number("partial_images", _PARTIAL_IMAGES) or 0,
+        )
+
+    def _refuse_wrong_types(self) -> None:
+        """A value of another JSON type than its field's is among the extra fields."""
+        known = {key_of(field).name for field in self._tool.DESCRIPTOR.fields}
+        for extra in self._tool.extra_fields:
+            if extra.name in known and extra.json != "null":
+                pointer = pointer_to(*self._tokens, extra.name)
+                message = f"{quoted(extra.name)} has a value of the wrong type"
+                raise ConversionError("WRONG_TYPE", pointer, message)
+
+    def _value(self, name: str) -> Any:
+        has = name in self._tool.DESCRIPTOR.fields_by_name and self._tool.HasField(name)
+        return getattr(self._tool, name) if has else None
+
+    def _unsupported(self, name: str, why: str) -> ConversionError:
+        return ConversionError("UNSUPPORTED", pointer_to(*self._tokens, name), why)
+
+    def _choice(self, name: str, choices: dict[str, str]) -> str:
+        value = self._value(name)
+        if value is None:
+            return next(iter(choices.values()))
+        if value in choices:
+            return choices[value]
+        text = f"{name} is {quoted(value)}; the embedded backend has {', '.join(choices)}"
+        raise self._unsupported(name, text)
+
+    def _number(self, name: str, allowed: range) -> int | None:
+        value: int | None = self._value(name)
+        if value is None or value in allowed:
+            return value
+        text = f"{name} is {value}; it must be {allowed.start} to {allowed.stop - 1}"
+        raise self._unsupported(name, text)
+
+    def _size(self) -> tuple[int, int]:
+        size = self._value("size")
+        if size is None or size == _AUTO:
+            return self._size_of_ratio()
+        found = _SIZE.fullmatch(size)
+        sides = tuple(self._sides(found)) if found else ()
+        if len(sides) != 2:
+            text = f"size is {quoted(size)}; the embedded backend has auto, and WIDTHxHEIGHT"
+            raise self._unsupported(
+                "size", f"{text} with sides of {SIDES.start} to {SIDES.stop - 1} pixels"
+            )
+        return sides
+
+    @staticmethod
+    def _sides(found: re.Match[str]) -> Iterator[int]:
+        return (int(side) for side in found.groups() if int(side) in SIDES)
+
+    def _size_of_ratio(self) -> tuple[int, int]:
+        """About as many pixels as the default size has, by the aspect ratio."""
+        ratio = self._value("aspect_ratio")
+        if ratio is None:
+            return _DEFAULT_SIDE, _DEFAULT_SIDE
+        found = _RATIO.fullmatch(ratio)
+        if not found:
+            text = f"aspect_ratio is {quoted(ratio)}; it must be WIDTH:HEIGHT, such as 16:9"
+            raise self._unsupported("aspect_ratio", text)
+        stretch = (int(found[1]) / int(found[2])) ** 0.5
+        width, height = _rounded(_DEFAULT_SIDE * stretch), _rounded(_DEFAULT_SIDE / stretch)
+        return width, height
+
+
+def _rounded(side: float) -> int:
+    return max(_STEP, min(SIDES.stop - 1, round(side / _STEP) * _STEP))

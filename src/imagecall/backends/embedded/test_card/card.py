@@ -1,0 +1,128 @@
+"""The pictures of the embedded backend: test cards, drawn from the prompt without any model.
+
+A card is a pure function of its fields: the same card is the same file, in any process with the
+same version of Pillow.
+"""
+
+import io
+from dataclasses import dataclass
+from typing import Final
+
+from PIL import Image
+
+from imagecall.backends.embedded.test_card.caption import draw_panel, plan_panel
+from imagecall.backends.embedded.test_card.palette import palette
+from imagecall.backends.embedded.test_card.scene import DETAILS, draw_scene
+from imagecall.backends.embedded.test_card.thumbnails import draw_thumbnails
+
+SIDES: Final = range(16, 4097)
+"""The widths and heights that a card can have, in pixels."""
+
+FORMATS: Final = ("png", "jpeg", "webp")
+"""The formats that a card can have."""
+
+_ENCODER_QUALITY: Final = 90
+_MAX_DRAWN_PIXELS: Final = 20_000_000
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a test card shows, and the file that it becomes.
+
+    Raises ValueError for a side, quality, format or compression that no card can have.
+    """
+
+    prompt: str
+    width: int
+    """Pixels, 16 to 4096."""
+    height: int
+    """Pixels, 16 to 4096."""
+    quality: str
+    """ "low", "medium" or "high": how much detail is drawn."""
+    transparent: bool
+    """No landscape: what is drawn stands on alpha 0. A JPEG file cannot, and is opaque."""
+    output_format: str
+    """ "png", "jpeg" or "webp"."""
+    compression: int | None
+    """0 (smallest) to 100 (best), for JPEG and WebP. None: the default, 90. PNG is lossless."""
+    inputs: tuple[bytes, ...] = ()
+    """Files of pictures, shown in small. What cannot be decoded is shown as a question mark."""
+
+    def __post_init__(self) -> None:
+        if self.width not in SIDES or self.height not in SIDES:
+            raise ValueError(f"{self.width}x{self.height}: a side has 16 to 4096 pixels")
+        if self.quality not in DETAILS:
+            raise ValueError(f"quality is {self.quality!r}, not one of {', '.join(DETAILS)}")
+        if self.output_format not in FORMATS:
+            raise ValueError(f"format is {self.output_format!r}, not one of {', '.join(FORMATS)}")
+        if self.compression is not None and not 0 <= self.compression <= 100:
+            raise ValueError(f"compression is {self.compression}, not 0 to 100")
+
+
+def draw(card: Card, sharpness: float = 1.0) -> bytes:
+    """The image file of a card.
+
+    A sharpness between 0 and 1 gives an early partial image: the same picture, size and format,
+    but coarser. Raises ValueError for a sharpness that is not in (0, 1].
+    """
+    if not 0 < sharpness <= 1:
+        raise ValueError(f"sharpness is {sharpness}, not above 0 and up to 1")
+    picture = _picture(card)
+    if sharpness < 1:
+        picture = _coarsened(picture, sharpness)
+    return _encoded(picture, card)
+
+
+def _picture(card: Card) -> Image.Image:
+    colours = palette(card.prompt)
+    footer = f"{card.width} x {card.height} | {card.quality} quality | {card.output_format}"
+    panel = plan_panel(card.prompt, footer, card.width, card.height)
+    transparent = card.transparent and card.output_format != "jpeg"
+    factor = _oversampling(card)
+    picture = draw_scene(
+        card.prompt,
+        colours,
+        DETAILS[card.quality],
+        (card.width * factor, card.height * factor),
+        floor=panel.top * factor,
+        transparent=transparent,
+    )
+    if factor > 1:
+        picture = picture.reduce(factor)
+    draw_panel(picture, panel, colours)
+    draw_thumbnails(picture, card.inputs, panel.top)
+    return picture
+
+
+def _oversampling(card: Card) -> int:
+    """How many pixels are drawn along each side of a pixel: bounded, as memory is."""
+    factor = DETAILS[card.quality].oversampling
+    while factor > 1 and card.width * card.height * factor**2 > _MAX_DRAWN_PIXELS:
+        factor -= 1
+    return factor
+
+
+def _coarsened(picture: Image.Image, sharpness: float) -> Image.Image:
+    width, height = picture.size
+    block = 1 + max(4.0, min(width, height) / 36) * (1 - sharpness) ** 1.5
+    small = (_blocks(width, block), _blocks(height, block))
+    coarse = picture.resize(small, Image.Resampling.BOX)
+    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _blocks(side: int, block: float) -> int:
+    """At least one block fewer than pixels, so that the coarse picture is never the sharp one."""
+    return min(side - 1, max(2, round(side / block)))
+
+
+def _encoded(picture: Image.Image, card: Card) -> bytes:
+    file = io.BytesIO()
+    quality = _ENCODER_QUALITY if card.compression is None else card.compression
+    match card.output_format:
+        case "png":
+            picture.save(file, "PNG", compress_level=6)
+        case "jpeg":
+            picture.save(file, "JPEG", quality=quality)
+        case _:
+            picture.save(file, "WEBP", quality=quality, method=3)
+    return file.getvalue()

@@ -1,0 +1,1 @@
+"""The backend that calls a Responses API over HTTP."""

@@ -1,0 +1,189 @@
+"""What goes wrong at a Responses API, as GenerationErrors.
+
+An HTTP status becomes the reason that has it as an option in
+proto/imagecall/v1/conversion_error.proto; an error that comes without one, in a stream or with the
+status 200, is taken for the status that its code or type goes with.
+"""
+
+import re
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+from imagecall.errors import (
+    REASONS_BY_HTTP_STATUS,
+    ConversionError,
+    GenerationError,
+    cut_by_bytes,
+    pointer_to,
+    printable,
+)
+from imagecall.json.text import JsonValue, parse
+
+_MAX_MESSAGE: Final = 600
+_MAX_POINTER: Final = 300
+_MAX_WORD: Final = 100
+_MAX_BODY: Final = 300
+_MAX_RETRY_SECONDS: Final = 24 * 3600.0
+_SERVER_ERROR: Final = 500
+_STATUSES: Final = {
+    "invalid_request_error": 400,
+    "invalid_prompt": 400,
+    "image_content_policy_violation": 400,
+    "moderation_blocked": 400,
+    "content_policy_violation": 400,
+    "authentication_error": 401,
+    "invalid_api_key": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "model_not_found": 404,
+    "timeout": 504,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+    "overloaded_error": 503,
+    "server_error": 500,
+}
+"""The HTTP statuses that an API sends with the code or type of an error."""
+
+_PARAM: Final = re.compile(r"[^.\[\]]+")
+_MIN_KEY: Final = 16
+"""The length from which a key is looked for in what an API says."""
+
+_KEY: Final = re.compile(r"\b(?:sk|key|pk|rk)-[\w*.-]{3,}[\w*]", re.ASCII)
+
+
+def without_key(data: bytes, api_key: str) -> bytes:
+    """What an API sent, without our key: APIs quote the one that they refuse."""
+    key = api_key.encode()
+    return data.replace(key, b"[key]") if len(key) >= _MIN_KEY and key in data else data
+
+
+def _without_keys(text: str, api_key: str) -> str:
+    """A sentence of an API in which no key stands, nor what is left of one."""
+    return _KEY.sub("[key]", without_key(text.encode(errors="replace"), api_key).decode())
+
+
+def refused(status: int, headers: Mapping[str, str], body: bytes, api_key: str) -> GenerationError:
+    """The error for an answer with a status of 300 or more, or below 200."""
+    error = _error_object(body)
+    return _error(status, error, _said(error, body), headers, api_key, may_be_billed=False)
+
+
+def failed(error: JsonValue, api_key: str, headers: Mapping[str, str]) -> GenerationError:
+    """The error for an error object that came in a stream, or with the status 200."""
+    fields = error if isinstance(error, dict) else {"message": str(error)}
+    return _error(
+        _status_of(fields), fields, _text(fields, "message"), headers, api_key, may_be_billed=True
+    )
+
+
+def not_understood(what: str, may_be_billed: bool = False) -> GenerationError:
+    """The error for an answer that is none of a Responses API."""
+    message = f"no Responses API is at the base URL: it answered with {what}"
+    return GenerationError("UPSTREAM_NOT_UNDERSTOOD", message, may_be_billed=may_be_billed)
+
+
+def _error(
+    status: int,
+    fields: Mapping[str, Any],
+    said: str,
+    headers: Mapping[str, str],
+    api_key: str,
+    may_be_billed: bool,
+) -> GenerationError:
+    if not 400 <= status < 600:
+        return not_understood(f"the status {status}", may_be_billed or 200 <= status < 300)
+    known = {
+        "http_status": "" if may_be_billed else str(status),
+        "upstream_code": _word(fields, "code"),
+        "upstream_type": _word(fields, "type"),
+        "upstream_request_id": headers.get("x-request-id", ""),
+    }
+    head = "the API failed" if may_be_billed else f"the API answered {status}"
+    message = f"{head}: {said}" if said else head
+    return GenerationError(
+        reason_of(status),
+        cut_by_bytes(printable(_without_keys(message, api_key)), _MAX_MESSAGE),
+        pointer=cut_by_bytes(_without_keys(_pointer(fields.get("param")), api_key), _MAX_POINTER),
+        retry_seconds=_retry_seconds(headers),
+        may_be_billed=may_be_billed,
+        metadata={
+            name: cut_by_bytes(printable(_without_keys(value, api_key)), _MAX_WORD)
+            for name, value in known.items()
+            if value
+        },
+    )
+
+
+def reason_of(status: int) -> str:
+    """The reason for an HTTP status of 400 to 599."""
+    general = 400 if status < _SERVER_ERROR else _SERVER_ERROR
+    return REASONS_BY_HTTP_STATUS.get(status) or REASONS_BY_HTTP_STATUS[general]
+
+
+def _status_of(fields: Mapping[str, Any]) -> int:
+    """The HTTP status that an error goes with."""
+    for value in (fields.get("code"), fields.get("status"), fields.get("type")):
+        if isinstance(value, int) and 400 <= value < 600:
+            return value
+        if isinstance(value, str) and value in _STATUSES:
+            return _STATUSES[value]
+    return _SERVER_ERROR
+
+
+def _error_object(body: bytes) -> Mapping[str, Any]:
+    """The error object of a JSON body; an empty one if there is none."""
+    try:
+        value = parse(body)
+    except ConversionError:
+        return {}
+    if isinstance(value, list) and value:
+        value = value[0]
+    error = value.get("error", value) if isinstance(value, dict) else {}
+    return error if isinstance(error, dict) else {"message": error}
+
+
+def _said(error: Mapping[str, Any], body: bytes) -> str:
+    """What an answer says, in a sentence."""
+    if message := _text(error, "message") or _text(error, "detail"):
+        return message
+    if body.lstrip()[:1] == b"<":
+        return "with HTML"
+    return body[:_MAX_BODY].decode(errors="replace").strip() if body != b"{}" else ""
+
+
+def _text(fields: Mapping[str, Any], key: str) -> str:
+    value = fields.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _word(fields: Mapping[str, Any], key: str) -> str:
+    value = fields.get(key)
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+
+
+def _pointer(param: JsonValue) -> str:
+    """The JSON Pointer of what OpenAI names as `tools[0].size`."""
+    tokens = _PARAM.findall(param) if isinstance(param, str) else []
+    return pointer_to(*tokens)
+
+
+def _retry_seconds(headers: Mapping[str, str]) -> float | None:
+    """When to try again, by Retry-After (RFC 9110, section 10.2.3) or OpenAI's retry-after-ms."""
+    seconds: float | None = None
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1)):
+        with suppress(ValueError):
+            if seconds is None and (text := headers.get(name)):
+                seconds = _seconds(text) * unit
+    return seconds if seconds is not None and 0 <= seconds <= _MAX_RETRY_SECONDS else None
+
+
+def _seconds(text: str) -> float:
+    """The seconds of a Retry-After, which may be a date. Raises ValueError."""
+    try:
+        return float(text)
+    except ValueError:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())

@@ -1,0 +1,99 @@
+"""The image items of a stream of an API: which were begun, and which are final.
+
+An item is known by its id; APIs that give it another id in the response at the end, or several the
+same, are followed by its index in the output.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from imagecall.conversion.converter import CALLS, EVENTS
+from imagecall.generation.chunked_fields import images, texts
+from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+from imagecall.v1.stream_event_pb2 import StreamEvent
+
+_ADDED: Final = "output_item_added_event"
+
+Key: TypeAlias = tuple[int | None, str | None]
+"""The index of an item in the output, and its id, as far as they are known."""
+
+
+class Items:
+    """The image items of a stream: which were begun, and which are final."""
+
+    def __init__(self) -> None:
+        self._begun: dict[Key, str] = {}
+        self._final: list[Key] = []
+        self._empty: set[str] = set()
+
+    @property
+    def open(self) -> list[str]:
+        """The items that were begun and are not final."""
+        return list(self._begun.values())
+
+    @property
+    def done(self) -> int:
+        """The number of items that are final."""
+        return len(self._final)
+
+    def note(self, event: StreamEvent) -> None:
+        """Takes notice of an event."""
+        variant = EVENTS.chosen(event)
+        message = getattr(event, variant.name)
+        if variant.option.fallback or "item" not in message.DESCRIPTOR.fields_by_name:
+            return
+        if CALLS.chosen(message.item).option.fallback:
+            return
+        name = _id(message.item)
+        key = (message.output_index if message.HasField("output_index") else None, name)
+        if variant.name != _ADDED:
+            self._final.append(key)
+            if name is not None and not _has_result(message.item):
+                self._empty.add(name)
+            self._begun = {k: v for k, v in self._begun.items() if not _same(k, key)}
+        elif not any(_same(key, final) for final in self._final):
+            self._begun[key] = "an item" if name is None else f'"{name}"'
+
+    def has_id(self, call: ImageGenerationCall) -> bool:
+        """Whether an item with the id of this one is final, and had its result then."""
+        name = _id(call)
+        return bool(name and name not in self._empty) and any(
+            name == final for _, final in self._final
+        )
+
+    def delivered(
+        self, calls: list[ImageGenerationCall]
+    ) -> Callable[[int, ImageGenerationCall], bool]:
+        """Whether an item of a response, whose calls these are, was final before.
+
+        It is known by its id; or by its index in the output, as some APIs give another id there,
+        unless the item that was final at that index stands elsewhere.
+        """
+        names = Counter(_id(call) or "" for call in calls)
+        indexes = {index for index, name in self._final if not name or names[name] != 1}
+
+        def has(index: int, call: ImageGenerationCall) -> bool:
+            name = _id(call) or ""
+            if name in self._empty:
+                return not _has_result(call)
+            return index in indexes or (names[name] == 1 and self.has_id(call))
+
+        return has
+
+
+def _has_result(call: ImageGenerationCall) -> bool:
+    """Whether an item has an image, or a text in its stead."""
+    return bool(images(call)) or any(place.value for place in texts(call) if "result" in place.path)
+
+
+def _id(call: ImageGenerationCall) -> str | None:
+    item = getattr(call, CALLS.chosen(call).name)
+    return item.id if item.HasField("id") else None
+
+
+def _same(one: Key, other: Key) -> bool:
+    """Whether two items may be the same: by their ids, or else by their indexes."""
+    if one[1] and other[1]:
+        return one[1] == other[1]
+    return one[0] is None or other[0] is None or one[0] == other[0]

@@ -1,0 +1,150 @@
+"""One large base64 string inside JSON, decoded piece by piece while it arrives.
+
+A marker stands in its place in the JSON text, itself canonical base64, so that the short text is
+parsed properly and the marker comes out where the image belongs. A string that turns out not to be
+canonical base64 (RFC 4648 section 4) is given back as text, as long as no piece of it was given
+away; so the first pieces are kept back, which for most images is all of them.
+"""
+
+import secrets
+import string
+from collections.abc import Iterator
+from enum import Enum
+from typing import Final
+
+from pybase64 import b64decode, b64encode
+
+from imagecall.errors import ConversionError
+from imagecall.json.text import parse
+
+PIECE_BYTES: Final = 768 * 1024
+"""The size of the decoded pieces but the last: that of 1 MiB of base64."""
+
+_KEPT_PIECES: Final = 6
+"""How many pieces are kept back: 4.5 MiB."""
+
+_PIECE: Final = PIECE_BYTES // 3 * 4
+_ALPHABET: Final = (string.ascii_letters + string.digits + "+/=").encode()
+_LONGEST_ESCAPE: Final = len(rb"\u002b")
+_BACKSLASH: Final = b"\\"
+
+
+class Use(Enum):
+    """What is wanted of a large string."""
+
+    STREAM = "STREAM"
+    """Its pieces, at once."""
+    HOLD = "HOLD"
+    """The whole of it, at its end."""
+    SKIP = "SKIP"
+    """Nothing."""
+
+
+class NotBase64(Exception):
+    """The string is not canonical base64. `text` is what has come of it: None if that is gone."""
+
+    def __init__(self, text: bytes | None) -> None:
+        super().__init__()
+        self.text = text
+
+
+class LargeBase64:
+    """A string that begins: `add` what comes of it, then `end`.
+
+    Attributes:
+        use: what is wanted of it.
+        marker: what stands in its place in the text is the base64 of this.
+        image: the image, once it ended. None: nothing was held.
+        size: number of bytes of base64 so far.
+    """
+
+    def __init__(self, use: Use) -> None:
+        self.use = use
+        self.marker = secrets.token_bytes(18)
+        self.image: bytes | None = None
+        self.size = 0
+        self._held: list[bytes] = []
+        self._streamed = False
+        self._text: list[bytes] = []
+        self._text_size = 0
+
+    @property
+    def text_marker(self) -> bytes:
+        """What stands in its place in the text."""
+        return b64encode(self.marker)
+
+    @property
+    def text(self) -> bytes:
+        """The whole string, once it ended; only of one that is held."""
+        return b64encode(self.image or b"")
+
+    def add(self, text: bytes) -> Iterator[bytes]:
+        """Takes what follows of the string; gives pieces to stream. Raises NotBase64."""
+        self.size += len(text)
+        if self.use is Use.SKIP:
+            return
+        self._text.append(text)
+        self._text_size += len(text)
+        while self._text_size > _PIECE:
+            pending, held_back = self._pending()
+            if len(pending) <= _PIECE:
+                self._restore(pending + held_back)
+                return
+            piece = self._decoded(pending[:_PIECE], last=False)
+            self._restore(pending[_PIECE:] + held_back)
+            yield from self._use(piece)
+
+    def end(self) -> Iterator[bytes]:
+        """The string has ended; gives the last piece to stream. Raises NotBase64."""
+        if self.use is Use.SKIP:
+            return
+        self._held.append(self._decoded(self._plain(b"".join(self._text)), last=True))
+        if self.use is Use.STREAM:
+            yield from self._held
+        else:
+            self.image = b"".join(self._held)
+        self._held = []
+
+    def _use(self, piece: bytes) -> Iterator[bytes]:
+        self._held.append(piece)
+        if self.use is Use.STREAM and (self._streamed or len(self._held) > _KEPT_PIECES):
+            self._streamed = True
+            yield from self._held
+            self._held = []
+
+    def _pending(self) -> tuple[bytes, bytes]:
+        """The text that is not decoded yet, without escapes, and what may be half an escape."""
+        text = b"".join(self._text)
+        at = text.rfind(_BACKSLASH)
+        cut = at if 0 <= len(text) - _LONGEST_ESCAPE < at else len(text)
+        return self._plain(text[:cut]), text[cut:]
+
+    def _plain(self, text: bytes) -> bytes:
+        """The text without escapes, such as `\\/` for a slash."""
+        if _BACKSLASH not in text:
+            return text
+        try:
+            plain: str = parse(b'"' + text + b'"')
+            found = plain.encode("ascii")
+        except (ConversionError, UnicodeEncodeError):
+            found = _BACKSLASH
+        if found.translate(None, _ALPHABET):
+            raise NotBase64(self._so_far(b"".join(self._text)))
+        return found
+
+    def _restore(self, text: bytes) -> None:
+        self._text = [text]
+        self._text_size = len(text)
+
+    def _decoded(self, text: bytes, last: bool) -> bytes:
+        try:
+            if not last and text.endswith(b"="):
+                raise ValueError("padding in the middle")
+            return b64decode(text, None, True, canonical=True)
+        except ValueError:
+            raise NotBase64(self._so_far(b"".join(self._text))) from None
+
+    def _so_far(self, rest: bytes) -> bytes | None:
+        if self._streamed:
+            return None
+        return b64encode(b"".join(self._held)) + rest

@@ -1,0 +1,225 @@
+"""Server-sent events as real servers send them, with strings of many megabytes inside.
+
+The format is that of https://html.spec.whatwg.org/multipage/server-sent-events.html: lines that end
+with CR, LF or both, comments, `data:` with or without a space, several data lines in an event, a
+byte order mark at the start. Beyond it, an event whose last blank line is missing is taken.
+
+A large string under one of the given keys never stands in memory whole: see
+imagecall.backends.responses_api.large_base64. Its use is chosen as soon as it is known to be large.
+"""
+
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from imagecall.backends.responses_api.large_base64 import LargeBase64, NotBase64, Use
+from imagecall.errors import damaged_answer, too_large_answer
+
+LARGE: Final = 16 * 1024
+"""The length past which a string is large, in bytes."""
+
+_END_OF_LINE: Final = re.compile(rb"[\r\n]")
+_LF: Final = ord("\n")
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_DATA: Final = b"data:"
+_BACKSLASH: Final = b"\\"
+_MAX_LINES: Final = 10_000
+"""The most lines of an event: each takes time, however short it is."""
+
+_BEFORE_A_STRING: Final = 256
+"""How far back from a string its key is looked for, in bytes."""
+
+
+@dataclass
+class SseEvent:
+    """An event.
+
+    Attributes:
+        name: the value of its `event:` line; "" if it has none.
+        data: its data, a marker in the place of each large string.
+        large: those large strings.
+    """
+
+    name: str = ""
+    data: bytes = b""
+    large: list[LargeBase64] = field(default_factory=list)
+
+
+Reading: TypeAlias = Generator[bytes | SseEvent, None, int]
+"""Pieces of a string and events, and at last a position."""
+
+Choose = Callable[[bytes], Use]
+"""Given the data of the event before a large string: what is wanted of that."""
+
+
+class SseReader:
+    """Reads a stream: `feed` what arrives, then `finish`.
+
+    Args:
+        keys: the JSON keys whose strings may be large.
+        choose: says what is wanted of a large string.
+        max_bytes: the limit of an event, without what is streamed or skipped.
+    """
+
+    def __init__(self, keys: Iterable[str], choose: Choose, max_bytes: int) -> None:
+        names = b"|".join(re.escape(key).encode() for key in sorted(keys))
+        self._key = re.compile(rb'"(?:' + names + rb')"[ \t]*:[ \t]*"\Z')
+        self._choose = choose
+        self._max_bytes = max_bytes
+        self._started = False
+        self._after_cr = False
+        self._line = bytearray()
+        self._string: LargeBase64 | None = None
+        self._ended_in_escape = False
+        self._next_look = LARGE
+        self._event = SseEvent()
+        self._data: list[bytes] = []
+        self._size = 0
+        self._lines = 0
+
+    def feed(self, received: bytes) -> Iterator[bytes | SseEvent]:
+        """Takes what arrived; gives pieces of a string that is to be streamed, and events.
+
+        Raises GenerationError: UPSTREAM_DAMAGED where a line ends within a large string, or a
+        string is not base64 after pieces of it were given; UPSTREAM_ANSWER_TOO_LARGE.
+        """
+        position = 0
+        if self._after_cr and received:
+            position = int(received[0] == _LF)
+            self._after_cr = False
+        while position < len(received):
+            if self._string is not None:
+                position = yield from self._read_string(self._string, received, position)
+            else:
+                position = yield from self._read_line(received, position)
+
+    @property
+    def in_string(self) -> bool:
+        """Whether a large string has begun and not ended."""
+        return self._string is not None
+
+    def finish(self) -> Iterator[SseEvent]:
+        """The stream has ended; gives the last event if its blank line is missing."""
+        if self._string is not None:
+            raise damaged_answer("the stream ends within a string")
+        if self._line:
+            yield from self._end_line()
+        yield from self._end_line()
+
+    def _read_line(self, received: bytes, position: int) -> Reading:
+        """Reads a line, or the rest of one, or a part; returns the position after it."""
+        found = _END_OF_LINE.search(received, position)
+        end = found.start() if found else len(received)
+        self._line += memoryview(received)[position:end]
+        self._check_size()
+        if not found:
+            yield from self._look_for_string()
+            return end
+        yield from self._end_line()
+        after = end + 1
+        if received[end] != _LF:
+            if after == len(received):
+                self._after_cr = True
+            elif received[after] == _LF:
+                after += 1
+        return after
+
+    def _check_size(self) -> None:
+        held = sum(string.size for string in self._event.large if string.use is Use.HOLD)
+        size = self._size + len(self._line) + held
+        if size > self._max_bytes:
+            raise too_large_answer("an event of the API's stream", self._max_bytes)
+
+    def _end_line(self) -> Iterator[SseEvent]:
+        line = bytes(self._line)
+        self._line.clear()
+        self._next_look = LARGE
+        if not self._started:
+            line = line.removeprefix(_BYTE_ORDER_MARK)
+            self._started = True
+        if line:
+            self._lines += 1
+            if self._lines > _MAX_LINES:
+                raise too_large_answer("an event of the API's stream", _MAX_LINES, "lines")
+            self._take_field(line)
+        else:
+            if self._data:
+                self._event.data = b"\n".join(self._data)
+                yield self._event
+            self._event, self._data, self._size, self._lines = SseEvent(), [], 0, 0
+
+    def _take_field(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            self._data.append(value)
+            self._size += len(value) + 1
+        elif name == b"event":
+            self._event.name = value.decode(errors="replace")
+
+    def _look_for_string(self) -> Iterator[bytes]:
+        """Whether the line so far ends within a large string; if so, takes it out."""
+        line = self._line
+        if len(line) < self._next_look:
+            return
+        self._next_look = len(line) + max(LARGE, len(line) // 2)
+        quote = line.rfind(b'"')
+        if len(line) - quote < LARGE or not line.startswith(_DATA):
+            return
+        before = bytes(line[max(0, quote - _BEFORE_A_STRING) : quote + 1])
+        if not self._key.search(before):
+            return
+        beginning = bytes(line[quote + 1 :])
+        del line[quote + 1 :]
+        data = b"\n".join([*self._data, bytes(line[len(_DATA) :])])
+        self._string = LargeBase64(self._choose(data))
+        self._event.large.append(self._string)
+        self._ended_in_escape = False
+        self._ends_in_escape(beginning)
+        yield from self._add(self._string, beginning)
+
+    def _read_string(self, string: LargeBase64, received: bytes, position: int) -> Reading:
+        """Reads a large string, or a part of it; returns the position after that."""
+        quote = received.find(b'"', position)
+        end = quote if quote >= 0 else len(received)
+        text = received[position:end] if end - position < len(received) else received
+        if b"\n" in text or b"\r" in text:
+            raise damaged_answer("a line ends within a string")
+        if self._ends_in_escape(text) and quote >= 0:
+            end, text, quote = end + 1, text + b'"', -1
+            self._ended_in_escape = False
+        yield from self._add(string, text)
+        if quote < 0 or self._string is None:
+            return end
+        try:
+            yield from string.end()
+        except NotBase64 as found:
+            self._give_back(string, found)
+        else:
+            self._line += string.text_marker
+        self._string = None
+        return end
+
+    def _ends_in_escape(self, text: bytes) -> bool:
+        """Whether the string so far ends with a backslash that escapes what follows."""
+        rest = text.rstrip(_BACKSLASH)
+        before = self._ended_in_escape and not rest
+        self._ended_in_escape = (len(text) - len(rest) + before) % 2 == 1
+        return self._ended_in_escape
+
+    def _add(self, string: LargeBase64, text: bytes) -> Iterator[bytes]:
+        try:
+            yield from string.add(text)
+        except NotBase64 as found:
+            self._give_back(string, found)
+        self._check_size()
+
+    def _give_back(self, string: LargeBase64, found: NotBase64) -> None:
+        """Puts a string that is not base64 into the line, to be read as any other."""
+        if found.text is None:
+            raise damaged_answer("an image is not base64 to its end")
+        self._event.large.remove(string)
+        self._line += found.text
+        self._next_look = len(self._line) * 2
+        self._string = None

@@ -1,0 +1,257 @@
+"""Conversions as requests ask for them: one, or many in a stream, each answered in its turn.
+
+See proto/imagecall/v1/conversion_service.proto. Messages in, messages out.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, TypeAlias
+
+from google.rpc import code_pb2
+
+from imagecall.conversion.converter import CALLS, Profile, read_call, write_call
+from imagecall.conversion.document import document_from_json, document_to_json, kind_name
+from imagecall.errors import ConversionError
+from imagecall.observing.observer import CALL_SEEN, note_item
+from imagecall.v1 import conversion_error_pb2
+from imagecall.v1.conversion_service_pb2 import (
+    Conversion,
+    ConversionResult,
+    ConvertCallsRequest,
+    ConvertCallsResponse,
+)
+from imagecall.v1.conversion_service_pb2 import Profile as ProfileNumber
+from imagecall.v1.document_pb2 import Document
+from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+from imagecall.wire.chunks import Assembly, Piece, split
+from imagecall.wire.cost import parsed
+from imagecall.wire.splice import put_in, take_out
+
+WHOLE_BYTES: Final = 3 * 1024 * 1024
+"""The size from which an answer goes in chunks, and to which a message is filled: 3 MiB.
+
+With what little stands around it, a message stays below the 4 MiB that clients take by default.
+"""
+
+_OVERHEAD: Final = 64
+"""What stands around a result in a message, and around the text or chunk in a result, at most."""
+
+_CHUNK: Final = "_chunk"
+_DOCUMENT: Final = "document"
+"""What stands for the variant of a document that is refused as a whole."""
+
+_PROFILES: Final[dict[int, Profile]] = {
+    number: Profile.WIRE if number == 0 else Profile[name.removeprefix("PROFILE_")]
+    for name, number in ProfileNumber.items()
+}
+
+
+def parse_call(
+    target: ImageGenerationCall,
+    json: str | bytes,
+    variant: str,
+    profile: int,
+    max_bytes: int,
+    apart: bool,
+) -> Mapping[str, bytes]:
+    """`read_call` with variant and profile as a request has them. Raises ConversionError."""
+    if profile not in _PROFILES:
+        message = f"{profile} is no profile; choose one of {', '.join(ProfileNumber.keys())}"
+        raise ConversionError("UNKNOWN_PROFILE", "", message)
+    named = variant or CALLS.default
+    try:
+        images = read_call(target, json, named, _PROFILES[profile], max_bytes, apart)
+    except ConversionError as error:
+        note_item("parse", named if named in CALLS.variants else "unknown", error.reason)
+        raise
+    if CALL_SEEN.get():
+        note_item("parse", target.WhichOneof("variant"))
+    return images
+
+
+def format_call(
+    call: ImageGenerationCall, images: Mapping[bytes, memoryview], max_bytes: int
+) -> bytes:
+    """`write_call`. Raises ConversionError."""
+    try:
+        json = write_call(call, images, max_bytes)
+    except ConversionError as error:
+        note_item("format", call.WhichOneof("variant"), error.reason)
+        raise
+    if CALL_SEEN.get():
+        note_item("format", call.WhichOneof("variant"))
+    return json
+
+
+def format_serialized(data: bytes, max_bytes: int) -> bytes:
+    """`json_from_serialized`. Raises ConversionError."""
+    short, images = take_out(data, ImageGenerationCall.DESCRIPTOR)
+    try:
+        call = parsed(ImageGenerationCall, short)
+    except ConversionError as error:
+        note_item("format", None, error.reason)
+        raise
+    return format_call(call, images, max_bytes)
+
+
+def parse_document(json: str | bytes, kind: int, max_bytes: int) -> Document:
+    """`document_from_json` with the kind as a request has it. Raises ConversionError."""
+    try:
+        document = document_from_json(json, kind=kind_name(kind), max_bytes=max_bytes)
+    except ConversionError as error:
+        note_item("parse", _DOCUMENT, error.reason)
+        raise
+    _note_calls("parse", document)
+    return document
+
+
+def format_document(document: Document, max_bytes: int) -> bytes:
+    """`document_to_json`. Raises ConversionError."""
+    try:
+        json = document_to_json(document, max_bytes=max_bytes)
+    except ConversionError as error:
+        note_item("format", _DOCUMENT, error.reason)
+        raise
+    _note_calls("format", document)
+    return json
+
+
+def _note_calls(direction: str, document: Document) -> None:
+    if CALL_SEEN.get():
+        for lifted in document.calls:
+            note_item(direction, lifted.call.WhichOneof("variant"))
+
+
+def in_place(error: ConversionError) -> conversion_error_pb2.ConversionError:
+    """An error as the message that answers one item of many."""
+    return conversion_error_pb2.ConversionError(
+        code=code_pb2.Code.Value(error.code),
+        reason=conversion_error_pb2.ErrorReason.Value("ERROR_REASON_" + error.reason),
+        pointer=error.pointer,
+        message=str(error),
+    )
+
+
+Sized: TypeAlias = tuple[ConversionResult, int]
+"""A result, and a size in bytes that it does not exceed by more than a little."""
+
+
+class CallStream:
+    """One stream of conversions: how many items there were, and the pieces of the next."""
+
+    def __init__(self, max_bytes: int, max_items: int) -> None:
+        self._max_bytes = max_bytes
+        self._max_items = max_items
+        self._index = 0
+        self._assembly: Assembly | None = None
+        self._assembled = ""
+
+    @property
+    def pending_bytes(self) -> int:
+        """How much there is of an item whose pieces are not all there."""
+        return self._assembly.size if self._assembly else 0
+
+    def answer(self, request: ConvertCallsRequest) -> Iterator[ConvertCallsResponse]:
+        """The answers to the items of a request, in messages of a size that any client takes.
+
+        Raises ConversionError (CHUNKS_DAMAGED) where the pieces of an item are not in order, so
+        that it is unknown which items the further ones belong to; TOO_MANY_ITEMS.
+        """
+        response, size = ConvertCallsResponse(), 0
+        damage: ConversionError | None = None
+        try:
+            for result, result_size in self._results(request.conversions):
+                if size and size + result_size > WHOLE_BYTES:
+                    yield response
+                    response, size = ConvertCallsResponse(), 0
+                response.results.append(result)
+                size += result_size + _OVERHEAD
+        except ConversionError as error:
+            damage = error  # To be raised after the answers that came before it.
+        if size:
+            yield response
+        if damage is not None:
+            raise damage
+
+    def finish(self) -> None:
+        """To be called at the end. Raises ConversionError if an item is incomplete."""
+        if self._assembly is not None:
+            self._assembly.check()
+
+    def _results(self, conversions: Iterable[Conversion]) -> Iterator[Sized]:
+        for conversion in conversions:
+            kind = conversion.WhichOneof("input") or ""
+            if kind.endswith(_CHUNK):
+                if not self._add(kind, conversion):
+                    continue
+            else:
+                self.finish()
+            if self._index == self._max_items:
+                message = f"there are more than {self._max_items:,} items on the stream"
+                raise ConversionError("TOO_MANY_ITEMS", "", message)
+            try:
+                yield from self._convert(kind, conversion)
+            except ConversionError as error:
+                result = ConversionResult(index=self._index, error=in_place(error))
+                yield result, result.ByteSize()
+            self._index += 1
+
+    def _add(self, kind: str, conversion: Conversion) -> bool:
+        """Takes a piece of an item; whether it is complete."""
+        if self._assembly is None:
+            # A message may be larger than its JSON: by the lengths of many small extra fields.
+            limit = self._max_bytes * (1 if kind.startswith("json") else 2)
+            self._assembly, self._assembled = Assembly(limit), kind
+        if kind != self._assembled:
+            message = f"a {kind} stands among the {self._assembled}s of an item"
+            raise ConversionError("CHUNKS_DAMAGED", "", message)
+        self._assembly.add(Piece.of(getattr(conversion, kind)))
+        return self._assembly.complete
+
+    def _whole(self) -> bytes:
+        assembly, self._assembly = self._assembly, None
+        return assembly.whole() if assembly else b""
+
+    def _convert(self, kind: str, conversion: Conversion) -> Iterator[Sized]:
+        given: Any = self._whole() if kind.endswith(_CHUNK) else kind and getattr(conversion, kind)
+        match kind.removesuffix(_CHUNK):
+            case "json" if conversion.document_kind:
+                return self._parse_document(given, conversion.document_kind)
+            case "json":
+                return self._parse_call(given, conversion)
+            case "call" if isinstance(given, bytes):
+                return self._written(format_serialized(given, self._max_bytes))
+            case "call":
+                return self._written(format_call(given, {}, self._max_bytes))
+            case "document" if isinstance(given, bytes):
+                document = parsed(Document, given)
+                return self._written(format_document(document, self._max_bytes))
+            case "document":
+                return self._written(format_document(given, self._max_bytes))
+        message = "the Conversion is empty: set json, call or document, or a chunk of one"
+        raise ConversionError("EMPTY_ONEOF", "", message)
+
+    def _parse_call(self, json: str | bytes, conversion: Conversion) -> Iterator[Sized]:
+        result = ConversionResult(index=self._index)
+        apart = len(json) > WHOLE_BYTES
+        variant, profile = conversion.variant, conversion.profile
+        images = parse_call(result.call, json, variant, profile, self._max_bytes, apart)
+        if not images and (size := result.ByteSize()) <= WHOLE_BYTES:
+            return iter([(result, size)])
+        return self._chunks("call_chunk", put_in(result.call, images))
+
+    def _parse_document(self, json: str | bytes, kind: int) -> Iterator[Sized]:
+        document = parse_document(json, kind, self._max_bytes)
+        result = ConversionResult(index=self._index, document=document)
+        if (size := result.ByteSize()) <= WHOLE_BYTES:
+            return iter([(result, size)])
+        return self._chunks("document_chunk", document.SerializeToString())
+
+    def _written(self, json: bytes) -> Iterator[Sized]:
+        if len(json) <= WHOLE_BYTES:
+            return iter([(ConversionResult(index=self._index, json=json.decode()), len(json))])
+        return self._chunks("json_chunk", json)
+
+    def _chunks(self, field: str, data: bytes) -> Iterator[Sized]:
+        for chunk in split(data):
+            answer: Any = {field: chunk}
+            yield ConversionResult(index=self._index, **answer), len(chunk.data)

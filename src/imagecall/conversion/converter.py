@@ -1,0 +1,233 @@
+"""JSON text to message and back: the public conversions of one object.
+
+For every accepted text, what `*_to_json` writes of what `*_from_json` read is the same JSON value:
+the same strings, the same spelling of numbers, null where there was null, no key where there was
+none. In the text that is written, the keys that the message has fields for come first. For every
+accepted message, reading what was written of it, as the same variant, gives an equal message.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final
+
+import jiter
+from google.protobuf.message import Message
+
+from imagecall.conversion.fast_path import FAILURES
+from imagecall.conversion.objects import as_object
+from imagecall.conversion.plan import union_plan
+from imagecall.conversion.unions import UnionPlan
+from imagecall.errors import ConversionError
+from imagecall.json.large_strings import (
+    MIN_BYTES,
+    NO_SPANS,
+    LargeImage,
+    Piece,
+    Spans,
+    encode_image,
+    join,
+    key_pattern,
+    set_aside,
+)
+from imagecall.json.text import MAX_BYTES, check_depth, encode, parse
+from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+from imagecall.v1.image_generation_tool_pb2 import Tool
+from imagecall.v1.stream_event_pb2 import StreamEvent
+from imagecall.wire.cost import parsed
+from imagecall.wire.splice import put_in, take_out
+
+
+class Profile(Enum):
+    """How much is demanded of an item's JSON. Neither profile changes a value.
+
+    WIRE takes what real servers send: only "type" is indispensable, a status may be any string, and
+    an item of a type that the schema does not know is kept as it is. STRICT demands what the
+    variant's page says: its type, its required keys, and its statuses where the list is closed.
+    """
+
+    WIRE = "WIRE"
+    STRICT = "STRICT"
+
+
+_WIRE: Final = Profile.WIRE
+_MAX_UTF8: Final = 4  # bytes of a character
+_NO_IMAGES: Final[Mapping[str, bytes]] = {}
+
+CALLS: Final = union_plan(ImageGenerationCall.DESCRIPTOR)
+_PLAIN_READS: Final = CALLS.plain_reads
+TOOLS: Final = union_plan(Tool.DESCRIPTOR)
+EVENTS: Final = union_plan(StreamEvent.DESCRIPTOR)
+CALL_IMAGE_KEYS: Final = key_pattern(CALLS.image_keys)
+_IMAGE_KEYS: Final = {CALLS: CALL_IMAGE_KEYS, EVENTS: key_pattern(EVENTS.image_keys)}
+
+
+def from_json(
+    text: bytes | str,
+    *,
+    variant: str = CALLS.default,
+    profile: Profile = Profile.WIRE,
+    max_bytes: int = MAX_BYTES,
+) -> ImageGenerationCall:
+    """Reads an item, a JSON object in UTF-8, as a message.
+
+    `variant` is a field name of the oneof of ImageGenerationCall: seven of them are the same JSON,
+    and only the caller knows where the item stood. In the WIRE profile the item's own "type" has
+    the last word: `openrouter:image_generation` has one variant, and a type that none has is kept
+    in an UnknownItem.
+
+    Raises ConversionError, with the JSON Pointer of the culprit; see ErrorReason in
+    proto/imagecall/v1/conversion_error.proto for its reasons. Texts of more than `max_bytes` bytes
+    are refused unread.
+    """
+    call = ImageGenerationCall()
+    read_call(call, text, variant, profile, max_bytes, False)
+    return call
+
+
+def serialized_from_json(
+    text: bytes | str,
+    *,
+    variant: str = CALLS.default,
+    profile: Profile = Profile.WIRE,
+    max_bytes: int = MAX_BYTES,
+) -> bytes:
+    """The serialized message of an item: what `from_json(...).SerializeToString()` gives.
+
+    For a large image this takes half the time and memory, as there is no message object that
+    holds a copy of it. Raises ConversionError.
+    """
+    call = ImageGenerationCall()
+    images = read_call(call, text, variant, profile, max_bytes, True)
+    return put_in(call, images) if images else call.SerializeToString()
+
+
+def read_call(
+    target: ImageGenerationCall,
+    text: bytes | str,
+    variant: str,
+    profile: Profile,
+    max_bytes: int,
+    apart: bool,
+) -> Mapping[str, bytes]:
+    """Reads an item, as `from_json` does, into an empty message, which may be part of another.
+
+    Returns the large images, if they are to be kept apart: the message then has markers in their
+    stead, and imagecall.wire.splice.put_in puts them in. Raises ConversionError.
+    """
+    if profile is _WIRE and len(text) < MIN_BYTES and max_bytes >= _MAX_UTF8 * MIN_BYTES:
+        try:
+            data = text.encode() if isinstance(text, str) else text
+            value = jiter.from_json(data, allow_inf_nan=False)
+            if _PLAIN_READS[variant][value["type"]](target, value, data):
+                return _NO_IMAGES
+        except FAILURES:
+            pass
+        target.Clear()
+    if profile not in Profile.__members__.values():
+        message = f"{profile!r} is no profile; choose {', '.join(map(str, Profile))}"
+        raise ConversionError("UNKNOWN_PROFILE", "", message)
+    return _read(CALLS, target, text, profile is Profile.STRICT, max_bytes, variant, apart)
+
+
+def to_json(call: ImageGenerationCall, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """Writes a message as an item: a JSON object in UTF-8. The inverse of `from_json`.
+
+    The keys stand in the order type, id, result, status, then the variant's other fields, then the
+    extra fields in their order.
+
+    Raises ConversionError if the message would come back from its JSON as another: fields of a
+    newer schema, two fields for one key, raw JSON text that is not JSON; see ErrorReason.
+    """
+    return write_call(call, {}, max_bytes)
+
+
+def json_from_serialized(data: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """The JSON of a serialized message: what `to_json(ImageGenerationCall.FromString(data))` gives.
+
+    For a large image this takes half the time and memory; see `serialized_from_json`, of which this
+    is the inverse. Raises ConversionError: MALFORMED_PROTOBUF, and as to_json does.
+    """
+    short, images = take_out(data, ImageGenerationCall.DESCRIPTOR)
+    call = parsed(ImageGenerationCall, short)
+    return write_call(call, images, max_bytes)
+
+
+def write_call(
+    call: ImageGenerationCall, images: Mapping[bytes, memoryview], max_bytes: int
+) -> bytes:
+    """Writes a message as `to_json` does, in which markers stand for these images.
+
+    Raises ConversionError.
+    """
+    pieces: list[Piece] = []
+    CALLS.write(call, pieces)
+    if images:
+        large = {encode_image(marker): LargeImage(image) for marker, image in images.items()}
+        pieces = [large.get(piece, piece) for piece in pieces]
+    return join(pieces, max_bytes)
+
+
+def event_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> StreamEvent:
+    """Reads the data of a stream event; one that concerns no image call is an UnknownItem.
+
+    Raises ConversionError.
+    """
+    event = StreamEvent()
+    _read(EVENTS, event, text, False, max_bytes)
+    return event
+
+
+def event_to_json(event: StreamEvent, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """Writes a stream event. The inverse of `event_from_json`. Raises ConversionError."""
+    pieces: list[Piece] = []
+    EVENTS.write(event, pieces)
+    return check_depth(join(pieces, max_bytes))
+
+
+def tool_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> Tool:
+    """Reads the configuration of a tool; one that is not the image tool is an UnknownItem.
+
+    Raises ConversionError.
+    """
+    tool = Tool()
+    _read(TOOLS, tool, text, False, max_bytes)
+    return tool
+
+
+def tool_to_json(tool: Tool, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """Writes a tool's configuration. The inverse of `tool_from_json`. Raises ConversionError."""
+    pieces: list[Piece] = []
+    TOOLS.write(tool, pieces)
+    return check_depth(join(pieces, max_bytes))
+
+
+def _read(
+    plan: UnionPlan,
+    target: Message,
+    text: bytes | str,
+    strict: bool,
+    max_bytes: int,
+    variant: str = "",
+    apart: bool = False,
+) -> Mapping[str, bytes]:
+    """Reads an object into an empty message. Returns the large images, if they are kept apart."""
+    data = encode(text, max_bytes)
+    if len(data) >= MIN_BYTES and (pattern := _IMAGE_KEYS.get(plan)):
+        for short, spans in set_aside(data, pattern):
+            spans.images = {} if apart else None
+            if _try_read(plan, target, short, spans, strict, variant):
+                return spans.images or _NO_IMAGES
+            target.Clear()
+    plan.read(target, data, as_object(parse(data)), NO_SPANS, strict, variant)
+    return _NO_IMAGES
+
+
+def _try_read(
+    plan: UnionPlan, target: Message, short: bytes, spans: Spans, strict: bool, variant: str
+) -> bool:
+    """Reads a text with large strings set aside. False: read the whole text instead."""
+    try:
+        plan.read(target, short, as_object(parse(short)), spans, strict, variant)
+    except ConversionError:
+        return False
+    return not spans

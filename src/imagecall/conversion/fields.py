@@ -1,0 +1,304 @@
+"""One JSON value and one protobuf field: for each kind of field, how it is read and written.
+
+A read and a write of the same kind stand together and are inverses: `read` puts a value into the
+field of a message, or says that the field cannot carry it exactly; `write` gives the JSON text back
+for what was put there, and refuses what `read` would not have put there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+from pybase64 import b64decode
+
+from imagecall.errors import ConversionError, pointer_to, quoted
+from imagecall.json.large_strings import Piece, Spans, encode_image
+from imagecall.json.text import JsonValue, quote, type_name
+from imagecall.v1 import options_pb2
+from imagecall.v1.image_result_pb2 import ImageResult
+from imagecall.wire.splice import MIN_APART
+
+IMAGE_RESULT: Final = ImageResult.DESCRIPTOR.full_name
+INTEGERS: Final = {
+    FieldDescriptor.TYPE_INT32: range(-(2**31), 2**31),
+    FieldDescriptor.TYPE_UINT32: range(2**32),
+    FieldDescriptor.TYPE_INT64: range(-(2**63), 2**63),
+    FieldDescriptor.TYPE_UINT64: range(2**64),
+}
+"""The numbers that a field of each integer type holds."""
+
+Read = Callable[[Message, JsonValue, Spans], bool]
+"""Puts a parsed value into its field. False: the field cannot carry it. May refuse it."""
+
+ReadRaw = Callable[[Message, bytes, JsonValue, Spans, bool], bool]
+"""The same for a value whose raw text is needed; the last argument is whether to be strict."""
+
+Write = Callable[[Any, list[Piece]], None]
+"""Appends the member that a field's value is in JSON, such as `,"id":"a"`, to a text's pieces."""
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How a field is read and written. One of `read` and `read_raw` is set."""
+
+    write: Write
+    read: Read | None = None
+    read_raw: ReadRaw | None = None
+
+
+def key_of(field: FieldDescriptor) -> options_pb2.JsonKey:
+    """The option that says which JSON key a field is."""
+    option: options_pb2.JsonKey = field.GetOptions().Extensions[options_pb2.json_key]
+    return option
+
+
+def holds_other_spellings(field: FieldDescriptor) -> bool:
+    """Whether a string field holds the spellings that the enum field of the same key lacks."""
+    return key_of(field).role == options_pb2.FIELD_ROLE_UNKNOWN_SPELLING
+
+
+def enum_of(field: FieldDescriptor) -> EnumDescriptor:
+    """The enum of an enum field."""
+    assert field.enum_type is not None
+    return field.enum_type
+
+
+def message_of(field: FieldDescriptor) -> Descriptor:
+    """The message of a message field."""
+    assert field.message_type is not None
+    return field.message_type
+
+
+def member_start(field: FieldDescriptor) -> bytes:
+    """How the member of a field begins in JSON: `,"id":`."""
+    return b",%b:" % quote(key_of(field).name)
+
+
+def refuse_unknown_fields(message: Message, pointer: str) -> None:
+    """Raises UNKNOWN_FIELD if the message has a field that this schema does not name."""
+    unknown = UnknownFieldSet(message)
+    if not len(unknown):
+        return
+    number = unknown[0].field_number
+    text = f"the message has a field with number {number}, which this schema does not name"
+    raise ConversionError("UNKNOWN_FIELD", pointer, f"{text}; JSON would lose it")
+
+
+def _mismatch(field: FieldDescriptor, wanted: str) -> Callable[[JsonValue], bool]:
+    """What to do with a value of the wrong JSON type: leave it, or refuse it."""
+    key = key_of(field)
+    if key.lenient:
+        return lambda value: False
+
+    def refuse(value: JsonValue) -> bool:
+        message = f"{quoted(key.name)} must be {wanted}, not {type_name(value)}"
+        raise ConversionError("WRONG_TYPE", pointer_to(key.name), message)
+
+    return refuse
+
+
+def string_codec(field: FieldDescriptor) -> Codec:
+    """A JSON string and a string field."""
+    return _simple_codec(field, str, "a string")
+
+
+def boolean_codec(field: FieldDescriptor) -> Codec:
+    """A JSON true or false and a bool field."""
+    return _simple_codec(field, bool, "true or false")
+
+
+def _simple_codec(field: FieldDescriptor, kind: type, wanted: str) -> Codec:
+    """A JSON value of one type and a field that carries every value of it."""
+    name, start = field.name, member_start(field)
+    mismatch = _mismatch(field, wanted)
+
+    def read(target: Message, value: JsonValue, spans: Spans) -> bool:
+        if value.__class__ is not kind:
+            return mismatch(value)
+        setattr(target, name, value)
+        return True
+
+    def write(value: str | bool, pieces: list[Piece]) -> None:
+        pieces.append(start + quote(value))
+
+    return Codec(write, read)
+
+
+def number_codec(field: FieldDescriptor) -> Codec:
+    """A JSON number and an integer or double field: the numbers that are spelled as Python does."""
+    name, start = field.name, member_start(field)
+    numbers = INTEGERS.get(field.type)
+    wanted = "a number in its usual spelling"
+    if numbers is not None:
+        wanted = f"an integer from {numbers.start} to {numbers.stop - 1}, without point or exponent"
+    mismatch = _mismatch(field, wanted)
+
+    def read_raw(target: Message, raw: bytes, value: JsonValue, spans: Spans, strict: bool) -> bool:
+        fits = value.__class__ is float if numbers is None else _is_integer(value, numbers)
+        if not fits or raw.decode() != repr(value):
+            return mismatch(value)
+        setattr(target, name, value)
+        return True
+
+    def write(value: float, pieces: list[Piece]) -> None:
+        if value - value != 0:
+            message = f"{quoted(key_of(field).name)} is {value}, which JSON cannot say"
+            raise ConversionError("NON_FINITE_NUMBER", pointer_to(key_of(field).name), message)
+        pieces.append(start + repr(value).encode())
+
+    return Codec(write, read_raw=read_raw)
+
+
+def _is_integer(value: JsonValue, numbers: range) -> bool:
+    return value.__class__ is int and value in numbers
+
+
+def spellings(enum: EnumDescriptor) -> dict[str, int]:
+    """The numbers of an enum's values by their spelling in JSON."""
+    spelling = options_pb2.json_spelling
+    return {v.GetOptions().Extensions[spelling]: v.number for v in enum.values if v.number}
+
+
+def enum_codec(field: FieldDescriptor, other: FieldDescriptor) -> Codec:
+    """A JSON string and an enum field, or the field `other` for spellings that the enum lacks."""
+    name, other_name = field.name, other.name
+    pointer = pointer_to(key_of(field).name)
+    numbers = spellings(enum_of(field))
+    members = {n: member_start(field) + quote(spelling) for spelling, n in numbers.items()}
+    mismatch = _mismatch(field, "a string")
+
+    def read(target: Message, value: JsonValue, spans: Spans) -> bool:
+        if value.__class__ is not str:
+            return mismatch(value)
+        number = numbers.get(value)
+        if number is None:
+            setattr(target, other_name, value)
+        else:
+            setattr(target, name, number)
+        return True
+
+    def write(number: int, pieces: list[Piece]) -> None:
+        member = members.get(number)
+        if member is None:
+            message = f"{name} has the number {number}, which this schema does not name"
+            raise ConversionError("UNKNOWN_ENUM_NUMBER", pointer, message)
+        pieces.append(member)
+
+    return Codec(write, read)
+
+
+def other_spelling_write(field: FieldDescriptor, other: FieldDescriptor) -> Write:
+    """The write of the field `other` of an enum field: the read is that of `enum_codec`."""
+    start = member_start(field)
+    pointer = pointer_to(key_of(field).name)
+    numbers = spellings(enum_of(field))
+
+    def write(spelling: str, pieces: list[Piece]) -> None:
+        if spelling in numbers:
+            message = f"{other.name} holds {quoted(spelling)}, whose place is {field.name}"
+            raise ConversionError("NOT_CANONICAL", pointer, message)
+        pieces.append(start + quote(spelling))
+
+    return write
+
+
+CANONICAL_ENDS: Final = tuple(
+    [last + "==" for last in "AQgw"] + [last + "=" for last in "AEIMQUYcgkosw048"]
+)
+"""The ends of padded base64 whose unused bits are zero."""
+
+
+def decode_base64(text: str) -> bytes:
+    """The bytes of canonical base64 (RFC 4648 section 4). Raises ValueError for any other text."""
+    image = b64decode(text, None, True)  # By position: keywords double the time of a small call.
+    if text[-1:] == "=" and not text.endswith(CANONICAL_ENDS):
+        raise ValueError("the unused bits at the end are not zero")
+    return image
+
+
+def _is_canonical_base64(text: str) -> bool:
+    try:
+        decode_base64(text)
+    except ValueError:
+        return False
+    return True
+
+
+def image_codec(field: FieldDescriptor) -> Codec:
+    """A JSON string or null and an ImageResult field."""
+    return Codec(_image_write(field), _image_read(field))
+
+
+def _image_read(field: FieldDescriptor) -> Read:
+    name = field.name
+    mismatch = _mismatch(field, "a string or null")
+
+    def read(target: Message, value: JsonValue, spans: Spans) -> bool:
+        if value is None:
+            getattr(target, name).null_value = 0
+            return True
+        if value.__class__ is not str:
+            return mismatch(value)
+        result: ImageResult = getattr(target, name)
+        if value in spans:
+            _read_span(result, value, spans)
+            return True
+        try:
+            result.image = decode_base64(value)
+        except ValueError:
+            result.text = value
+        return True
+
+    return read
+
+
+def _read_span(result: ImageResult, marker: str, spans: Spans) -> None:
+    """Reads a string that was set aside, if it is an image."""
+    try:
+        image = b64decode(spans[marker], None, True, canonical=True)
+    except ValueError:
+        return  # The marker stays, so that the whole text is parsed instead.
+    del spans[marker]
+    if spans.images is None or len(image) < MIN_APART:
+        result.image = image
+    else:
+        result.image = marker.encode()
+        spans.images[marker] = image
+
+
+def _image_write(field: FieldDescriptor) -> Write:
+    key = key_of(field).name
+    start, pointer = member_start(field), pointer_to(key)
+    start_image, null = start + b'"', start + b"null"
+
+    def write(result: ImageResult, pieces: list[Piece]) -> None:
+        if len(UnknownFieldSet(result)):
+            refuse_unknown_fields(result, pointer)
+        if image := result.image:
+            pieces += start_image, encode_image(image), b'"'
+        elif result.WhichOneof("kind") == "null_value" and result.null_value == 0:
+            pieces.append(null)
+        else:
+            pieces += start, _other_result(result, key)
+
+    return write
+
+
+def _other_result(result: ImageResult, key: str) -> bytes:
+    """The JSON of a result that is neither an image of some bytes nor null."""
+    match result.WhichOneof("kind"):
+        case "image":
+            return b'""'
+        case "text" if not _is_canonical_base64(result.text):
+            return quote(result.text)
+        case "text":
+            message = f"the text of {quoted(key)} is base64: set image to its bytes instead"
+            raise ConversionError("NOT_CANONICAL", pointer_to(key), message)
+        case "null_value":
+            message = f"null_value is {result.null_value}; the only value is 0"
+            raise ConversionError("UNKNOWN_ENUM_NUMBER", pointer_to(key), message)
+    message = f"{quoted(key)} is set and holds nothing: set image, text or null_value"
+    raise ConversionError("EMPTY_ONEOF", pointer_to(key), message)

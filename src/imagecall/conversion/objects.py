@@ -1,0 +1,258 @@
+"""One JSON object and one message: its keys in fields, or the whole of it as text.
+
+`read` and `write` are inverses. What `write` refuses is what `read` would not have made: such a
+message would come back from its JSON as another.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeAlias
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from imagecall.conversion.fast_path import PlainRead
+from imagecall.conversion.fields import Read, ReadRaw, Write, refuse_unknown_fields
+from imagecall.errors import ConversionError, pointer_to, quoted
+from imagecall.json.diagnosis import MAX_DEPTH
+from imagecall.json.large_strings import NO_SPANS, Piece, Spans
+from imagecall.json.text import (
+    MAX_KEYS,
+    MAX_VALUES,
+    JsonValue,
+    count_values,
+    join_members,
+    members,
+    parse,
+    quote,
+    too_many_keys,
+    too_many_values,
+    type_name,
+)
+from imagecall.v1.extra_field_pb2 import ExtraField
+
+TYPE: Final = "type"
+"""The key that says what an object is."""
+
+_WHITE_SPACE: Final = " \t\n\r"
+
+JsonObject: TypeAlias = dict[str, JsonValue]
+
+
+class Plan(Protocol):
+    """How the objects of one type are read and written."""
+
+    @property
+    def tag(self) -> str:
+        """The value of the "type" key; empty where it is not fixed."""
+
+    @property
+    def image_keys(self) -> frozenset[str]:
+        """The keys, at any depth, that hold images."""
+
+    def read(
+        self, target: Message, text: bytes, value: JsonObject, spans: Spans, strict: bool
+    ) -> None:
+        """Puts the object `value`, whose raw text is `text`, into an empty message."""
+
+    def write(self, message: Message, pieces: list[Piece]) -> None:
+        """Appends the JSON text of a message to the pieces of a text."""
+
+
+def as_object(value: JsonValue) -> JsonObject:
+    """The value, which must be an object. Raises ConversionError: WRONG_TYPE."""
+    if isinstance(value, dict):
+        return value
+    raise ConversionError("WRONG_TYPE", "", f"it must be an object, not {type_name(value)}")
+
+
+def type_of(value: JsonObject) -> str:
+    """The object's "type". Raises ConversionError: MISSING_KEY, WRONG_TYPE."""
+    tag = value.get(TYPE)
+    if isinstance(tag, str):
+        return tag
+    if TYPE not in value:
+        raise ConversionError("MISSING_KEY", pointer_to(TYPE), 'the object has no "type"')
+    message = f'"type" must be a string, not {type_name(tag)}'
+    raise ConversionError("WRONG_TYPE", pointer_to(TYPE), message)
+
+
+def raw_value(json: str, pointer: str, max_depth: int) -> tuple[bytes, JsonValue]:
+    """Raw JSON text of a message, checked so that it can stand in JSON as it is, and its value."""
+    if json and (json[0] in _WHITE_SPACE or json[-1] in _WHITE_SPACE):
+        message = "raw JSON text must not begin or end with white space"
+        raise ConversionError("NOT_CANONICAL", pointer, message)
+    raw = json.encode()
+    try:
+        return raw, parse(raw, max_depth)
+    except ConversionError as error:
+        raise error.under(pointer) from None
+
+
+@dataclass(frozen=True)
+class ObjectPlan:
+    """The plan of a message whose fields are the keys of an object."""
+
+    tag: str
+    message_class: type[Message]
+    plain_read: Callable[[str], PlainRead]
+    """Compiles the quick reading for a variant of a union with this plan."""
+    reads: Mapping[str, Read]
+    raw_reads: Mapping[str, ReadRaw]
+    keys: Mapping[FieldDescriptor, str]
+    """By field, the one for an enum's other spellings too: the key."""
+    writes: Mapping[FieldDescriptor, Write]
+    other_writes: Mapping[FieldDescriptor, tuple[FieldDescriptor, Write]]
+    """By the field for an enum's other spellings: the enum field, and the write."""
+    start: bytes
+    """How the object begins in JSON: `{"type":"image_generation_call"`."""
+    own_keys: frozenset[str]
+    """The keys that never stand among the extra fields."""
+    extra_fields: str
+    """The field of the keys that no other field carries."""
+    required: tuple[str, ...]
+    closed: tuple[tuple[str, str, str], ...]
+    """Each key whose spellings are closed, the field for others, and the spellings."""
+    image_keys: frozenset[str]
+
+    def read(
+        self, target: Message, text: bytes, value: JsonObject, spans: Spans, strict: bool
+    ) -> None:
+        if self.tag:
+            del value[TYPE]
+        if not value:
+            target.SetInParent()
+        reads = self.reads
+        left = []
+        for name, item in value.items():
+            read = reads.get(name)
+            if read is None or not read(target, item, spans):
+                left.append(name)
+        if strict:
+            self._enforce(target, value)
+        if left:
+            self._read_left(target, text, value, left, spans, strict)
+
+    def _enforce(self, target: Message, value: JsonObject) -> None:
+        """What the STRICT profile demands beyond the type."""
+        for name in self.required:
+            if name not in value:
+                message = f"the STRICT profile requires the key {quoted(name)}"
+                raise ConversionError("MISSING_KEY", pointer_to(name), message)
+        for name, other, spellings in self.closed:
+            if target.HasField(other):
+                message = f"{quoted(name)} is {quoted(value[name])}; choose one of {spellings}"
+                raise ConversionError("UNKNOWN_STATUS", pointer_to(name), message)
+
+    def _read_left(
+        self,
+        target: Message,
+        text: bytes,
+        value: JsonObject,
+        left: Iterable[str],
+        spans: Spans,
+        strict: bool,
+    ) -> None:
+        """Reads the keys that need their raw text, and keeps those that no field carries."""
+        raws = members(text)
+        extra_fields = getattr(target, self.extra_fields)
+        for name in left:
+            read = self.raw_reads.get(name)
+            if read is None or not read(target, raws[name], value[name], spans, strict):
+                extra_fields.add(name=name, json=raws[name].decode())
+
+    def write(self, message: Message, pieces: list[Piece]) -> None:
+        if len(UnknownFieldSet(message)):
+            refuse_unknown_fields(message, "")
+        pieces.append(self.start)
+        first = len(pieces)
+        extras: Sequence[ExtraField] = ()
+        writes = self.writes
+        for field, value in message.ListFields():
+            write = writes.get(field)
+            if write is not None:
+                write(value, pieces)
+            elif field in self.other_writes:
+                self._write_other(message, field, value, pieces)
+            else:
+                extras = value
+        if extras:
+            self._write_extras(message, extras, pieces)
+        if not self.tag and len(pieces) > first:
+            comma = pieces[first]
+            assert isinstance(comma, bytes)
+            pieces[first] = comma[1:]
+        pieces.append(b"}")
+
+    def _write_other(
+        self, message: Message, field: FieldDescriptor, value: str, pieces: list[Piece]
+    ) -> None:
+        enum, write = self.other_writes[field]
+        if getattr(message, enum.name):
+            key = self.keys[enum]
+            text = f"{field.name} is set, and so is {enum.name}, for the same key {quoted(key)}"
+            raise ConversionError("NOT_CANONICAL", pointer_to(key), text)
+        write(value, pieces)
+
+    def _write_extras(
+        self, message: Message, extras: Sequence[ExtraField], pieces: list[Piece]
+    ) -> None:
+        if len(extras) > MAX_KEYS:
+            raise too_many_keys()
+        count = size = 0
+        written = {self.keys[field] for field, _ in message.ListFields() if field in self.keys}
+        for extra in extras:
+            name, pointer = extra.name, pointer_to(extra.name)
+            refuse_unknown_fields(extra, pointer)
+            if name in self.own_keys:
+                text = f"an extra field has the key {quoted(name)}, which has a field of its own"
+                raise ConversionError("NOT_CANONICAL", pointer, text)
+            if name in written:
+                text = f"an extra field has the key {quoted(name)}, which the object has already"
+                raise ConversionError("DUPLICATE_KEY", pointer, text)
+            written.add(name)
+            raw, _ = raw_value(extra.json, pointer, MAX_DEPTH - 1)
+            pieces += b",", quote(name), b":", raw
+            size += len(raw)
+            count += 1
+        own = len(written) - count + bool(self.tag)
+        if own + count > MAX_KEYS:
+            raise too_many_keys()
+        if size > MAX_VALUES:  # Each value has a byte at least, and something that divides it.
+            whole = join_members({extra.name: extra.json.encode() for extra in extras})
+            if own + count_values(whole) > MAX_VALUES:
+                raise too_many_values()
+
+
+@dataclass(frozen=True)
+class RawObjectPlan:
+    """The plan of a message that keeps an object as text, beside a copy of its type."""
+
+    type_field: str
+    json_field: str
+    others: Mapping[str, ObjectPlan]
+    """By type, a plan of the objects that a schema older than this one kept as text."""
+    tag: str = ""
+    image_keys: frozenset[str] = frozenset()
+
+    def read(
+        self, target: Message, text: bytes, value: JsonObject, spans: Spans, strict: bool
+    ) -> None:
+        setattr(target, self.type_field, value[TYPE])
+        setattr(target, self.json_field, text.decode().strip(_WHITE_SPACE))
+
+    def write(self, message: Message, pieces: list[Piece]) -> None:
+        refuse_unknown_fields(message, "")
+        raw, value = raw_value(self._get(message, self.json_field), "", MAX_DEPTH)
+        tag, copy = type_of(as_object(value)), self._get(message, self.type_field)
+        if tag != copy:
+            text = f'"type" is {quoted(tag)} in the raw JSON text and {quoted(copy)} beside it'
+            raise ConversionError("NOT_CANONICAL", pointer_to(TYPE), text)
+        if other := self.others.get(tag):
+            other.read(other.message_class(), raw, value, NO_SPANS, False)
+        pieces.append(raw)
+
+    @staticmethod
+    def _get(message: Message, field: str) -> Any:
+        return getattr(message, field)

@@ -1,0 +1,213 @@
+"""The plan by which messages are converted, compiled once for each from its descriptor and options.
+
+No message, field or variant is named here: proto/imagecall/v1/options.proto says what the options
+mean, and the other .proto files set them.
+"""
+
+from collections.abc import Mapping
+from functools import cache, partial
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from imagecall.conversion.fast_path import PlainRead, compile_plain_read
+from imagecall.conversion.fields import (
+    IMAGE_RESULT,
+    INTEGERS,
+    Codec,
+    Write,
+    boolean_codec,
+    enum_codec,
+    enum_of,
+    holds_other_spellings,
+    image_codec,
+    key_of,
+    member_start,
+    message_of,
+    number_codec,
+    other_spelling_write,
+    spellings,
+    string_codec,
+)
+from imagecall.conversion.objects import TYPE, ObjectPlan, Plan, RawObjectPlan, as_object
+from imagecall.conversion.unions import UnionPlan, Variant
+from imagecall.errors import ConversionError, pointer_to
+from imagecall.json.large_strings import Piece, Spans
+from imagecall.json.text import JsonValue, quote
+from imagecall.v1 import options_pb2
+
+
+def is_union(descriptor: Descriptor) -> bool:
+    """Whether a message holds one of several objects."""
+    oneofs = [oneof for oneof in descriptor.oneofs if len(oneof.fields) > 1]
+    return len(oneofs) == 1 and len(oneofs[0].fields) == len(descriptor.fields)
+
+
+@cache
+def union_plan(descriptor: Descriptor) -> UnionPlan:
+    """The plan of a message that holds one of several objects."""
+    [oneof] = descriptor.oneofs
+    options = {f.name: f.GetOptions().Extensions[options_pb2.json_variant] for f in oneof.fields}
+    objects = {
+        field.name: object_plan(message_of(field))
+        for field in oneof.fields
+        if not options[field.name].fallback
+    }
+    by_type = {plan.tag: plan for plan in objects.values()}
+    variants = []
+    for field in oneof.fields:
+        plan = objects.get(field.name) or _raw_object_plan(message_of(field), by_type)
+        variants.append(Variant(field.name, options[field.name], plan))
+    return UnionPlan(oneof.name, variants)
+
+
+def _raw_object_plan(descriptor: Descriptor, others: Mapping[str, ObjectPlan]) -> RawObjectPlan:
+    json_field = _named_by_role(descriptor, options_pb2.FIELD_ROLE_RAW_OBJECT)
+    [type_field] = [f.name for f in descriptor.fields if key_of(f).name]
+    return RawObjectPlan(type_field, json_field, others)
+
+
+@cache
+def object_plan(descriptor: Descriptor) -> ObjectPlan:
+    """The plan of a message whose fields are the keys of an object."""
+    tag = descriptor.GetOptions().Extensions[options_pb2.json_object].type
+    keys = {key_of(f).name: f for f in descriptor.fields if key_of(f).name and not key_of(f).role}
+    others = {keys[key_of(f).name]: f for f in descriptor.fields if holds_other_spellings(f)}
+    codecs = {key: _codec(field, others.get(field)) for key, field in keys.items()}
+    return ObjectPlan(
+        tag=tag,
+        plain_read=partial(_plain_read, keys),
+        message_class=GetMessageClass(descriptor),
+        reads={key: codec.read for key, codec in codecs.items() if codec.read},
+        raw_reads={key: codec.read_raw for key, codec in codecs.items() if codec.read_raw},
+        keys={f: key for key, field in keys.items() for f in (field, others.get(field, field))},
+        writes={field: codecs[key].write for key, field in keys.items()},
+        other_writes={o: (f, other_spelling_write(f, o)) for f, o in others.items()},
+        start=b'{"type":%b' % quote(tag) if tag else b"{",
+        own_keys=frozenset(key for key, field in keys.items() if not key_of(field).lenient)
+        | (frozenset([TYPE]) if tag else frozenset()),
+        extra_fields=_named_by_role(descriptor, options_pb2.FIELD_ROLE_EXTRA_FIELDS),
+        required=tuple(key for key, field in keys.items() if key_of(field).required),
+        closed=tuple(
+            (key, others[field].name, ", ".join(spellings(enum_of(field))))
+            for key, field in keys.items()
+            if key_of(field).closed
+        ),
+        image_keys=frozenset().union(*(_image_keys(key, field) for key, field in keys.items())),
+    )
+
+
+def _plain_read(keys: Mapping[str, FieldDescriptor], variant: str) -> PlainRead:
+    strings = {key: f for key, f in keys.items() if f.type == FieldDescriptor.TYPE_STRING}
+    enums = {key: f for key, f in keys.items() if _is_enum(f)}
+    return compile_plain_read(
+        variant,
+        {key: f.name for key, f in strings.items() if not key_of(f).lenient},
+        {key: (f.name, spellings(enum_of(f))) for key, f in enums.items()},
+        {key: f.name for key, f in keys.items() if _is_image(f) and not key_of(f).lenient},
+        {key: f.name for key, f in strings.items() if key_of(f).lenient},
+    )
+
+
+def _is_enum(field: FieldDescriptor) -> bool:
+    return field.type == FieldDescriptor.TYPE_ENUM
+
+
+def _is_image(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.full_name == IMAGE_RESULT
+
+
+def _named_by_role(descriptor: Descriptor, role: options_pb2.FieldRole.ValueType) -> str:
+    """The name of the one field of a message that has a role."""
+    [name] = [field.name for field in descriptor.fields if key_of(field).role == role]
+    return name
+
+
+def _image_keys(key: str, field: FieldDescriptor) -> frozenset[str]:
+    """The keys in a member's value, or its own, that hold images."""
+    if field.message_type is None:
+        return frozenset()
+    if _is_image(field):
+        return frozenset([key])
+    return _plan(field.message_type).image_keys
+
+
+def _plan(descriptor: Descriptor) -> Plan:
+    return union_plan(descriptor) if is_union(descriptor) else object_plan(descriptor)
+
+
+def _codec(field: FieldDescriptor, other: FieldDescriptor | None) -> Codec:
+    """The codec of a field that is a key, and for an enum of the field for other spellings."""
+    if not field.has_presence and other is None:
+        raise TypeError(f"{field.full_name}: a key must be optional, or absence would be lost")
+    match field.type:
+        case FieldDescriptor.TYPE_STRING:
+            return string_codec(field)
+        case FieldDescriptor.TYPE_BOOL:
+            return boolean_codec(field)
+        case kind if kind in INTEGERS or kind == FieldDescriptor.TYPE_DOUBLE:
+            return number_codec(field)
+        case FieldDescriptor.TYPE_ENUM if other is not None:
+            return enum_codec(field, other)
+        case FieldDescriptor.TYPE_MESSAGE if _is_image(field):
+            return image_codec(field)
+        case FieldDescriptor.TYPE_MESSAGE if is_union(message_of(field)):
+            return _union_codec(field)
+        case FieldDescriptor.TYPE_MESSAGE:
+            return _object_codec(field)
+    raise TypeError(f"{field.full_name}: no JSON value is defined for a field of this type")
+
+
+def _object_codec(field: FieldDescriptor) -> Codec:
+    """A JSON object and a field that is an object."""
+    name, key, plan = field.name, key_of(field), object_plan(message_of(field))
+
+    def read_raw(target: Message, raw: bytes, value: JsonValue, spans: Spans, strict: bool) -> bool:
+        if key.lenient and not isinstance(value, dict):
+            return False
+        member = getattr(target, name)
+        member.SetInParent()
+        try:
+            plan.read(member, raw, as_object(value), spans, strict)
+        except ConversionError as error:
+            raise error.under(pointer_to(key.name)) from None
+        return True
+
+    return Codec(_nested_write(field, plan), read_raw=read_raw)
+
+
+def _union_codec(field: FieldDescriptor) -> Codec:
+    """A JSON object and a field that holds one of several objects."""
+    name, key, plan = field.name, key_of(field), union_plan(message_of(field))
+
+    def read_raw(target: Message, raw: bytes, value: JsonValue, spans: Spans, strict: bool) -> bool:
+        try:
+            plan.read(getattr(target, name), raw, as_object(value), spans, strict, key.variant)
+        except ConversionError as error:
+            raise error.under(pointer_to(key.name)) from None
+        return True
+
+    nested_write = _nested_write(field, plan)
+
+    def write(message: Message, pieces: list[Piece]) -> None:
+        try:
+            plan.refuse_misplaced(message, key.variant)
+        except ConversionError as error:
+            raise error.under(pointer_to(key.name)) from None
+        nested_write(message, pieces)
+
+    return Codec(write, read_raw=read_raw)
+
+
+def _nested_write(field: FieldDescriptor, plan: Plan) -> Write:
+    key, start = key_of(field), member_start(field)
+
+    def write(message: Message, pieces: list[Piece]) -> None:
+        pieces.append(start)
+        try:
+            plan.write(message, pieces)
+        except ConversionError as error:
+            raise error.under(pointer_to(key.name)) from None
+
+    return write

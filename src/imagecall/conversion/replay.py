@@ -1,0 +1,76 @@
+"""An output item as an input item that the APIs take back.
+
+Servers refuse what they send: OpenAI answers 400 "Unknown parameter: 'input[n].action'" to the
+further keys of an item, and OpenRouter checks the status of input items against a closed list.
+"""
+
+from typing import Any, Final, NamedTuple
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from imagecall.conversion.converter import CALLS
+from imagecall.conversion.fields import holds_other_spellings, key_of
+from imagecall.errors import ConversionError, pointer_to, quoted
+from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+
+_TARGET: Final = next(v.name for v in CALLS.variants.values() if v.option.replay)
+
+
+class Replay(NamedTuple):
+    """An item to send back.
+
+    Attributes:
+        call: the item, as the variant of a request's "input": type, id, result and status.
+        dropped: the JSON keys of the original that it lacks.
+    """
+
+    call: ImageGenerationCall
+    dropped: tuple[str, ...]
+
+
+def to_input(call: ImageGenerationCall) -> Replay:
+    """The item in the form in which OpenAI and OpenRouter take it back: four keys at most.
+
+    An item of the type `openrouter:image_generation` becomes an image_generation_call; no other
+    value is changed. Keys beside the four are dropped, and so is a status that is not one of the
+    four that OpenRouter takes; `dropped` names them. A key that the item lacks is not made up.
+
+    Raises ConversionError as to_json does; NOT_REPLAYABLE for an item without an id, by which the
+    APIs find it, and for an UnknownItem.
+    """
+    CALLS.write(call, [])  # For what it refuses.
+    variant = CALLS.chosen(call)
+    if variant.option.fallback:
+        message = "only image generation calls can be sent back, not an item of another type"
+        raise ConversionError("NOT_REPLAYABLE", pointer_to("type"), message)
+    replay = ImageGenerationCall()
+    source, target = getattr(call, variant.name), getattr(replay, _TARGET)
+    dropped = _move(source, target)
+    if not target.HasField("id"):
+        message = f"an item without {quoted('id')} cannot be sent back: the APIs find it by that"
+        raise ConversionError("NOT_REPLAYABLE", pointer_to("id"), message)
+    return Replay(replay, dropped)
+
+
+def _move(source: Any, target: Any) -> tuple[str, ...]:
+    """Copies the fields that the target takes; returns the keys of the others."""
+    taken = {field.name for field in target.DESCRIPTOR.fields if _takes(target.DESCRIPTOR, field)}
+    dropped: list[str] = []
+    for field, value in source.ListFields():
+        if field.name not in taken:
+            dropped += [key_of(field).name] if key_of(field).name else [e.name for e in value]
+        elif isinstance(value, Message):
+            getattr(target, field.name).CopyFrom(value)
+        else:
+            setattr(target, field.name, value)
+    return tuple(dropped)
+
+
+def _takes(descriptor: Descriptor, field: FieldDescriptor) -> bool:
+    """Whether servers take a field: a key, but no extra one, and no unlisted status."""
+    key = key_of(field)
+    if not holds_other_spellings(field):
+        return bool(key.name)
+    closed = {key_of(f).name for f in descriptor.fields if key_of(f).closed}
+    return key.name not in closed

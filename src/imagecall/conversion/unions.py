@@ -1,0 +1,142 @@
+"""A message whose oneof holds one of several objects, chosen by "type" and by the caller.
+
+Several variants may have the same "type": their JSON is the same, and the caller, or the place in a
+document, says which is meant.
+"""
+
+from collections.abc import Iterable
+from functools import cached_property
+
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from imagecall.conversion.fast_path import PlainRead
+from imagecall.conversion.fields import refuse_unknown_fields
+from imagecall.conversion.objects import TYPE, JsonObject, ObjectPlan, Plan, type_of
+from imagecall.errors import ConversionError, pointer_to, quoted
+from imagecall.json.large_strings import Piece, Spans
+from imagecall.v1 import options_pb2
+
+
+class Variant:
+    """A member of a union: its name in the oneof, its options, its plan."""
+
+    def __init__(self, name: str, option: options_pb2.JsonVariant, plan: Plan) -> None:
+        self.name = name
+        self.option = option
+        self.plan = plan
+
+
+class UnionPlan:
+    """The plan of a union: how its objects are read and written."""
+
+    def __init__(self, oneof: str, variants: Iterable[Variant]) -> None:
+        self.oneof = oneof
+        self.variants = {variant.name: variant for variant in variants}
+        self.by_type: dict[str, dict[str, Variant]] = {}
+        for variant in self.variants.values():
+            if not variant.option.fallback:
+                self.by_type.setdefault(variant.plan.tag, {})[variant.name] = variant
+        self._writes = {variant.name: variant.plan.write for variant in self.variants.values()}
+        self._named = {(tag, name): v for tag, of in self.by_type.items() for name, v in of.items()}
+
+    tag = ""
+
+    @cached_property
+    def image_keys(self) -> frozenset[str]:
+        """The keys, at any depth, that hold images."""
+        return frozenset().union(*(v.plan.image_keys for v in self.variants.values()))
+
+    @cached_property
+    def default(self) -> str:
+        """The variant that is meant where the caller names none; empty if the type decides."""
+        return next((v.name for v in self.variants.values() if v.option.default), "")
+
+    @cached_property
+    def fallback(self) -> Variant:
+        """The variant of the types that no other has."""
+        return next(v for v in self.variants.values() if v.option.fallback)
+
+    def check_name(self, name: str) -> None:
+        """Raises ConversionError: UNKNOWN_VARIANT."""
+        if name not in self.variants and (name or self.default):
+            message = f"there is no variant {quoted(name)}; choose one of {_list(self.variants)}"
+            raise ConversionError("UNKNOWN_VARIANT", "", message)
+
+    def choose(self, tag: str, name: str, strict: bool) -> Variant:
+        """The variant of an object of type `tag`, where `name` is meant.
+
+        The type has the last word: one that no variant has is read as the fallback, one that
+        another variant alone has as that variant, unless the caller is strict. Raises
+        ConversionError: UNKNOWN_VARIANT, TYPE_MISMATCH.
+        """
+        self.check_name(name)
+        of_type = self.by_type.get(tag, {})
+        if variant := of_type.get(name):
+            return variant
+        if not of_type and name == self.fallback.name:
+            return self.fallback
+        if len(of_type) <= 1 and not (strict and name):
+            return next(iter(of_type.values()), self.fallback)
+        raise self._mismatch(tag, name, of_type)
+
+    def _mismatch(self, tag: str, name: str, of_type: Iterable[str]) -> ConversionError:
+        message = f"{name} does not take the type {quoted(tag)}"
+        if names := _list(of_type):
+            message += f", which is that of {names}"
+        elif wanted := self.variants[name].plan.tag:
+            message += f", but {quoted(wanted)}"
+        return ConversionError("TYPE_MISMATCH", pointer_to(TYPE), message)
+
+    @cached_property
+    def plain_reads(self) -> dict[str, dict[str, PlainRead]]:
+        """By the name of a variant and its type: the quick reading of its plain objects."""
+        return {
+            name: {variant.plan.tag: variant.plan.plain_read(name)}
+            for name, variant in self.variants.items()
+            if isinstance(variant.plan, ObjectPlan)
+        }
+
+    def read(
+        self,
+        target: Message,
+        text: bytes,
+        value: JsonObject,
+        spans: Spans,
+        strict: bool,
+        name: str = "",
+    ) -> None:
+        """Puts the object `value`, whose raw text is `text`, into an empty message."""
+        tag = type_of(value)
+        variant = self._named.get((tag, name)) or self.choose(tag, name, strict)
+        variant.plan.read(getattr(target, variant.name), text, value, spans, strict)
+
+    def write(self, message: Message, pieces: list[Piece]) -> None:
+        """Appends the JSON text of a message to the pieces of a text."""
+        if len(UnknownFieldSet(message)):
+            refuse_unknown_fields(message, "")
+        name = message.WhichOneof(self.oneof) or self.chosen(message).name
+        self._writes[name](getattr(message, name), pieces)
+
+    def refuse_misplaced(self, message: Message, name: str) -> None:
+        """Raises ConversionError (NOT_CANONICAL) if JSON is not read back as the variant set.
+
+        `name` is the variant that the place of the message means.
+        """
+        found = self.chosen(message)
+        read_back = self.choose(found.plan.tag, name, strict=False)
+        if found is not read_back:
+            text = f"the item must be {read_back.name} in this place, not {found.name}"
+            raise ConversionError("NOT_CANONICAL", "", text)
+
+    def chosen(self, message: Message) -> Variant:
+        """The variant that a message holds. Raises ConversionError: EMPTY_ONEOF."""
+        name = message.WhichOneof(self.oneof)
+        if name is None:
+            text = f"the {message.DESCRIPTOR.name} is empty: set one of its variants"
+            raise ConversionError("EMPTY_ONEOF", "", text)
+        return self.variants[name]
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,1 @@
+"""The gRPC door: the services of the schema, and their server."""

@@ -1,0 +1,287 @@
+"""What is true of every gRPC method: who may call it, how requests are decoded, how failures end.
+
+A request that is no message of its type, and every exception of the package, becomes a status as
+imagecall.rpc.status says. What nobody foresaw becomes INTERNAL with a number that stands in the
+log too; no class name, path or traceback leaves the server, and no message reaches the log.
+"""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from imagecall.doors.internal_error import unforeseen
+from imagecall.doors.offload import done
+from imagecall.errors import ImagecallError
+from imagecall.observing.observer import Observer, note_caller, note_failure, note_refusal
+from imagecall.observing.request_id import HEADER
+from imagecall.observing.rpc import (
+    METADATA,
+    Metadata,
+    counted_in,
+    counted_out,
+    identify,
+    observed,
+)
+from imagecall.rpc.status import code_of, trailers_of
+from imagecall.server.admission import Admission
+from imagecall.wire.cost import parsed
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+REQUEST_BYTES: Final = ContextVar("REQUEST_BYTES", default=0)
+"""The size of the last request of the current call, if it has a stream of them, serialized."""
+
+_Message = TypeVar("_Message", bound=Message)
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+"""What handles a method. None: there is no such method."""
+
+_REST_SECONDS: Final = 0.5
+"""How long the rest of a stream is taken that is refused in its middle."""
+
+_UNSEEN_SECONDS: Final = 0.02
+"""The same for a call that was not taken at all."""
+
+_OPEN: Final = "/grpc.health.v1.Health/"
+"""The methods that anyone may call, however much there is to do."""
+
+
+async def _abort(context: Context, error: ImagecallError) -> NoReturn:
+    try:
+        trailers = trailers_of(error)
+    except Exception as fault:  # So that nothing of it is told to the client.
+        error = unforeseen(fault)
+        trailers = trailers_of(error)
+    note_failure(error)
+    trailers = (*trailers, (HEADER, identify()))
+    await _end(context, code_of(error), str(error), trailers)
+
+
+async def _end(
+    context: Context, code: grpc.StatusCode, details: str, trailers: Metadata = ()
+) -> NoReturn:
+    """Ends a call with a status. If the client has gone, the call is cancelled instead."""
+    try:
+        await context.abort(code, details, trailers)
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
+
+
+async def _refuse(context: Context, error: Exception) -> NoReturn:
+    """Ends a call with the status of what a handler raised."""
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    identify()
+    if isinstance(error, NotImplementedError):  # Of grpcio's servicers, such as Health for List.
+        await _end(context, grpc.StatusCode.UNIMPLEMENTED, "the method is not implemented")
+    known = error if isinstance(error, ImagecallError) else unforeseen(error)
+    _let_go(error)
+    await _abort(context, known)
+
+
+def _let_go(error: BaseException) -> None:
+    """Frees what the frames hold that an error went through, such as a large request.
+
+    What is raised to end a call is part of a cycle, and stays until Python looks for cycles.
+    """
+    left: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while left:
+        found = left.pop()
+        if found is not None and id(found) not in seen:
+            seen.add(id(found))
+            found.__traceback__ = None
+            left += found.__cause__, found.__context__
+
+
+def takes_serialized(method: _Method) -> _Method:
+    """Marks a method of a servicer that takes its request serialized, to parse it itself."""
+    method.takes_serialized = True  # type: ignore[attr-defined]
+    return method
+
+
+class Boundary(grpc.GenericRpcHandler):
+    """Handles every method of a server, by the handlers that are added to it; see the module.
+
+    Servicers are added to it as they are to a server, by the generated functions. It is no
+    interceptor, as grpcio makes new ones of its own for each call of a server that has any.
+    """
+
+    def __init__(self, admission: Admission, observer: Observer | None = None) -> None:
+        self._admission = admission
+        self._observer = observer
+        self._handlers: dict[str, Handler] = {}
+        self.stopping = asyncio.Event()
+        """Set, it ends the calls that would go on for ever: those that watch the health."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Adds the handlers of a service, by the names of its methods."""
+        for name, handler in handlers.items():
+            method = f"/{service}/{name}"
+            if method.startswith(_OPEN):
+                self._handlers[method] = _wrap(handler, method, self.stopping)
+            else:
+                self._handlers[method] = _wrap(handler, method, self._admission, self._observer)
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Adds nothing: generated functions add each handler in both ways."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
+        """What handles a call, which is to begin in this task; None if there is no such method."""
+        details: Any = handler_call_details
+        METADATA.set(details.invocation_metadata or ())
+        return self._handlers.get(details.method)
+
+
+def _wrap(
+    handler: Any,
+    method: str,
+    admission: Admission | asyncio.Event,
+    observer: Observer | None = None,
+) -> Handler:
+    """The handler, guarded. With an event instead of an admission, which ends it, each is taken."""
+    behavior: Any = (
+        handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
+    )
+    encode = _encoder(handler)
+    write = counted_out(encode) if observer and handler.response_streaming else encode
+    given = _given(handler, behavior, bool(observer))
+    make: Any = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[handler.request_streaming, handler.response_streaming]
+
+    async def one(data: Any, context: Context) -> Any:
+        return await behavior(await given(data), context)
+
+    async def many(data: Any, context: Context) -> None:
+        async with aclosing(behavior(await given(data), context)) as responses:
+            async for response in responses:
+                await _write(context, response)
+
+    work = many if inspect.isasyncgenfunction(behavior) else one
+
+    async def guarded(data: Any, context: Context) -> Any:
+        rest_seconds = _UNSEEN_SECONDS
+        try:
+            if isinstance(admission, asyncio.Event):
+                return await _until(admission, work(data, context), context)
+            try:
+                admission.check_metadata(METADATA.get())
+                caller = admission.enter(_authorization() if admission.asks else "")
+            except ImagecallError as error:
+                note_refusal(error)
+                raise
+            rest_seconds = _REST_SECONDS
+            try:
+                note_caller(caller)
+                async with asyncio.timeout(admission.limits.call_seconds) as limit:
+                    return await work(data, context)
+            except TimeoutError:
+                if limit.expired():
+                    raise admission.too_long() from None
+                raise
+            finally:
+                admission.leave()
+        except Exception as error:  # Each becomes a status; what nobody foresaw tells nothing.
+            if handler.request_streaming:
+                await _take_rest(data, rest_seconds)
+            del data  # See _let_go.
+            await _refuse(context, error)
+
+    seen = observed(method, guarded, encode, observer) if observer else guarded
+    rebuilt: Handler = make(seen, None, write)
+    return rebuilt
+
+
+async def _until(stopping: asyncio.Event, work: Awaitable[Any], context: Context) -> Any:
+    """What the work gives, unless the server stops before."""
+    working, stop = asyncio.ensure_future(work), asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait({working, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            await _end(context, grpc.StatusCode.UNAVAILABLE, "the server stops")
+        return await working
+    finally:
+        working.cancel()
+        stop.cancel()
+
+
+async def _take_rest(data: AsyncIterator[bytes], seconds: float) -> None:
+    """Takes what a client still sends, for a while.
+
+    A client of grpc.aio that is sending when its call ends sees INTERNAL in place of the status.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            async for _ in data:
+                pass
+
+
+def _authorization() -> str:
+    sent: Any = METADATA.get()
+    return next((value for key, value in sent if key == "authorization"), "")
+
+
+def _decoder(handler: Any) -> Callable[[bytes], Any]:
+    """The handler's own decoding, with a ConversionError for bytes that are not its message."""
+    return partial(request_of, handler.request_deserializer.__self__)
+
+
+def request_of(kind: type[_Message], data: bytes) -> _Message:
+    """A request of a kind. Raises ConversionError, such as for bytes that are none."""
+    return parsed(kind, data, "request")
+
+
+async def _write(context: Context, response: Any) -> None:
+    """Sends a response. If the client has gone, the call is cancelled: no fault of ours."""
+    try:
+        await context.write(response)
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
+
+
+def _encoder(handler: Any) -> Callable[[Any], bytes]:
+    """The handler's own encoding, for responses that are not serialized already."""
+    own = handler.response_serializer
+
+    def encode(response: Any) -> bytes:
+        data: bytes = response if isinstance(response, bytes) else own(response)
+        return data
+
+    return encode
+
+
+def _given(handler: Any, behavior: Any, counts: bool) -> Callable[[Any], Awaitable[Any]]:
+    """What makes of the data of a call what its behavior takes, if it is large in a thread."""
+    decode = _decoder(handler)
+
+    async def as_it_is(data: bytes) -> bytes:
+        return data
+
+    async def one(data: bytes) -> Any:
+        return await done(len(data), decode, data)
+
+    async def stream(data: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        return _decoded(data, counted_in(decode) if counts else decode)
+
+    if handler.request_streaming:
+        return stream
+    return as_it_is if hasattr(behavior, "takes_serialized") else one
+
+
+async def _decoded(
+    data: AsyncIterator[bytes], decode: Callable[[bytes], Any]
+) -> AsyncIterator[Any]:
+    async for message in data:
+        REQUEST_BYTES.set(len(message))
+        yield await done(len(message), decode, message)

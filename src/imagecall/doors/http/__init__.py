@@ -1,0 +1,1 @@
+"""The HTTP door: the Responses API in JSON, for unmodified SDKs."""

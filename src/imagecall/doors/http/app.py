@@ -1,0 +1,321 @@
+"""The HTTP door: the Responses API in JSON, for unmodified SDKs, before the same backends.
+
+An ASGI app, which can stand in another one, and a server for it. What it answers is made in
+imagecall.doors.http.answers.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from functools import partial
+from importlib.resources import files
+from typing import Any, Final
+
+import msgspec
+from google.protobuf import text_format
+from pybase64 import b64encode
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from imagecall.conversion.converter import from_json
+from imagecall.conversion.view import view
+from imagecall.doors.http.answers import DONE, Answers, EventAnswers
+from imagecall.doors.http.errors import API, JSON, http_error, refused
+from imagecall.doors.http.large_images import LargeImages
+from imagecall.doors.http.middleware import Admitted
+from imagecall.doors.internal_error import unforeseen
+from imagecall.doors.offload import done
+from imagecall.errors import GenerationError, ImagecallError
+from imagecall.formats import media_type
+from imagecall.generation.assembly import StreamItem, reassemble
+from imagecall.generation.backend import Backend
+from imagecall.generation.chunked_fields import images
+from imagecall.generation.fairness import LARGE, turn
+from imagecall.generation.request import request_from_json
+from imagecall.json.text import members, too_large
+from imagecall.observing.asgi import Observed
+from imagecall.observing.observer import Observer, note_failure
+from imagecall.server.admission import Admission
+from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
+from imagecall.v1.image_request_pb2 import ImageRequest
+
+PATHS: Final = (
+    API,
+    "/api/v1/responses",
+    "/api/alpha/responses",
+    "/api/v1/api/alpha/responses",
+)
+"""Where the API is: OpenAI's, OpenRouter's, and those of OpenRouter's first SDKs."""
+
+_CONVERT: Final = "/convert"
+_METRICS: Final = "/metrics"
+_SSE: Final = "text/event-stream"
+_IDENTITY: Final = "identity"
+_PAGE_POLICY: Final = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+_SHOWN_BYTES: Final = 64
+_STOPPED: Final = "the server ended the call"
+
+
+def http_app(
+    backend: Backend, admission: Admission | None = None, observer: Observer | None = None
+) -> Starlette:
+    """The app.
+
+    `admission` says which calls are taken, and `observer` sees them; the backend is not closed.
+    """
+    admission = admission or Admission()
+    door = _Door(backend, admission)
+    shown = observer if observer and observer.metrics else None
+    paths = {**dict.fromkeys(PATHS, True), _CONVERT: False}
+    return Starlette(
+        routes=[
+            *(Route(path, _guarded(door.responses), methods=["POST"]) for path in PATHS),
+            Route(_CONVERT, _guarded(door.convert), methods=["POST"]),
+            Route("/", door.page, methods=["GET"]),
+            Route("/health", door.health, methods=["GET"]),
+            *([Route(_METRICS, _shown(shown, admission), methods=["GET"])] if shown else []),
+        ],
+        middleware=[
+            Middleware(Observed, observer, paths),
+            Middleware(Admitted, admission),
+        ],
+        exception_handlers={HTTPException: http_error, ImagecallError: refused},
+    )
+
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def _guarded(endpoint: Endpoint) -> Endpoint:
+    """The endpoint, with an answer for what nobody foresaw, and none for a client that has gone."""
+
+    async def guarded(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except (ImagecallError, HTTPException):
+            raise
+        except ClientDisconnect:
+            return _Gone()
+        except Exception as error:  # So that nothing of it is told to the client.
+            return await refused(request, unforeseen(error))
+
+    return guarded
+
+
+def _shown(observer: Observer, admission: Admission) -> Endpoint:
+    """GET /metrics, however many calls there are, for who has a token if one is asked for."""
+
+    async def shown(request: Request) -> Response:
+        admission.holder(request.headers.get("authorization", ""))
+        text, media_type = observer.metrics_text(request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": media_type})
+
+    return shown
+
+
+class _Door:
+    def __init__(self, backend: Backend, admission: Admission) -> None:
+        self._backend = backend
+        self._admission = admission
+        self._max_bytes = admission.limits.json_bytes
+
+    async def responses(self, request: Request) -> Response:
+        """POST /v1/responses, plain and as a stream."""
+        body = await self._body(request)
+        read = partial(request_from_json, body, max_bytes=self._max_bytes)
+        wanted = await done(len(body), read)
+        answers = Answers(members(body))
+        if not wanted.stream:
+            return await _unless_gone(request, self._answer(wanted.request, answers))
+        asked = StreamImageRequest(
+            request=wanted.request, include_document=True, include_other_events=True
+        )
+        happenings = self._happenings(asked, answers.images)
+        return await _unless_gone(request, _begin(happenings, answers.events()))
+
+    async def _happenings(
+        self, asked: StreamImageRequest, large: LargeImages
+    ) -> AsyncGenerator[StreamItem, None]:
+        async with aclosing(self._backend.stream_image(asked)) as parts:
+            async for happening in reassemble(parts, self._max_bytes, large.keep):
+                yield happening
+
+    async def _answer(self, request: ImageRequest, answers: Answers) -> Response:
+        asked = GenerateImageRequest(request=request, include_document=True)
+        answer = await self._backend.generate_image(asked)
+        return _Whole(answers.response(answer.response), answers.images)
+
+    async def convert(self, request: Request) -> Response:
+        """POST /convert: an item as protobuf text, for the page."""
+        body = await self._body(request)
+        call = await done(len(body), partial(from_json, body, max_bytes=self._max_bytes))
+        seen = view(call)
+        image = seen.image
+        size = call.ByteSize()
+        note = ""
+        for place in images(call):
+            if len(place.value) > _SHOWN_BYTES:
+                note = f"# The first {_SHOWN_BYTES} bytes of each image.\n"
+                place.value = place.value[:_SHOWN_BYTES]
+        shown = {
+            "text": note + text_format.MessageToString(call, as_utf8=True),
+            "message_bytes": size,
+            "json_bytes": len(body),
+            "variant": seen.variant,
+            "status": seen.status,
+            "media_type": media_type(image or b""),
+            "image": b64encode(image).decode() if image else None,
+        }
+        return Response(msgspec.json.encode(shown), media_type=JSON)
+
+    async def health(self, request: Request) -> Response:
+        """GET /health: 200, or 503 once the server is about to stop."""
+        status = "NOT_SERVING" if self._admission.draining else "SERVING"
+        body = msgspec.json.encode({"status": status})
+        return Response(body, 503 if self._admission.draining else 200, media_type=JSON)
+
+    async def page(self, request: Request) -> Response:
+        """GET /: a page to try it."""
+        headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
+        page = files("imagecall.doors.http").joinpath("page.html").read_bytes()
+        return Response(page, media_type="text/html", headers=headers)
+
+    async def _body(self, request: Request) -> bytes:
+        """The body. Raises ConversionError: TOO_LARGE before it is read whole; HTTPException."""
+        declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if declared != JSON:
+            raise HTTPException(415, f"the Content-Type must be {JSON}")
+        if request.headers.get("content-encoding", _IDENTITY).lower() != _IDENTITY:
+            raise HTTPException(415, "the body must not be compressed")
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self._max_bytes:
+            raise too_large(int(length), self._max_bytes)
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > self._max_bytes:
+                raise too_large(len(body), self._max_bytes)
+        return bytes(body)
+
+
+class _Gone(Response):
+    """The answer to a client that has gone: none."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        return
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _unless_gone(request: Request, work: Awaitable[Response]) -> Response:
+    """The answer that the work gives, unless the client goes before: then the work is cancelled."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.create_task(_disconnected(request.receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else _Gone()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.wait({working, leaving})
+        if not working.cancelled():
+            working.exception()  # If it failed as the client went: asked for, or asyncio logs it.
+
+
+class _Whole(Response):
+    """A JSON text with its large images."""
+
+    def __init__(self, text: bytes, images: LargeImages) -> None:
+        super().__init__(media_type=JSON)
+        self.headers["content-length"] = str(images.size(text))
+        self._pieces = images.pieces(text)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def work() -> Response:
+            await self._send(send)
+            return _Gone()
+
+        await _unless_gone(Request(scope, receive), work())
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        with suppress(OSError):  # The client has gone.
+            for piece in self._pieces:
+                if len(piece) > LARGE:
+                    await turn()
+                await send(_piece(piece))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _begin(happenings: AsyncGenerator[StreamItem, None], answers: EventAnswers) -> Response:
+    """A stream, once its first event is there: until then a failure has a status of its own."""
+    first = await anext(happenings)
+    return _Stream(first, happenings, answers)
+
+
+class _Stream(Response):
+    """A stream of events, which ends when the client goes."""
+
+    def __init__(
+        self, first: StreamItem, rest: AsyncGenerator[StreamItem, None], answers: EventAnswers
+    ) -> None:
+        super().__init__(media_type=_SSE)
+        self.headers["cache-control"] = "no-cache"
+        self.headers["x-accel-buffering"] = "no"
+        del self.headers["content-length"]
+        self._first = first
+        self._rest = rest
+        self._answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def work() -> Response:
+            await self._send(send)
+            return _Gone()
+
+        await _unless_gone(Request(scope, receive), work())
+
+    async def _send(self, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(start)
+        async with aclosing(self._rest):
+            with suppress(OSError):  # The client has gone.
+                try:
+                    await self._say(self._first, send)
+                    async for happening in self._rest:
+                        await self._say(happening, send)
+                except ImagecallError as error:
+                    await self._say_error(error, send)
+                except asyncio.CancelledError:  # The server stops, or the client has gone.
+                    await self._say_error(GenerationError("", _STOPPED, code="UNAVAILABLE"), send)
+                    raise
+                except Exception as error:  # So that nothing of it is told to the client.
+                    await self._say_error(unforeseen(error), send)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _say_error(self, error: ImagecallError, send: Send) -> None:
+        note_failure(error)
+        await send(_piece(self._answers.error(error)))
+        await send(_piece(DONE))
+
+    async def _say(self, happening: StreamItem, send: Send) -> None:
+        for line in self._answers.lines(happening):
+            for piece in self._answers.pieces(line):
+                if len(piece) > LARGE:
+                    await turn()
+                await send(_piece(piece))
+
+
+def _piece(line: bytes) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": line, "more_body": True}

@@ -1,0 +1,47 @@
+"""Errors as answers of the HTTP door."""
+
+from math import ceil
+from typing import Any, Final
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from imagecall.doors.http.answers import error_object, status_of
+from imagecall.errors import GenerationError, ImagecallError
+from imagecall.observing.observer import note_failure
+
+API: Final = "/v1/responses"
+"""Where the API is."""
+
+JSON: Final = "application/json"
+_MAX_RETRY_SECONDS: Final = 24 * 3600
+
+
+async def http_error(request: Request, error: Exception) -> Response:
+    """What there is no route for, or not with this method."""
+    assert isinstance(error, HTTPException)
+    message = error.detail
+    if error.status_code in (404, 405):
+        message = f"{message}: the API is at POST {API}"
+    said = {"code": error.status_code, "message": message, "type": "invalid_request", "param": None}
+    return _error(said, error.status_code, dict(error.headers or {}))
+
+
+async def refused(request: Request, error: Exception) -> Response:
+    """What the converters or the backend raised."""
+    assert isinstance(error, ImagecallError)
+    note_failure(error)
+    status = status_of(error)
+    headers = {}
+    if error.reason == "TOKEN_REQUIRED":
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, GenerationError) and error.retry_seconds is not None:
+        headers["Retry-After"] = str(max(1, min(ceil(error.retry_seconds), _MAX_RETRY_SECONDS)))
+    return _error(error_object(error, status), status, headers)
+
+
+def _error(said: dict[str, Any], status: int, headers: dict[str, str]) -> Response:
+    body = msgspec.json.encode({"error": said})
+    return Response(body, status, media_type=JSON, headers=headers)

@@ -1,0 +1,152 @@
+"""How a request comes to the HTTP door: whose it is, at what pace, and whether it is taken."""
+
+import asyncio
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from imagecall.doors.http.errors import http_error, refused
+from imagecall.errors import GenerationError, ImagecallError, quoted
+from imagecall.observing.observer import note_caller, note_refusal
+from imagecall.rpc.addresses import is_loopback
+from imagecall.server.admission import Admission
+
+_BODY_SECONDS: Final = 20.0
+_BODY_BYTES_A_SECOND: Final = 16 * 1024
+"""How long a body may take to come: so long, and a second for each so many bytes of it."""
+
+_SMALL_BODY_BYTES: Final = 16 * 1024
+"""Up to which size a body is not counted while it is read: less than its connection costs."""
+
+
+class _Arriving:
+    """A request whose body is being read; once that is whole, it is a call in progress.
+
+    Args:
+        receive: what it comes from.
+        admission: which calls are taken.
+        limit: until when the body, and then the call, may take.
+    """
+
+    def __init__(self, receive: Receive, admission: Admission, limit: asyncio.Timeout) -> None:
+        self._receive = receive
+        self._admission = admission
+        self._limit = limit
+        self._begun = asyncio.get_running_loop().time()
+        self._size = 0
+        self._counted = False
+        self.taken = False
+        """Whether it is a call in progress."""
+
+    async def receive(self) -> Message:
+        """The next message. Raises GenerationError: TOO_MANY_CALLS."""
+        message = await self._receive()
+        if self.taken or message["type"] != "http.request":
+            return message
+        try:
+            self._take(len(message.get("body", b"")), message.get("more_body", False))
+        except GenerationError as error:
+            note_refusal(error)
+            raise
+        return message
+
+    def _take(self, size: int, more: bool) -> None:
+        self._size += size
+        if not more:
+            self._admission.take()
+            self.taken = True
+            now = asyncio.get_running_loop().time()
+            self._limit.reschedule(now + self._admission.limits.call_seconds)
+            self._leave_body()
+            return
+        seconds = _BODY_SECONDS + self._size / _BODY_BYTES_A_SECOND
+        self._limit.reschedule(self._begun + seconds)
+        if self._size > _SMALL_BODY_BYTES and not self._counted:
+            self._admission.take_body()
+            self._counted = True
+
+    def _leave_body(self) -> None:
+        if self._counted:
+            self._admission.leave_body()
+            self._counted = False
+
+    def leave(self) -> None:
+        """To be called when it is over."""
+        self._leave_body()
+        if self.taken:
+            self._admission.leave()
+
+    def too_late(self) -> Exception:
+        """The error for one that is past the limit."""
+        if self.taken:
+            return self._admission.too_long()
+        return HTTPException(408, "the body comes too slowly", {"connection": "close"})
+
+
+def _is_local(origin: str) -> bool:
+    """Whether the page is of this machine for which a browser sends a request."""
+    try:
+        host = urlsplit(origin).hostname or ""
+    except ValueError:
+        return False
+    return is_loopback(host) or host.endswith(".localhost")
+
+
+def _not_local(origin: str) -> HTTPException:
+    """The error for a page that has this machine's address under a name of its own.
+
+    Without it, a stranger's page could call what listens on loopback: DNS rebinding.
+    """
+    message = (
+        f"a page of {quoted(origin)} may not call a server that asks for no token: "
+        "it takes --tokens-file FILE, or --without-tokens on"
+    )
+    return HTTPException(403, message)
+
+
+class Admitted:
+    """The app, with the calls that are taken; everyone may see the page."""
+
+    def __init__(self, app: ASGIApp, admission: Admission) -> None:
+        self._app = app
+        self._admission = admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] == "GET":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        origin = request.headers.get("origin")
+        if self._admission.local and origin is not None and not _is_local(origin):
+            await (await http_error(request, _not_local(origin)))(scope, receive, send)
+            return
+        try:
+            note_caller(self._admission.holder(request.headers.get("authorization", "")))
+        except ImagecallError as error:
+            note_refusal(error)
+            await (await refused(request, error))(scope, receive, send)
+            return
+        begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        limit = asyncio.timeout(_BODY_SECONDS)
+        arriving = _Arriving(receive, self._admission, limit)
+        try:
+            async with limit:
+                await self._app(scope, arriving.receive, noting)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            if not begun:
+                late = arriving.too_late()
+                answer = refused if isinstance(late, ImagecallError) else http_error
+                await (await answer(request, late))(scope, receive, send)
+        finally:
+            arriving.leave()

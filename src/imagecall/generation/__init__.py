@@ -1,0 +1,1 @@
+"""What doors and backends exchange: the Backend protocol, requests, responses and their parts."""

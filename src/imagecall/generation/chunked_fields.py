@@ -1,0 +1,133 @@
+"""The values of a message that go in chunks beside it, taken out and put back.
+
+Which they are is an option of their fields, and how they go is said at StreamImageResponse in
+proto/imagecall/v1/image_generation_service.proto: images always, other values where they are long.
+What is left in the message is an empty value.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from imagecall.errors import quoted, too_large_answer
+from imagecall.v1 import options_pb2
+from imagecall.wire.chunks import Assembly, Piece, damaged, end_of_image, pieces
+
+LONG: Final = 256 * 1024
+"""The size past which a text goes in chunks, in bytes of UTF-8."""
+
+_MEDIUM: Final = 4096
+"""The same, where a message would be too large otherwise."""
+
+_MOST: Final = 3 * 1024 * 1024
+"""The size up to which a message is not too large; clients take 4 MiB by default."""
+
+_MAX_UTF8: Final = 4  # bytes of a character
+
+
+class Place(NamedTuple):
+    """A field of a message: the message that holds it, its name there, and the way to it."""
+
+    owner: Any
+    name: str
+    path: str
+    """Names from the whole message on, as ChunkEnd.field has them."""
+
+    @property
+    def value(self) -> Any:
+        return getattr(self.owner, self.name)
+
+    @value.setter
+    def value(self, value: bytes | str) -> None:
+        setattr(self.owner, self.name, value)
+
+
+def images(message: Message) -> list[Place]:
+    """The places that hold an image."""
+    return list(_places(message, options_pb2.IN_CHUNKS_ALWAYS))
+
+
+def texts(message: Message) -> list[Place]:
+    """The places that hold a text that may be long."""
+    return list(_places(message, options_pb2.IN_CHUNKS_LONG))
+
+
+def take_out(message: Message, sent: Collection[str] = ()) -> Iterator[Piece]:
+    """The chunks of the large values of a message, each of which is left empty.
+
+    `sent` are the paths of images that are empty already, as their chunks have been sent.
+    """
+    for place in images(message):
+        if place.path not in sent:
+            image = place.value
+            place.value = b""
+            yield from pieces(image, **end_of_image(image, place.path))
+    for least in (LONG, _MEDIUM):
+        for place in texts(message):
+            text = place.value.encode() if len(place.value) > least // _MAX_UTF8 else b""
+            if len(text) > least:
+                place.value = ""
+                yield from pieces(text, field=place.path)
+        if message.ByteSize() <= _MOST:
+            return
+    raise too_large_answer("a field of an event that cannot go in chunks", _MOST)
+
+
+def put_back(
+    message: Message,
+    values: Mapping[str, Assembly],
+    image_of: Callable[[Assembly], bytes] = Assembly.whole,
+) -> None:
+    """Puts large values back where they were, by their paths: the inverse of `take_out`.
+
+    `image_of` gives what is put in the place of an image. Raises ConversionError: CHUNKS_DAMAGED
+    unless there is a value for every image, and a place for every value.
+    """
+    places = {place.path: place for place in [*images(message), *texts(message)]}
+    for place in [*images(message), *(text for text in texts(message) if not text.value)]:
+        if place.path not in values:
+            raise damaged(f"the chunks of {place.path} did not come")
+    for path, value in values.items():
+        if path not in places or places[path].value:
+            raise damaged(f"chunks came for {quoted(path)}, which is not empty, or not there")
+        try:
+            place = places[path]
+            is_image = isinstance(place.value, bytes)
+            place.value = image_of(value) if is_image else value.whole().decode()
+        except UnicodeDecodeError:
+            raise damaged(f"the chunks of {path} are not UTF-8") from None
+
+
+def _places(
+    message: Message, mode: options_pb2.InChunks.ValueType, path: str = ""
+) -> Iterator[Place]:
+    for field in _leading_to(message.DESCRIPTOR, mode):
+        here = f"{path}.{field.name}" if path else field.name
+        if field.message_type is None:
+            if not field.has_presence or message.HasField(field.name):
+                yield Place(message, field.name, here)
+        elif field.is_repeated:
+            for index, inner in enumerate(getattr(message, field.name)):
+                yield from _places(inner, mode, f"{here}[{index}]")
+        elif message.HasField(field.name):
+            yield from _places(getattr(message, field.name), mode, here)
+
+
+@cache
+def _leading_to(
+    descriptor: Descriptor, mode: options_pb2.InChunks.ValueType
+) -> tuple[FieldDescriptor, ...]:
+    """The fields of a message that have the option, or lead to one that has it, by number."""
+    fields = sorted(descriptor.fields, key=lambda field: field.number)
+    return tuple(
+        field
+        for field in fields
+        if (
+            _leading_to(field.message_type, mode)
+            if field.message_type is not None
+            else field.GetOptions().Extensions[options_pb2.in_chunks] == mode
+        )
+    )

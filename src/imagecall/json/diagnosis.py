@@ -1,0 +1,200 @@
+"""Why a JSON text is refused, and where: a slow, exact reading of texts that the parser rejected.
+
+The rules are those of imagecall.json.text; the first violation in the text is the one reported.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Final
+
+from imagecall.errors import ConversionError, pointer_to, quoted
+
+MAX_DEPTH: Final = 100
+"""How deep arrays and objects may be nested in a text; the outermost counts as 1."""
+
+MAX_DIGITS: Final = 4300
+"""How many digits the integer part of a number may have."""
+
+_MAX_TOKENS: Final = 500_000
+_BYTE_ORDER_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+
+_TOKEN: Final = re.compile(
+    rb"[ \t\n\r]*+(?:"
+    rb"(?P<mark>[{}\[\]:,])"
+    rb'|(?P<string>"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+")'
+    rb"|(?P<number>-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?+(?![0-9.a-zA-Z]))"
+    rb"|(?P<literal>(?:true|false|null)(?![0-9a-zA-Z]))"
+    rb"|(?P<infinite>-?(?:NaN|Infinity))"
+    rb"|(?P<end>\Z))"
+)
+
+
+_INTEGER_PART: Final = re.compile(rb"-?([0-9]*)")
+
+_BEGUN_TOKEN: Final = re.compile(
+    rb"[ \t\n\r]*+"
+    rb'(?:"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+|.)?',
+    re.DOTALL,
+)
+"""What begins like a token: a string as far as it is one, or a byte."""
+
+
+@dataclass
+class _Container:
+    """An object or array that is open, and the place in it."""
+
+    is_object: bool
+    place: str | int | None
+    """The key or index of the value that is being read. None: no key has been read."""
+    keys: set[str] = field(default_factory=set)
+
+
+class _Reader:
+    """Reads tokens up to the first violation."""
+
+    def __init__(self, text: bytes, max_depth: int) -> None:
+        self.text = text
+        self.max_depth = max_depth
+        self.stack: list[_Container] = []
+        self.expected = "a value"
+        self.offset = 0
+
+    def error(self, reason: str, message: str) -> ConversionError:
+        places = (container.place for container in self.stack)
+        pointer = pointer_to(*(place for place in places if place is not None))
+        return ConversionError(reason, pointer, message)
+
+    def malformed(self) -> ConversionError:
+        end = len(self.text.rstrip(b" \t\n\r"))
+        where = f"at byte {self.offset}" if self.offset < end else "at its end"
+        return self.error("NOT_JSON", f"the text is not JSON {where}: expected {self.expected}")
+
+    def read(self) -> ConversionError | None:
+        bad_utf8 = _first_bad_utf8(self.text)
+        for _ in range(_MAX_TOKENS):
+            match = _TOKEN.match(self.text, self.offset)
+            end = match.end() if match else _end_of_bad_token(self.text, self.offset)
+            if bad_utf8 < end:
+                return self.encoding_error(bad_utf8)
+            if match is None:
+                return self.malformed()
+            kind, token = match.lastgroup or "", match[match.lastgroup or 0]
+            self.offset = match.start(kind)
+            if error := self.take(kind, token):
+                return error
+            if kind == "end":
+                return None
+            self.offset = match.end()
+        message = f"the text is refused somewhere past its first {_MAX_TOKENS:,} tokens"
+        return ConversionError("NOT_JSON", "", message)
+
+    def encoding_error(self, offset: int) -> ConversionError:
+        if b"\xed\xa0" <= self.text[offset : offset + 2] <= b"\xed\xbf":
+            return self.surrogate_error()
+        return self.error("NOT_UTF8", f"the text is not UTF-8 at byte {offset}")
+
+    def surrogate_error(self) -> ConversionError:
+        return self.error("LONE_SURROGATE", "a string has half of a surrogate pair")
+
+    def take(self, kind: str, token: bytes) -> ConversionError | None:
+        """Checks one token against what is expected, and says what is expected next."""
+        match kind:
+            case "mark":
+                return self.take_mark(token)
+            case "end":
+                return self.malformed() if self.expected != "the end" else None
+            case "string" if self.expected in ("a key", "a key or }"):
+                return self.take_key(token)
+        if self.expected not in ("a value", "a value or ]"):
+            return self.malformed()
+        if kind == "infinite":
+            return self.error("NON_FINITE_NUMBER", "NaN and Infinity are not JSON numbers")
+        digits = _integer_digits(token) if kind == "number" else 0
+        if digits > MAX_DIGITS:
+            message = (
+                f"a number has {digits:,} digits before its point; the limit is {MAX_DIGITS:,}"
+            )
+            return self.error("NUMBER_TOO_LONG", message)
+        if kind == "string" and _is_lone_surrogate(json.loads(token)):
+            return self.surrogate_error()
+        self.after_value()
+        return None
+
+    def after_value(self) -> None:
+        if not self.stack:
+            self.expected = "the end"
+        else:
+            self.expected = "a comma or }" if self.stack[-1].is_object else "a comma or ]"
+
+    def take_key(self, token: bytes) -> ConversionError | None:
+        key = json.loads(token)
+        if _is_lone_surrogate(key):
+            return self.surrogate_error()
+        top = self.stack[-1]
+        top.place = key
+        if key in top.keys:
+            return self.error("DUPLICATE_KEY", f"an object has the key {quoted(key)} twice")
+        top.keys.add(key)
+        self.expected = "a colon"
+        return None
+
+    def take_mark(self, mark: bytes) -> ConversionError | None:
+        match mark, self.expected:
+            case ((b"{" | b"["), ("a value" | "a value or ]")):
+                if len(self.stack) == self.max_depth:
+                    message = f"arrays and objects are nested deeper than {MAX_DEPTH}"
+                    return self.error("TOO_DEEP", message)
+                self.stack.append(_Container(mark == b"{", None if mark == b"{" else 0))
+                self.expected = "a key or }" if mark == b"{" else "a value or ]"
+            case b":", "a colon":
+                self.expected = "a value"
+            case b",", "a comma or }":
+                self.stack[-1].place = None
+                self.expected = "a key"
+            case b",", "a comma or ]":
+                self.stack[-1].place = int(self.stack[-1].place or 0) + 1
+                self.expected = "a value"
+            case (b"}", "a key or }" | "a comma or }") | (b"]", "a value or ]" | "a comma or ]"):
+                self.stack.pop()
+                self.after_value()
+            case _:
+                return self.malformed()
+        return None
+
+
+def _integer_digits(number: bytes) -> int:
+    """How many digits stand before the point or exponent of a number."""
+    match = _INTEGER_PART.match(number)
+    return len(match[1]) if match else 0
+
+
+def _first_bad_utf8(text: bytes) -> int:
+    """The offset of the first byte that is not UTF-8, or the length of the text."""
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    return len(text)
+
+
+def _end_of_bad_token(text: bytes, offset: int) -> int:
+    """Where what begins at `offset`, and is no token, ends at the latest."""
+    match = _BEGUN_TOKEN.match(text, offset)
+    return match.end() if match else offset
+
+
+def _is_lone_surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def diagnose(text: bytes, max_depth: int = MAX_DEPTH) -> ConversionError:
+    """The error of a text that the parser rejected."""
+    if text.startswith(_BYTE_ORDER_MARKS):
+        return ConversionError("BYTE_ORDER_MARK", "", "the text begins with a byte order mark")
+    error = _Reader(text, max_depth).read()
+    return error or ConversionError("NOT_JSON", "", "the text is not JSON that can be read")

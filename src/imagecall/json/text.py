@@ -1,0 +1,202 @@
+"""JSON text, strictly: parsed, taken apart without touching its values, and put together.
+
+What is refused beside malformed text (RFC 8259): a byte order mark, NaN and Infinity, a key twice
+in an object, half a surrogate pair, numbers of more than 4,300 digits before the point, nesting
+past 100, objects of more than 10,000 keys, more than 100,000 values, and texts past a limit,
+which are refused unread. A refused text costs a second, slower
+reading, in imagecall.json.diagnosis, which finds the reason and the place.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeAlias
+
+import jiter
+import msgspec
+
+from imagecall.errors import ConversionError
+from imagecall.json.diagnosis import MAX_DEPTH, diagnose
+
+JsonValue: TypeAlias = Any
+"""What a JSON text means: dict, list, str, int, float, bool or None."""
+
+MAX_BYTES: Final = 128 * 1024 * 1024
+"""The default limit of a JSON text, in bytes of UTF-8: 128 MiB."""
+
+MAX_KEYS: Final = 10_000
+"""How many keys an object may have."""
+
+MAX_VALUES: Final = 100_000
+"""How many members and elements the objects and arrays of a text may have together."""
+
+_FEW_BYTES: Final = 4 * MAX_KEYS
+"""A text of so many bytes cannot have more keys than an object may have: `"":0,` has 5."""
+
+_MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ELEMENTS: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_TYPE_NAMES: Final = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "a boolean",
+    type(None): "null",
+}
+
+# Their last quote may be missing: else the search would begin anew at each quote after an escape.
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_MARK_OR_STRING: Final = re.compile(rb'[][{},:]|"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_OBJECTS_TO_ARRAYS: Final = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+quote: Final = msgspec.json.Encoder().encode
+"""A string, or true or false, as JSON text in UTF-8."""
+
+
+def type_name(value: JsonValue) -> str:
+    """The JSON type of a value, for a sentence: "a number"."""
+    return _TYPE_NAMES[type(value)]
+
+
+def too_large(size: int, max_bytes: int) -> ConversionError:
+    """The error for a text of `size` bytes."""
+    message = f"the JSON text has {size:,} bytes; the limit is {max_bytes:,}"
+    return ConversionError("TOO_LARGE", "", message)
+
+
+def encode(text: bytes | str, max_bytes: int) -> bytes:
+    """The text in UTF-8. Raises ConversionError: TOO_LARGE, LONE_SURROGATE."""
+    if len(text) > max_bytes:
+        raise too_large(len(text), max_bytes)
+    if isinstance(text, bytes):
+        return text
+    if not isinstance(text, str):
+        raise TypeError(f"the text must be bytes or str, not {type(text).__name__}")
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:
+        raise diagnose(text.encode(errors="surrogatepass")) from None
+    if len(data) > max_bytes:
+        raise too_large(len(data), max_bytes)
+    return data
+
+
+def parse(text: bytes, max_depth: int = MAX_DEPTH) -> JsonValue:
+    """What the text means. Raises ConversionError with the place of what is wrong.
+
+    Numbers come as int or float and are not exact; take them from `members` or `elements`.
+    """
+    check_values(text)
+    try:
+        value = jiter.from_json(
+            text, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys"
+        )
+    except ValueError:
+        raise diagnose(text) from None
+    if _is_deeper(text, max_depth):
+        raise diagnose(text, max_depth)
+    return value
+
+
+def check_depth(text: bytes) -> bytes:
+    """The same text, which was put together.
+
+    Raises ConversionError if it is nested too deep, or has too many values.
+    """
+    check_values(text)
+    if _is_deeper(text, MAX_DEPTH):
+        raise diagnose(text)
+    return text
+
+
+def check_values(text: bytes) -> None:
+    """Raises ConversionError (TOO_MANY_VALUES) for what would cost much more than its bytes.
+
+    The text need not be JSON.
+    """
+    if len(text) > _FEW_BYTES and (
+        text.count(b":") > MAX_KEYS or text.count(b",") + text.count(b":") > MAX_VALUES // 2
+    ):
+        count_values(text)
+
+
+def count_values(text: bytes) -> int:
+    """How many members and elements the text has, in all its objects and arrays.
+
+    Raises ConversionError (TOO_MANY_VALUES) past the limits.
+    """
+    keys: list[int] = []  # Of each object that is open; of an array it stays 0.
+    values = 0
+    mark = 0
+    for match in _MARK_OR_STRING.finditer(text):
+        before, mark = mark, text[match.start()]
+        if mark in b"{[":
+            keys.append(0)
+        elif mark in b"}]":
+            values += before not in b"{["  # The last one, which no comma follows.
+            if keys:
+                keys.pop()
+        elif mark in b",":
+            values += 1
+        elif mark in b":" and keys:
+            keys[-1] += 1
+            if keys[-1] > MAX_KEYS:
+                raise too_many_keys()
+        if values > MAX_VALUES:
+            raise too_many_values()
+    return values
+
+
+def too_many_keys() -> ConversionError:
+    """The error for an object that has more keys than one may have."""
+    return ConversionError("TOO_MANY_VALUES", "", f"an object has more than {MAX_KEYS:,} keys")
+
+
+def too_many_values() -> ConversionError:
+    """The error for a text that has more values than one may have."""
+    message = f"the text has more than {MAX_VALUES:,} values"
+    return ConversionError("TOO_MANY_VALUES", "", message)
+
+
+def _is_deeper(text: bytes, max_depth: int) -> bool:
+    """Whether arrays and objects are nested deeper in a text that is JSON otherwise."""
+    if len(text) <= 2 * max_depth or text.count(b"{") + text.count(b"[") <= max_depth:
+        return False
+    brackets = _STRING.sub(b"", text).translate(_OBJECTS_TO_ARRAYS, _NO_BRACKETS)
+    for _ in range(max_depth):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
+
+
+def closing_brackets(text: bytes) -> bytes:
+    """What closes the objects and arrays that the beginning of a text has opened."""
+    closers = bytearray()
+    for bracket in _STRING.sub(b"", text).translate(None, _NO_BRACKETS):
+        if bracket in b"{[":
+            closers.append(bracket + 2)  # In ASCII the closing bracket is the next but one.
+        elif closers:
+            closers.pop()
+    return bytes(reversed(closers))
+
+
+def members(text: bytes) -> dict[str, bytes]:
+    """The raw JSON text of each value of an object that `parse` has accepted."""
+    return {name: bytes(raw) for name, raw in _MEMBERS.decode(text).items()}
+
+
+def join_members(raws: Mapping[str, bytes]) -> bytes:
+    """The object that has these raw values: the inverse of `members`."""
+    return b"{" + b",".join([quote(name) + b":" + raw for name, raw in raws.items()]) + b"}"
+
+
+def elements(text: bytes) -> list[bytes]:
+    """The raw JSON text of each value of an array that `parse` has accepted."""
+    return [bytes(raw) for raw in _ELEMENTS.decode(text)]
+
+
+def join_elements(raws: Iterable[bytes]) -> bytes:
+    """The array that has these raw values: the inverse of `elements`."""
+    return b"[" + b",".join(raws) + b"]"

@@ -1,0 +1,1 @@
+"""What gRPC clients and servers share: addresses, and errors as statuses."""

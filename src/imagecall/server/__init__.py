@@ -1,0 +1,1 @@
+"""A running server: settings, limits, tokens, certificates, admission, workers."""

@@ -1,0 +1,122 @@
+"""Several processes that serve on the same ports, so that all cores work.
+
+The kernel spreads connections over them (SO_REUSEPORT). A process that dies is started again. They
+stop when their stdin ends: this one closes it to stop them, the system if this one is gone.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
+
+from imagecall.doors.grpc.listeners import reserved
+
+WORKER: Final = "IMAGECALL_IS_WORKER"
+"""The variable of the environment that tells a process that it is one of several."""
+
+READY: Final = "ready"
+"""What a worker says once it listens."""
+
+_log: Final = logging.getLogger(__name__)
+_RESTART_SECONDS: Final = 1.0
+
+
+async def run_workers(
+    settings: argparse.Namespace, arguments: Sequence[str], announce: Callable[[str, str], None]
+) -> int:
+    """Runs the workers until SIGINT or SIGTERM, or until one cannot start; returns the exit code.
+
+    `arguments` are those of the command line; `announce` is told the addresses of the two doors
+    once all workers listen.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    with ExitStack() as stack:
+        grpc = reserved(settings.grpc, stack)
+        http = reserved(settings.http, stack) if settings.http else "off"
+        own = ["--grpc", grpc, "--http", http, "--workers", "1"]
+        command = [sys.executable, "-m", "imagecall", *arguments, *own]
+        workers = [_Worker(command, stopping) for _ in range(settings.workers)]
+        running = [asyncio.create_task(worker.run()) for worker in workers]
+        ready = asyncio.create_task(_all_ready(workers))
+        either: set[asyncio.Future[Any]] = {ready, *running}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            announce(grpc, http)
+        codes = await asyncio.gather(*running)
+        ready.cancel()
+        return max(codes, key=abs)
+
+
+async def _all_ready(workers: Sequence["_Worker"]) -> None:
+    for worker in workers:
+        await worker.ready.wait()
+
+
+class _Worker:
+    """One of the processes, and those that take its place."""
+
+    def __init__(self, command: list[str], stopping: asyncio.Event) -> None:
+        self._command = command
+        self._stopping = stopping
+        self.ready = asyncio.Event()
+
+    async def run(self) -> int:
+        """Until all are to stop; the exit code."""
+        while True:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                env=os.environ | {WORKER: "1"},
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+            )
+            code = await self._one(process)
+            if self._stopping.is_set():  # One that has only begun may not have its handlers yet.
+                return 0 if code == -signal.SIGTERM else code
+            if not self.ready.is_set():  # It says why on stderr.
+                self._stopping.set()
+                return code or 1
+            _log.error("worker %d ended with %d; another begins", process.pid, code)
+            await asyncio.sleep(_RESTART_SECONDS)
+
+    async def _one(self, process: asyncio.subprocess.Process) -> int:
+        assert process.stdin
+        assert process.stdout
+        reading = asyncio.create_task(self._read(process.stdout))
+        stopping = asyncio.create_task(self._stopping.wait())
+        ended = asyncio.create_task(process.wait())
+        await asyncio.wait({stopping, ended}, return_when=asyncio.FIRST_COMPLETED)
+        process.stdin.close()  # send_signal() can lose the exit code: python/cpython#87744.
+        await ended
+        stopping.cancel()
+        await reading
+        return ended.result()
+
+    async def _read(self, output: asyncio.StreamReader) -> None:
+        async for line in output:
+            if line.strip().decode() == READY:
+                self.ready.set()
+
+
+@contextmanager
+def stop_with_parent(stopped: asyncio.Event) -> Iterator[None]:
+    """Sets the event once the process that started this worker says so, or is gone."""
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        if not os.read(0, 1024):
+            loop.remove_reader(0)
+            stopped.set()
+
+    loop.add_reader(0, read)
+    try:
+        yield
+    finally:
+        loop.remove_reader(0)

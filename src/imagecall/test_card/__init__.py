@@ -1,1 +1,0 @@
-"""Pictures drawn from a prompt, with no model: see imagecall.test_card.card."""

@@ -1,0 +1,323 @@
+"""The command line, started as a user starts it."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import imagecall
+from imagecall.conversion.converter import CALLS
+from imagecall.conversion.fields import key_of
+from tests.cases import DOCUMENTS, ITEMS, REFUSED_JSON, Case, Refusal
+from tests.json_value import json_value
+
+ITEM = '{"type":"image_generation_call","id":"ig_1","result":"aGk=","status":"completed"}'
+COMMAND = [str(Path(sys.executable).with_name("imagecall"))]
+PAGES = [param for param in ITEMS if param.values[0].path.stem == "page"]
+
+
+def run(*arguments: str, stdin: bytes | str = b"") -> subprocess.CompletedProcess[bytes]:
+    data = stdin.encode() if isinstance(stdin, str) else stdin
+    return subprocess.run([*COMMAND, *arguments], input=data, capture_output=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def server(servers: tuple[str, str]) -> str:
+    """The address of the gRPC door of `imagecall serve` in a process of its own."""
+    return servers[0]
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[tuple[str, str]]:
+    """The addresses of both doors of that process."""
+    command = [*COMMAND, "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        found = []
+        for kind in ("grpc", "http"):
+            line = process.stdout.readline()
+            match = re.fullmatch(rf"listening {kind} (127\.0\.0\.1:[1-9][0-9]*)\n", line)
+            assert match, line
+            found.append(match[1])
+        yield found[0], found[1]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize("remote", [False, True])
+@pytest.mark.parametrize("format", ["binary", "text"])
+@pytest.mark.parametrize("case", PAGES)
+def test_the_five_pages_go_to_protobuf_and_back(
+    case: Case, format: str, remote: bool, server: str
+) -> None:
+    where = ["--server", server] if remote else []
+    variant = case.path.parent.name
+    there = run("convert", "--to", format, "--variant", variant, *where, str(case.path))
+    assert (there.returncode, there.stderr) == (0, b"")
+    if format == "binary":
+        assert there.stdout == case.golden.read_bytes()
+    back = run("convert", "--from", format, "--to", "json", *where, stdin=there.stdout)
+    assert json_value(back.stdout) == json_value(case.text)
+
+
+@pytest.mark.parametrize("case", DOCUMENTS)
+def test_documents_go_to_protobuf_and_back(case: Case, server: str) -> None:
+    kind = case.path.parent.name
+    for where in ([], ["--server", server]):
+        options = ["--document", kind, *where]
+        there = run("convert", *options, "--to", "binary", str(case.path))
+        back = run("convert", *options, "--from", "binary", "--to", "json", stdin=there.stdout)
+        assert json_value(back.stdout) == json_value(case.text), back.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["id_number", "not_utf8", "byte_order_mark", "duplicate_nested_key"]
+)
+def test_a_refusal_names_reason_and_place_and_exits_with_1(name: str, server: str) -> None:
+    case: Refusal = next(p.values[0] for p in REFUSED_JSON if p.values[0].path.stem == name)
+    for where in ([], ["--server", server]):
+        done = run("convert", str(case.path), *where)
+        assert (done.returncode, done.stdout) == (1, b"")
+        at = f" at {case.pointer}" if case.pointer else ""
+        assert done.stderr.decode().startswith(f"imagecall: {case.reason}{at}: ")
+        assert done.stderr.count(b"\n") == 1
+
+
+def test_the_profile_can_be_chosen() -> None:
+    text = '{"type":"image_generation_call"}'
+    assert run("convert", "--profile", "wire", stdin=text).returncode == 0
+    assert b"MISSING_KEY at /id" in run("convert", "--profile", "strict", stdin=text).stderr
+
+
+def test_output_goes_to_a_file_if_asked(tmp_path: Path) -> None:
+    output = tmp_path / "out.binpb"
+    done = run("convert", "--to", "binary", "-o", str(output), stdin=ITEM)
+    assert (done.returncode, done.stdout) == (0, b"")
+    call = imagecall.ImageGenerationCall.FromString(output.read_bytes())
+    assert json.loads(imagecall.to_json(call)) == json.loads(ITEM)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "message"),
+    [
+        (["convert", "no/such/file"], b"", "No such file"),
+        (["convert", "--from", "binary"], b"\xff", "MALFORMED_PROTOBUF"),
+        (["convert", "--from", "text"], b"nothing: 1", "MALFORMED_PROTOBUF"),
+        (["convert", "--from", "text"], b"\xff", "MALFORMED_PROTOBUF"),
+        (["convert", "--from", "text"], b"unknown_item { type: 9 }", "at line 1"),
+        (
+            ["convert", "--from", "text"],
+            b"output_image_generation_call { status: 99999999999999999999 }",
+            "MALFORMED_PROTOBUF",
+        ),
+        (["convert", "--from", "binary"], b"\x2a\x06\x0a\x01x\xf8\x7f\x01", "UNKNOWN_FIELD"),
+        (["convert", "--from", "text"], b"output_image_generation_call { result {} }", "/result"),
+        (["convert"], b'{"type":"x","a\\nb\\u001b":1,"a\\nb\\u001b":2}', "a\\u000ab\\u001b"),
+        (["convert", "--server", "127.0.0.1:1"], ITEM.encode(), "UNAVAILABLE"),
+        (["serve", "--grpc", "256.0.0.1:0", "--without-tokens", "on"], b"", "cannot listen on 256"),
+    ],
+)
+def test_a_fault_is_a_sentence(arguments: list[str], stdin: bytes, message: str) -> None:
+    done = run(*arguments, stdin=stdin)
+    assert done.returncode == 1
+    assert done.stdout == b""
+    lines = done.stderr.decode().splitlines()
+    assert message in lines[-1]
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_closed_streams_are_a_sentence() -> None:
+    for redirection in ("<&-", ">&-"):
+        command = f"echo '{ITEM}' | {COMMAND[0]} convert {redirection}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+        assert done.returncode == 1
+        assert done.stderr.decode().startswith("imagecall: standard ")
+
+
+def test_wrong_usage_exits_with_2() -> None:
+    for arguments in (
+        [],
+        ["nothing"],
+        ["describe", "x"],
+        ["convert", "--variant", "x"],
+        ["convert", "--variant", CALLS.default, "--from", "binary"],
+        ["convert", "--profile", "strict", "--document", "request"],
+        ["serve", "--grpc", "nonsense"],
+        ["serve", "--grpc", "127.0.0.1:65536"],
+        ["serve", "--max-json-bytes", "0"],
+        ["serve", "--max-json-bytes", "2147483647"],
+    ):
+        assert run(*arguments).returncode == 2
+
+
+def test_describe_names_every_variant_and_every_key() -> None:
+    text = run("describe").stdout.decode()
+    for name in CALLS.variants:
+        assert name in text
+        details = run("describe", name).stdout.decode()
+        field = imagecall.ImageGenerationCall.DESCRIPTOR.fields_by_name[name]
+        assert field.message_type is not None
+        for inner in field.message_type.fields:
+            assert f"\n  {key_of(inner).name}" in details
+
+
+def test_an_item_of_20_mb_goes_through_the_server(server: str, tmp_path: Path) -> None:
+    path = tmp_path / "large.json"
+    path.write_text(ITEM.replace("aGk=", "AAAA" * 5_000_000))
+    there = run("convert", "--to", "binary", "--server", server, str(path))
+    assert there.returncode == 0, there.stderr
+    back = run(
+        "convert", "--from", "binary", "--to", "json", "--server", server, stdin=there.stdout
+    )
+    assert json.loads(back.stdout) == json.loads(path.read_text())
+
+
+def generate(*arguments: str, cwd: Path) -> tuple[int, str, str]:
+    """Runs imagecall generate in a directory: exit code, output, what it says of its work."""
+    done = subprocess.run(
+        [*COMMAND, "generate", *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("remote", [False, True])
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [("a.png", "PNG"), ("a.jpg", "JPEG"), ("a.jpeg", "JPEG"), ("a.webp", "WEBP")],
+)
+def test_an_image_is_generated_in_the_format_of_the_file_name(
+    name: str, format: str, remote: bool, server: str, tmp_path: Path
+) -> None:
+    where = ["--server", server] if remote else []
+    options = ["--size", "128x96", "--quality", "low", *where]
+    code, output, said = generate("a fox", "-o", name, *options, cwd=tmp_path)
+    assert code == 0, said
+    path = tmp_path / name
+    with Image.open(path) as image:
+        assert (image.format, image.size) == (format, (128, 96))
+    size = f"{path.stat().st_size:,}"
+    assert output == f"{name}: {format.lower()}, 128 x 96 pixels, {size} bytes\n"
+    assert "imagecall: image_generation_call.generating\n" in said
+    assert "warning" not in said
+
+
+def test_partial_images_are_saved_if_asked_for(tmp_path: Path) -> None:
+    options = ["-o", "a.png", "--size", "64x64", "--partial-images", "2", "--save-partial-images"]
+    code, output, said = generate("a fox", *options, cwd=tmp_path)
+    assert code == 0, said
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a.partial0.png",
+        "a.partial1.png",
+        "a.png",
+    ]
+    assert output.count("64 x 64 pixels") == 3
+
+
+def test_an_image_to_start_from_and_other_keys_are_sent(tmp_path: Path) -> None:
+    assert generate("a fox", "-o", "a.png", "--size", "256x256", cwd=tmp_path)[0] == 0
+    options = ["--input", "a.png", "--set", 'user="me"', "--model", "m", "--background", "opaque"]
+    code, _, said = generate("a fox", "-o", "b.png", "--size", "256x256", *options, cwd=tmp_path)
+    assert code == 0, said
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+GENERATE_FAILURES = [
+    (['embedded={"http_status":429,"retry_after_seconds":3}'], "UPSTREAM_RATE_LIMITED: "),
+    (['embedded={"ending":"failed"}'], "the response ended as failed: the request asked for"),
+    (['embedded={"ending":"incomplete"}'], "the response ended as incomplete: max_output_tokens"),
+    (['embedded={"ending":"cut"}'], "UPSTREAM_DAMAGED: "),
+    (["input=1"], "NOT_CANONICAL at /input: "),
+    (['embedded={"delay_seconds":60}', "--timeout", "0.5"], "it took longer than the time limit"),
+]
+
+
+@pytest.mark.parametrize("remote", [False, True])
+@pytest.mark.parametrize(("arguments", "message"), GENERATE_FAILURES)
+def test_a_failure_to_generate_is_a_sentence_and_exits_with_1(
+    arguments: list[str], message: str, remote: bool, server: str, tmp_path: Path
+) -> None:
+    where = ["--server", server] if remote else []
+    options = ["-o", "a.png", "--size", "64x64", *where, "--set", *arguments]
+    code, output, said = generate("a fox", *options, cwd=tmp_path)
+    assert (code, output) == (1, "")
+    assert f"imagecall: {message}" in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_no_api_answers_is_a_sentence(tmp_path: Path) -> None:
+    code, _, said = generate("a", "--backend", "http://127.0.0.1:1/v1", cwd=tmp_path)
+    assert (code, said.splitlines()[-1]) == (
+        1,
+        "imagecall: UPSTREAM_UNREACHABLE: there is no connection to the API: it was refused",
+    )
+    (tmp_path / "empty").write_text("\n")
+    for options, message in (
+        (["--backend", "nope"], "there is no backend 'nope'"),
+        (["--api-key-file", "missing"], "the file of the API key, missing, cannot be read"),
+        (["--api-key-file", "empty"], "the file of the API key, empty, has none in it"),
+        (["--input", "empty"], "empty is no image"),
+    ):
+        code, _, said = generate("a", *options, cwd=tmp_path)
+        assert code == 1
+        assert f"imagecall: {message}" in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-o", "a.gif"],
+        ["-o", "missing/a.png"],
+        ["--set", "user=me"],
+        ["--set", "user"],
+        ["--timeout", "0"],
+        ["--save-partial-images"],
+        ["--partial-images", "99999999999"],
+        ["--model", "\udcff"],
+        ["--timeout", "1e10"],
+        ["--server", "http://127.0.0.1:1"],
+        ["--server", "127.0.0.1:1", "--backend", "embedded"],
+    ],
+)
+def test_wrong_usage_of_generate_exits_with_2_and_says_how_it_is_used(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    code, _, said = generate("a fox", *arguments, cwd=tmp_path)
+    assert code == 2
+    assert said.startswith("usage: imagecall generate ")
+
+
+def test_a_declared_format_that_the_file_has_not_is_told(tmp_path: Path) -> None:
+    program = """if True:
+        import asyncio, subprocess, sys
+        from tests.streams import PNG, framed, happy, item
+        from tests.upstream import upstream
+        async def main():
+            async with upstream() as api:
+                api.say(framed(happy(done=item(PNG, output_format="webp"))))
+                command = [*sys.argv[1:], "--backend", api.url]
+                return await (await asyncio.create_subprocess_exec(*command)).wait()
+        sys.exit(asyncio.run(main()))
+    """
+    arguments = [
+        sys.executable,
+        "-c",
+        program,
+        *COMMAND,
+        "generate",
+        "a",
+        "-o",
+        str(tmp_path / "a.jpg"),
+    ]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(arguments, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "a.jpg: png, 1 x 1 pixels, 70 bytes" in done.stdout
+    assert "warning: output_format says webp, the file is png" in done.stderr
+    assert "warning: the file name says jpeg, the file is png" in done.stderr

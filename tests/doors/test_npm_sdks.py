@@ -1,0 +1,151 @@
+"""The HTTP door with the SDKs of npm, unmodified, run by Node.
+
+Each SDK has a program in tests/npm, which does everything and prints it as JSON. The versions of
+OpenRouter's are the newest, the first that can name the image tool, the last kind that cannot, and
+the two oldest with the Responses API that npm still has: 0.0.0-beta.17, of the time of the first
+image items, is gone. The oldest is also the only one that uses the path with "alpha" in it.
+"""
+
+import asyncio
+import base64
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagecall.backends.embedded.backend import EmbeddedBackend
+from tests.doors.test_http import door_before
+
+PROGRAMS = Path(__file__).parents[1] / "npm"
+INSTALLED = PROGRAMS / "node_modules"
+SECONDS = 100
+
+OPENAI = ("BadRequestError", "RateLimitError", "InternalServerError")
+OPENROUTER = (
+    "BadRequestResponseError",
+    "TooManyRequestsResponseError",
+    "InternalServerResponseError",
+)
+KINDS = {
+    "openai": OPENAI,
+    "openrouter-1.3": OPENROUTER,
+    "openrouter-0.10": OPENROUTER,
+    "openrouter-0.3": OPENROUTER,
+    "openrouter-0.0.1": OPENROUTER,
+    # It has one kind for all, which says the status and the body.
+    "openrouter-0.0.1-beta": ("OpenRouterDefaultError",) * 3,
+}
+"""The SDKs by their names in package.json, and the error of each for 400, 429 and 500."""
+
+EVENTS = [
+    "response.created",
+    "response.in_progress",
+    "response.output_item.added",
+    "response.image_generation_call.in_progress",
+    "response.image_generation_call.generating",
+    "response.image_generation_call.completed",
+    "response.output_item.done",
+    "response.completed",
+]
+
+
+async def output_of(*command: str) -> bytes:
+    """What a program prints. Fails the test if the program fails."""
+    program = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=PROGRAMS,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        output, said = await asyncio.wait_for(program.communicate(), SECONDS)
+    except TimeoutError:
+        program.kill()
+        await program.wait()
+        pytest.fail(f"{' '.join(command)} took more than {SECONDS} seconds")
+    if program.returncode:
+        pytest.fail(f"{' '.join(command)} failed: {said.decode()}{output.decode()}")
+    return output
+
+
+async def install() -> None:
+    """Installs the SDKs, unless those of the lock file are there.
+
+    The scripts of the packages are not run: one checks types.
+    """
+    stamp = INSTALLED / ".set-up"
+    want = (PROGRAMS / "package-lock.json").read_text()
+    if stamp.exists() and stamp.read_text() == want:
+        return
+    await output_of("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+    stamp.write_text(want)
+
+
+async def report_of(sdk: str) -> Any:
+    await install()
+    program, *arguments = ("openai.mjs",) if sdk == "openai" else ("openrouter.mjs", sdk)
+    async with door_before(EmbeddedBackend()) as address:
+        return json.loads(await output_of("node", program, address, *arguments))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def sdk(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def report(sdk: str) -> Any:
+    """What the program of an SDK printed."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.fail("the tests of npm SDKs need Node.js 22 or later with npm: scripts/setup dev")
+    return asyncio.run(report_of(sdk))
+
+
+def test_every_installed_sdk_is_tested() -> None:
+    package = json.loads((PROGRAMS / "package.json").read_text())
+    assert set(package["dependencies"]) == set(KINDS)
+
+
+@pytest.mark.parametrize("programs", ["npm", "interop/typescript", "interop/web"])
+def test_the_lock_file_names_no_registry(programs: str) -> None:
+    lock = json.loads((PROGRAMS.parent / programs / "package-lock.json").read_text())
+    assert not [name for name, entry in lock["packages"].items() if "resolved" in entry]
+
+
+def test_a_plain_answer_has_its_image(report: Any) -> None:
+    item = report["plain"]
+    assert (item["type"], item["status"]) == ("image_generation_call", "completed")
+    assert base64.b64decode(item["result"]).startswith(b"\x89PNG")
+
+
+def test_a_stream_is_read_to_its_end_with_the_final_image(report: Any) -> None:
+    assert report["stream"]["types"] == EVENTS
+    assert report["stream"]["item"] == report["plain"]
+
+
+def test_an_output_item_sent_back_is_what_the_next_image_starts_from(report: Any) -> None:
+    edited, alone = report["replay"]["edited"], report["replay"]["alone"]
+    assert edited["type"] == alone["type"] == "image_generation_call"
+    assert edited["result"] != alone["result"]
+
+
+def test_an_error_is_typed_and_says_when_to_try_again(sdk: str, report: Any) -> None:
+    found = [(error["kind"], error["status"], error["retry_after"]) for error in report["errors"]]
+    wanted = zip(KINDS[sdk], (400, 429, 500), strict=True)
+    assert found == [(kind, status, "7") for kind, status in wanted for _ in ("plain", "stream")]
+    for error in report["errors"]:
+        said = f"the API answered {error['status']}: the request asked for a failure"
+        assert said in error["message"]
+
+
+def test_an_error_in_the_middle_of_a_stream_arrives_after_the_events_before_it(
+    report: Any,
+) -> None:
+    assert report["midway"] == {
+        "types": EVENTS[:5],
+        "code": "503",
+        "message": "the API failed: the request asked for a failure",
+    }

@@ -1,0 +1,1 @@
+"""Requests, responses and the parts of an answer."""

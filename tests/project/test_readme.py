@@ -1,0 +1,116 @@
+"""The commands and the Python of the README do what it shows."""
+
+import doctest
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from imagecall.backends.embedded.order import Asked
+from imagecall.client import SERVICE_CONFIG
+from imagecall.conversion.converter import CALLS
+from imagecall.errors import CODES
+from imagecall.server.settings import SERVER
+from tests.commands.test_cli import servers as servers
+from tests.interop.__main__ import DROP_UNKNOWN_FIELDS
+from tests.readme_regions import README, marked, shown
+
+ADDRESSES = ("127.0.0.1:50051", "127.0.0.1:8080")
+
+
+def test_the_python_of_the_readme_is_true() -> None:
+    found = doctest.testfile(str(README), module_relative=False)
+    assert found.attempted > 10
+    assert found.failed == 0
+
+
+def test_the_commands_of_the_readme_print_what_it_shows(
+    servers: tuple[str, str], tmp_path: Path
+) -> None:
+    blocks = re.findall(r"```console\n(.*?)```", README.read_text(), re.DOTALL)
+    steps = [step for block in blocks for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
+    assert len(steps) >= 9
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for step in steps:
+        command, _, shown = step.partition("\n")
+        done = subprocess.run(
+            ["bash", "-c", _addressed(command, servers)],
+            cwd=tmp_path,
+            timeout=60,
+            env=os.environ | {"PATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        printed = done.stdout
+        if command.startswith("buf curl"):
+            printed, shown = re.sub(r"\s", "", printed), re.sub(r"\s", "", shown)
+        assert _comparable(printed) == _comparable(shown), command
+
+
+def _comparable(text: str) -> str:
+    """The text without the sizes of drawn files, which differ from one Pillow to another."""
+    return re.sub(r"[\d,]+ bytes", "N bytes", text)
+
+
+def _addressed(text: str, servers: tuple[str, str]) -> str:
+    """The text with the addresses of the test's server."""
+    for written, real in zip(ADDRESSES, servers, strict=True):
+        text = text.replace(written, real)
+    return text
+
+
+def test_the_programs_of_the_readme_run(servers: tuple[str, str]) -> None:
+    programs = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(programs) == 2
+    for program in programs:
+        run = [sys.executable, "-c", _addressed(program, servers)]
+        done = subprocess.run(run, capture_output=True, text=True, check=True, timeout=60)
+        assert re.fullmatch(r"ig_\w+ \d+ bytes\n", done.stdout)
+
+
+def test_the_readme_names_every_variant_and_reason_and_public_name() -> None:
+    import imagecall
+
+    text = README.read_text()
+    for name in [*CALLS.variants, *CODES]:
+        assert f"`{name}`" in text
+    for name in imagecall.__all__:
+        assert name in text, name
+
+
+def test_the_service_config_of_the_readme_is_the_one_of_the_client() -> None:
+    [shown] = re.findall(r"```json\n(.*?)```", README.read_text(), re.DOTALL)
+    assert json.loads(shown) == json.loads(SERVICE_CONFIG)
+
+
+def test_the_table_of_failures_names_the_code_of_each_reason() -> None:
+    rows = re.findall(r"^\|.*\| `([A-Z_]+)`[^|]*\| `(UPSTREAM_\w+)` \|$", README.read_text(), re.M)
+    assert {reason: code for code, reason in rows} == {
+        reason: code for reason, code in CODES.items() if reason.startswith("UPSTREAM_")
+    }
+
+
+def test_the_table_of_what_can_be_asked_of_the_embedded_backend_is_complete() -> None:
+    text = README.read_text()
+    assert all(f"`{name}`" in text for name in Asked.__struct_fields__)
+
+
+def test_the_table_of_settings_has_each_with_its_default() -> None:
+    rows = re.findall(r"^\| `--([a-z-]+)` \| (?:`([^`]*)`)? *\| .+ \|$", README.read_text(), re.M)
+    assert rows == [(setting.name, setting.default or "") for setting in SERVER]
+
+
+def test_what_the_readme_shows_of_each_language_is_what_its_program_has() -> None:
+    assert len({region.file.split("/")[2] for region in shown()}) == 7
+    assert sorted(shown()) == sorted(marked())
+
+
+def test_the_readme_names_the_languages_that_drop_unknown_fields() -> None:
+    text = README.read_text()
+    part = r"<summary><b>(\w+)[^\n]*\n(?:(?!</details>).)*?drops the fields"
+    found = re.findall(part, text, re.S)
+    assert {name.lower() for name in found} == DROP_UNKNOWN_FIELDS
