@@ -15,7 +15,8 @@ from imagecall.errors import GenerationError, ImagecallError, damaged_answer
 from imagecall.generation.backend import Part
 from imagecall.generation.call_context import CALL
 from imagecall.observing.observer import Upstream, rpc_called, upstream
-from imagecall.rpc.addresses import ServerAddress, bearer
+from imagecall.rpc.addresses import ServerAddress
+from imagecall.rpc.channel import aio_channel, bearer, credentials_of
 from imagecall.rpc.status import NOT_SENT, error_of, is_of_the_connection
 from imagecall.v1.image_generation_service_pb2 import (
     DESCRIPTOR,
@@ -100,10 +101,7 @@ class GrpcBackend:
             ("grpc.max_reconnect_backoff_ms", _MAX_BACKOFF_MS),
             ("grpc.use_local_subchannel_pool", 1),  # If not, all channels share a connection.
         ]
-        target, credentials = self._address.target, self._address.credentials
-        if credentials:
-            return grpc.aio.secure_channel(target, credentials, options)
-        return grpc.aio.insecure_channel(target, options)
+        return aio_channel(self._address.target, credentials_of(self._address), options)
 
 
 def _error(error: grpc.RpcError) -> ImagecallError:

@@ -7,7 +7,6 @@ from typing import Final, TypeAlias
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
-from imagecall.commands import remote
 from imagecall.conversion.converter import CALLS, Profile, from_json, to_json
 from imagecall.conversion.document import KINDS, document_from_json, document_to_json
 from imagecall.errors import ConversionError, malformed
@@ -53,7 +52,9 @@ def _read(data: bytes, options: argparse.Namespace) -> Converted:
         parse = _parse_binary if options.source == "binary" else _parse_text
         return _checked(parse(data, empty), options)
     if options.server:
-        return remote.parse(options.server, data, options)
+        from imagecall.commands.remote import parse_json
+
+        return parse_json(options.server, data, options)
     if options.document:
         return document_from_json(data, kind=options.document)
     variant = options.variant or CALLS.default
@@ -67,7 +68,9 @@ def _write(message: Converted, options: argparse.Namespace) -> bytes:
         case "text":
             return text_format.MessageToString(message, as_utf8=True).encode()
     if options.server:
-        return remote.format(options.server, message) + b"\n"
+        from imagecall.commands.remote import format_json
+
+        return format_json(options.server, message) + b"\n"
     if isinstance(message, Document):
         return document_to_json(message) + b"\n"
     return to_json(message) + b"\n"

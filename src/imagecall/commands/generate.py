@@ -22,6 +22,7 @@ from imagecall.errors import printable
 from imagecall.formats import image_format
 from imagecall.generation.assembly import StreamItem, reassemble
 from imagecall.rpc.addresses import ServerAddress
+from imagecall.rpc.channel import credentials_of
 from imagecall.server.settings import BACKEND, read_settings
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding, StreamImageRequest
@@ -68,7 +69,7 @@ async def _happenings(
         server: ServerAddress = options.server
         token = os.environ.get(TOKEN, "")
         async with ImageClient(
-            server.target, credentials=server.credentials, token=token
+            server.target, credentials=credentials_of(server), token=token
         ) as client:
             happenings = client.stream_image(request, timeout=options.timeout)
             async with aclosing(happenings):
