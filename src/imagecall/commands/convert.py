@@ -2,11 +2,13 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Final, TypeAlias
 
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
+from imagecall.commands.arguments import server
 from imagecall.conversion.converter import CALLS, Profile, from_json, to_json
 from imagecall.conversion.document import KINDS, document_from_json, document_to_json
 from imagecall.errors import ConversionError, malformed
@@ -16,6 +18,54 @@ from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 FORMATS: Final = ("json", "binary", "text")
 
 Converted: TypeAlias = ImageGenerationCall | Document
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE", help="input (default: standard input)"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="output (default: standard output)"
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        choices=FORMATS,
+        default="json",
+        help="format of the input (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--to",
+        dest="target",
+        choices=FORMATS,
+        default="text",
+        help="format of the output: json, binary (protobuf), text (protobuf text format); "
+        "default: %(default)s",
+    )
+    parser.add_argument(
+        "--variant",
+        choices=list(CALLS.variants),
+        metavar="VARIANT",
+        help="read the JSON of an item as this variant; see imagecall describe "
+        f"(default: {CALLS.default})",
+    )
+    parser.add_argument(
+        "--profile",
+        choices=[profile.name.lower() for profile in Profile],
+        help="how much to demand of the JSON of an item (default: wire)",
+    )
+    parser.add_argument(
+        "--document",
+        choices=list(KINDS),
+        help="the input is a whole request, response or event instead of an item",
+    )
+    parser.add_argument(
+        "--server",
+        metavar="HOST:PORT",
+        type=server,
+        help="let this server convert between JSON and message (default: convert here)",
+    )
 
 
 def fault(options: argparse.Namespace) -> str | None:

@@ -14,6 +14,22 @@ from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 _KINDS: Final = {FieldDescriptor.TYPE_STRING: "a string", FieldDescriptor.TYPE_BOOL: "a boolean"}
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument(
+        "variant",
+        nargs="?",
+        choices=list(CALLS.variants),
+        metavar="VARIANT",
+        help="say more of this variant (default: list all)",
+    )
+
+
+def fault(options: argparse.Namespace) -> str | None:
+    """No options of this command contradict each other."""
+    return None
+
+
 def run(options: argparse.Namespace) -> int:
     """Prints all variants, or one of them with its keys."""
     if options.variant:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from PIL import Image, UnidentifiedImageError
 
 from imagecall.client import ImageClient
+from imagecall.commands.arguments import key_and_json, server, utf8
 from imagecall.commands.backend_options import chosen_backend
 from imagecall.commands.remote import TOKEN
 from imagecall.conversion.converter import CALLS, EVENTS
@@ -23,7 +24,7 @@ from imagecall.formats import image_format
 from imagecall.generation.assembly import StreamItem, reassemble
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.rpc.channel import credentials_of
-from imagecall.server.settings import BACKEND, read_settings
+from imagecall.server.settings import BACKEND, add_settings, read_settings, seconds
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding, StreamImageRequest
 from imagecall.v1.image_generation_tool_pb2 import ImageGenerationTool, Tool
@@ -32,6 +33,68 @@ from imagecall.v1.stream_event_pb2 import ImageGenCallPartialImageEvent, StreamE
 
 FORMATS: Final = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 """The output format for each file name extension."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument("prompt", metavar="PROMPT", type=utf8, help="what to draw")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        default=Path("image.png"),
+        help="where to write it; its extension picks the format: .png, .jpg, .jpeg or .webp "
+        "(default: %(default)s)",
+    )
+    _add_request_options(parser)
+    parser.add_argument(
+        "--save-partial-images", action="store_true", help="write those too, as FILE.partialN.EXT"
+    )
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=seconds(), help="give up after this time"
+    )
+    parser.add_argument(
+        "--server",
+        metavar="HOST:PORT",
+        type=server,
+        help="let this server generate it; grpcs://HOST:PORT if it has TLS; a token stands in "
+        "$IMAGECALL_TOKEN (default: generate it here)",
+    )
+    add_settings(parser, BACKEND)
+
+
+def _add_request_options(parser: argparse.ArgumentParser) -> None:
+    """What is asked of the API beside the prompt."""
+    parser.add_argument(
+        "--model", metavar="MODEL", type=utf8, help="model that answers, such as gpt-5"
+    )
+    parser.add_argument("--size", metavar="WxH", type=utf8, help="size in pixels, or auto")
+    parser.add_argument("--quality", metavar="Q", type=utf8, help="low, medium, high or auto")
+    parser.add_argument("--background", metavar="B", type=utf8, help="transparent, opaque or auto")
+    parser.add_argument(
+        "--partial-images",
+        metavar="N",
+        type=int,
+        choices=range(4),
+        help="early images to send, 0 to 3",
+    )
+    parser.add_argument(
+        "--input",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="image to start from; may be given several times",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="KEY=JSON",
+        type=key_and_json,
+        action="append",
+        default=[],
+        help="another key of the request, passed on; may be given several times",
+    )
 
 
 def fault(options: argparse.Namespace) -> str | None:

@@ -22,7 +22,7 @@ from imagecall.server.admission import Admission
 from imagecall.server.allocator import keep_freed_memory
 from imagecall.server.certificates import Certificates
 from imagecall.server.limits import Limits
-from imagecall.server.settings import SERVER, read_settings
+from imagecall.server.settings import SERVER, add_settings, read_settings
 from imagecall.server.tokens import Tokens
 from imagecall.server.workers import READY, WORKER, run_workers, stop_with_parent
 
@@ -40,6 +40,27 @@ Try, in another shell (buf comes with `pip install buf-bin`):
   {program} describe
   buf curl --http2-prior-knowledge --protocol grpc http://{address} --list-methods
 """
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help="settings in TOML: names as of the flags, without the dashes before them",
+    )
+    add_settings(parser, SERVER)
+    parser.epilog = (
+        "Each setting can also be given in the environment, such as IMAGECALL_MAX_CALLS, or in the "
+        "file of --config (IMAGECALL_CONFIG); the flag counts first, then the environment. The key "
+        "for the backend may stand in IMAGECALL_API_KEY."
+    )
+
+
+def fault(options: argparse.Namespace) -> str | None:
+    """No options of this command contradict each other."""
+    return None
 
 
 def run(options: argparse.Namespace) -> int:
