@@ -21,6 +21,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 import imagecall
+from imagecall.access.admission import Admission
+from imagecall.access.limits import Limits
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.grpc import GrpcBackend
 from imagecall.backends.responses_api.backend import HttpBackend
@@ -32,8 +34,6 @@ from imagecall.errors import GenerationError
 from imagecall.generation.backend import Backend
 from imagecall.generation.request import request_from_json
 from imagecall.rpc.addresses import ServerAddress
-from imagecall.server.admission import Admission
-from imagecall.server.limits import Limits
 from imagecall.v1.image_generation_service_pb2 import GenerateImageResponse, StreamImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
 from tests.doors.test_generation import serving

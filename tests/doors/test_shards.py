@@ -14,13 +14,13 @@ from typing import Any
 import grpc
 import pytest
 
+from imagecall.access.admission import Admission
+from imagecall.access.limits import Limits
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.doors.grpc.boundary import Boundary
 from imagecall.doors.grpc.listeners import listeners, refuse, reserved
 from imagecall.doors.grpc.server import GrpcServer
 from imagecall.doors.grpc.shards import Shards
-from imagecall.server.admission import Admission
-from imagecall.server.limits import Limits
 from imagecall.v1.conversion_service_pb2 import ParseCallRequest
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from imagecall.server.limits import Limits
-from imagecall.server.settings import SERVER, SettingError, read_settings
+from imagecall.access.limits import Limits
+from imagecall.access.setting import SettingError
+from imagecall.server.settings import ServerSettings, misspelt, read_settings
 
 COMMAND = [sys.executable, "-m", "imagecall", "serve"]
 
@@ -23,17 +24,21 @@ def test_a_flag_comes_before_the_environment_and_that_before_the_file(tmp_path: 
     )
     file.write_text("\n".join(lines))
     environment = {"IMAGECALL_MAX_CALLS": "4", "IMAGECALL_MAX_CONNECTIONS": "5"}
-    settings = read_settings({"max_calls": "6"}, SERVER, environment, file)
-    assert (settings.max_calls, settings.max_connections, settings.workers) == (6, 5, 3)
+    settings = read_settings(ServerSettings, {"max_calls": "6"}, environment, file)
+    assert (settings.limits.calls, settings.limits.connections, settings.workers) == (6, 5, 3)
     assert (settings.http, settings.metrics, settings.traces) == (None, True, False)
 
 
-def test_the_defaults_of_the_limits_are_those_of_the_package() -> None:
-    settings = read_settings({}, SERVER, {})
-    limits = Limits()
-    for name in Limits.__dataclass_fields__:
-        shown = {"idle_seconds": "idle_seconds"}.get(name, f"max_{name}")
-        assert getattr(settings, shown) == getattr(limits, name), name
+def test_without_any_setting_the_defaults_are_those_of_the_dataclasses() -> None:
+    assert read_settings(ServerSettings, {}, {}) == ServerSettings()
+    assert ServerSettings().limits == Limits()
+
+
+def test_a_misspelt_variable_is_named_with_the_nearest_right_one() -> None:
+    environment = {"IMAGECALL_MAX_CALL": "1", "IMAGECALL_MAX_CALLS": "1", "IMAGECALL_API_KEY": "k"}
+    [warning] = misspelt(environment)
+    assert "IMAGECALL_MAX_CALL is not known; did you mean IMAGECALL_MAX_CALLS?" in warning
+    assert "k" not in warning.split()
 
 
 @pytest.mark.parametrize(
@@ -52,7 +57,7 @@ def test_a_faulty_file_is_a_sentence(text: str, message: str, tmp_path: Path) ->
     file = tmp_path / "settings.toml"
     file.write_text(text)
     with pytest.raises(SettingError) as caught:
-        read_settings({}, SERVER, {}, file)
+        read_settings(ServerSettings, {}, {}, file)
     shown = str(caught.value).replace(str(file), "FILE").replace("are not TOML", "is not TOML")
     assert message in shown
 

@@ -5,10 +5,10 @@ Each is imported when it is chosen: what draws, and what speaks HTTP, take a whi
 
 from typing import Final
 
+from imagecall.access.limits import Limits
 from imagecall.generation.backend import Backend
 from imagecall.json.text import MAX_BYTES
 from imagecall.rpc.addresses import server_address
-from imagecall.server.limits import Limits
 
 EMBEDDED: Final = "embedded"
 """The name of the backend that draws test cards."""

@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from PIL import Image, UnidentifiedImageError
 
+from imagecall.access.limits import Limits
+from imagecall.access.setting import seconds
 from imagecall.client import ImageClient
 from imagecall.commands.arguments import key_and_json, server, utf8
-from imagecall.commands.backend_options import chosen_backend
-from imagecall.commands.remote import TOKEN
 from imagecall.conversion.converter import CALLS, EVENTS
 from imagecall.conversion.view import CallView, view
 from imagecall.errors import printable
@@ -24,7 +24,8 @@ from imagecall.formats import image_format
 from imagecall.generation.assembly import StreamItem, reassemble
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.rpc.channel import credentials_of
-from imagecall.server.settings import BACKEND, add_settings, read_settings, seconds
+from imagecall.server.backend import backend_from
+from imagecall.server.settings import TOKEN, BackendSettings, add_settings, read_settings
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding, StreamImageRequest
 from imagecall.v1.image_generation_tool_pb2 import ImageGenerationTool, Tool
@@ -61,7 +62,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="let this server generate it; grpcs://HOST:PORT if it has TLS; a token stands in "
         "$IMAGECALL_TOKEN (default: generate it here)",
     )
-    add_settings(parser, BACKEND)
+    add_settings(parser, BackendSettings)
 
 
 def _add_request_options(parser: argparse.ArgumentParser) -> None:
@@ -139,7 +140,7 @@ async def _happenings(
                 async for happening in happenings:
                     yield happening
         return
-    backend = chosen_backend(read_settings(vars(options), BACKEND, os.environ))
+    backend = backend_from(read_settings(BackendSettings, vars(options), os.environ), Limits())
     try:
         parts = backend.stream_image(StreamImageRequest(request=request))
         async with aclosing(parts):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
 
+from imagecall.access.setting import SettingError
 from imagecall.errors import GenerationError, ImagecallError, printable
-from imagecall.server.settings import SettingError
 
 _COMMANDS: Final = {
     "serve": "run the gRPC server",

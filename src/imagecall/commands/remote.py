@@ -11,6 +11,7 @@ from imagecall.json.diagnosis import diagnose
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.rpc.channel import bearer, blocking_channel
 from imagecall.rpc.status import error_of
+from imagecall.server.settings import TOKEN
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.document_pb2 import Document
@@ -18,10 +19,6 @@ from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 
 _UNLIMITED: Final = [("grpc.max_receive_message_length", -1)]
 _SECONDS: Final = 60.0
-
-
-TOKEN: Final = "IMAGECALL_TOKEN"
-"""The variable of the environment that has the bearer token for a server."""
 
 
 def parse_json(

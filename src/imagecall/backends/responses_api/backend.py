@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from imagecall.access.limits import Limits
 from imagecall.backends.responses_api.errors import failed, not_understood, refused, without_key
 from imagecall.backends.responses_api.stream import ResponseStream
 from imagecall.errors import ConversionError, GenerationError, damaged_answer, too_large_answer
@@ -22,7 +23,6 @@ from imagecall.generation.request import request_to_json
 from imagecall.generation.response import ReadResponse, end_of, ending_of, response_from_json
 from imagecall.json.text import MAX_BYTES, members, parse
 from imagecall.observing.observer import http_called, upstream
-from imagecall.server.limits import Limits
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     GenerateImageResponse,

@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from imagecall.access.admission import Admission
 from imagecall.conversion.converter import from_json
 from imagecall.conversion.view import view
 from imagecall.doors.http.answers import DONE, Answers, EventAnswers
@@ -40,7 +41,6 @@ from imagecall.generation.request import request_from_json
 from imagecall.json.text import members, too_large
 from imagecall.observing.asgi import Observed
 from imagecall.observing.observer import Observer, note_failure
-from imagecall.server.admission import Admission
 from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
 from imagecall.v1.image_request_pb2 import ImageRequest
 

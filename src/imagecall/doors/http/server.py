@@ -14,12 +14,12 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from imagecall.access.admission import Admission
+from imagecall.access.certificates import Certificates
 from imagecall.doors.grpc.listeners import not_free
 from imagecall.doors.http.app import http_app
 from imagecall.generation.backend import Backend
 from imagecall.observing.observer import Observer
-from imagecall.server.admission import Admission
-from imagecall.server.certificates import Certificates
 
 _ACCEPTED_AT_ONCE: Final = 4
 """How many connections asyncio takes before others go on: what it calls the backlog."""
@@ -186,6 +186,9 @@ class HttpServer:
         await self._server.ready.wait()
         listening.listen(_BACKLOG)  # After asyncio, which would take as many at once.
         return f"{self._address.rpartition(':')[0]}:{listening.getsockname()[1]}"
+
+    async def drain(self) -> None:
+        """Nothing to do: GET /health reports what the admission knows."""
 
     async def stop(self, grace: float) -> None:
         """Takes no new requests, and gives those in progress `grace` seconds."""

@@ -12,6 +12,7 @@ import grpc
 import pytest
 import trustme
 
+from imagecall.access.certificates import Certificates
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.client import ImageClient
 from imagecall.doors.grpc.server import GrpcServer
@@ -19,7 +20,6 @@ from imagecall.doors.http.server import HttpServer
 from imagecall.errors import GenerationError
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.rpc.channel import credentials_of
-from imagecall.server.certificates import Certificates
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_request_pb2 import ImageRequest
 
