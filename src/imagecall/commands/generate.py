@@ -11,8 +11,6 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final
 
-from PIL import Image, UnidentifiedImageError
-
 from imagecall.access.limits import Limits
 from imagecall.access.setting import seconds
 from imagecall.client import ImageClient
@@ -259,7 +257,11 @@ def _failure(end: StreamEnd) -> str:
 
 
 def _pixels(image: bytes) -> Iterator[str]:
-    """The size of an image, if its header tells."""
+    """The size of an image in pixels, if its header has it and Pillow is installed."""
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ModuleNotFoundError:
+        return
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # It is not decoded.

@@ -5,8 +5,10 @@ import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Final
 
+import imagecall
 from imagecall.access.setting import SettingError
 from imagecall.errors import GenerationError, ImagecallError, printable
 
@@ -18,6 +20,19 @@ _COMMANDS: Final = {
 }
 """The commands, which are modules of this package, with a phrase each for the help."""
 
+_EXTRAS: Final = {
+    "aiohttp": "server",
+    "grpc_channelz": "server",
+    "grpc_health": "server",
+    "grpc_reflection": "server",
+    "starlette": "server",
+    "uvicorn": "server",
+    "PIL": "embedded",
+    "opentelemetry": "observe",
+    "prometheus_client": "observe",
+}
+"""The extra of this package that brings a module."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command.
@@ -28,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # A file name may be in any language.
     given = sys.argv[1:] if arguments is None else arguments
-    options = _parser(given).parse_args(given)
     try:
+        options = _parser(given).parse_args(given)
         if (fault := options.check(options)) is not None:
             options.parser.error(fault)
         if sys.stdout is None:
@@ -44,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingError as error:
         _fail(str(error))
         return 2
+    except ModuleNotFoundError as error:
+        return _fail(_missing(error))
     except TimeoutError:
         return _fail("it took longer than the time limit")
     except OSError as error:
@@ -51,6 +68,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return code
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """A sentence that names the extra with a module. Raises the error for any other module."""
+    extra = _EXTRAS.get((error.name or "").partition(".")[0])
+    if extra is None:
+        raise error
+    checkout = (Path(imagecall.__file__).parents[2] / "pyproject.toml").exists()
+    package = f"--editable '.[{extra}]'" if checkout else f"'imagecall[{extra}]'"
+    return f"the package {error.name} is not installed: pip install {package}"
 
 
 def _fail(message: str) -> int:
@@ -65,6 +92,8 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         prog="imagecall",
         description="gRPC for the image_generation_call items of the Responses API.",
     )
+    version = f"imagecall {imagecall.__version__}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, phrase in _COMMANDS.items():
         command = commands.add_parser(name, help=phrase)
