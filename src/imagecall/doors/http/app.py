@@ -27,6 +27,7 @@ from imagecall.conversion.converter import from_json
 from imagecall.conversion.view import view
 from imagecall.doors.http.answers import DONE, Answers, EventAnswers
 from imagecall.doors.http.errors import API, JSON, http_error, refused
+from imagecall.doors.http.keepalive import COMMENT, KEEPALIVE_SECONDS, TimedItems, TimedSend
 from imagecall.doors.http.large_images import LargeImages
 from imagecall.doors.http.middleware import Admitted
 from imagecall.doors.internal_error import unforeseen
@@ -41,7 +42,11 @@ from imagecall.generation.request import request_from_json
 from imagecall.json.text import members, too_large
 from imagecall.observing.asgi import Observed
 from imagecall.observing.observer import Observer, note_failure
-from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
+from imagecall.v1.image_generation_service_pb2 import (
+    GenerateImageRequest,
+    StreamEnd,
+    StreamImageRequest,
+)
 from imagecall.v1.image_request_pb2 import ImageRequest
 
 PATHS: Final = (
@@ -66,14 +71,22 @@ _STOPPED: Final = "the server ended the call"
 
 
 def http_app(
-    backend: Backend, admission: Admission | None = None, observer: Observer | None = None
+    backend: Backend,
+    admission: Admission | None = None,
+    observer: Observer | None = None,
+    *,
+    keepalive_seconds: float = KEEPALIVE_SECONDS,
 ) -> Starlette:
-    """The app.
+    """Returns the app, which does not close the backend.
 
-    `admission` says which calls are taken, and `observer` sees them; the backend is not closed.
+    Args:
+        backend: generates images.
+        admission: decides which calls are taken, and with which limits.
+        observer: counts and traces the calls. None: nothing does.
+        keepalive_seconds: longest silence of a stream.
     """
     admission = admission or Admission()
-    door = _Door(backend, admission)
+    door = _Door(backend, admission, keepalive_seconds)
     shown = observer if observer and observer.metrics else None
     paths = {**dict.fromkeys(PATHS, True), _CONVERT: False}
     return Starlette(
@@ -123,10 +136,11 @@ def _shown(observer: Observer, admission: Admission) -> Endpoint:
 
 
 class _Door:
-    def __init__(self, backend: Backend, admission: Admission) -> None:
+    def __init__(self, backend: Backend, admission: Admission, keepalive_seconds: float) -> None:
         self._backend = backend
         self._admission = admission
         self._max_bytes = admission.limits.json_bytes
+        self._keepalive_seconds = keepalive_seconds
 
     async def responses(self, request: Request) -> Response:
         """POST /v1/responses, plain and as a stream."""
@@ -140,7 +154,7 @@ class _Door:
             request=wanted.request, include_document=True, include_other_events=True
         )
         happenings = self._happenings(asked, answers.images)
-        return await _unless_gone(request, _begin(happenings, answers.events()))
+        return _Stream(happenings, answers.events(), self._keepalive_seconds)
 
     async def _happenings(
         self, asked: StreamImageRequest, large: LargeImages
@@ -259,25 +273,25 @@ class _Whole(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _begin(happenings: AsyncGenerator[StreamItem, None], answers: EventAnswers) -> Response:
-    """A stream, once its first event is there: until then a failure has a status of its own."""
-    first = await anext(happenings)
-    return _Stream(first, happenings, answers)
-
-
 class _Stream(Response):
-    """A stream of events, which ends when the client goes."""
+    """Stream of events, with comments while none comes; it ends when the client goes.
+
+    Until the first byte a failure has a status of its own.
+    """
 
     def __init__(
-        self, first: StreamItem, rest: AsyncGenerator[StreamItem, None], answers: EventAnswers
+        self,
+        items: AsyncGenerator[StreamItem, None],
+        answers: EventAnswers,
+        keepalive_seconds: float,
     ) -> None:
         super().__init__(media_type=_SSE)
         self.headers["cache-control"] = "no-cache"
         self.headers["x-accel-buffering"] = "no"
         del self.headers["content-length"]
-        self._first = first
-        self._rest = rest
+        self._items = items
         self._answers = answers
+        self._keepalive_seconds = keepalive_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def work() -> Response:
@@ -287,14 +301,12 @@ class _Stream(Response):
         await _unless_gone(Request(scope, receive), work())
 
     async def _send(self, send: Send) -> None:
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(start)
-        async with aclosing(self._rest):
+        async with aclosing(TimedItems(self._items)) as items:
+            first = await self._first(items)
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             with suppress(OSError):  # The client has gone.
                 try:
-                    await self._say(self._first, send)
-                    async for happening in self._rest:
-                        await self._say(happening, send)
+                    await self._say_all(first, items, send)
                 except ImagecallError as error:
                     await self._say_error(error, send)
                 except asyncio.CancelledError:  # The server stops, or the client has gone.
@@ -303,6 +315,25 @@ class _Stream(Response):
                 except Exception as error:  # So that nothing of it is told to the client.
                     await self._say_error(unforeseen(error), send)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _first(self, items: TimedItems[StreamItem]) -> StreamItem | None:
+        """Returns the first item; None where the stream begins with a comment."""
+        try:
+            return await items.next(self._keepalive_seconds)
+        except ImagecallError:
+            raise
+        except Exception as error:
+            raise unforeseen(error) from None
+
+    async def _say_all(
+        self, first: StreamItem | None, items: TimedItems[StreamItem], send: Send
+    ) -> None:
+        timed = TimedSend(send, self._keepalive_seconds)
+        item = first
+        while not isinstance(item, StreamEnd):
+            await (timed(_piece(COMMENT)) if item is None else self._say(item, timed))
+            item = await items.next(timed.seconds_left)
+        await self._say(item, timed)
 
     async def _say_error(self, error: ImagecallError, send: Send) -> None:
         note_failure(error)

@@ -18,6 +18,7 @@ from imagecall.access.admission import Admission
 from imagecall.access.certificates import Certificates
 from imagecall.doors.grpc.listeners import not_free
 from imagecall.doors.http.app import http_app
+from imagecall.doors.http.keepalive import KEEPALIVE_SECONDS
 from imagecall.generation.backend import Backend
 from imagecall.observing.observer import Observer
 
@@ -133,6 +134,7 @@ class HttpServer:
         share_port: whether other processes may listen on the same port.
         app: the app that the app stands in.
         observer: what sees the calls. None: nobody wants to know.
+        keepalive_seconds: longest silence of a stream.
     """
 
     def __init__(
@@ -145,6 +147,7 @@ class HttpServer:
         share_port: bool = False,
         app: ASGIApp | None = None,
         observer: Observer | None = None,
+        keepalive_seconds: float = KEEPALIVE_SECONDS,
     ) -> None:
         admission = admission or Admission()
         limits = admission.limits
@@ -153,7 +156,7 @@ class HttpServer:
         self._address = address
         self._share_port = share_port
         config = uvicorn.Config(
-            app or http_app(backend, admission, observer),
+            app or http_app(backend, admission, observer, keepalive_seconds=keepalive_seconds),
             http=cast(Any, partial(_Protocol, _Turns())),
             access_log=False,
             log_config=None,
