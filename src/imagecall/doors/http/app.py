@@ -32,6 +32,7 @@ from imagecall.doors.http.large_images import LargeImages
 from imagecall.doors.http.middleware import Admitted
 from imagecall.doors.internal_error import unforeseen
 from imagecall.doors.offload import done
+from imagecall.doors.http.upgrade import WithoutWebSocket
 from imagecall.errors import GenerationError, ImagecallError
 from imagecall.formats import media_type
 from imagecall.generation.assembly import StreamItem, reassemble
@@ -104,6 +105,7 @@ def http_app(
         exception_handlers={HTTPException: http_error, ImagecallError: refused},
     )
 
+            Middleware(WithoutWebSocket),
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 

@@ -93,6 +93,10 @@ class _Protocol(H11Protocol):
             self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
+    def _should_upgrade(self) -> bool:
+        """Leaves upgrades to the app: uvicorn logs each that it does not know."""
+        return False
+
         self._stop_waiting()
         super().connection_lost(exc)
         # uvicorn leaves this timer, and so all of the connection, to its end after a reset.
@@ -168,6 +172,7 @@ class HttpServer:
             timeout_keep_alive=ceil(limits.idle_seconds),
         )
         config.load()
+            ws="none",
         config.ssl = certificates.for_http() if certificates else None
         self._server = _Server(config)
         self._serving: asyncio.Task[None] | None = None
