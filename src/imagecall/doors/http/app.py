@@ -27,6 +27,7 @@ from imagecall.conversion.converter import from_json
 from imagecall.conversion.view import view
 from imagecall.doors.http.answers import DONE, Answers, EventAnswers
 from imagecall.doors.http.errors import API, JSON, http_error, refused
+from imagecall.doors.http.body import read_body
 from imagecall.doors.http.keepalive import COMMENT, KEEPALIVE_SECONDS, TimedItems, TimedSend
 from imagecall.doors.http.large_images import LargeImages
 from imagecall.doors.http.middleware import Admitted
@@ -40,7 +41,7 @@ from imagecall.generation.backend import Backend
 from imagecall.generation.chunked_fields import images
 from imagecall.generation.fairness import LARGE, turn
 from imagecall.generation.request import request_from_json
-from imagecall.json.text import members, too_large
+from imagecall.json.text import members
 from imagecall.observing.asgi import Observed
 from imagecall.observing.observer import Observer, note_failure
 from imagecall.v1.image_generation_service_pb2 import (
@@ -61,7 +62,6 @@ PATHS: Final = (
 _CONVERT: Final = "/convert"
 _METRICS: Final = "/metrics"
 _SSE: Final = "text/event-stream"
-_IDENTITY: Final = "identity"
 _PAGE_POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -146,7 +146,7 @@ class _Door:
 
     async def responses(self, request: Request) -> Response:
         """POST /v1/responses, plain and as a stream."""
-        body = await self._body(request)
+        body = await read_body(request, self._max_bytes)
         read = partial(request_from_json, body, max_bytes=self._max_bytes)
         wanted = await done(len(body), read)
         answers = Answers(members(body))
@@ -172,7 +172,7 @@ class _Door:
 
     async def convert(self, request: Request) -> Response:
         """POST /convert: an item as protobuf text, for the page."""
-        body = await self._body(request)
+        body = await read_body(request, self._max_bytes)
         call = await done(len(body), partial(from_json, body, max_bytes=self._max_bytes))
         seen = view(call)
         image = seen.image
@@ -204,23 +204,6 @@ class _Door:
         headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
         page = files("imagecall.doors.http").joinpath("page.html").read_bytes()
         return Response(page, media_type="text/html", headers=headers)
-
-    async def _body(self, request: Request) -> bytes:
-        """The body. Raises ConversionError: TOO_LARGE before it is read whole; HTTPException."""
-        declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if declared != JSON:
-            raise HTTPException(415, f"the Content-Type must be {JSON}")
-        if request.headers.get("content-encoding", _IDENTITY).lower() != _IDENTITY:
-            raise HTTPException(415, "the body must not be compressed")
-        length = request.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > self._max_bytes:
-            raise too_large(int(length), self._max_bytes)
-        body = bytearray()
-        async for piece in request.stream():
-            body += piece
-            if len(body) > self._max_bytes:
-                raise too_large(len(body), self._max_bytes)
-        return bytes(body)
 
 
 class _Gone(Response):
