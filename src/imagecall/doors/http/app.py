@@ -5,7 +5,8 @@ imagecall.doors.http.answers.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import aclosing, suppress
 from functools import partial
 from importlib.resources import files
@@ -26,24 +27,26 @@ from imagecall.access.admission import Admission
 from imagecall.conversion.converter import from_json
 from imagecall.conversion.view import view
 from imagecall.doors.http.answers import DONE, Answers, EventAnswers
-from imagecall.doors.http.errors import API, JSON, http_error, refused
 from imagecall.doors.http.body import read_body
+from imagecall.doors.http.errors import API, JSON, http_error, refused
 from imagecall.doors.http.keepalive import COMMENT, KEEPALIVE_SECONDS, TimedItems, TimedSend
 from imagecall.doors.http.large_images import LargeImages
 from imagecall.doors.http.middleware import Admitted
+from imagecall.doors.http.upgrade import WithoutWebSocket
 from imagecall.doors.internal_error import unforeseen
 from imagecall.doors.offload import done
-from imagecall.doors.http.upgrade import WithoutWebSocket
 from imagecall.errors import GenerationError, ImagecallError
 from imagecall.formats import media_type
 from imagecall.generation.assembly import StreamItem, reassemble
 from imagecall.generation.backend import Backend
+from imagecall.generation.call_context import CALL, CallContext
 from imagecall.generation.chunked_fields import images
 from imagecall.generation.fairness import LARGE, turn
 from imagecall.generation.request import request_from_json
 from imagecall.json.text import members
 from imagecall.observing.asgi import Observed
 from imagecall.observing.observer import Observer, note_failure
+from imagecall.rpc.headers import AUTHORIZATION, FORWARDED, forwarded, lower
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     StreamEnd,
@@ -76,6 +79,7 @@ def http_app(
     admission: Admission | None = None,
     observer: Observer | None = None,
     *,
+    forward_headers: Collection[str] = FORWARDED,
     keepalive_seconds: float = KEEPALIVE_SECONDS,
 ) -> Starlette:
     """Returns the app, which does not close the backend.
@@ -84,10 +88,11 @@ def http_app(
         backend: generates images.
         admission: decides which calls are taken, and with which limits.
         observer: counts and traces the calls. None: nothing does.
+        forward_headers: names of the headers of a caller that a backend may pass on.
         keepalive_seconds: longest silence of a stream.
     """
     admission = admission or Admission()
-    door = _Door(backend, admission, keepalive_seconds)
+    door = _Door(backend, admission, forward_headers, keepalive_seconds)
     shown = observer if observer and observer.metrics else None
     paths = {**dict.fromkeys(PATHS, True), _CONVERT: False}
     return Starlette(
@@ -100,12 +105,12 @@ def http_app(
         ],
         middleware=[
             Middleware(Observed, observer, paths),
+            Middleware(WithoutWebSocket),
             Middleware(Admitted, admission),
         ],
         exception_handlers={HTTPException: http_error, ImagecallError: refused},
     )
 
-            Middleware(WithoutWebSocket),
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -138,9 +143,17 @@ def _shown(observer: Observer, admission: Admission) -> Endpoint:
 
 
 class _Door:
-    def __init__(self, backend: Backend, admission: Admission, keepalive_seconds: float) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        admission: Admission,
+        forward_headers: Collection[str],
+        keepalive_seconds: float,
+    ) -> None:
         self._backend = backend
         self._admission = admission
+        # A token that is for us is not for others.
+        self._forward = lower(forward_headers) - ({AUTHORIZATION} if admission.asks else set())
         self._max_bytes = admission.limits.json_bytes
         self._keepalive_seconds = keepalive_seconds
 
@@ -149,6 +162,7 @@ class _Door:
         body = await read_body(request, self._max_bytes)
         read = partial(request_from_json, body, max_bytes=self._max_bytes)
         wanted = await done(len(body), read)
+        CALL.set(self._call_context(request))
         answers = Answers(members(body))
         if not wanted.stream:
             return await _unless_gone(request, self._answer(wanted.request, answers))
@@ -157,6 +171,13 @@ class _Door:
         )
         happenings = self._happenings(asked, answers.images)
         return _Stream(happenings, answers.events(), self._keepalive_seconds)
+
+    def _call_context(self, request: Request) -> CallContext:
+        """Returns what a backend may pass on of a request."""
+        connection = ",".join(request.headers.getlist("connection"))  # RFC 9110, section 7.6.1.
+        names = self._forward - {name.strip().lower() for name in connection.split(",")}
+        seconds = self._admission.limits.call_seconds
+        return CallContext(forwarded(request.headers.items(), names), time.monotonic() + seconds)
 
     async def _happenings(
         self, asked: StreamImageRequest, large: LargeImages
