@@ -29,6 +29,9 @@ class Setting(NamedTuple):
         default: the default value as a text; None if there is none.
         metavar: stands for the value in the help.
         help: a phrase.
+        separator: stands between several values in the environment, and in the default. "": the
+            setting has one value. With several, the flag can be repeated, the file can have a list,
+            and the value is a tuple.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Setting(NamedTuple):
     default: str | None
     metavar: str
     help: str
+    separator: str = ""
 
     @property
     def variable(self) -> str:
@@ -48,16 +52,25 @@ class Setting(NamedTuple):
         return self.name.replace("-", "_")
 
 
-def setting(default: Any, name: str, read: Callable[[str], Any], metavar: str, help: str) -> Any:
+def setting(
+    default: Any,
+    name: str,
+    read: Callable[[str], Any],
+    metavar: str,
+    help: str,
+    separator: str = "",
+) -> Any:
     """A dataclass field that is a setting; see Setting."""
-    text = _text(default)
-    return field(default=default, metadata={_KEY: Setting(name, read, text, metavar, help)})
+    found = Setting(name, read, _text(default), metavar, help, separator)
+    return field(default=default, metadata={_KEY: found})
 
 
 def _text(default: Any) -> str | None:
     match default:
-        case None:
+        case None | ():
             return None
+        case tuple():
+            return ", ".join(default)
         case bool():
             return "on" if default else "off"
         case float():
@@ -96,6 +109,18 @@ def address(text: str) -> str:
 def address_or_off(text: str) -> str | None:
     """Reads HOST:PORT, or "off" as None."""
     return None if text == "off" else address(text)
+
+
+def sentence(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Reads with a function whose ValueErrors are sentences about the setting."""
+
+    def reading(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return reading
 
 
 def number(lowest: int, highest: int) -> Callable[[str], int]:

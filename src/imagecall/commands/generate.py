@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from imagecall.access.limits import Limits
-from imagecall.access.setting import seconds
+from imagecall.access.setting import seconds, settings_of
 from imagecall.client import ImageClient
 from imagecall.commands.arguments import key_and_json, server, utf8
 from imagecall.conversion.converter import CALLS, EVENTS
@@ -105,8 +105,8 @@ def fault(options: argparse.Namespace) -> str | None:
         return f"{options.output} cannot be written: is its directory there?"
     if options.save_partial_images and not options.partial_images:
         return "--save-partial-images needs --partial-images, or there will be none"
-    if options.server and (options.backend or options.api_key_file):
-        return "--server has a backend of its own: --backend and --api-key-file are for one here"
+    if options.server and any(vars(options)[each.key] for each in settings_of(BackendSettings)):
+        return "--server has a backend of its own: --backend and the like are for one here"
     return None
 
 

@@ -75,6 +75,7 @@ def doors(settings: ServerSettings, parts: Parts) -> dict[str, Door]:
             certificates=parts.certificates,
             observer=parts.observer,
             share_port=parts.share_port,
+            forward_headers=settings.forward_headers,
         )
     return found
 
@@ -83,7 +84,7 @@ def check(settings: ServerSettings) -> None:
     """Raises OSError with a sentence for settings with which no server can start."""
     admission_from(settings)
     certificates_from(settings.tls)
-    backend_from(settings.backend, settings.limits)
+    backend_from(settings.backend, settings.limits, settings.forward_headers)
 
 
 async def serve(settings: ServerSettings, announce: Announce) -> None:
@@ -94,7 +95,7 @@ async def serve(settings: ServerSettings, announce: Announce) -> None:
         loop.add_signal_handler(number, stopped.set)
     is_worker = WORKER in os.environ
     parts = Parts(
-        backend_from(settings.backend, settings.limits),
+        backend_from(settings.backend, settings.limits, settings.forward_headers),
         admission_from(settings),
         certificates_from(settings.tls),
         observer_from(settings.metrics, settings.traces, settings.log_calls),

@@ -22,10 +22,12 @@ from imagecall.access.setting import (
     choice,
     number,
     seconds,
+    sentence,
     setting,
     settings_of,
     switch,
 )
+from imagecall.rpc.headers import FORWARDED, Header, read_forwarded, read_header
 
 API_KEY: Final = "IMAGECALL_API_KEY"
 """The environment variable with the key for the backend."""
@@ -59,6 +61,22 @@ class BackendSettings:
     )
     api_key_file: Path | None = setting(
         None, "api-key-file", Path, "FILE", "file with the key for the backend"
+    )
+    headers: tuple[Header, ...] = setting(
+        (),
+        "backend-header",
+        sentence(read_header),
+        "'NAME: VALUE'",
+        "header of each request to the backend, or metadata; may be given several times, in the "
+        "environment a line each",
+        separator="\n",
+    )
+    headers_file: Path | None = setting(
+        None,
+        "backend-headers-file",
+        Path,
+        "FILE",
+        "file with more of them, a line NAME: VALUE each: the list of processes does not show it",
     )
 
 
@@ -128,6 +146,15 @@ class ServerSettings:
         False, "channelz", switch, "on|off", "gRPC channelz: tells clients of connections"
     )
     limits: Limits = field(default_factory=Limits)
+    forward_headers: tuple[str, ...] = setting(
+        FORWARDED,
+        "forward-header",
+        sentence(read_forwarded),
+        "NAME",
+        "header, or metadata, of a caller that goes on to the API; may be given several times, and "
+        "then stands for the default; off: none",
+        separator=",",
+    )
     drain_delay_seconds: float = setting(
         1.0,
         "drain-delay-seconds",
@@ -170,12 +197,15 @@ def add_settings(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
     """Adds a flag for each setting of a dataclass."""
     for each in settings_of(kind):
         shown = "" if each.default is None else f" (default: {each.default})"
-        parser.add_argument(f"--{each.name}", metavar=each.metavar, help=each.help + shown)
+        action = "append" if each.separator else "store"
+        parser.add_argument(
+            f"--{each.name}", metavar=each.metavar, help=each.help + shown, action=action
+        )
 
 
 def read_settings(
     kind: type[_Settings],
-    given: Mapping[str, Any],
+    arguments: Mapping[str, Any],
     environment: Mapping[str, str],
     file: Path | None = None,
 ) -> _Settings:
@@ -183,7 +213,7 @@ def read_settings(
 
     Args:
         kind: the dataclass.
-        given: the values from the command line; names have underscores there.
+        arguments: the values from the command line; names have underscores there.
         environment: the variables of the environment.
         file: a file of TOML, which counts last.
 
@@ -193,14 +223,17 @@ def read_settings(
 
     def value_of(each: Setting) -> Any:
         sources = (
-            (given.get(each.key), f"--{each.name}"),
+            (arguments.get(each.key), f"--{each.name}"),
             (environment.get(each.variable) or None, f"${each.variable}"),
             (in_file.get(each.name), f'"{each.name}" in {file}'),
             (each.default, ""),
         )
-        text, where = next((found for found in sources if found[0] is not None), (None, ""))
+        given: Any
+        given, where = next((found for found in sources if found[0] is not None), (None, ""))
         try:
-            return None if text is None else each.read(text)
+            if each.separator:
+                return tuple(map(each.read, _texts(given, each.separator)))
+            return None if given is None else each.read(given)
         except argparse.ArgumentTypeError as error:
             raise SettingError(f"{where}: {error}") from None
 
@@ -219,7 +252,14 @@ def misspelt(environment: Mapping[str, str]) -> Iterator[str]:
             yield f"the environment variable {name} is not known{hint}"
 
 
-def _read_file(file: Path, kind: type[Any]) -> dict[str, str]:
+def _texts(given: str | list[str] | None, separator: str) -> list[str]:
+    """Returns the texts of a setting with several values; none for the word "off"."""
+    if isinstance(given, str):
+        given = [text for text in map(str.strip, given.split(separator)) if text]
+    return [] if given is None or given == ["off"] else given
+
+
+def _read_file(file: Path, kind: type[Any]) -> dict[str, str | list[str]]:
     try:
         found = tomllib.loads(file.read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -227,16 +267,26 @@ def _read_file(file: Path, kind: type[Any]) -> dict[str, str]:
         raise SettingError(f"the settings in {file} cannot be read: {reason}") from None
     except tomllib.TOMLDecodeError as error:
         raise SettingError(f"the settings in {file} are not TOML: {error}") from None
-    names = {each.name for each in settings_of(kind)}
+    known = {each.name: each for each in settings_of(kind)}
     for name, value in found.items():
-        if name not in names:
+        if name not in known:
             raise SettingError(
                 f'there is no setting "{name}", which {file} has; see imagecall serve --help'
             )
-        if not isinstance(value, str | int | float):
+        if known[name].separator:
+            if not _is_texts(value):
+                raise SettingError(f'"{name}" in {file} must be a string, or a list of strings')
+        elif not isinstance(value, str | int | float):
             raise SettingError(f'"{name}" in {file} must be a string, a number, true or false')
     return {name: _text(value) for name, value in found.items()}
 
 
-def _text(value: str | float | bool) -> str:
+def _is_texts(value: object) -> bool:
+    values = value if isinstance(value, list) else [value]
+    return all(isinstance(each, str) for each in values)
+
+
+def _text(value: str | float | bool | list[str]) -> str | list[str]:
+    if isinstance(value, list):
+        return value
     return ("on" if value else "off") if isinstance(value, bool) else str(value)
