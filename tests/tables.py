@@ -1,4 +1,4 @@
-"""The tables of proto/README.md that are made from the schema: `python -m tests.tables` writes them."""
+"""Tables of proto/README.md, made from the schema; `python -m tests.tables` writes them."""
 
 import re
 from collections.abc import Iterator
