@@ -324,6 +324,24 @@ class Profile(betterproto.Enum):
     """
 
 
+class EmptyTools(betterproto.Enum):
+    """What the body of a request says of tools where it has none."""
+
+    UNSPECIFIED = 0
+    """
+    An image is asked for: the tools are one ImageGenerationTool with nothing set.
+    """
+
+    ABSENT = 1
+    """No tools at all: there is no key "tools"."""
+
+    ARRAY = 2
+    """No tools at all: "tools" is an empty array."""
+
+    NULL = 3
+    """No tools at all: "tools" is null."""
+
+
 class StreamEnding(betterproto.Enum):
     """What the API said of the end of a stream."""
 
@@ -1513,12 +1531,19 @@ class ImageRequest(betterproto.Message):
        [ITEM, ..., {"type": "message", "role": "user", "content": [
          {"type": "input_text", "text": PROMPT},
          {"type": "input_image", "detail": DETAIL, "image_url": IMAGE}, ...]}]
+
+     The HTTP door makes an ImageRequest of a body so that the body made of it is
+     the same JSON value again, but for the key "stream", which the method stands
+     for; for calls in the "input", see input_items; and for an image tool that is
+     added where "tool_choice" names it and there are no tools.
     """
 
     prompt: str = betterproto.string_field(1)
     """
     What to draw, in words. The text of the "input". Blank: refused, unless
-     there are input_items.
+     there are input_items, or extra_fields has a "prompt", a
+     "previous_response_id" or a "conversation" that is not null. Empty, and no
+     input_items: no key.
     """
 
     model: str = betterproto.string_field(2)
@@ -1529,8 +1554,9 @@ class ImageRequest(betterproto.Message):
 
     tools: List["Tool"] = betterproto.message_field(3)
     """
-    Tools. JSON key "tools". Empty: one ImageGenerationTool with nothing set. An
-     image model, a size, a format and the like belong in the image tool.
+    Tools. JSON key "tools". Empty: see empty_tools; by default one
+     ImageGenerationTool with nothing set. An image model, a size, a format and
+     the like belong in the image tool.
     """
 
     input_images: List["InputImage"] = betterproto.message_field(4)
@@ -1540,7 +1566,8 @@ class ImageRequest(betterproto.Message):
     """
     Other keys of the request, in order, passed on untouched: "tool_choice",
      "previous_response_id", "instructions", "user", ... Those that other fields
-     stand for ("model", "input", "tools", "stream") are refused here.
+     stand for ("model", "input", "tools", "stream") are refused here, but for a
+     "model" or an "input" that is null where the body has none otherwise.
     """
 
     input_items: List["ImageGenerationCall"] = betterproto.message_field(6)
@@ -1551,6 +1578,26 @@ class ImageRequest(betterproto.Message):
      the form in which the APIs take it: its id, result and status. One without
      an id is refused, and so is one whose image has no bytes: put in those that
      came in chunks.
+    
+     APIs take some items without a "type", or with null for it. The json of such
+     an UnknownItem is so too; its type is the one that they read it as: "message"
+     where it has a "role", or else "item_reference" where it has an "id".
+    """
+
+    empty_tools: "EmptyTools" = betterproto.enum_field(7)
+    """
+    What the body says of tools where tools is empty. Of no meaning where it is
+     not: the tools are exactly those.
+    """
+
+    message_json: str = betterproto.string_field(8)
+    """
+    The user's message as raw JSON text, where its form is not the one above: with
+     "" in the place of the prompt, and of the "image_url" or the "file_id" of each
+     of input_images, in their order, and without the "detail" of those that have
+     one set. Such as {"role":"user","content":""}. Empty: the form above.
+    
+     A service that draws needs only the prompt and the images.
     """
 
 
@@ -1572,7 +1619,8 @@ class InputImage(betterproto.Message):
 
     detail: Optional[str] = betterproto.string_field(4, optional=True)
     """
-    How closely the model looks at it: "low", "high", "auto". Not set: "auto".
+    How closely the model looks at it: "low", "high", "auto". Not set: "auto", or
+     what the request's message_json has.
     """
 
 
