@@ -179,7 +179,7 @@ def test_a_made_up_variant_converts_with_no_change_to_python(tmp_path: Path) -> 
     )
     union.write_text(text.replace("oneof variant {", "oneof variant {\n SketchCall sketch = 30;"))
     subprocess.run(
-        [REPOSITORY / "scripts/generate", directory.parents[2], tmp_path / "src/imagecall/v1"],
+        [REPOSITORY / "scripts/generate", directory.parents[1], tmp_path / "src/imagecall/v1"],
         check=True,
     )
     assert _python_files(tmp_path) == python
