@@ -29,7 +29,14 @@ from imagecall.v1.image_generation_tool_pb2 import ImageGenerationTool, Tool
 from imagecall.v1.image_request_pb2 import ImageRequest, InputImage
 from imagecall.v1.stream_event_pb2 import ImageGenCallPartialImageEvent, StreamEvent
 
-FORMATS: Final = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+FORMATS: Final = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+    ".gif": "gif",
+    ".svg": "svg",
+}
 """The output format for each file name extension."""
 
 

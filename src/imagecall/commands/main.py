@@ -94,7 +94,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         default=Path("image.png"),
-        help="where to write it; its extension picks the format: .png, .jpg, .jpeg or .webp "
+        help="where to write it; its extension picks the format: .png, .jpg, .webp, .gif or .svg "
         "(default: %(default)s)",
     )
     _add_request_options(parser)
