@@ -9,7 +9,7 @@ import socket
 import struct
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -434,7 +434,7 @@ INPUTS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("what", INPUTS)
-async def test_a_request_reaches_the_api_as_it_was_meant(what: str) -> None:
+async def test_a_request_reaches_the_api_as_it_was_sent(what: str) -> None:
     body = {
         "input": INPUTS[what],
         "tools": [SMALL, {"type": "function", "name": "f"}],
@@ -445,10 +445,57 @@ async def test_a_request_reaches_the_api_as_it_was_meant(what: str) -> None:
         api.say(json.dumps(response(item())).encode(), content_type=JSON)
         await post(address, body)
         sent = api.requests[-1].body
-    assert {key: value for key, value in sent.items() if key != "input"} == {
-        key: value for key, value in body.items() if key != "input"
-    }
-    assert sent["input"] == ("a fox" if what == "a message" else INPUTS[what])
+    assert sent == body
+
+
+ASKED: dict[str, Any] = {
+    "text only": {"input": "say hello"},
+    "no tools": {"input": "a fox", "tools": []},
+    "null for tools": {"input": "a fox", "tools": None},
+    "a choice of none": {"input": "a fox", "tool_choice": "none"},
+    "modalities": {"input": "a fox", "modalities": ["image", "text"]},
+    "a function tool": {"input": "a fox", "tools": [{"type": "function", "name": "f"}]},
+    "null for the model": {"input": "a fox", "model": None},
+    "a stored prompt": {"prompt": {"id": "pmpt_1"}, "model": "m"},
+    "a stored prompt and null": {"prompt": {"id": "pmpt_1"}, "input": None},
+    "a conversation": {"conversation": "conv_1", "input": []},
+}
+
+
+@pytest.mark.parametrize("what", ASKED)
+@pytest.mark.parametrize("hops", [0, 1])
+async def test_nothing_is_added_to_a_request(what: str, hops: int) -> None:
+    async with AsyncExitStack() as stack:
+        api = await stack.enter_async_context(upstream())
+        api.say(json.dumps(response(item())).encode(), content_type=JSON)
+        backend: Any = HttpBackend(api.url)
+        for _ in range(hops):
+            server = await stack.enter_async_context(serving(backend))
+            backend = GrpcBackend(ServerAddress(server))
+        address = await stack.enter_async_context(door_before(backend))
+        answer, _ = await post(address, ASKED[what])
+        assert answer.status == 200
+        assert api.requests[-1].body == ASKED[what]
+        await post(address, ASKED[what] | {"stream": False})
+        assert api.requests[-1].body == ASKED[what]
+        await events(address, ASKED[what])
+        assert api.requests[-1].body == ASKED[what] | {"stream": True}
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"type": "image_generation"},
+        {"type": "allowed_tools", "mode": "required", "tools": [{"type": "image_generation"}]},
+    ],
+)
+@pytest.mark.parametrize("tools", [{}, {"tools": []}, {"tools": None}])
+async def test_an_image_tool_that_is_chosen_is_there(choice: Any, tools: Any) -> None:
+    body = {"input": "a fox", "tool_choice": choice} | tools
+    async with upstream() as api, door_before(HttpBackend(api.url)) as address:
+        api.say(json.dumps(response(item())).encode(), content_type=JSON)
+        await post(address, body)
+        assert api.requests[-1].body == body | {"tools": [{"type": "image_generation"}]}
 
 
 async def test_a_replayed_output_item_is_sent_in_the_form_that_apis_take() -> None:

@@ -30,7 +30,14 @@ from imagecall.v1.image_generation_tool_pb2 import ImageGenerationTool, Tool
 from imagecall.v1.image_request_pb2 import ImageRequest, InputImage
 from imagecall.v1.stream_event_pb2 import ImageGenCallPartialImageEvent, StreamEvent
 
-FORMATS: Final = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+FORMATS: Final = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+    ".gif": "gif",
+    ".svg": "svg",
+}
 """The output format for each file name extension."""
 
 
@@ -43,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         default=Path("image.png"),
-        help="where to write it; its extension picks the format: .png, .jpg, .jpeg or .webp "
+        help="where to write it; its extension picks the format: .png, .jpg, .webp, .gif or .svg "
         "(default: %(default)s)",
     )
     _add_request_options(parser)

@@ -29,6 +29,7 @@ from imagecall.conversion.fields import (
     other_spelling_write,
     spellings,
     string_codec,
+    strings_codec,
 )
 from imagecall.conversion.objects import TYPE, ObjectPlan, Plan, RawObjectPlan, as_object
 from imagecall.conversion.unions import UnionPlan, Variant
@@ -99,7 +100,7 @@ def object_plan(descriptor: Descriptor) -> ObjectPlan:
 
 
 def _plain_read(keys: Mapping[str, FieldDescriptor], variant: str) -> PlainRead:
-    strings = {key: f for key, f in keys.items() if f.type == FieldDescriptor.TYPE_STRING}
+    strings = {key: f for key, f in keys.items() if _is_string(f) and not f.is_repeated}
     enums = {key: f for key, f in keys.items() if _is_enum(f)}
     return compile_plain_read(
         variant,
@@ -108,6 +109,10 @@ def _plain_read(keys: Mapping[str, FieldDescriptor], variant: str) -> PlainRead:
         {key: f.name for key, f in keys.items() if _is_image(f) and not key_of(f).lenient},
         {key: f.name for key, f in strings.items() if key_of(f).lenient},
     )
+
+
+def _is_string(field: FieldDescriptor) -> bool:
+    return field.type == FieldDescriptor.TYPE_STRING
 
 
 def _is_enum(field: FieldDescriptor) -> bool:
@@ -139,6 +144,8 @@ def _plan(descriptor: Descriptor) -> Plan:
 
 def _codec(field: FieldDescriptor, other: FieldDescriptor | None) -> Codec:
     """The codec of a field that is a key, and for an enum of the field for other spellings."""
+    if field.is_repeated and _is_string(field) and key_of(field).lenient:
+        return strings_codec(field)
     if not field.has_presence and other is None:
         raise TypeError(f"{field.full_name}: a key must be optional, or absence would be lost")
     match field.type:
