@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
-from imagecall.doors.grpc.listeners import reserved
+from imagecall.server.ports import reserved
 
 WORKER: Final = "IMAGECALL_IS_WORKER"
 """The variable of the environment that tells a process that it is one of several."""

@@ -14,12 +14,12 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from imagecall.doors.grpc.listeners import not_free
 from imagecall.doors.http.app import http_app
 from imagecall.generation.backend import Backend
 from imagecall.observing.observer import Observer
 from imagecall.server.admission import Admission
 from imagecall.server.certificates import Certificates
+from imagecall.server.ports import not_free
 
 _ACCEPTED_AT_ONCE: Final = 4
 """How many connections asyncio takes before others go on: what it calls the backlog."""
