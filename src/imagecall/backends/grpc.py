@@ -28,7 +28,7 @@ from imagecall.v1.image_generation_service_pb2 import (
 
 _MAX_BACKOFF_MS: Final = 5000
 _CONNECTIONS: Final = 8
-"""How many connections there are, as a server takes so many calls on each: ours 128."""
+"""Number of connections, since a server limits the calls on each: this package's own to 64."""
 
 _SERVICE: Final = f"/{DESCRIPTOR.services_by_name['ImageGenerationService'].full_name}"
 

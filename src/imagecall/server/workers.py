@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
-from imagecall.doors.grpc.listeners import reserved
+from imagecall.access.ports import reserved
 from imagecall.server.settings import WORKER, ServerSettings
 
 READY: Final = "ready"

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from imagecall.access.admission import Admission
 from imagecall.access.certificates import Certificates
-from imagecall.doors.grpc.listeners import not_free
+from imagecall.access.ports import not_free
 from imagecall.doors.http.app import http_app
 from imagecall.doors.http.keepalive import KEEPALIVE_SECONDS
 from imagecall.generation.backend import Backend
