@@ -8,7 +8,8 @@ from google.protobuf.message import DecodeError
 from imagecall.errors import quoted
 from imagecall.generation.backend import Part
 from imagecall.generation.chunked_fields import put_back
-from imagecall.generation.fairness import LARGE, turn
+from imagecall.generation.fairness import turn
+from imagecall.sizes import PIECE
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
 from imagecall.wire.chunks import Assembly, Piece, damaged
@@ -66,7 +67,7 @@ async def reassemble(
     assembly: Assembly | None = None
     end: StreamEnd | None = None
     async for given in parts:
-        if _size(given) > LARGE:
+        if _size(given) >= PIECE:
             await turn()
         part = _part(given)
         if part is None:

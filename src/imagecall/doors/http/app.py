@@ -35,12 +35,13 @@ from imagecall.formats import media_type
 from imagecall.generation.assembly import StreamItem, reassemble
 from imagecall.generation.backend import Backend
 from imagecall.generation.chunked_fields import images
-from imagecall.generation.fairness import LARGE, turn
+from imagecall.generation.fairness import turn
 from imagecall.generation.request import request_from_json
 from imagecall.json.text import members, too_large
 from imagecall.observing.asgi import Observed
 from imagecall.observing.observer import Observer, note_failure
 from imagecall.server.admission import Admission
+from imagecall.sizes import PIECE
 from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
 from imagecall.v1.image_request_pb2 import ImageRequest
 
@@ -253,7 +254,7 @@ class _Whole(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         with suppress(OSError):  # The client has gone.
             for piece in self._pieces:
-                if len(piece) > LARGE:
+                if len(piece) >= PIECE:
                     await turn()
                 await send(_piece(piece))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -312,7 +313,7 @@ class _Stream(Response):
     async def _say(self, happening: StreamItem, send: Send) -> None:
         for line in self._answers.lines(happening):
             for piece in self._answers.pieces(line):
-                if len(piece) > LARGE:
+                if len(piece) >= PIECE:
                     await turn()
                 await send(_piece(piece))
 
