@@ -4,6 +4,7 @@ Where an item may stand, and as which variant it is read there, are options in t
 JsonPosition in proto/imagecall/v1/options.proto.
 """
 
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, TypeAlias
@@ -149,11 +150,11 @@ def _lift(kind: int, data: bytes, spans: Spans) -> Document:
         return [b"null"]
 
     document = Document(kind=kind)  # type: ignore[arg-type]  # a number of DocumentKind
-    left = _edit(data, as_object(parse(data)), _PLACES[kind], "", lift)
+    edits = _edits(data, as_object(parse(data)), _PLACES[kind], "", lift)
     for position, pointer, raw, value in _in_order(kind, found):
         target = document.calls.add(pointer=pointer).call
         _read_item(target, pointer, raw, value, spans, position.variant)
-    document.json = (data if left is None else join(left)).decode()
+    document.json = (join(_joined(members(data), edits)) if edits else data).decode()
     return document
 
 
@@ -192,6 +193,25 @@ def document_pieces(
 
     The limit is that of the document's JSON, without the items. Raises ConversionError.
     """
+    data, edits = _put_back(document, apart, max_bytes)
+    return check_depth_of([data] if not edits else _joined(members(data), edits))
+
+
+def document_members(
+    document: Document, apart: Apart = NOTHING_APART
+) -> dict[str, Sequence[Piece]]:
+    """The pieces of each value of the object that a document is, in which no limit is checked.
+
+    Raises ConversionError.
+    """
+    data, edits = _put_back(document, apart, sys.maxsize)
+    return {key: edits.get(key, [raw]) for key, raw in members(data).items()}
+
+
+def _put_back(
+    document: Document, apart: Apart, max_bytes: int
+) -> tuple[bytes, dict[str, list[Piece]]]:
+    """A document's JSON, and the pieces of those of its values that have items, by their keys."""
     refuse_unknown_fields(document, "")
     kind_name(document.kind)
     data = encode(document.json, max_bytes)
@@ -212,10 +232,10 @@ def document_pieces(
         put.append(_Found(position, pointer, raw, value))
         return _item_pieces(pointer, *calls[pointer], position.variant)
 
-    pieces = _edit(data, value, _PLACES[document.kind], "", put_back)
+    edits = _edits(data, value, _PLACES[document.kind], "", put_back)
     order = {found.pointer: None for found in _in_order(document.kind, put)}
     _check_order([call.pointer for call in document.calls], order)
-    return check_depth_of([data] if pieces is None else pieces)
+    return data, edits
 
 
 def _item_pieces(
@@ -265,8 +285,8 @@ def _edit(
         return None if edited is None else list(edited)
     if isinstance(value, list):
         return _edit_elements(raw, value, places, pointer, visit)
-    if isinstance(value, dict) and not places.within.keys().isdisjoint(value):
-        return _edit_members(raw, value, places, pointer, visit)
+    if isinstance(value, dict) and (edits := _edits(raw, value, places, pointer, visit)):
+        return _joined(members(raw), edits)
     return None
 
 
@@ -288,16 +308,21 @@ def _edit_elements(
     )
 
 
-def _edit_members(
+def _edits(
     raw: bytes, values: dict[str, JsonValue], places: _Places, pointer: str, visit: Visit
-) -> list[Piece] | None:
+) -> dict[str, list[Piece]]:
+    """The pieces of those values of an object that are edited, by their keys."""
+    within = {key: places.within[key] for key in values if key in places.within}
+    within.pop(_ANY_INDEX, None)
+    if not within:
+        return {}
     raws = members(raw)
-    edits: dict[str, list[Piece]] = {}
-    for key in raws:
-        if (within := places.within.get(key)) is not None and key != _ANY_INDEX:
-            edit = _edit(raws[key], values[key], within, pointer + pointer_to(key), visit)
-            if edit is not None:
-                edits[key] = edit
-    if not edits:
-        return None
-    return join_member_pieces({key: edits.get(key, [old]) for key, old in raws.items()})
+    edits = {
+        key: _edit(raws[key], values[key], inner, pointer + pointer_to(key), visit)
+        for key, inner in within.items()
+    }
+    return {key: edit for key, edit in edits.items() if edit is not None}
+
+
+def _joined(raws: Mapping[str, bytes], edits: Mapping[str, list[Piece]]) -> list[Piece]:
+    return join_member_pieces({key: edits.get(key, [raw]) for key, raw in raws.items()})

@@ -114,6 +114,11 @@ class Assembly:
         return self._size
 
     @property
+    def end(self) -> ChunkEnd | None:
+        """The end that the last chunk had. None: it was not added yet."""
+        return self._end
+
+    @property
     def complete(self) -> bool:
         """Whether the last chunk was added."""
         return self._end is not None

@@ -5,7 +5,7 @@ imagecall.doors.http.answers.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from importlib.resources import files
@@ -24,19 +24,21 @@ from starlette.types import Receive, Scope, Send
 
 from imagecall.conversion.converter import from_json
 from imagecall.conversion.view import view
-from imagecall.doors.http.answers import DONE, Answers, EventAnswers
+from imagecall.doors.http.answers import whole_answer
 from imagecall.doors.http.errors import API, JSON, http_error, refused
-from imagecall.doors.http.large_images import LargeImages
+from imagecall.doors.http.event_stream import END_OF_STREAM, Arrived, EventStream
 from imagecall.doors.http.middleware import Admitted
 from imagecall.doors.internal_error import unforeseen
 from imagecall.doors.offload import done
 from imagecall.errors import GenerationError, ImagecallError
 from imagecall.formats import media_type
-from imagecall.generation.assembly import StreamItem, reassemble
+from imagecall.generation.assembly import ImagesApart, reassemble
 from imagecall.generation.backend import Backend
 from imagecall.generation.chunked_fields import images
 from imagecall.generation.fairness import turn
 from imagecall.generation.request import request_from_json
+from imagecall.generation.response_keys import new_response_id, response_keys
+from imagecall.json.pieces import Piece, size_of, slices_of
 from imagecall.json.text import members, too_large
 from imagecall.observing.asgi import Observed
 from imagecall.observing.observer import Observer, note_failure
@@ -134,26 +136,24 @@ class _Door:
         body = await self._body(request)
         read = partial(request_from_json, body, max_bytes=self._max_bytes)
         wanted = await done(len(body), read)
-        answers = Answers(members(body))
+        keys = response_keys(members(body), new_response_id())
         if not wanted.stream:
-            return await _unless_gone(request, self._answer(wanted.request, answers))
+            return await _unless_gone(request, self._answer(wanted.request, keys))
         asked = StreamImageRequest(
             request=wanted.request, include_document=True, include_other_events=True
         )
-        happenings = self._happenings(asked, answers.images)
-        return await _unless_gone(request, _begin(happenings, answers.events()))
+        return await _unless_gone(request, _begin(self._arriving(asked), EventStream(keys)))
 
-    async def _happenings(
-        self, asked: StreamImageRequest, large: LargeImages
-    ) -> AsyncGenerator[StreamItem, None]:
+    async def _arriving(self, asked: StreamImageRequest) -> AsyncGenerator[Arrived, None]:
+        large = ImagesApart()
         async with aclosing(self._backend.stream_image(asked)) as parts:
-            async for happening in reassemble(parts, self._max_bytes, large.keep):
-                yield happening
+            async for item in reassemble(parts, self._max_bytes, large.keep):
+                yield Arrived(item, large.take())
 
-    async def _answer(self, request: ImageRequest, answers: Answers) -> Response:
+    async def _answer(self, request: ImageRequest, keys: Mapping[str, bytes]) -> Response:
         asked = GenerateImageRequest(request=request, include_document=True)
         answer = await self._backend.generate_image(asked)
-        return _Whole(answers.response(answer.response), answers.images)
+        return _Whole(whole_answer(answer.response, keys))
 
     async def convert(self, request: Request) -> Response:
         """POST /convert: an item as protobuf text, for the page."""
@@ -236,12 +236,12 @@ async def _unless_gone(request: Request, work: Awaitable[Response]) -> Response:
 
 
 class _Whole(Response):
-    """A JSON text with its large images."""
+    """A JSON text in pieces."""
 
-    def __init__(self, text: bytes, images: LargeImages) -> None:
+    def __init__(self, pieces: Sequence[Piece]) -> None:
         super().__init__(media_type=JSON)
-        self.headers["content-length"] = str(images.size(text))
-        self._pieces = images.pieces(text)
+        self.headers["content-length"] = str(size_of(pieces))
+        self._pieces = pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def work() -> Response:
@@ -253,24 +253,21 @@ class _Whole(Response):
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         with suppress(OSError):  # The client has gone.
-            for piece in self._pieces:
-                if len(piece) >= PIECE:
-                    await turn()
-                await send(_piece(piece))
+            await _send_pieces(self._pieces, send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _begin(happenings: AsyncGenerator[StreamItem, None], answers: EventAnswers) -> Response:
+async def _begin(arriving: AsyncGenerator[Arrived, None], events: EventStream) -> Response:
     """A stream, once its first event is there: until then a failure has a status of its own."""
-    first = await anext(happenings)
-    return _Stream(first, happenings, answers)
+    first = await anext(arriving)
+    return _Stream(first, arriving, events)
 
 
 class _Stream(Response):
     """A stream of events, which ends when the client goes."""
 
     def __init__(
-        self, first: StreamItem, rest: AsyncGenerator[StreamItem, None], answers: EventAnswers
+        self, first: Arrived, rest: AsyncGenerator[Arrived, None], events: EventStream
     ) -> None:
         super().__init__(media_type=_SSE)
         self.headers["cache-control"] = "no-cache"
@@ -278,7 +275,7 @@ class _Stream(Response):
         del self.headers["content-length"]
         self._first = first
         self._rest = rest
-        self._answers = answers
+        self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def work() -> Response:
@@ -294,8 +291,8 @@ class _Stream(Response):
             with suppress(OSError):  # The client has gone.
                 try:
                     await self._say(self._first, send)
-                    async for happening in self._rest:
-                        await self._say(happening, send)
+                    async for arrived in self._rest:
+                        await self._say(arrived, send)
                 except ImagecallError as error:
                     await self._say_error(error, send)
                 except asyncio.CancelledError:  # The server stops, or the client has gone.
@@ -307,15 +304,19 @@ class _Stream(Response):
 
     async def _say_error(self, error: ImagecallError, send: Send) -> None:
         note_failure(error)
-        await send(_piece(self._answers.error(error)))
-        await send(_piece(DONE))
+        await _send_pieces([*self._events.error(error), END_OF_STREAM], send)
 
-    async def _say(self, happening: StreamItem, send: Send) -> None:
-        for line in self._answers.lines(happening):
-            for piece in self._answers.pieces(line):
-                if len(piece) >= PIECE:
-                    await turn()
-                await send(_piece(piece))
+    async def _say(self, arrived: Arrived, send: Send) -> None:
+        for line in self._events.lines(arrived):
+            await _send_pieces(line, send)
+
+
+async def _send_pieces(pieces: Iterable[Piece], send: Send) -> None:
+    """Sends a text, whose images are encoded a slice at a time, each in its turn."""
+    for text in slices_of(pieces):
+        if len(text) >= PIECE:
+            await turn()
+        await send(_piece(text))
 
 
 def _piece(line: bytes) -> dict[str, Any]:
