@@ -29,9 +29,15 @@ DONE: Final = "response.output_item.done"
 _CALL: Final = "image_generation_call"
 _MESSAGE: Final = "message"
 _FUNCTION_CALL: Final = "function_call"
-_CALL_EVENTS: Final = tuple(
-    f"response.{_CALL}.{name}" for name in ("in_progress", "generating", "completed")
+_PARTIAL_IMAGE: Final = f"response.{_CALL}.partial_image"
+_CALL_EVENTS: Final = (
+    f"response.{_CALL}.in_progress",
+    f"response.{_CALL}.generating",
+    _PARTIAL_IMAGE,
+    f"response.{_CALL}.completed",
 )
+"""The events of a call in their order."""
+
 _ARGUMENTS_EVENTS: Final = tuple(
     f"response.{_FUNCTION_CALL}_arguments.{name}" for name in ("delta", "done")
 )
@@ -166,7 +172,8 @@ def _call_events(item: Followed, final: OutputItem) -> Iterator[Event]:
     came = [index for index, tag in enumerate(_CALL_EVENTS) if tag in item.events]
     end = len(_CALL_EVENTS) if final.has_result else 1
     for tag in _CALL_EVENTS[max(came, default=-1) + 1 : end]:
-        yield _of_item(item, tag)
+        if tag != _PARTIAL_IMAGE:
+            yield _of_item(item, tag)
 
 
 def _contents(item: Followed, value: Mapping[str, bytes]) -> Iterator[Event]:
