@@ -10,7 +10,7 @@ _SIGNATURES: Final = (
     (b"GIF89a", "gif"),
 )
 
-_PROLOG_BYTES: Final = 4096
+_MAX_PROLOG_BYTES: Final = 4096
 _SVG: Final = re.compile(
     rb"""(?:\xef\xbb\xbf)?+  # UTF-8's byte order mark
     (?:\s++ | <\?[^>]*+> | <!--(?>.*?-->) | <!DOCTYPE[^][>]*+(?:\[[^]]*+\][^>]*+)?+>)*+
@@ -32,7 +32,7 @@ def image_format(image: bytes) -> str | None:
         return "webp"
     if image[4:12] in (b"ftypavif", b"ftypavis"):
         return "avif"
-    return "svg" if _SVG.match(image[:_PROLOG_BYTES]) else None
+    return "svg" if _SVG.match(image[:_MAX_PROLOG_BYTES]) else None
 
 
 def media_type(image: bytes) -> str:

@@ -8,10 +8,12 @@ from typing import Any, Final, TypeAlias
 
 from google.rpc import code_pb2
 
-from imagecall.conversion.converter import CALLS, Profile, read_call, write_call
+from imagecall.conversion.converter import CALLS, Profile, call_pieces, read_call
 from imagecall.conversion.document import document_from_json, document_to_json, kind_name
 from imagecall.errors import ConversionError
+from imagecall.json.pieces import NOTHING_APART, Apart, join
 from imagecall.observing.observer import CALL_SEEN, note_item
+from imagecall.sizes import MESSAGE
 from imagecall.v1 import conversion_error_pb2
 from imagecall.v1.conversion_service_pb2 import (
     Conversion,
@@ -25,12 +27,6 @@ from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.wire.chunks import Assembly, Piece, split
 from imagecall.wire.cost import parsed
 from imagecall.wire.splice import put_in, take_out
-
-WHOLE_BYTES: Final = 3 * 1024 * 1024
-"""The size from which an answer goes in chunks, and to which a message is filled: 3 MiB.
-
-With what little stands around it, a message stays below the 4 MiB that clients take by default.
-"""
 
 _OVERHEAD: Final = 64
 """What stands around a result in a message, and around the text or chunk in a result, at most."""
@@ -68,12 +64,10 @@ def parse_call(
     return images
 
 
-def format_call(
-    call: ImageGenerationCall, images: Mapping[bytes, memoryview], max_bytes: int
-) -> bytes:
-    """`write_call`. Raises ConversionError."""
+def format_call(call: ImageGenerationCall, apart: Apart, max_bytes: int) -> bytes:
+    """`to_json` of a call and the images beside it. Raises ConversionError."""
     try:
-        json = write_call(call, images, max_bytes)
+        json = join(call_pieces(call, apart), max_bytes)
     except ConversionError as error:
         note_item("format", call.WhichOneof("variant"), error.reason)
         raise
@@ -160,7 +154,7 @@ class CallStream:
         damage: ConversionError | None = None
         try:
             for result, result_size in self._results(request.conversions):
-                if size and size + result_size > WHOLE_BYTES:
+                if size and size + result_size > MESSAGE:
                     yield response
                     response, size = ConvertCallsResponse(), 0
                 response.results.append(result)
@@ -221,7 +215,7 @@ class CallStream:
             case "call" if isinstance(given, bytes):
                 return self._written(format_serialized(given, self._max_bytes))
             case "call":
-                return self._written(format_call(given, {}, self._max_bytes))
+                return self._written(format_call(given, NOTHING_APART, self._max_bytes))
             case "document" if isinstance(given, bytes):
                 document = parsed(Document, given)
                 return self._written(format_document(document, self._max_bytes))
@@ -232,22 +226,22 @@ class CallStream:
 
     def _parse_call(self, json: str | bytes, conversion: Conversion) -> Iterator[Sized]:
         result = ConversionResult(index=self._index)
-        apart = len(json) > WHOLE_BYTES
+        apart = len(json) > MESSAGE
         variant, profile = conversion.variant, conversion.profile
         images = parse_call(result.call, json, variant, profile, self._max_bytes, apart)
-        if not images and (size := result.ByteSize()) <= WHOLE_BYTES:
+        if not images and (size := result.ByteSize()) <= MESSAGE:
             return iter([(result, size)])
         return self._chunks("call_chunk", put_in(result.call, images))
 
     def _parse_document(self, json: str | bytes, kind: int) -> Iterator[Sized]:
         document = parse_document(json, kind, self._max_bytes)
         result = ConversionResult(index=self._index, document=document)
-        if (size := result.ByteSize()) <= WHOLE_BYTES:
+        if (size := result.ByteSize()) <= MESSAGE:
             return iter([(result, size)])
         return self._chunks("document_chunk", document.SerializeToString())
 
     def _written(self, json: bytes) -> Iterator[Sized]:
-        if len(json) <= WHOLE_BYTES:
+        if len(json) <= MESSAGE:
             return iter([(ConversionResult(index=self._index, json=json.decode()), len(json))])
         return self._chunks("json_chunk", json)
 

@@ -8,7 +8,9 @@ from google.protobuf.message import DecodeError
 from imagecall.errors import quoted
 from imagecall.generation.backend import Part
 from imagecall.generation.chunked_fields import put_back
-from imagecall.generation.fairness import LARGE, turn
+from imagecall.generation.fairness import turn
+from imagecall.json.pieces import Apart, Data
+from imagecall.sizes import PIECE
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
 from imagecall.wire.chunks import Assembly, Piece, damaged
@@ -49,6 +51,25 @@ def _part(given: Part) -> Piece | StreamItem | None:
             return message.end
 
 
+class ImagesApart:
+    """The large images of the events of a stream, kept beside them, in the chunks that came."""
+
+    def __init__(self) -> None:
+        self._images: dict[str, Data] = {}
+
+    def keep(self, image: Assembly) -> bytes:
+        """Gives the bytes to put in the place of an image: none for a large one."""
+        if image.size < PIECE or image.end is None:
+            return image.whole()
+        self._images[image.end.field] = image.pieces()
+        return b""
+
+    def take(self) -> Apart:
+        """Gives those of the event that was reassembled last, once."""
+        images, self._images = self._images, {}
+        return images
+
+
 async def reassemble(
     parts: AsyncIterator[Part],
     max_image_bytes: int = MAX_IMAGE_BYTES,
@@ -66,7 +87,7 @@ async def reassemble(
     assembly: Assembly | None = None
     end: StreamEnd | None = None
     async for given in parts:
-        if _size(given) > LARGE:
+        if _size(given) >= PIECE:
             await turn()
         part = _part(given)
         if part is None:

@@ -6,7 +6,8 @@ from typing import Final, NamedTuple, TypeAlias
 from imagecall.conversion.document import document_from_json
 from imagecall.conversion.fields import key_of, spellings
 from imagecall.conversion.plan import object_plan
-from imagecall.json.large_strings import NO_SPANS, Piece, join
+from imagecall.json.large_strings import NO_SPANS
+from imagecall.json.pieces import Piece, join
 from imagecall.json.text import MAX_BYTES, join_members, members, parse
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall

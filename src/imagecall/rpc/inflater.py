@@ -4,8 +4,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Final
 
-PIECE_BYTES: Final = 256 * 1024
-"""Largest size of a decoded piece."""
+from imagecall.sizes import SLICE
 
 _GZIP_FIRST: Final = 0x1F
 _ZLIB_METHOD: Final = 8
@@ -33,10 +32,10 @@ class Inflater:
         while data or has_more:
             decoder = self._decoder = self._decoder or self._begin(data[0])
             try:
-                piece = decoder.decompress(data, PIECE_BYTES)
+                piece = decoder.decompress(data, SLICE)
             except zlib.error:
                 raise ValueError("it is not compressed so") from None
-            has_more = len(piece) == PIECE_BYTES and not decoder.eof
+            has_more = len(piece) == SLICE and not decoder.eof
             data = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
             if decoder.eof:
                 self._decoder, self.ended = None, True

@@ -10,11 +10,8 @@ from typing import Any, Final, NamedTuple
 
 from imagecall.errors import ConversionError
 from imagecall.formats import media_type
+from imagecall.sizes import CHUNK
 from imagecall.v1.chunk_pb2 import Chunk, ChunkEnd
-
-CHUNK_BYTES: Final = 1024 * 1024
-"""The size of each chunk but the last, where all bytes are there at once: 1 MiB."""
-
 
 _FINAL: Final = "output_item_done_event."
 """How the paths of finished images begin."""
@@ -49,12 +46,12 @@ def pieces(data: bytes, *, sha256: bytes = b"", **end: Any) -> Iterator[Piece]:
     """
     view = memoryview(data)
     digest = None if sha256 else hashlib.sha256()
-    for offset in range(0, len(data) or 1, CHUNK_BYTES):
-        part = view[offset : offset + CHUNK_BYTES]
+    for offset in range(0, len(data) or 1, CHUNK):
+        part = view[offset : offset + CHUNK]
         if digest:  # Piece by piece, so that others need not wait for all of it.
             digest.update(part)
         last = None
-        if offset + CHUNK_BYTES >= len(data):
+        if offset + CHUNK >= len(data):
             whole = digest.digest() if digest else sha256
             last = ChunkEnd(size=len(data), sha256=whole, **end)
         yield Piece(offset, part, last)
@@ -115,6 +112,11 @@ class Assembly:
     def size(self) -> int:
         """How many bytes there are."""
         return self._size
+
+    @property
+    def end(self) -> ChunkEnd | None:
+        """The end that the last chunk had. None: it was not added yet."""
+        return self._end
 
     @property
     def complete(self) -> bool:

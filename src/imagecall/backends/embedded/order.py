@@ -19,7 +19,8 @@ from imagecall.conversion.view import view
 from imagecall.errors import ConversionError, GenerationError, pointer_to
 from imagecall.generation.request import extra_values, request_to_json
 from imagecall.generation.response import ReadResponse, response_from_json
-from imagecall.json.text import JsonValue
+from imagecall.generation.response_keys import response_keys
+from imagecall.json.text import JsonValue, join_members, members
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import StreamEnding
 from imagecall.v1.image_request_pb2 import ImageRequest
@@ -28,32 +29,6 @@ from imagecall.v1.stream_event_pb2 import StreamEvent
 KEY: Final = "embedded"
 _MODEL: Final = "imagecall-test-card"
 _MAX_IMAGE_BYTES: Final = 256 * 1024 * 1024
-_ECHOED: Final = (
-    "instructions",
-    "metadata",
-    "parallel_tool_calls",
-    "previous_response_id",
-    "temperature",
-    "tool_choice",
-    "top_p",
-    "frequency_penalty",
-    "presence_penalty",
-    "user",
-)
-"""The request keys that the response has too, as those of the APIs do."""
-
-_DEFAULTS: Final[dict[str, JsonValue]] = {
-    "error": None,
-    "incomplete_details": None,
-    "instructions": None,
-    "metadata": {},
-    "parallel_tool_calls": True,
-    "temperature": 1,
-    "top_p": 1,
-    "tool_choice": "auto",
-    "frequency_penalty": 0,
-    "presence_penalty": 0,
-}
 _FAILURES: Final[dict[str, dict[str, JsonValue]]] = {
     "failed": {"error": {"code": "server_error", "message": "the request asked for a failure"}},
     "incomplete": {"incomplete_details": {"reason": "max_output_tokens"}},
@@ -92,7 +67,7 @@ class Order:
         self.has_image = self.asked.ending in ("completed", "none", "cut")
         self.ending = _ENDINGS[self.asked.ending]
         self._number = 0
-        self._response = _response_object(request, json.loads(body), f"resp_{digest[24:48]}")
+        self._response = _response_object(request, body, f"resp_{digest[24:48]}")
 
     def fail(self, midway: bool) -> None:
         """Raises the GenerationError that is asked for, if it is for this moment."""
@@ -198,25 +173,15 @@ def _asked(request: ImageRequest) -> Asked:
         raise ConversionError("UNSUPPORTED", pointer, text) from None
 
 
-def _response_object(
-    request: ImageRequest, body: dict[str, JsonValue], name: str
-) -> dict[str, JsonValue]:
+def _response_object(request: ImageRequest, body: bytes, name: str) -> dict[str, JsonValue]:
     """The response as it is at first."""
-    echoed: dict[str, JsonValue] = {key: body[key] for key in _ECHOED if key in body}
-    return {
-        "id": name,
-        "object": "response",
-        "created_at": int(time.time()),
-        "completed_at": None,
-        "model": request.model or _MODEL,
-        "status": "in_progress",
-        "output": [],
+    asked = members(body)
+    if not request.tools:
         # Not the tool that is added to none: OpenRouter's SDKs of 2025 refuse an image tool here,
         # and can ask for none.
-        "tools": body["tools"] if request.tools else [],
-        **_DEFAULTS,
-        **echoed,
-    }
+        asked.pop("tools", None)
+    keys: dict[str, JsonValue] = json.loads(join_members(response_keys(asked, name)))
+    return keys | {"model": request.model or _MODEL}
 
 
 def _usage(prompt: str) -> dict[str, JsonValue]:

@@ -31,13 +31,14 @@ from imagecall.backends.responses_api.target import target_of
 from imagecall.errors import ConversionError, GenerationError, damaged_answer, too_large_answer
 from imagecall.generation.backend import Part
 from imagecall.generation.call_context import CALL
-from imagecall.generation.fairness import LARGE, turn
+from imagecall.generation.fairness import turn
 from imagecall.generation.parts import in_parts
 from imagecall.generation.request import request_to_json
 from imagecall.generation.response import ReadResponse, end_of, ending_of, response_from_json
 from imagecall.json.text import MAX_BYTES, members, parse
 from imagecall.observing.observer import http_called, upstream
 from imagecall.rpc.headers import AUTHORIZATION, FORWARDED, Header, by_name, forwarded, lower
+from imagecall.sizes import FOLLOWED, OFFLOAD, PIECE
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     GenerateImageResponse,
@@ -49,10 +50,6 @@ IDLE_SECONDS: Final = 300.0
 """How long an API may be silent: it draws for minutes without a word."""
 
 _READ_BYTES: Final = 256 * 1024
-_LARGE_BYTES: Final = 1024 * 1024
-"""The size from which an answer is read beside the event loop."""
-
-_SLICE_BYTES: Final = 16 * 1024
 _MAX_ERROR_BYTES: Final = 64 * 1024
 _MAX_HEADER_BYTES: Final = 64 * 1024
 _ERROR_SECONDS: Final = 2.0
@@ -192,7 +189,7 @@ class HttpBackend:
         received = first
         while received and not stream.ended:
             for piece in _slices(received, stream):
-                await (turn() if len(piece) > LARGE else asyncio.sleep(0))
+                await (turn() if len(piece) >= PIECE else asyncio.sleep(0))
                 for part in stream.feed(piece):
                     yield part
             received = b"" if stream.ended else await self._read(answer)
@@ -212,7 +209,7 @@ class HttpBackend:
 
     async def _response(self, body: bytes, headers: Mapping[str, str]) -> ReadResponse:
         """Reads a whole answer. Raises GenerationError, also for the error that it may be."""
-        if len(body) > _LARGE_BYTES:
+        if len(body) >= OFFLOAD:
             return await asyncio.to_thread(self._read_response, body, headers)
         return self._read_response(body, headers)
 
@@ -247,7 +244,7 @@ def _slices(received: bytes, stream: ResponseStream) -> Iterator[bytes]:
     """What was received in pieces that do not keep others waiting for long."""
     position = 0
     while position < len(received) and not stream.ended:
-        end = len(received) if stream.in_string else position + _SLICE_BYTES
+        end = len(received) if stream.in_string else position + FOLLOWED
         yield received[position:end]
         position = end
 

@@ -27,13 +27,15 @@ from imagecall.errors import damaged_answer
 from imagecall.generation.backend import Backend
 from imagecall.generation.call_context import CALL, CallContext
 from imagecall.generation.parts import sendable
+from imagecall.json.pieces import under
 from imagecall.observing.request_id import HEADER
 from imagecall.observing.rpc import METADATA, answer_with_id, identify
+from imagecall.sizes import APART
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
 from imagecall.v1 import image_generation_service_pb2 as generation_pb
 from imagecall.v1 import image_generation_service_pb2_grpc as generation_pb_grpc
-from imagecall.wire.splice import MIN_APART, put_in, serialized_with, take_out, take_text
+from imagecall.wire.splice import put_in, serialized_with, take_out, take_text
 
 _T = TypeVar("_T")
 _Parse = TypeVar("_Parse", pb.ParseCallRequest, pb.ParseDocumentRequest)
@@ -89,7 +91,7 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
     def _format_call(self, data: bytes) -> Any:
         short, images = take_out(data, pb.FormatCallRequest.DESCRIPTOR)
         request = request_of(pb.FormatCallRequest, short)
-        json = format_call(request.call, images, self._max_bytes)
+        json = format_call(request.call, under(images, "call"), self._max_bytes)
         return _response_with(pb.FormatCallResponse(), json)
 
     @takes_serialized
@@ -132,10 +134,10 @@ def _request_and_json(kind: type[_Parse], data: bytes) -> tuple[_Parse, bytes]:
 
 def _response_with(response: _Format, json: bytes) -> _Format | bytes:
     """Puts JSON into a response, which is returned serialized if the JSON is large."""
-    if len(json) < MIN_APART:
+    if len(json) < APART:
         response.json = json.decode()
         return response
-    return serialized_with(response, response, "json", json)
+    return serialized_with(response, "json", json)
 
 
 class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
