@@ -337,7 +337,7 @@ async def test_a_body_comes_at_a_pace(monkeypatch: pytest.MonkeyPatch) -> None:
         doors(Admission(Limits(call_seconds=0.2))) as (_, page),
         Sender(page, 30_000) as steady,
         Sender(page, 30_000) as slow_one,
-        Sender(page, 30_000, "content-encoding: gzip\r\n") as refused,
+        Sender(page, 30_000, "content-encoding: zstd\r\n") as refused,
     ):
         begun = time.monotonic()
         answers = {asyncio.create_task(sender.answer()): sender for sender in (slow_one, refused)}
