@@ -2035,6 +2035,18 @@ class ResponseError(betterproto.Message):
     extra_fields: List["ExtraField"] = betterproto.message_field(5)
     """The other keys, in order."""
 
+    param: Optional[str] = betterproto.string_field(6, optional=True)
+    """
+    Parameter of the request that caused the error. Not set: no key, or a value
+     of another type, which is in extra_fields. JSON key "param".
+    """
+
+    type: Optional[str] = betterproto.string_field(7, optional=True)
+    """
+    Type of the error, such as "image_generation_user_error". Not set: no key,
+     or a value of another type, which is in extra_fields. JSON key "type".
+    """
+
 
 @dataclass(eq=False, repr=False)
 class IncompleteDetails(betterproto.Message):

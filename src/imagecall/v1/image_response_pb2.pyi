@@ -188,6 +188,8 @@ class ResponseError(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     EXTRA_FIELDS_FIELD_NUMBER: _builtins.int
+    PARAM_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """A word, such as "server_error" or "rate_limit_exceeded". Not set: no key, or
     a value of another type, which is in extra_fields. JSON key "code".
@@ -195,6 +197,14 @@ class ResponseError(_message.Message):
     message: _builtins.str
     """A sentence. Not set: no key, or a value of another type, which is in
     extra_fields. JSON key "message".
+    """
+    param: _builtins.str
+    """Parameter of the request that caused the error. Not set: no key, or a value
+    of another type, which is in extra_fields. JSON key "param".
+    """
+    type: _builtins.str
+    """Type of the error, such as "image_generation_user_error". Not set: no key,
+    or a value of another type, which is in extra_fields. JSON key "type".
     """
     @_builtins.property
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
@@ -206,19 +216,29 @@ class ResponseError(_message.Message):
         code: _builtins.str | None = ...,
         message: _builtins.str | None = ...,
         extra_fields: _abc.Iterable[_extra_field_pb2.ExtraField] | None = ...,
+        param: _builtins.str | None = ...,
+        type: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "_message", b"_message", "code", b"code", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "_message", b"_message", "_param", b"_param", "_type", b"_type", "code", b"code", "message", b"message", "param", b"param", "type", b"type"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "_message", b"_message", "code", b"code", "extra_fields", b"extra_fields", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "_message", b"_message", "_param", b"_param", "_type", b"_type", "code", b"code", "extra_fields", b"extra_fields", "message", b"message", "param", b"param", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__code: _TypeAlias = _typing.Literal["code"]  # noqa: Y015
     _WhichOneofArgType__code: _TypeAlias = _typing.Literal["_code", b"_code"]  # noqa: Y015
     _WhichOneofReturnType__message: _TypeAlias = _typing.Literal["message"]  # noqa: Y015
     _WhichOneofArgType__message: _TypeAlias = _typing.Literal["_message", b"_message"]  # noqa: Y015
+    _WhichOneofReturnType__param: _TypeAlias = _typing.Literal["param"]  # noqa: Y015
+    _WhichOneofArgType__param: _TypeAlias = _typing.Literal["_param", b"_param"]  # noqa: Y015
+    _WhichOneofReturnType__type: _TypeAlias = _typing.Literal["type"]  # noqa: Y015
+    _WhichOneofArgType__type: _TypeAlias = _typing.Literal["_type", b"_type"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__code) -> _WhichOneofReturnType__code | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__message) -> _WhichOneofReturnType__message | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__param) -> _WhichOneofReturnType__param | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__type) -> _WhichOneofReturnType__type | None: ...
 
 Global___ResponseError: _TypeAlias = ResponseError  # noqa: Y015
 
