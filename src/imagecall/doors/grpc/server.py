@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from imagecall.access.admission import Admission
 from imagecall.access.certificates import Certificates
 from imagecall.access.limits import Limits
+from imagecall.conversion.batch import uncounted
 from imagecall.doors.grpc.boundary import Boundary
 from imagecall.doors.grpc.services import ConversionServicer, GenerationServicer
 from imagecall.doors.grpc.shards import Shards
@@ -69,7 +70,7 @@ class GrpcServer:
         reflection: whether clients are told the schema.
         channelz: whether clients are told of connections.
         share_port: whether others may listen on the same port already; see Shards.
-        observer: what sees the calls. None: nobody wants to know.
+        observer: records the calls; None if nothing is recorded.
     """
 
     def __init__(
@@ -92,7 +93,8 @@ class GrpcServer:
         limits = admission.limits
         self._shards = Shards(self._boundary, _options(limits), limits.connections, share_port)
         boundary: Any = self._boundary  # The generated functions declare a server.
-        conversion = ConversionServicer(limits)
+        count = observer.count_item if observer else uncounted
+        conversion = ConversionServicer(limits, count)
         generation = GenerationServicer(backend, admission.asks)
         pb_grpc.add_ConversionServiceServicer_to_server(conversion, boundary)
         generation_pb_grpc.add_ImageGenerationServiceServicer_to_server(generation, boundary)
