@@ -46,3 +46,10 @@ def test_conversion_does_not_load_observing() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "[]\n"
+
+
+def test_metrics_that_nobody_can_read_are_a_warning() -> None:
+    command = [sys.executable, "-m", "imagecall", "serve", "--metrics", "on", "--http", "off"]
+    faulty = ["--grpc", "127.0.0.1:0", "--tls-cert", "alone.pem"]
+    done = subprocess.run([*command, *faulty], capture_output=True, text=True)
+    assert "--metrics on has no effect: with --http off" in done.stderr
