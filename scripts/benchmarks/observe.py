@@ -95,7 +95,7 @@ async def measure(rounds: int, seconds: float, together: int) -> None:
         otlp, _ = await stack.enter_async_context(running(sys.executable, __file__, "--receive"))
         servers: dict[str, tuple[Any, int]] = {}
         for name, flags in CASES.items():
-            ports = ["--grpc", "127.0.0.1:0", "--http", "off"]
+            ports = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
             environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{otlp}"}
             environment |= SAMPLED if "sampled" in name else {}
             address, process = await stack.enter_async_context(
