@@ -65,9 +65,9 @@ async def test_nothing_shows_a_key_a_token_or_an_image(
         shown += map(repr, (settings, backend, vars(admission)["_tokens"], admission, seen))
         good = await stack.enter_async_context(grpc_door(backend, **options))
         faulty = await stack.enter_async_context(grpc_door(Faulty(), **options))
-        hop = GrpcBackend(ServerAddress(good))
-        shown.append(repr(hop))
-        door = await stack.enter_async_context(http_door(hop, **options))
+        relay = GrpcBackend(ServerAddress(good))
+        shown.append(repr(relay))
+        door = await stack.enter_async_context(http_door(relay, **options))
         bad_door = await stack.enter_async_context(http_door(Faulty(), **options))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         headers = {"authorization": f"Bearer {TOKEN}"}
