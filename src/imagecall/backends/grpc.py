@@ -1,4 +1,4 @@
-"""The backend that is another server of our schema: a hop between clusters, or a team's service.
+"""The backend that is another server of our schema: in another cluster, or of another team.
 
 What goes through is not looked into: chunks are passed on as the bytes that came. The caller's
 metadata and deadline go along, and errors come back with their details.
@@ -14,7 +14,8 @@ from google.protobuf.message import DecodeError
 from imagecall.errors import GenerationError, ImagecallError, damaged_answer
 from imagecall.generation.backend import Part
 from imagecall.generation.call_context import CALL
-from imagecall.observing.observer import Upstream, rpc_called, upstream
+from imagecall.observing.observer import ClientCall, client_call
+from imagecall.observing.operations import rpc_called
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.rpc.channel import aio_channel, bearer, credentials_of
 from imagecall.rpc.headers import Header, by_name, check_metadata_name
@@ -60,9 +61,11 @@ class GrpcBackend:
             f"{_SERVICE}/GenerateImage",
             request_serializer=GenerateImageRequest.SerializeToString,
         )
-        with self._hop("GenerateImage") as hop:
+        with self._observed("GenerateImage") as observed:
             try:
-                return GenerateImageResponse.FromString(await method(request, **self._options(hop)))
+                return GenerateImageResponse.FromString(
+                    await method(request, **self._options(observed))
+                )
             except grpc.RpcError as error:
                 raise _error(error) from None
             except DecodeError:
@@ -72,8 +75,8 @@ class GrpcBackend:
         method: Any = self._next_channel().unary_stream(
             f"{_SERVICE}/StreamImage", request_serializer=StreamImageRequest.SerializeToString
         )
-        with self._hop("StreamImage") as hop:
-            call = method(request, **self._options(hop))
+        with self._observed("StreamImage") as observed:
+            call = method(request, **self._options(observed))
             try:
                 async for part in call:
                     yield part
@@ -86,12 +89,14 @@ class GrpcBackend:
         for channel in self._channels:
             await channel.close()
 
-    def _hop(self, method: str) -> AbstractContextManager[Upstream]:
-        return upstream(rpc_called(f"{_SERVICE.removeprefix('/')}/{method}", self._address.target))
+    def _observed(self, method: str) -> AbstractContextManager[ClientCall]:
+        return client_call(
+            rpc_called(f"{_SERVICE.removeprefix('/')}/{method}", self._address.target)
+        )
 
-    def _options(self, hop: Upstream) -> dict[str, Any]:
+    def _options(self, observed: ClientCall) -> dict[str, Any]:
         context = CALL.get()
-        own = self._own | hop.headers
+        own = self._own | observed.headers
         kept = [(key, value) for key, value in context.metadata if key not in own]
         return {"metadata": [*kept, *own.items()] or None, "timeout": context.seconds_left}
 

@@ -36,7 +36,8 @@ from imagecall.generation.parts import in_parts
 from imagecall.generation.request import request_to_json
 from imagecall.generation.response import ReadResponse, end_of, ending_of, response_from_json
 from imagecall.json.text import MAX_BYTES, members, parse
-from imagecall.observing.observer import http_called, upstream
+from imagecall.observing.observer import client_call
+from imagecall.observing.operations import http_called
 from imagecall.rpc.headers import AUTHORIZATION, FORWARDED, Header, by_name, forwarded, lower
 from imagecall.sizes import FOLLOWED, OFFLOAD, PIECE
 from imagecall.v1.image_generation_service_pb2 import (
@@ -120,17 +121,17 @@ class HttpBackend:
     @asynccontextmanager
     async def _post(self, body: bytes, accept: str) -> AsyncIterator[aiohttp.ClientResponse]:
         """Sends a request; the answer, once it is known to be none of an error."""
-        with upstream(self._operation) as hop, _failures():
+        with client_call(self._operation) as observed, _failures():
             async with asyncio.timeout(self._idle_seconds):
                 answer = await self._opened().post(
                     self._target.url,
                     data=body,
-                    headers=self._headers(accept, hop.headers),
+                    headers=self._headers(accept, observed.headers),
                     allow_redirects=False,
                     proxy=self._target.proxy,
                 )
             async with answer:
-                hop.code = answer.status
+                observed.code = answer.status
                 await self._accept(answer)
                 yield answer
 

@@ -11,10 +11,12 @@ import grpc
 from imagecall.access.limits import Limits
 from imagecall.conversion.batch import (
     CallStream,
+    Count,
     format_call,
     format_document,
     parse_call,
     parse_document,
+    uncounted,
 )
 from imagecall.doors.grpc.boundary import (
     REQUEST_BYTES,
@@ -69,9 +71,10 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
     their requests serialized, and parse large ones beside the event loop, with few copies.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, count: Count = uncounted) -> None:
         self._max_bytes = limits.json_bytes
         self._max_items = limits.stream_items
+        self._count = count
 
     @takes_serialized
     async def ParseCall(self, request: Any, context: Context) -> Any:
@@ -81,7 +84,9 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         request, json = _request_and_json(pb.ParseCallRequest, data)
         response = pb.ParseCallResponse()
         variant, profile = request.variant, request.profile
-        images = parse_call(response.call, json, variant, profile, self._max_bytes, apart=True)
+        images = parse_call(
+            response.call, json, variant, profile, self._max_bytes, apart=True, count=self._count
+        )
         return put_in(response, images) if images else response
 
     @takes_serialized
@@ -91,7 +96,7 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
     def _format_call(self, data: bytes) -> Any:
         short, images = take_out(data, pb.FormatCallRequest.DESCRIPTOR)
         request = request_of(pb.FormatCallRequest, short)
-        json = format_call(request.call, under(images, "call"), self._max_bytes)
+        json = format_call(request.call, under(images, "call"), self._max_bytes, self._count)
         return _response_with(pb.FormatCallResponse(), json)
 
     @takes_serialized
@@ -100,7 +105,7 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
 
     def _parse_document(self, data: bytes) -> Any:
         request, json = _request_and_json(pb.ParseDocumentRequest, data)
-        document = parse_document(json, request.kind, self._max_bytes)
+        document = parse_document(json, request.kind, self._max_bytes, self._count)
         return pb.ParseDocumentResponse(document=document)
 
     @takes_serialized
@@ -109,13 +114,13 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
 
     def _format_document(self, data: bytes) -> Any:
         request = request_of(pb.FormatDocumentRequest, data)
-        json = format_document(request.document, self._max_bytes)
+        json = format_document(request.document, self._max_bytes, self._count)
         return _response_with(pb.FormatDocumentResponse(), json)
 
     async def ConvertCalls(
         self, request_iterator: AsyncIterator[pb.ConvertCallsRequest], context: Context
     ) -> AsyncIterator[pb.ConvertCallsResponse]:
-        stream = CallStream(self._max_bytes, self._max_items)
+        stream = CallStream(self._max_bytes, self._max_items, self._count)
         async for request in request_iterator:
             of_items = len(request.conversions) * _ITEM_BYTES
             size = max(stream.pending_bytes + REQUEST_BYTES.get(), of_items)

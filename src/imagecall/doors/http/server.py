@@ -138,7 +138,7 @@ class HttpServer:
         certificates: for TLS. None: there is none.
         share_port: whether other processes may listen on the same port.
         app: the app that the app stands in.
-        observer: what sees the calls. None: nobody wants to know.
+        observer: records the calls; None if nothing is recorded.
         forward_headers: names of the headers of a caller that a backend may pass on.
         keepalive_seconds: longest silence of a stream.
     """
