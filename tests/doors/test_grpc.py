@@ -19,10 +19,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 import imagecall
+from imagecall.access.admission import Admission
+from imagecall.access.limits import Limits
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.doors.grpc.server import GrpcServer
-from imagecall.server.admission import Admission
-from imagecall.server.limits import Limits
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.chunk_pb2 import Chunk
 from imagecall.v1.conversion_error_pb2 import ErrorReason

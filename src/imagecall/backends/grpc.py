@@ -4,7 +4,7 @@ What goes through is not looked into: chunks are passed on as the bytes that cam
 metadata and deadline go along, and errors come back with their details.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
@@ -15,7 +15,9 @@ from imagecall.errors import GenerationError, ImagecallError, damaged_answer
 from imagecall.generation.backend import Part
 from imagecall.generation.call_context import CALL
 from imagecall.observing.observer import Upstream, rpc_called, upstream
-from imagecall.rpc.addresses import ServerAddress, bearer
+from imagecall.rpc.addresses import ServerAddress
+from imagecall.rpc.channel import aio_channel, bearer, credentials_of
+from imagecall.rpc.headers import Header, by_name, check_metadata_name
 from imagecall.rpc.status import NOT_SENT, error_of, is_of_the_connection
 from imagecall.v1.image_generation_service_pb2 import (
     DESCRIPTOR,
@@ -37,11 +39,19 @@ class GrpcBackend:
     Args:
         address: of the other server.
         token: the bearer token that it asks for, instead of what the caller sent. "": none.
+        headers: metadata of each call, instead of what the caller sent.
+
+    Raises ValueError for a header that is no metadata.
     """
 
-    def __init__(self, address: ServerAddress, token: str = "") -> None:
+    def __init__(
+        self, address: ServerAddress, token: str = "", headers: Sequence[Header] = ()
+    ) -> None:
         self._address = address
-        self._token = bearer(token)
+        own = by_name(headers, token)
+        for name in own:
+            check_metadata_name(name)
+        self._own = {name: header.value for name, header in own.items()} | dict(bearer(token))
         self._channels: list[grpc.aio.Channel] = []
         self._calls = 0
 
@@ -81,7 +91,7 @@ class GrpcBackend:
 
     def _options(self, hop: Upstream) -> dict[str, Any]:
         context = CALL.get()
-        own = dict([*self._token, *hop.headers.items()])
+        own = self._own | hop.headers
         kept = [(key, value) for key, value in context.metadata if key not in own]
         return {"metadata": [*kept, *own.items()] or None, "timeout": context.seconds_left}
 
@@ -100,10 +110,7 @@ class GrpcBackend:
             ("grpc.max_reconnect_backoff_ms", _MAX_BACKOFF_MS),
             ("grpc.use_local_subchannel_pool", 1),  # If not, all channels share a connection.
         ]
-        target, credentials = self._address.target, self._address.credentials
-        if credentials:
-            return grpc.aio.secure_channel(target, credentials, options)
-        return grpc.aio.insecure_channel(target, options)
+        return aio_channel(self._address.target, credentials_of(self._address), options)
 
 
 def _error(error: grpc.RpcError) -> ImagecallError:

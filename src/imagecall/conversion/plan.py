@@ -29,6 +29,7 @@ from imagecall.conversion.fields import (
     other_spelling_write,
     spellings,
     string_codec,
+    strings_codec,
 )
 from imagecall.conversion.objects import TYPE, ObjectPlan, Plan, RawObjectPlan, as_object
 from imagecall.conversion.unions import UnionPlan, Variant
@@ -101,7 +102,7 @@ def object_plan(descriptor: Descriptor) -> ObjectPlan:
 def _plain_read(keys: Mapping[str, FieldDescriptor], variant: str) -> PlainRead:
     members: dict[str, Member] = {TYPE: ("tag", "", {})}
     for key, field in keys.items():
-        if field.type == FieldDescriptor.TYPE_STRING:
+        if field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated:
             members[key] = "string", field.name, {}
         elif field.type == FieldDescriptor.TYPE_ENUM:
             members[key] = "enum", field.name, spellings(enum_of(field))
@@ -135,6 +136,8 @@ def _plan(descriptor: Descriptor) -> Plan:
 
 def _codec(field: FieldDescriptor, other: FieldDescriptor | None) -> Codec:
     """The codec of a field that is a key, and for an enum of the field for other spellings."""
+    if field.is_repeated and field.type == FieldDescriptor.TYPE_STRING and key_of(field).lenient:
+        return strings_codec(field)
     if not field.has_presence and other is None:
         raise TypeError(f"{field.full_name}: a key must be optional, or absence would be lost")
     match field.type:

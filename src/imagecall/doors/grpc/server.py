@@ -9,14 +9,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection as grpc_reflection
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from imagecall.access.admission import Admission
+from imagecall.access.certificates import Certificates
+from imagecall.access.limits import Limits
+from imagecall.access.ports import not_free
 from imagecall.doors.grpc.boundary import Boundary
 from imagecall.doors.grpc.services import ConversionServicer, GenerationServicer
 from imagecall.generation.backend import Backend
 from imagecall.observing.observer import Observer
-from imagecall.server.admission import Admission
-from imagecall.server.certificates import Certificates
-from imagecall.server.limits import Limits
-from imagecall.server.ports import not_free
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
 from imagecall.v1 import image_generation_service_pb2 as generation_pb

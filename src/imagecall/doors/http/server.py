@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from math import ceil
 
@@ -10,12 +10,14 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from imagecall.access.admission import Admission
+from imagecall.access.certificates import Certificates
+from imagecall.access.ports import not_free
 from imagecall.doors.http.app import http_app
+from imagecall.doors.http.keepalive import KEEPALIVE_SECONDS
 from imagecall.generation.backend import Backend
 from imagecall.observing.observer import Observer
-from imagecall.server.admission import Admission
-from imagecall.server.certificates import Certificates
-from imagecall.server.ports import not_free
+from imagecall.rpc.headers import FORWARDED
 
 
 class _Connection(H11Protocol):
@@ -45,6 +47,8 @@ class HttpServer:
         share_port: whether other processes may listen on the same port.
         app: the app that the app stands in.
         observer: observes the calls. None: they are not observed.
+        forward_headers: names of the headers of a caller that a backend may pass on.
+        keepalive_seconds: longest silence of a stream.
     """
 
     def __init__(
@@ -57,6 +61,8 @@ class HttpServer:
         share_port: bool = False,
         app: ASGIApp | None = None,
         observer: Observer | None = None,
+        forward_headers: Collection[str] = FORWARDED,
+        keepalive_seconds: float = KEEPALIVE_SECONDS,
     ) -> None:
         admission = admission or Admission()
         limits = admission.limits
@@ -65,8 +71,17 @@ class HttpServer:
         self._address = address
         self._share_port = share_port
         config = uvicorn.Config(
-            app or http_app(backend, admission, observer),
+            app
+            or http_app(
+                backend,
+                admission,
+                observer,
+                forward_headers=forward_headers,
+                keepalive_seconds=keepalive_seconds,
+            ),
             http=_Connection,
+            ws="none",
+            log_level="error",  # Not what strangers send: requests that are none, upgrades.
             access_log=False,
             log_config=None,
             lifespan="off",
@@ -98,6 +113,9 @@ class HttpServer:
         while not (self._server.started or self._serving.done()):  # noqa: ASYNC110
             await asyncio.sleep(0)
         return f"{self._address.rpartition(':')[0]}:{listening.getsockname()[1]}"
+
+    async def drain(self) -> None:
+        """Nothing to do: GET /health reports what the admission knows."""
 
     async def stop(self, grace: float) -> None:
         """Takes no new requests, and gives those in progress `grace` seconds."""

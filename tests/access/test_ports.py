@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from imagecall.server.ports import reserved
+from imagecall.access.ports import reserved
 
 
 def place(address: str) -> tuple[str, int]:
