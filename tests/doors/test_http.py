@@ -587,7 +587,7 @@ async def test_a_connection_that_is_reset_leaves_nothing_behind(door: str) -> No
         writer.transport.abort()
     await asyncio.sleep(0.2)
     gc.collect()
-    left = [held for held in gc.get_objects() if type(held) is http_server._Protocol]
+    left = [held for held in gc.get_objects() if type(held) is http_server._Connection]
     assert len(left) == 0
 
 

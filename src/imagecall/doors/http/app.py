@@ -38,6 +38,7 @@ from imagecall.doors.http.answers import whole_answer
 from imagecall.doors.http.body import read_body
 from imagecall.doors.http.errors import API, JSON, http_error, refused
 from imagecall.doors.http.event_stream import END_OF_STREAM, Arrived, EventStream
+from imagecall.doors.http.head import CheckedHead
 from imagecall.doors.http.keepalive import COMMENT, KEEPALIVE_SECONDS, TimedItems, TimedSend
 from imagecall.doors.http.middleware import Admitted
 from imagecall.doors.http.upgrade import WithoutWebSocket
@@ -116,6 +117,7 @@ def http_app(
         ],
         middleware=[
             Middleware(Observed, observer, paths),
+            Middleware(CheckedHead, admission),
             Middleware(WithoutWebSocket),
             Middleware(Admitted, admission),
         ],
