@@ -82,7 +82,7 @@ def at_random(rng: random.Random) -> Iterator[int]:
 
 def streams() -> dict[str, list[Event]]:
     image, large = item(), item(PNG + random.Random(3).randbytes(20 * KIB))
-    message = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed"}
+    message: Event = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed"}
     message["content"] = [{"type": "output_text", "text": "Here is a fox: 🦊"}]
     done = {"type": "response.output_item.done", "output_index": 1, "item": message}
     return {

@@ -750,8 +750,8 @@ async def test_a_fault_in_what_nobody_needs_does_not_cost_the_image(
     delta = b'data: {"type":"response.output_text.delta","delta":"\\ud83d"}\n\n'
     api.say(delta, framed(happy()))
     assert types(await stream(backend))[-1] == "STREAM_ENDING_COMPLETED"
-    last = end(await stream(backend, include_other_events=True))
-    assert (last.ending, last.missing_events) == (StreamEnding.STREAM_ENDING_COMPLETED, 1)
+    found = end(await stream(backend, include_other_events=True))
+    assert (found.ending, found.missing_events) == (StreamEnding.STREAM_ENDING_COMPLETED, 1)
     image = framed(without(happy(), "response.completed"), done=False)
     for last in (
         b'data: {"type":"response.completed","response":{"a":"\\ud83d"}}\n\n',

@@ -184,8 +184,9 @@ def _said(error: Mapping[str, Any], body: bytes) -> str:
 
 def _decoded(body: bytes) -> str | None:
     """The beginning of a body as a line of text; None if it is none."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
     try:
-        text = codecs.getincrementaldecoder("utf-8-sig")().decode(body[:_MAX_BODY])
+        text = decoder.decode(body[:_MAX_BODY], final=len(body) <= _MAX_BODY)
     except UnicodeDecodeError:
         return None
     line = " ".join(text.split())

@@ -67,10 +67,11 @@ class Inflater:
             piece = self._decoder.decompress(given, PIECE_BYTES)
         except zlib.error:
             raise damaged_answer("its compression is") from None
-        left = len(self._decoder.unconsumed_tail) + len(self._decoder.unused_data)
-        self._pending = self._pending[len(given) - left :]
-        self._has_more = len(piece) == PIECE_BYTES and not self._decoder.eof
-        if self._decoder.eof:
+        has_ended = self._decoder.eof
+        left = self._decoder.unused_data if has_ended else self._decoder.unconsumed_tail
+        self._pending = self._pending[len(given) - len(left) :]
+        self._has_more = len(piece) == PIECE_BYTES and not has_ended
+        if has_ended:
             self._decoder = None
             self._has_ended = True
         return piece
