@@ -40,6 +40,8 @@ class ImageResponse(_message.Message):
     CALLS_FIELD_NUMBER: _builtins.int
     DOCUMENT_FIELD_NUMBER: _builtins.int
     TOOL_USAGE_FIELD_NUMBER: _builtins.int
+    OUTPUT_TEXT_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifier of the response. Not set: the API sent none. JSON key "id"."""
     model: _builtins.str
@@ -49,6 +51,16 @@ class ImageResponse(_message.Message):
     "incomplete", "in_progress", "cancelled", "queued", or another. Look at it
     before the calls: a response that failed is no gRPC error. Not set: the
     API sent none. JSON key "status".
+    """
+    output_text: _builtins.str
+    """Text that the model wrote: the "output_text" parts of its messages, joined in
+    order, as "output_text" of OpenAI's SDKs is. No JSON key. Cut after 1 MiB: the
+    document has all of it. Not set: the model wrote none.
+    """
+    refusal: _builtins.str
+    """Why the model refused, in its words: the "refusal" parts of its messages,
+    joined in order. No JSON key. Cut after 1 MiB. Not set: the model did not
+    refuse.
     """
     @_builtins.property
     def usage(self) -> Global___Usage:
@@ -80,7 +92,7 @@ class ImageResponse(_message.Message):
     @_builtins.property
     def document(self) -> _document_pb2.Document:
         """The whole response, with what the fields above have no place for, such as
-        the messages of the model, and with its calls. Set if asked for.
+        the annotations of a text, and with its calls. Set if asked for.
         """
 
     @_builtins.property
@@ -102,21 +114,31 @@ class ImageResponse(_message.Message):
         calls: _abc.Iterable[_image_generation_call_pb2.ImageGenerationCall] | None = ...,
         document: _document_pb2.Document | None = ...,
         tool_usage: _tool_usage_pb2.ToolUsage | None = ...,
+        output_text: _builtins.str | None = ...,
+        refusal: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_id", b"_id", "_model", b"_model", "_status", b"_status", "document", b"document", "error", b"error", "id", b"id", "incomplete_details", b"incomplete_details", "model", b"model", "status", b"status", "tool_usage", b"tool_usage", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_id", b"_id", "_model", b"_model", "_output_text", b"_output_text", "_refusal", b"_refusal", "_status", b"_status", "document", b"document", "error", b"error", "id", b"id", "incomplete_details", b"incomplete_details", "model", b"model", "output_text", b"output_text", "refusal", b"refusal", "status", b"status", "tool_usage", b"tool_usage", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_id", b"_id", "_model", b"_model", "_status", b"_status", "calls", b"calls", "document", b"document", "error", b"error", "extra_fields", b"extra_fields", "id", b"id", "incomplete_details", b"incomplete_details", "model", b"model", "status", b"status", "tool_usage", b"tool_usage", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_id", b"_id", "_model", b"_model", "_output_text", b"_output_text", "_refusal", b"_refusal", "_status", b"_status", "calls", b"calls", "document", b"document", "error", b"error", "extra_fields", b"extra_fields", "id", b"id", "incomplete_details", b"incomplete_details", "model", b"model", "output_text", b"output_text", "refusal", b"refusal", "status", b"status", "tool_usage", b"tool_usage", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__id: _TypeAlias = _typing.Literal["id"]  # noqa: Y015
     _WhichOneofArgType__id: _TypeAlias = _typing.Literal["_id", b"_id"]  # noqa: Y015
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__output_text: _TypeAlias = _typing.Literal["output_text"]  # noqa: Y015
+    _WhichOneofArgType__output_text: _TypeAlias = _typing.Literal["_output_text", b"_output_text"]  # noqa: Y015
+    _WhichOneofReturnType__refusal: _TypeAlias = _typing.Literal["refusal"]  # noqa: Y015
+    _WhichOneofArgType__refusal: _TypeAlias = _typing.Literal["_refusal", b"_refusal"]  # noqa: Y015
     _WhichOneofReturnType__status: _TypeAlias = _typing.Literal["status"]  # noqa: Y015
     _WhichOneofArgType__status: _TypeAlias = _typing.Literal["_status", b"_status"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__id) -> _WhichOneofReturnType__id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__output_text) -> _WhichOneofReturnType__output_text | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__refusal) -> _WhichOneofReturnType__refusal | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
 

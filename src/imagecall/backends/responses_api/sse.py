@@ -47,8 +47,8 @@ class SseEvent:
 Reading: TypeAlias = Generator[bytes | SseEvent, None, int]
 """Pieces of a string and events, and at last a position."""
 
-Choose = Callable[[bytes], Use]
-"""Given the data of the event before a large string: what is wanted of that."""
+Choose = Callable[[str, bytes], Use]
+"""The use of a large string, by the name of its event and the data before that string."""
 
 
 class SseReader:
@@ -56,7 +56,7 @@ class SseReader:
 
     Args:
         keys: the JSON keys whose strings may be large.
-        choose: says what is wanted of a large string.
+        choose: chooses the use of a large string.
         max_bytes: the limit of an event, without what is streamed or skipped.
     """
 
@@ -171,7 +171,7 @@ class SseReader:
         beginning = bytes(line[quote + 1 :])
         del line[quote + 1 :]
         data = b"\n".join([*self._data, bytes(line[len(_DATA) :])])
-        self._string = LargeBase64(self._choose(data))
+        self._string = LargeBase64(self._choose(self._event.name, data))
         self._event.large.append(self._string)
         self._ended_in_escape = False
         self._ends_in_escape(beginning)

@@ -63,7 +63,7 @@ def _inflater(request: Request) -> Inflater | None:
     if len(codings) > 1 or codings[0] not in _CODINGS:
         message = "the Content-Encoding must be gzip, deflate or identity, and only one"
         raise HTTPException(415, message, _ACCEPTED)
-    return Inflater()
+    return Inflater(strict=True)
 
 
 def _word(text: str) -> str:
