@@ -225,7 +225,7 @@ async def test_an_unforeseen_error_shows_nothing_of_the_inside(
     def fail(_: Any, json: str, *__: Any, **___: Any) -> None:
         raise RuntimeError(json)
 
-    monkeypatch.setattr("imagecall.doors.grpc.server.parse_call", fail)
+    monkeypatch.setattr("imagecall.doors.grpc.services.parse_call", fail)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.ParseCall(pb.ParseCallRequest(json=ITEM))
     assert caught.value.code() is grpc.StatusCode.INTERNAL
