@@ -9,6 +9,16 @@ _SIGNATURES: Final = (
     (b"GIF89a", "gif"),
 )
 
+MEDIA_TYPES: Final = {
+    "png": "image/png",
+    "jpeg": "image/jpeg",
+    "webp": "image/webp",
+    "gif": "image/gif",
+    "avif": "image/avif",
+    "svg": "image/svg+xml",
+}
+"""The media type of each format that is known."""
+
 
 def image_format(image: bytes) -> str | None:
     """The format: "png", "jpeg", "webp", "gif", "avif" or "svg". None: it is another, or no image.
@@ -30,5 +40,4 @@ def image_format(image: bytes) -> str | None:
 
 def media_type(image: bytes) -> str:
     """The media type of an image file: "image/png". "": its format is none that is known."""
-    found = image_format(image)
-    return f"image/{found}{'+xml' if found == 'svg' else ''}" if found else ""
+    return MEDIA_TYPES.get(image_format(image) or "", "")

@@ -37,7 +37,8 @@ def backend_of(
     if name.startswith(("grpc://", "grpcs://")):
         from imagecall.backends.grpc import GrpcBackend
 
-        return GrpcBackend(server_address(name), api_key)
+        address = server_address(name)
+        return GrpcBackend(address, api_key, max_bytes=max_bytes, max_image_bytes=max_image_bytes)
     choices = (
         f"{EMBEDDED}, the base URL of a Responses API (http:// or https://), grpc://HOST:PORT, "
         "grpcs://HOST:PORT"

@@ -15,7 +15,8 @@ from imagecall.v1.image_response_pb2 import ImageResponse
 
 _PLAN: Final = object_plan(ImageResponse.DESCRIPTOR)
 _KEYS: Final = [key_of(field).name for field in ImageResponse.DESCRIPTOR.fields]
-_OUTPUT: Final = "/output/"
+OUTPUT: Final = "/output/"
+"""Start of the pointers of the calls of a response."""
 
 
 class ReadResponse(NamedTuple):
@@ -32,8 +33,8 @@ class ReadResponse(NamedTuple):
     def calls(self) -> Iterator[tuple[int, ImageGenerationCall]]:
         """The calls of its output, by their index there."""
         for call in self.document.calls:
-            if call.pointer.startswith(_OUTPUT):
-                yield int(call.pointer.removeprefix(_OUTPUT)), call.call
+            if call.pointer.startswith(OUTPUT):
+                yield int(call.pointer.removeprefix(OUTPUT)), call.call
 
 
 def response_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> ReadResponse:

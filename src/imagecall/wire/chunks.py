@@ -19,6 +19,11 @@ CHUNK_BYTES: Final = 1024 * 1024
 _FINAL: Final = "output_item_done_event."
 """How the paths of finished images begin."""
 
+_DIGEST_BYTES: Final = 32
+
+FORMAT_BYTES: Final = 4096
+"""Bytes at the start of an image that show its format."""
+
 
 class Piece(NamedTuple):
     """A chunk that is no message yet, so that its data need not be copied."""
@@ -83,9 +88,9 @@ class Chunker:
     def add(self, data: bytes) -> Piece | None:
         """Takes the next bytes, which become a chunk; gives the one before them, if any."""
         self._digest.update(data)
+        self._first += data[: FORMAT_BYTES - len(self._first)]
         held, self._held = self._held, data
         if not held:
-            self._first = data
             return None
         piece = Piece(self._offset, held)
         self._offset += len(held)
@@ -117,6 +122,11 @@ class Assembly:
         return self._size
 
     @property
+    def end(self) -> ChunkEnd | None:
+        """The end that the last chunk had. None: it was not added yet."""
+        return self._end
+
+    @property
     def complete(self) -> bool:
         """Whether the last chunk was added."""
         return self._end is not None
@@ -127,7 +137,9 @@ class Assembly:
         Raises ConversionError (CHUNKS_DAMAGED) for a chunk that is not the next one. Of more than
         `max_bytes` bytes nothing is kept.
         """
-        if piece.offset != self._size or self.complete:
+        if self._end is not None:
+            raise damaged("a chunk comes after the last one")
+        if piece.offset != self._size:
             raise damaged(f"a chunk begins at byte {piece.offset:,} instead of {self._size:,}")
         data = piece.data
         if not data and not (piece.end is not None and self._size == 0):
@@ -136,9 +148,12 @@ class Assembly:
         if self._size > self._max_bytes:
             self._pieces.clear()
         else:
-            self._pieces.append(data)
+            self._keep(data)
             self._digest.update(data)
         self._end = piece.end
+
+    def _keep(self, data: bytes | memoryview) -> None:
+        self._pieces.append(data)
 
     @property
     def digest(self) -> bytes:
@@ -169,7 +184,8 @@ class Assembly:
             message = f"the chunks have {self._size:,} bytes; the limit is {self._max_bytes:,}"
             raise ConversionError("TOO_LARGE", "", message)
         if self._end.sha256 != self.digest:
-            raise damaged("the SHA-256 digest of the chunks is not that of their end")
+            expected, found = self._end.sha256[:_DIGEST_BYTES].hex() or "none", self.digest.hex()
+            raise damaged(f"the SHA-256 digest of the chunks is {found}; their end has {expected}")
 
 
 def damaged(message: str) -> ConversionError:
