@@ -59,8 +59,7 @@ def _faults() -> Iterator[None]:
     try:
         yield
     except ConversionError as error:
-        place = f"{error.pointer}: " if error.pointer else ""
-        raise damaged_answer(f"{place}{error}", BACKEND) from None
+        raise damaged_answer(str(error), BACKEND) from None
 
 
 class CheckedStream:
@@ -100,16 +99,13 @@ class CheckedStream:
 
     def _check_item(self, item: StreamItem) -> None:
         name = self._stream.name(item)
-        try:
-            if isinstance(item, StreamEnd):
-                _check_response(item.response, self._limits)
-            elif not _is_newer(item):
+        if isinstance(item, StreamEnd):
+            _check_response(item.response, f"{name}.response", self._limits)
+        elif not _is_newer(item):
+            with _writing(name):
                 event_to_json(item, max_bytes=self._limits.text_bytes)
-                self._has_image |= item.WhichOneof("variant") == _DONE and _has_image(
-                    getattr(item, _DONE).item
-                )
-        except ConversionError as error:
-            raise damaged(f"{name}, {error.pointer or 'the whole'}: {error}") from None
+            if item.WhichOneof("variant") == _DONE:
+                self._has_image |= _has_image(getattr(item, _DONE).item)
 
     def _settled(self, end: StreamEnd, serialized: bytes) -> bytes:
         """Returns the end with its ending, where the backend left the ending unset."""
@@ -134,10 +130,7 @@ def checked_response(serialized: bytes, limits: AnswerLimits) -> GenerateImageRe
         short.CopyFrom(answer)
         for place in images(short):
             place.value = b""
-        try:
-            _check_response(short.response, limits)
-        except ConversionError as error:
-            raise damaged(f"response, {error.pointer or 'the whole'}: {error}") from None
+        _check_response(short.response, "response", limits)
     answer.response.status = _status_of(answer.response, False, "ImageResponse.status")
     return answer
 
@@ -157,18 +150,32 @@ def too_large_message(size: int | None = None) -> GenerationError:
     return damaged_answer(text, BACKEND)
 
 
-def _check_response(response: ImageResponse, limits: AnswerLimits) -> None:
+def _check_response(response: ImageResponse, name: str, limits: AnswerLimits) -> None:
     """Raises ConversionError unless all of a response can be written as JSON."""
     response.DiscardUnknownFields()
-    response_to_json(response)
-    for call in response.calls:
-        to_json(call, max_bytes=limits.text_bytes)
+    with _writing(name):
+        response_to_json(response)
+    for index, call in enumerate(response.calls):
+        with _writing(f"{name}.calls[{index}]"):
+            to_json(call, max_bytes=limits.text_bytes)
     if not response.HasField("document"):
         return
-    document_to_json(response.document, max_bytes=limits.text_bytes)
+    with _writing(f"{name}.document"):
+        document_to_json(response.document, max_bytes=limits.text_bytes)
     lifted = sum(call.pointer.startswith(OUTPUT) for call in response.document.calls)
     if lifted < len(response.calls):
-        raise damaged(f"the document has {lifted} calls; the response has {len(response.calls)}")
+        count = f"{lifted} calls of the output, and {name}.calls has {len(response.calls)}"
+        raise damaged(f"{name}.document has {count}")
+
+
+@contextmanager
+def _writing(name: str) -> Iterator[None]:
+    """Names the message that cannot be written as JSON, and the place in it."""
+    try:
+        yield
+    except ConversionError as error:
+        place = f"{name} at {error.pointer}" if error.pointer else name
+        raise damaged(f"{place}: {error}") from None
 
 
 def _status_of(response: ImageResponse, has_image: bool, unset: str) -> str:

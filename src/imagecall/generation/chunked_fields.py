@@ -109,20 +109,18 @@ def _check_places(
 ) -> None:
     """Raises ConversionError unless values came for just the places that are to be filled."""
     came = f"chunks came for {_listed(values)}" if values else "no chunks came"
+    missing = [path for path in of_images if path not in values]
+    missing += [path for path, text in of_texts.items() if not (text.value or path in values)]
+    if missing:
+        inline = sum(len(of_images[path].value) for path in missing if path in of_images)
+        note = f", and not {inline:,} bytes in the message" if inline else ""
+        raise damaged(f"{came}; expected those of {_listed(missing)}{note}")
     for path in values:
         place = of_images.get(path) or of_texts.get(path)
         if place is None:
             raise damaged(f"{came}; {quoted(path, MAX_PATH)} is no image or long text that is set")
         if place.value:
-            text = f"{came}; {path} has {len(place.value):,} bytes in the message as well"
-            raise damaged(text)
-    for path, place in of_images.items():
-        if path not in values:
-            inline = f", and not {len(place.value):,} bytes in the message" if place.value else ""
-            raise damaged(f"{came}; expected those of {path}{inline}")
-    for path, place in of_texts.items():
-        if not place.value and path not in values:
-            raise damaged(f"{came}; expected those of {path}, which is empty")
+            raise damaged(f"{came}; {path} has {len(place.value):,} bytes in the message as well")
 
 
 def _listed(paths: Iterable[str]) -> str:

@@ -29,6 +29,8 @@ _BEGUN_AT_ONCE: Final = 4
 
 _BACKLOG: Final = 2048
 _HEAD_SECONDS: Final = 20.0
+_LAST_WORD_SECONDS: Final = 1.0
+"""Longest wait for the answers of calls that the server ended."""
 
 
 class _Turns:
@@ -194,3 +196,5 @@ class HttpServer:
         self._server.config.timeout_graceful_shutdown = int(grace)
         self._server.should_exit = True
         await self._serving
+        if ended := self._server.server_state.tasks:  # They still say why they ended.
+            await asyncio.wait(ended, timeout=_LAST_WORD_SECONDS)
