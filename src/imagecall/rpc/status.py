@@ -208,7 +208,7 @@ def _known(code: str, message: str, serialized: bytes, trailers: dict[str, Any])
     billed = metadata.pop(_BILLED, "") == _TRUE
     message = message or details.sentence
     if reason in CODES and not (reason.startswith(_UPSTREAM) or reason in _OF_THE_SERVER):
-        return ConversionError(reason, details.pointer, message)
+        return ConversionError(reason, details.pointer, message, code)
     if not ours.domain and details.info.reason:
         metadata["upstream_code"] = details.info.reason
     pushback = trailers.get(_PUSHBACK, "")
