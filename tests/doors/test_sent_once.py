@@ -17,7 +17,7 @@ from imagecall.server.admission import Admission
 from imagecall.server.limits import Limits
 from tests.doors.test_http import door_before, post
 from tests.streams import framed, happy, item, response
-from tests.upstream import HANG, JSON, RESET, Upstream, upstream
+from tests.upstream import HANG, JSON, RESET, Answer, Upstream, upstream
 
 TOOL: Any = {"type": "image_generation"}
 ERROR = {"message": "it failed", "code": "server_error"}
@@ -59,9 +59,9 @@ async def before_an_api() -> AsyncIterator[tuple[Upstream, str]]:
             yield api, address
 
 
-def fail(api: Upstream, failure: str) -> None:
+def answer_of(failure: str) -> Answer:
     steps, options, _ = BEGUN[failure]
-    api.say(*steps, **{"content_type": JSON} | options)
+    return Answer(steps, **{"content_type": JSON} | options)
 
 
 async def ask_openai(address: str, streams: bool) -> int:
@@ -87,7 +87,7 @@ async def ask_openrouter(address: str, streams: bool) -> int:
 @pytest.mark.parametrize(("failure", "streams"), FAILURES)
 async def test_an_sdk_sends_once_what_may_be_billed(failure: str, streams: bool, ask: Any) -> None:
     async with before_an_api() as (api, address):
-        fail(api, failure)
+        api.answers = [answer_of(failure)]
         assert await asyncio.wait_for(ask(address, streams), 20) == 424
         assert len(api.requests) == 1
 
@@ -95,7 +95,7 @@ async def test_an_sdk_sends_once_what_may_be_billed(failure: str, streams: bool,
 @pytest.mark.parametrize(("failure", "streams"), FAILURES)
 async def test_the_answer_says_that_it_is_not_to_be_sent_again(failure: str, streams: bool) -> None:
     async with before_an_api() as (api, address):
-        fail(api, failure)
+        api.answers = [answer_of(failure)]
         answer, said = await post(address, {"input": "a", "stream": streams})
     assert (answer.status, said["error"]["code"]) == (424, 424)
     assert answer.headers["x-should-retry"] == "false"
