@@ -1,5 +1,6 @@
 """The format of an image file, told by its first bytes, and its media type."""
 
+import re
 from typing import Final
 
 _SIGNATURES: Final = (
@@ -18,6 +19,14 @@ MEDIA_TYPES: Final = {
     "svg": "image/svg+xml",
 }
 """The media type of each format that is known."""
+_PROLOG_BYTES: Final = 4096
+_SVG: Final = re.compile(
+    rb"""(?:\xef\xbb\xbf)?+  # UTF-8's byte order mark
+    (?:\s++ | <\?[^>]*+> | <!--(?>.*?-->) | <!DOCTYPE[^][>]*+(?:\[[^]]*+\][^>]*+)?+>)*+
+    <(?:[\w.-]++:)?+svg[\s/>]""",
+    re.DOTALL | re.VERBOSE,
+)
+"""The prolog of an XML document (XML 1.0, section 2.8) whose root element is svg."""
 
 
 def image_format(image: bytes) -> str | None:
@@ -32,10 +41,7 @@ def image_format(image: bytes) -> str | None:
         return "webp"
     if image[4:12] in (b"ftypavif", b"ftypavis"):
         return "avif"
-    start = image[:1024].lstrip()
-    if start.startswith((b"<svg", b"<?xml")) and b"<svg" in image[:4096]:
-        return "svg"
-    return None
+    return "svg" if _SVG.match(image[:_PROLOG_BYTES]) else None
 
 
 def media_type(image: bytes) -> str:

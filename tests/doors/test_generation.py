@@ -17,13 +17,13 @@ from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import imagecall
+from imagecall.access.admission import Admission
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.client import ImageClient
 from imagecall.doors.grpc.server import GrpcServer
 from imagecall.errors import CODES, ConversionError, GenerationError
 from imagecall.generation.backend import Backend
-from imagecall.server.admission import Admission
 from imagecall.v1 import image_generation_service_pb2 as pb
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub

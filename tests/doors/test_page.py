@@ -18,12 +18,12 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 import imagecall
+from imagecall.access.admission import Admission
+from imagecall.access.tokens import Tokens
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.doors.http.server import HttpServer
 from imagecall.generation.backend import Backend
-from imagecall.server.admission import Admission
-from imagecall.server.tokens import Tokens
 from tests.streams import PNG, framed, happy, item, numbered, response, without
 from tests.upstream import HANG, Upstream, upstream
 

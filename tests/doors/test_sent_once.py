@@ -10,11 +10,11 @@ import openai
 import openrouter
 import pytest
 
+from imagecall.access.admission import Admission
+from imagecall.access.limits import Limits
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.doors.http.server import HttpServer
-from imagecall.server.admission import Admission
-from imagecall.server.limits import Limits
 from tests.doors.test_http import door_before, post
 from tests.streams import framed, happy, item, response
 from tests.upstream import HANG, JSON, RESET, Answer, Upstream, upstream

@@ -1,6 +1,5 @@
 """What is seen of real calls: traces and metrics at a receiver of OTLP, /metrics, and the logs."""
 
-import argparse
 import asyncio
 import base64
 import io
@@ -26,6 +25,9 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import SpanContext, TraceState
 from prometheus_client.parser import text_string_to_metric_families
 
+from imagecall.access.admission import Admission
+from imagecall.access.limits import Limits
+from imagecall.access.tokens import Tokens
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.grpc import GrpcBackend
 from imagecall.backends.responses_api.backend import HttpBackend
@@ -43,12 +45,9 @@ from imagecall.observing.observer import (
 )
 from imagecall.observing.span import Outcome, Span
 from imagecall.observing.span_exporter import _encoded, _readable
-from imagecall.observing.start import observer_of
+from imagecall.observing.start import observer_from
 from imagecall.rpc.addresses import ServerAddress
-from imagecall.server.admission import Admission
-from imagecall.server.limits import Limits
-from imagecall.server.settings import SERVER, read_settings
-from imagecall.server.tokens import Tokens
+from imagecall.server.settings import ServerSettings, read_settings
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
@@ -112,7 +111,8 @@ async def receiver(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Receiver]:
 @asynccontextmanager
 async def observing(**settings: str) -> AsyncIterator[Observer]:
     """An observer as the settings have it; at the end everything is sent."""
-    observer = observer_of(read_settings(settings, SERVER, {}))
+    chosen = read_settings(ServerSettings, settings, {})
+    observer = observer_from(chosen.metrics, chosen.traces, chosen.log_calls)
     assert observer
     try:
         yield observer
@@ -513,9 +513,8 @@ async def test_nothing_shows_a_key_a_token_or_an_image(
     encoded = base64.b64encode(image).decode()
     shown: list[str] = []
     given = {"metrics": "on", "traces": "on", "log_calls": "on", "log_format": form}
-    settings = read_settings(
-        {**given, "tokens_file": str(tokens), "api_key_file": str(key_file)}, SERVER, {}
-    )
+    files = {"tokens_file": str(tokens), "api_key_file": str(key_file)}
+    settings = read_settings(ServerSettings, {**given, **files}, {})
     admission = Admission(Limits(), Tokens(tokens))
     async with AsyncExitStack() as stack:
         formatter = JsonFormatter() if form == "json" else TextFormatter()
@@ -606,5 +605,5 @@ def test_with_everything_off_there_is_no_observer_and_nothing_is_loaded() -> Non
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "[]\n"
-    off = argparse.Namespace(metrics=False, traces=False, log_calls=False)
-    assert observer_of(off) is None
+
+    assert observer_from(metrics=False, traces=False, log_calls=False) is None

@@ -8,14 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from imagecall.access.setting import settings_of
 from imagecall.backends.embedded.order import Asked
 from imagecall.client import SERVICE_CONFIG
 from imagecall.conversion.converter import CALLS
 from imagecall.errors import CODES
-from imagecall.server.settings import SERVER
+from imagecall.server.settings import ServerSettings
 from tests.commands.test_cli import servers as servers
 from tests.interop.__main__ import DROP_UNKNOWN_FIELDS
-from tests.readme_regions import README, marked, shown
+from tests.readme_regions import README, guides, marked, shown
 
 ADDRESSES = ("127.0.0.1:50051", "127.0.0.1:8080")
 
@@ -101,7 +102,7 @@ def test_the_table_of_what_can_be_asked_of_the_embedded_backend_is_complete() ->
 
 def test_the_table_of_settings_has_each_with_its_default() -> None:
     rows = re.findall(r"^\| `--([a-z-]+)` \| (?:`([^`]*)`)? *\| .+ \|$", README.read_text(), re.M)
-    assert rows == [(setting.name, setting.default or "") for setting in SERVER]
+    assert rows == [(each.name, each.default or "") for each in settings_of(ServerSettings)]
 
 
 def test_what_the_readme_shows_of_each_language_is_what_its_program_has() -> None:
@@ -109,8 +110,11 @@ def test_what_the_readme_shows_of_each_language_is_what_its_program_has() -> Non
     assert sorted(shown()) == sorted(marked())
 
 
-def test_the_readme_names_the_languages_that_drop_unknown_fields() -> None:
+def test_the_guides_name_the_languages_that_drop_unknown_fields() -> None:
+    found = {name for name, text in guides().items() if "drops the fields" in text}
+    assert found == DROP_UNKNOWN_FIELDS
+
+
+def test_the_readme_links_to_the_guide_of_each_language() -> None:
     text = README.read_text()
-    part = r"<summary><b>(\w+)[^\n]*\n(?:(?!</details>).)*?drops the fields"
-    found = re.findall(part, text, re.S)
-    assert {name.lower() for name in found} == DROP_UNKNOWN_FIELDS
+    assert all(f"(tests/interop/{name})" in text for name in guides())

@@ -8,16 +8,18 @@ quotes the token of this server, "[key]" stands instead.
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final, TypeVar
 
 import grpc
 
-from imagecall.backends.masking import has_key, mask_error, mask_message, masked
+from imagecall.access.limits import Limits
+from imagecall.backends.masking import has_secret, mask_error, mask_message, masked
+from imagecall.backends.responses_api.errors import secrets_of
 from imagecall.errors import GenerationError, ImagecallError, damaged_answer
 from imagecall.generation.backend import Part
-from imagecall.generation.call_context import CALL, Metadata
+from imagecall.generation.call_context import CALL
 from imagecall.generation.checked_answer import (
     BACKEND,
     MAX_MESSAGE_BYTES,
@@ -29,9 +31,10 @@ from imagecall.generation.checked_answer import (
 )
 from imagecall.json.text import MAX_BYTES
 from imagecall.observing.observer import Upstream, rpc_called, upstream
-from imagecall.rpc.addresses import ServerAddress, bearer
+from imagecall.rpc.addresses import ServerAddress
+from imagecall.rpc.channel import aio_channel, bearer, credentials_of
+from imagecall.rpc.headers import Header, Metadata, by_name, check_metadata_name
 from imagecall.rpc.status import error_of, is_lost, is_not_sent, passed_on
-from imagecall.server.limits import Limits
 from imagecall.v1.image_generation_service_pb2 import (
     DESCRIPTOR,
     GenerateImageRequest,
@@ -50,7 +53,7 @@ _STATUS_SECONDS: Final = 5.0
 
 _MAX_BACKOFF_MS: Final = 5000
 _CONNECTIONS: Final = 8
-"""Connections to the backend, as a server takes so many calls on each: ours 128."""
+"""Connections to the backend, since a server limits the calls on each: this package's own to 64."""
 
 _PING_MS: Final = 310_000
 """Time without a frame after which a connection is pinged. By default, servers of Go, Java and C++
@@ -82,23 +85,30 @@ class GrpcBackend:
     Args:
         address: of the other server.
         token: the bearer token that it asks for, instead of what the caller sent. "": none.
+        headers: metadata of each call, instead of what the caller sent.
         idle_seconds: after how long a silence a call is given up.
         max_bytes: the limit of an answer to GenerateImage, or of a text of a stream.
         max_image_bytes: the limit of an image of a stream.
+
+    Raises ValueError for a header that is no metadata.
     """
 
     def __init__(
         self,
         address: ServerAddress,
         token: str = "",
+        headers: Sequence[Header] = (),
         *,
         idle_seconds: float = IDLE_SECONDS,
         max_bytes: int = MAX_BYTES,
         max_image_bytes: int = Limits.image_bytes,
     ) -> None:
         self._address = address
-        self._key = token
-        self._token = bearer(token)
+        own = by_name(headers, token)
+        for name in own:
+            check_metadata_name(name)
+        self._own = {name: header.value for name, header in own.items()} | dict(bearer(token))
+        self._secrets = secrets_of(token, headers)
         self._idle_seconds = idle_seconds
         self._limits = AnswerLimits(max_image_bytes, max_bytes)
         self._channels: list[grpc.aio.Channel] = []
@@ -131,7 +141,7 @@ class GrpcBackend:
             try:
                 await self._take_initial(call)
                 while (part := await self._next(call, stream)) is not grpc.aio.EOF:
-                    yield self._without_key(stream.check(part))
+                    yield self._masked_part(stream.check(part))
                 await self._take_trailing(call)
             finally:
                 call.cancel()
@@ -146,7 +156,7 @@ class GrpcBackend:
 
     def _options(self, hop: Upstream) -> dict[str, Any]:
         context = CALL.get()
-        own = dict([*self._token, *hop.headers.items()])
+        own = self._own | hop.headers
         kept = [(key, value) for key, value in context.metadata if key not in own]
         return {"metadata": [*kept, *own.items()] or None, "timeout": context.seconds_left}
 
@@ -175,23 +185,23 @@ class GrpcBackend:
             answer.trailing = self._metadata(await call.trailing_metadata())
 
     def _metadata(self, metadata: Any) -> Metadata:
-        return tuple((name, masked(value, self._key)) for name, value in passed_on(metadata))
+        return tuple((name, masked(value, self._secrets)) for name, value in passed_on(metadata))
 
     def _response(self, serialized: bytes | None) -> GenerateImageResponse:
         if serialized is None:
             raise damaged_answer("there is no GenerateImageResponse", BACKEND)
         response = checked_response(serialized, self._limits)
-        if has_key(serialized, self._key):
-            mask_message(response, self._key)
+        if has_secret(serialized, self._secrets):
+            mask_message(response, self._secrets)
         return response
 
-    def _without_key(self, part: bytes) -> bytes:
+    def _masked_part(self, part: bytes) -> bytes:
         """Masks an event or the end; a chunk stays as it is, or its digest would be another."""
-        if not has_key(part, self._key):
+        if not has_secret(part, self._secrets):
             return part
         message = StreamImageResponse.FromString(part)
         if not message.HasField("chunk"):
-            mask_message(message, self._key)
+            mask_message(message, self._secrets)
         return message.SerializeToString()
 
     @contextmanager
@@ -200,7 +210,7 @@ class GrpcBackend:
         try:
             yield
         except ImagecallError as error:
-            mask_error(error, self._key)
+            mask_error(error, self._secrets)
             raise
         except grpc.RpcError as error:
             known = error_of(error)
@@ -208,7 +218,7 @@ class GrpcBackend:
                 known = _of_grpc(known, self._limits, stream)
             if stream and stream.begun and isinstance(known, GenerationError):
                 known.may_be_billed = True
-            mask_error(known, self._key)
+            mask_error(known, self._secrets)
             raise known from None
 
     def _next_channel(self) -> grpc.aio.Channel:
@@ -230,10 +240,7 @@ class GrpcBackend:
             ("grpc.keepalive_timeout_ms", _PONG_MS),
             ("grpc.http2.max_pings_without_data", 0),  # If not, a silent call is pinged but twice.
         ]
-        target, credentials = self._address.target, self._address.credentials
-        if credentials:
-            return grpc.aio.secure_channel(target, credentials, options)
-        return grpc.aio.insecure_channel(target, options)
+        return aio_channel(self._address.target, credentials_of(self._address), options)
 
 
 def _service_config(limits: AnswerLimits) -> str:

@@ -1,4 +1,4 @@
-"""Messages and errors of a gRPC backend without the token that the server sent to that backend."""
+"""Messages and errors of a gRPC backend without the secrets that the backend is sent."""
 
 from collections.abc import Iterator, MutableMapping
 from typing import Any, Final
@@ -9,78 +9,78 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.rpc.status_pb2 import Status
 
-from imagecall.backends.responses_api.errors import without_key
+from imagecall.backends.responses_api.errors import Secrets, without_secrets
 from imagecall.errors import GenerationError, ImagecallError
 
 _MASK: Final = b"[key]"
 
 
-def has_key(data: bytes, key: str) -> bool:
-    """Tells whether the key stands in some bytes, and is long enough to be looked for."""
-    return without_key(data, key) != data if key else False
+def has_secret(data: bytes, secrets: Secrets) -> bool:
+    """Tells whether a secret stands in some bytes."""
+    return any(secret.encode() in data for secret in secrets)
 
 
-def mask_message(message: Any, key: str) -> None:
-    """Puts "[key]" in the place of the key in every text of a message."""
+def mask_message(message: Any, secrets: Secrets) -> None:
+    """Puts "[key]" in the place of secrets in every text of a message."""
     if isinstance(message, AnyMessage):
-        _mask_any(message, key)
+        _mask_any(message, secrets)
         return
     for field, value in message.ListFields():
         if _is_map(field):
-            _mask_map(value, key)
+            _mask_map(value, secrets)
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
             for inner in value if field.is_repeated else (value,):
-                mask_message(inner, key)
+                mask_message(inner, secrets)
         elif field.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES):
             if field.is_repeated:
-                value[:] = [masked(each, key) for each in value]
+                value[:] = [masked(each, secrets) for each in value]
             else:
-                setattr(message, field.name, masked(value, key))
+                setattr(message, field.name, masked(value, secrets))
 
 
-def masked(value: Any, key: str) -> Any:
-    """Returns a text, or bytes, without the key."""
+def masked(value: Any, secrets: Secrets) -> Any:
+    """Returns a text, or bytes, without secrets."""
     if isinstance(value, str):
-        return without_key(value.encode(errors="surrogateescape"), key).decode(
+        return without_secrets(value.encode(errors="surrogateescape"), secrets).decode(
             errors="surrogateescape"
         )
-    return without_key(value, key)
+    return without_secrets(value, secrets)
 
 
-def mask_error(error: ImagecallError, key: str) -> None:
-    """Puts "[key]" in the place of the key wherever an error has it."""
-    error.args = (masked(str(error), key),)
-    error.pointer = masked(error.pointer, key)
-    error.trailers = tuple((name, masked(value, key)) for name, value in error.trailers)
+def mask_error(error: ImagecallError, secrets: Secrets) -> None:
+    """Puts "[key]" in the place of secrets wherever an error has it."""
+    error.args = (masked(str(error), secrets),)
+    error.pointer = masked(error.pointer, secrets)
+    error.trailers = tuple((name, masked(value, secrets)) for name, value in error.trailers)
     if isinstance(error, GenerationError):
-        _mask_map(error.metadata, key)
-    if has_key(error.status, key):
+        _mask_map(error.metadata, secrets)
+    if has_secret(error.status, secrets):
         status = Status.FromString(error.status)
-        mask_message(status, key)
+        mask_message(status, secrets)
         error.status = status.SerializeToString()
 
 
-def _mask_map(values: MutableMapping[Any, Any], key: str) -> None:
+def _mask_map(values: MutableMapping[Any, Any], secrets: Secrets) -> None:
     for name, value in list(values.items()):
         if isinstance(value, Message):
-            mask_message(value, key)
+            mask_message(value, secrets)
             continue
         del values[name]
-        values[masked(name, key) if isinstance(name, str) else name] = (
-            masked(value, key) if isinstance(value, str | bytes) else value
+        values[masked(name, secrets) if isinstance(name, str) else name] = (
+            masked(value, secrets) if isinstance(value, str | bytes) else value
         )
 
 
-def _mask_any(detail: AnyMessage, key: str) -> None:
+def _mask_any(detail: AnyMessage, secrets: Secrets) -> None:
     """Masks a message of a type that is known here, or bytes, whose length stays."""
-    if not has_key(detail.value, key):
+    if not has_secret(detail.value, secrets):
         return
     for message in _unpacked(detail):
-        mask_message(message, key)
+        mask_message(message, secrets)
         detail.value = message.SerializeToString()
         return
-    filler = _MASK.ljust(len(key.encode()), b"*")
-    detail.value = detail.value.replace(key.encode(), filler)
+    for secret in map(str.encode, secrets):
+        detail.value = detail.value.replace(secret, _MASK.ljust(len(secret), b"*"))
 
 
 def _unpacked(detail: AnyMessage) -> Iterator[Any]:

@@ -4,7 +4,7 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-Metadata = tuple[tuple[str, str | bytes], ...]
+from imagecall.rpc.headers import Metadata
 
 
 @dataclass

@@ -13,7 +13,7 @@ RetryInfo, and the metadata of its ErrorInfo has "may_be_billed": "true".
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -21,11 +21,10 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, LocalizedMessage
 from google.rpc.status_pb2 import Status
 
 from imagecall.errors import CODES, ConversionError, GenerationError, ImagecallError
+from imagecall.rpc.headers import Metadata
 
 DOMAIN: Final = "imagecall"
 """The domain of the reasons in google.rpc.ErrorInfo."""
-
-Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 _DETAILS: Final = "grpc-status-details-bin"
 _PUSHBACK: Final = "grpc-retry-pushback-ms"

@@ -4,20 +4,17 @@ The kernel spreads connections over them (SO_REUSEPORT). A process that dies is 
 stop when their stdin ends: this one closes it to stop them, the system if this one is gone.
 """
 
-import argparse
 import asyncio
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
-from imagecall.doors.grpc.listeners import reserved
-
-WORKER: Final = "IMAGECALL_IS_WORKER"
-"""The variable of the environment that tells a process that it is one of several."""
+from imagecall.access.ports import reserved
+from imagecall.server.settings import WORKER, ServerSettings
 
 READY: Final = "ready"
 """What a worker says once it listens."""
@@ -27,11 +24,13 @@ _RESTART_SECONDS: Final = 1.0
 
 
 async def run_workers(
-    settings: argparse.Namespace, arguments: Sequence[str], announce: Callable[[str, str], None]
+    settings: ServerSettings,
+    arguments: Sequence[str],
+    announce: Callable[[Mapping[str, str]], None],
 ) -> int:
     """Runs the workers until SIGINT or SIGTERM, or until one cannot start; returns the exit code.
 
-    `arguments` are those of the command line; `announce` is told the addresses of the two doors
+    `arguments` are those of the command line; `announce` gets the address of each door, by name,
     once all workers listen.
     """
     stopping = asyncio.Event()
@@ -39,17 +38,16 @@ async def run_workers(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     with ExitStack() as stack:
-        grpc = reserved(settings.grpc, stack)
-        http = reserved(settings.http, stack) if settings.http else "off"
-        own = ["--grpc", grpc, "--http", http, "--workers", "1"]
-        command = [sys.executable, "-m", "imagecall", *arguments, *own]
+        bound = {name: reserved(at, stack) for name, at in settings.addresses.items()}
+        own = [part for name, at in bound.items() for part in (f"--{name}", at)]
+        command = [sys.executable, "-m", "imagecall", *arguments, *own, "--workers", "1"]
         workers = [_Worker(command, stopping) for _ in range(settings.workers)]
         running = [asyncio.create_task(worker.run()) for worker in workers]
         ready = asyncio.create_task(_all_ready(workers))
         either: set[asyncio.Future[Any]] = {ready, *running}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
-            announce(grpc, http)
+            announce(bound)
         codes = await asyncio.gather(*running)
         ready.cancel()
         return max(codes, key=abs)

@@ -10,6 +10,7 @@ from google.protobuf.internal import containers as _containers
 from imagecall.v1 import document_pb2 as _document_pb2
 from imagecall.v1 import extra_field_pb2 as _extra_field_pb2
 from imagecall.v1 import image_generation_call_pb2 as _image_generation_call_pb2
+from imagecall.v1 import tool_usage_pb2 as _tool_usage_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -38,6 +39,7 @@ class ImageResponse(_message.Message):
     INCOMPLETE_DETAILS_FIELD_NUMBER: _builtins.int
     CALLS_FIELD_NUMBER: _builtins.int
     DOCUMENT_FIELD_NUMBER: _builtins.int
+    TOOL_USAGE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifier of the response. Not set: the API sent none. JSON key "id"."""
     model: _builtins.str
@@ -81,6 +83,12 @@ class ImageResponse(_message.Message):
         the messages of the model, and with its calls. Set if asked for.
         """
 
+    @_builtins.property
+    def tool_usage(self) -> _tool_usage_pb2.ToolUsage:
+        """What the tools consumed beside usage. Not set: the API sent nothing. JSON
+        key "tool_usage".
+        """
+
     def __init__(
         self,
         *,
@@ -93,10 +101,11 @@ class ImageResponse(_message.Message):
         incomplete_details: Global___IncompleteDetails | None = ...,
         calls: _abc.Iterable[_image_generation_call_pb2.ImageGenerationCall] | None = ...,
         document: _document_pb2.Document | None = ...,
+        tool_usage: _tool_usage_pb2.ToolUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_id", b"_id", "_model", b"_model", "_status", b"_status", "document", b"document", "error", b"error", "id", b"id", "incomplete_details", b"incomplete_details", "model", b"model", "status", b"status", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_id", b"_id", "_model", b"_model", "_status", b"_status", "document", b"document", "error", b"error", "id", b"id", "incomplete_details", b"incomplete_details", "model", b"model", "status", b"status", "tool_usage", b"tool_usage", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_id", b"_id", "_model", b"_model", "_status", b"_status", "calls", b"calls", "document", b"document", "error", b"error", "extra_fields", b"extra_fields", "id", b"id", "incomplete_details", b"incomplete_details", "model", b"model", "status", b"status", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_id", b"_id", "_model", b"_model", "_status", b"_status", "calls", b"calls", "document", b"document", "error", b"error", "extra_fields", b"extra_fields", "id", b"id", "incomplete_details", b"incomplete_details", "model", b"model", "status", b"status", "tool_usage", b"tool_usage", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__id: _TypeAlias = _typing.Literal["id"]  # noqa: Y015
     _WhichOneofArgType__id: _TypeAlias = _typing.Literal["_id", b"_id"]  # noqa: Y015

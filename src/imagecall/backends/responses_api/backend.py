@@ -5,24 +5,39 @@ it, see GenerationError.may_be_billed.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from typing import Final
-from urllib.parse import urlsplit
 
 import aiohttp
 
-from imagecall.backends.responses_api.errors import failed, not_understood, refused, without_key
+from imagecall.access.limits import Limits
+from imagecall.backends.responses_api.errors import (
+    failed,
+    not_understood,
+    refused,
+    secrets_of,
+    without_secrets,
+)
 from imagecall.backends.responses_api.stream import ResponseStream
+from imagecall.backends.responses_api.target import target_of
 from imagecall.errors import ConversionError, GenerationError, damaged_answer, too_large_answer
 from imagecall.generation.backend import Part
+from imagecall.generation.call_context import CALL
 from imagecall.generation.fairness import LARGE, turn
 from imagecall.generation.parts import in_parts
 from imagecall.generation.request import request_to_json
 from imagecall.generation.response import ReadResponse, end_of, ending_of, response_from_json
 from imagecall.json.text import MAX_BYTES, members, parse
 from imagecall.observing.observer import http_called, upstream
-from imagecall.server.limits import Limits
+from imagecall.rpc.headers import AUTHORIZATION, FORWARDED, Header, by_name, forwarded, lower
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     GenerateImageResponse,
@@ -50,13 +65,16 @@ class HttpBackend:
     """See the module.
 
     Args:
-        base_url: where the API is, without "/responses": "https://openrouter.ai/api/v1".
+        base_url: the URL of the API without "/responses": "https://openrouter.ai/api/v1". A query
+            is kept behind the path.
         api_key: sent as a bearer token. "": none is sent.
+        headers: sent with each request.
+        forward_headers: names of the headers, or metadata, of a caller that are sent too.
         idle_seconds: after how long a silence a call is given up.
         max_bytes: the limit of an answer, or of an event of a stream without its image.
         max_image_bytes: the limit of an image of a stream.
 
-    Raises ValueError for what is no base URL, or no key.
+    Raises ValueError for a URL, proxy, key or header that cannot be used.
     """
 
     def __init__(
@@ -64,13 +82,20 @@ class HttpBackend:
         base_url: str,
         api_key: str = "",
         *,
+        headers: Sequence[Header] = (),
+        forward_headers: Collection[str] = FORWARDED,
         idle_seconds: float = IDLE_SECONDS,
         max_bytes: int = MAX_BYTES,
         max_image_bytes: int = Limits.image_bytes,
     ) -> None:
-        self._url = _checked_url(base_url) + "/responses"
-        self._operation = http_called(self._url)
-        self._api_key = _checked_key(api_key)
+        self._target = target_of(base_url)
+        self._operation = http_called(self._target.shown)
+        key = _checked_key(api_key)
+        self._own = {name: (h.name, h.value) for name, h in by_name(headers, key).items()}
+        if key:
+            self._own[AUTHORIZATION] = ("Authorization", f"Bearer {key}")
+        self._forward = lower(forward_headers)
+        self._secrets = secrets_of(key, headers)
         self._idle_seconds = idle_seconds
         self._max_bytes = max_bytes
         self._max_image_bytes = max_image_bytes
@@ -98,25 +123,31 @@ class HttpBackend:
     @asynccontextmanager
     async def _post(self, body: bytes, accept: str) -> AsyncIterator[aiohttp.ClientResponse]:
         """Sends a request; the answer, once it is known to be none of an error."""
-        headers = {"Accept": accept, "Content-Type": "application/json"}
-        if self._api_key:
-            headers["Authorization"] = f"Bearer {self._api_key}"
         with upstream(self._operation) as hop, _failures():
-            headers.update(hop.headers)
             async with asyncio.timeout(self._idle_seconds):
                 answer = await self._opened().post(
-                    self._url, data=body, headers=headers, allow_redirects=False
+                    self._target.url,
+                    data=body,
+                    headers=self._headers(accept, hop.headers),
+                    allow_redirects=False,
+                    proxy=self._target.proxy,
                 )
             async with answer:
                 hop.code = answer.status
                 await self._accept(answer)
                 yield answer
 
+    def _headers(self, accept: str, of_hop: Mapping[str, str]) -> list[tuple[str, str]]:
+        """Returns the headers of a request. Those of the caller give way to others."""
+        others = [("Accept", accept), ("Content-Type", "application/json"), *of_hop.items()]
+        sent = forwarded(CALL.get().metadata, self._forward - self._own.keys())
+        return [*others, *self._own.values(), *((name, str(value)) for name, value in sent)]
+
     async def _accept(self, answer: aiohttp.ClientResponse) -> None:
         """Raises GenerationError for an answer that is an error, or not as it was asked for."""
         if answer.status != 200:
             start = await _start(answer)
-            raise refused(answer.status, answer.headers, start, self._api_key)
+            raise refused(answer.status, answer.headers, start, self._secrets)
         if answer.headers.get("content-encoding", _IDENTITY).lower() != _IDENTITY:
             raise not_understood("compressed bytes, which were not asked for", may_be_billed=True)
 
@@ -138,7 +169,6 @@ class HttpBackend:
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
                 max_field_size=_MAX_HEADER_BYTES,
                 max_line_size=_MAX_HEADER_BYTES,
-                trust_env=True,
             )
         return self._session
 
@@ -158,7 +188,7 @@ class HttpBackend:
                 return
             case b"<":
                 raise not_understood("HTML", may_be_billed=True)
-        stream = ResponseStream(request, self._api_key, self._max_bytes, self._max_image_bytes)
+        stream = ResponseStream(request, self._secrets, self._max_bytes, self._max_image_bytes)
         received = first
         while received and not stream.ended:
             for piece in _slices(received, stream):
@@ -187,7 +217,7 @@ class HttpBackend:
         return self._read_response(body, headers)
 
     def _read_response(self, body: bytes, headers: Mapping[str, str]) -> ReadResponse:
-        body = without_key(body, self._api_key)
+        body = without_secrets(body, self._secrets)
         try:
             read = response_from_json(body, max_bytes=self._max_bytes)
         except ConversionError as error:
@@ -199,7 +229,7 @@ class HttpBackend:
         if "output" in raws or raws.get("object") == b'"response"':
             return read
         if said := parse(raws.get("error", b"null")):
-            raise failed(said, self._api_key, headers)
+            raise failed(said, self._secrets, headers)
         raise not_understood("JSON without a response", may_be_billed=True)
 
 
@@ -258,17 +288,6 @@ def _why(error: Exception) -> str:
         case aiohttp.ConnectionTimeoutError():
             return "it takes too long"
     return "it failed"
-
-
-def _checked_url(base_url: str) -> str:
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(f"{base_url!r} is no base URL such as https://openrouter.ai/api/v1")
-    if parts.username is not None or any(map(str.isspace, base_url)):
-        raise ValueError("the base URL has a user name or white space in it, which it must not")
-    _ = parts.port  # Raises ValueError for what is no port.
-    parts.hostname.encode("idna")  # Raises UnicodeError, which is a ValueError, for no host.
-    return base_url.rstrip("/")
 
 
 def _checked_key(api_key: str) -> str:

@@ -7,10 +7,10 @@ status 200, is taken for the status that its code or type goes with.
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from imagecall.errors import (
     REASONS_BY_HTTP_STATUS,
@@ -21,6 +21,7 @@ from imagecall.errors import (
     printable,
 )
 from imagecall.json.text import JsonValue, parse
+from imagecall.rpc.headers import Header
 
 _MAX_MESSAGE: Final = 600
 _MAX_POINTER: Final = 300
@@ -49,34 +50,47 @@ _STATUSES: Final = {
 """The HTTP statuses that an API sends with the code or type of an error."""
 
 _PARAM: Final = re.compile(r"[^.\[\]]+")
-_MIN_KEY: Final = 16
-"""The length from which a key is looked for in what an API says."""
+_MIN_SECRET: Final = 16
+"""Shortest word of a secret that is masked."""
+
+Secrets: TypeAlias = tuple[str, ...]
+"""Words that no text of an API may show: the API key, and those in headers of the operator."""
 
 _KEY: Final = re.compile(r"\b(?:sk|key|pk|rk)-[\w*.-]{3,}[\w*]", re.ASCII)
 
 
-def without_key(data: bytes, api_key: str) -> bytes:
-    """What an API sent, without our key: APIs quote the one that they refuse."""
-    key = api_key.encode()
-    return data.replace(key, b"[key]") if len(key) >= _MIN_KEY and key in data else data
+def secrets_of(api_key: str, headers: Iterable[Header]) -> Secrets:
+    """Returns the words to mask. Short ones would be found in places where they are no secret."""
+    values = [api_key, *(header.value for header in headers if header.is_secret)]
+    words = {word for value in values for word in value.split() if len(word) >= _MIN_SECRET}
+    return tuple(sorted(words, key=len, reverse=True))
 
 
-def _without_keys(text: str, api_key: str) -> str:
-    """A sentence of an API in which no key stands, nor what is left of one."""
-    return _KEY.sub("[key]", without_key(text.encode(errors="replace"), api_key).decode())
+def without_secrets(data: bytes, secrets: Secrets) -> bytes:
+    """Masks secrets in the bytes of an API: APIs quote the key that they refuse."""
+    for secret in secrets:
+        data = data.replace(secret.encode(), b"[key]")
+    return data
 
 
-def refused(status: int, headers: Mapping[str, str], body: bytes, api_key: str) -> GenerationError:
+def _masked(text: str, secrets: Secrets) -> str:
+    """Masks secrets in a sentence of an API, and parts of a key."""
+    return _KEY.sub("[key]", without_secrets(text.encode(errors="replace"), secrets).decode())
+
+
+def refused(
+    status: int, headers: Mapping[str, str], body: bytes, secrets: Secrets
+) -> GenerationError:
     """The error for an answer with a status of 300 or more, or below 200."""
     error = _error_object(body)
-    return _error(status, error, _said(error, body), headers, api_key, may_be_billed=False)
+    return _error(status, error, _said(error, body), headers, secrets, may_be_billed=False)
 
 
-def failed(error: JsonValue, api_key: str, headers: Mapping[str, str]) -> GenerationError:
+def failed(error: JsonValue, secrets: Secrets, headers: Mapping[str, str]) -> GenerationError:
     """The error for an error object that came in a stream, or with the status 200."""
     fields = error if isinstance(error, dict) else {"message": str(error)}
     return _error(
-        _status_of(fields), fields, _text(fields, "message"), headers, api_key, may_be_billed=True
+        _status_of(fields), fields, _text(fields, "message"), headers, secrets, may_be_billed=True
     )
 
 
@@ -91,7 +105,7 @@ def _error(
     fields: Mapping[str, Any],
     said: str,
     headers: Mapping[str, str],
-    api_key: str,
+    secrets: Secrets,
     may_be_billed: bool,
 ) -> GenerationError:
     if not 400 <= status < 600:
@@ -106,12 +120,12 @@ def _error(
     message = f"{head}: {said}" if said else head
     return GenerationError(
         reason_of(status),
-        cut_by_bytes(printable(_without_keys(message, api_key)), _MAX_MESSAGE),
-        pointer=cut_by_bytes(_without_keys(_pointer(fields.get("param")), api_key), _MAX_POINTER),
+        cut_by_bytes(printable(_masked(message, secrets)), _MAX_MESSAGE),
+        pointer=cut_by_bytes(_masked(_pointer(fields.get("param")), secrets), _MAX_POINTER),
         retry_seconds=_retry_seconds(headers),
         may_be_billed=may_be_billed,
         metadata={
-            name: cut_by_bytes(printable(_without_keys(value, api_key)), _MAX_WORD)
+            name: cut_by_bytes(printable(_masked(value, secrets)), _MAX_WORD)
             for name, value in known.items()
             if value
         },

@@ -11,7 +11,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
-from imagecall.backends.responses_api.errors import failed, not_understood, without_key
+from imagecall.backends.responses_api.errors import (
+    Secrets,
+    failed,
+    not_understood,
+    without_secrets,
+)
 from imagecall.backends.responses_api.items import Items
 from imagecall.backends.responses_api.large_base64 import LargeBase64, Use
 from imagecall.backends.responses_api.sse import SseEvent, SseReader
@@ -42,16 +47,16 @@ class ResponseStream:
 
     Args:
         request: what is wanted beside the events of image generation calls.
-        api_key: the key that no text may show.
+        secrets: masked in each event.
         max_bytes: the limit of an event, without an image that is streamed.
         max_image_bytes: the limit of an image that is streamed.
     """
 
     def __init__(
-        self, request: StreamImageRequest, api_key: str, max_bytes: int, max_image_bytes: int
+        self, request: StreamImageRequest, secrets: Secrets, max_bytes: int, max_image_bytes: int
     ) -> None:
         self._request = request
-        self._api_key = api_key
+        self._secrets = secrets
         self._max_bytes = max_bytes
         self._max_image_bytes = max_image_bytes
         self._chunker: Chunker | None = None
@@ -101,7 +106,7 @@ class ResponseStream:
             yield from self._unannounced_end(announced=True)
             return
         self._wanted.streams = False
-        sse.data = without_key(sse.data, self._api_key)
+        sse.data = without_secrets(sse.data, self._secrets)
         value = self._parsed(sse)
         if not isinstance(value, dict):
             return
@@ -109,7 +114,7 @@ class ResponseStream:
         named = tag if isinstance(tag, str) else sse.name
         if named in _ERRORS or (not isinstance(tag, str) and value.get("error")):
             error = value.get("error") or {key: v for key, v in value.items() if key != "type"}
-            raise failed(error, self._api_key, {})
+            raise failed(error, self._secrets, {})
         if not isinstance(tag, str):
             return
         self._spoke = True

@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from imagecall.access.admission import Admission
 from imagecall.doors.internal_error import unforeseen
 from imagecall.doors.offload import done
 from imagecall.errors import ImagecallError
@@ -30,7 +31,6 @@ from imagecall.observing.rpc import (
     observed,
 )
 from imagecall.rpc.status import code_of, trailers_of
-from imagecall.server.admission import Admission
 from imagecall.wire.cost import parsed
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"

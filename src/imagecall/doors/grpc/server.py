@@ -9,14 +9,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection as grpc_reflection
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from imagecall.access.admission import Admission
+from imagecall.access.certificates import Certificates
+from imagecall.access.limits import Limits
+from imagecall.access.ports import not_free
 from imagecall.doors.grpc.boundary import Boundary
 from imagecall.doors.grpc.services import ConversionServicer, GenerationServicer
-from imagecall.doors.grpc.shards import Shards
 from imagecall.generation.backend import Backend
 from imagecall.observing.observer import Observer
-from imagecall.server.admission import Admission
-from imagecall.server.certificates import Certificates
-from imagecall.server.limits import Limits
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
 from imagecall.v1 import image_generation_service_pb2 as generation_pb
@@ -30,32 +30,35 @@ _SERVICES: Final = [
 _CHANNELZ: Final = "grpc.channelz.v1.Channelz"
 _REFLECTION_V1: Final = "grpc.reflection.v1.ServerReflection"
 _USUAL_BYTES: Final = 4 * 1024 * 1024
-"""What a request may have in any case, for batches and chunks: what gRPC takes by default."""
+"""Least limit of a request, for batches and chunks: gRPC's default."""
 
 _OVERHEAD_BYTES: Final = 64 * 1024
-"""What a request may have around its JSON, so that a JSON past its limit is refused by us."""
+"""Bytes of a request around its JSON, so that the door refuses a JSON past the limit itself."""
 
 _METADATA_OVERHEAD_BYTES: Final = 8 * 1024
-"""What may stand beside the metadata, such as the name of the method. gRPC itself takes this, and
-twice our limit, so that what is past the limit is mostly refused by us, with details."""
+"""Bytes beside the metadata, such as the name of the method. The core takes these and twice the
+limit, so that the door refuses most of what is past the limit itself, with details."""
 
 _HANDSHAKE_MS: Final = 20_000
-"""How long a client may take for the handshakes, or to answer a ping."""
+"""Longest time of a client for the handshakes, or for the answer to a ping."""
 
 _KEEPALIVE_MS: Final = 60_000
 _PINGS_MS: Final = 10_000
-"""How often a client without calls may ping; gRPC's default of 5 minutes surprises many."""
+"""Least time between pings of a client without calls; gRPC's default is 5 minutes."""
 
 _CONNECTION_MS: Final = 10 * 60_000
-"""After how long a client is told to connect anew, and so finds replicas that came meanwhile."""
+"""Age at which a client is told to connect anew, so that it finds new replicas."""
 
-_CALLS_OF_A_CONNECTION: Final = 100
-"""How many calls a connection may have past the limit of all, so that they are told of it, where
-that limit is a small one."""
+_CALLS_OF_A_CONNECTION: Final = 64
+"""Calls in progress on a connection; further calls wait at the client, as HTTP/2 has it."""
 
-_MOST_CALLS_OF_A_CONNECTION: Final = 128
-"""How many it may have in any case: further ones wait at the client. One that resets its calls at
-once can keep others waiting for as many."""
+_ENDING_CALLS_OF_A_CONNECTION: Final = 64
+"""Calls that a connection may have besides: those that are over for the client, answered or reset,
+and not yet for Python. All that are in progress may end at once. With less, the core refuses calls
+of a client that makes hundreds; with more, it takes longer to recover from a flood of resets."""
+
+_PENDING_CALLS: Final = 100_000
+"""Calls that may wait until Python takes them; past it, by default 1,000, the core cancels some."""
 
 
 class GrpcServer:
@@ -68,7 +71,7 @@ class GrpcServer:
         certificates: for TLS. None: there is none.
         reflection: whether clients are told the schema.
         channelz: whether clients are told of connections.
-        share_port: whether others may listen on the same port already; see Shards.
+        share_port: whether other processes may listen on the same port.
         observer: what sees the calls. None: nobody wants to know.
     """
 
@@ -86,11 +89,12 @@ class GrpcServer:
     ) -> None:
         admission = admission or Admission()
         self._address = address
-        self._credentials = certificates.for_grpc if certificates else None
+        self._certificates = certificates
         self._health = health.aio.HealthServicer()
         self._boundary = Boundary(admission, observer)
         limits = admission.limits
-        self._shards = Shards(self._boundary, _options(limits), limits.connections, share_port)
+        self._server = grpc.aio.server(options=_options(limits, share_port))
+        self._server.add_generic_rpc_handlers((self._boundary,))
         boundary: Any = self._boundary  # The generated functions declare a server.
         conversion = ConversionServicer(limits)
         generation = GenerationServicer(backend, admission.asks)
@@ -107,42 +111,58 @@ class GrpcServer:
 
     async def start(self) -> str:
         """Listens; returns HOST:PORT with the port that it got. Raises OSError."""
-        bound = await self._shards.start(self._address, self._credentials)
+        port = self._listen()
+        await self._server.start()
         for service in _SERVICES:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        return bound
+        return f"{self._address.rpartition(':')[0]}:{port}"
+
+    def _listen(self) -> int:
+        """Binds the address, and returns its port. Raises OSError."""
+        try:
+            if self._certificates:
+                credentials = self._certificates.for_grpc()
+                return self._server.add_secure_port(self._address, credentials)
+            return self._server.add_insecure_port(self._address)
+        except RuntimeError:
+            raise not_free(self._address) from None
 
     async def drain(self) -> None:
         """Reports NOT_SERVING. Calls are still taken."""
         await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace: float) -> None:
-        """Reports NOT_SERVING, takes no new connections and then no new calls, and gives those in
-        progress `grace` seconds."""
+        """Reports NOT_SERVING, takes no new calls, and gives those in progress `grace` seconds.
+
+        A call that arrives at this moment ends with UNAVAILABLE or CANCELLED (grpc/grpc#41785).
+        """
         await self.drain()
-        await self._shards.close(grace)
         self._boundary.stopping.set()
-        await self._shards.stop(grace)
+        await self._server.stop(grace)
 
 
-def _options(limits: Limits) -> list[tuple[str, int]]:
-    """What the server asks of gRPC's core; see grpc/impl/channel_arg_names.h there."""
+def _options(limits: Limits, share_port: bool) -> list[tuple[str, int]]:
+    """Returns the options of gRPC's core; its grpc/impl/channel_arg_names.h describes them."""
     metadata = 2 * limits.metadata_bytes + _METADATA_OVERHEAD_BYTES
-    streams = min(limits.calls + _CALLS_OF_A_CONNECTION, _MOST_CALLS_OF_A_CONNECTION)
     return [
+        ("grpc.so_reuseport", int(share_port)),
+        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.max_concurrent_streams", _CALLS_OF_A_CONNECTION),
+        ("grpc.http2.max_deallocating_streams", _ENDING_CALLS_OF_A_CONNECTION),
+        ("grpc.server.max_pending_requests", _PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS),
         ("grpc.max_receive_message_length", max(limits.json_bytes, _USUAL_BYTES) + _OVERHEAD_BYTES),
-        ("grpc.max_concurrent_streams", streams),
         ("grpc.max_metadata_size", metadata),
         ("grpc.absolute_max_metadata_size", metadata),
         ("grpc.max_connection_idle_ms", round(limits.idle_seconds * 1000)),
         # Calls in progress end on the old connection, however long they take.
         ("grpc.max_connection_age_ms", _CONNECTION_MS),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
-        # A connection whose other end is gone without a word is noticed.
+        # Detects a connection whose other end is gone without closing it.
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _HANDSHAKE_MS),
         ("grpc.http2.min_ping_interval_without_data_ms", _PINGS_MS),
-        ("grpc.keepalive_permit_without_calls", 1),  # If not, that is two hours without calls.
+        ("grpc.keepalive_permit_without_calls", 1),  # The default: two hours without calls.
     ]
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import grpc
 
+from imagecall.access.limits import Limits
 from imagecall.conversion.batch import (
     CallStream,
     format_call,
@@ -24,11 +25,11 @@ from imagecall.doors.grpc.boundary import (
 from imagecall.doors.offload import done
 from imagecall.errors import ImagecallError, damaged_answer
 from imagecall.generation.backend import Backend
-from imagecall.generation.call_context import CALL, AnswerMetadata, CallContext, Metadata
+from imagecall.generation.call_context import CALL, AnswerMetadata, CallContext
 from imagecall.generation.parts import sendable
 from imagecall.observing.request_id import HEADER
 from imagecall.observing.rpc import METADATA, answer_with_id, identify
-from imagecall.server.limits import Limits
+from imagecall.rpc.headers import Metadata
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
 from imagecall.v1 import image_generation_service_pb2 as generation_pb

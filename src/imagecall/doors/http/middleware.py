@@ -8,11 +8,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from imagecall.access.admission import Admission
 from imagecall.doors.http.errors import http_error, refused
 from imagecall.errors import GenerationError, ImagecallError, quoted
 from imagecall.observing.observer import note_caller, note_refusal
 from imagecall.rpc.addresses import is_loopback
-from imagecall.server.admission import Admission
 
 _BODY_SECONDS: Final = 20.0
 _BODY_BYTES_A_SECOND: Final = 16 * 1024

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from math import ceil
@@ -14,12 +14,14 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from imagecall.doors.grpc.listeners import not_free
+from imagecall.access.admission import Admission
+from imagecall.access.certificates import Certificates
+from imagecall.access.ports import not_free
 from imagecall.doors.http.app import http_app
+from imagecall.doors.http.keepalive import KEEPALIVE_SECONDS
 from imagecall.generation.backend import Backend
 from imagecall.observing.observer import Observer
-from imagecall.server.admission import Admission
-from imagecall.server.certificates import Certificates
+from imagecall.rpc.headers import FORWARDED
 
 _ACCEPTED_AT_ONCE: Final = 4
 """How many connections asyncio takes before others go on: what it calls the backlog."""
@@ -93,6 +95,10 @@ class _Protocol(H11Protocol):
         elif self._head is None:
             self._wait_for_head()
 
+    def _should_upgrade(self) -> bool:
+        """Leaves upgrades to the app: uvicorn logs each that it does not know."""
+        return False
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
@@ -135,6 +141,8 @@ class HttpServer:
         share_port: whether other processes may listen on the same port.
         app: the app that the app stands in.
         observer: what sees the calls. None: nobody wants to know.
+        forward_headers: names of the headers of a caller that a backend may pass on.
+        keepalive_seconds: longest silence of a stream.
     """
 
     def __init__(
@@ -147,6 +155,8 @@ class HttpServer:
         share_port: bool = False,
         app: ASGIApp | None = None,
         observer: Observer | None = None,
+        forward_headers: Collection[str] = FORWARDED,
+        keepalive_seconds: float = KEEPALIVE_SECONDS,
     ) -> None:
         admission = admission or Admission()
         limits = admission.limits
@@ -155,8 +165,16 @@ class HttpServer:
         self._address = address
         self._share_port = share_port
         config = uvicorn.Config(
-            app or http_app(backend, admission, observer),
+            app
+            or http_app(
+                backend,
+                admission,
+                observer,
+                forward_headers=forward_headers,
+                keepalive_seconds=keepalive_seconds,
+            ),
             http=cast(Any, partial(_Protocol, _Turns())),
+            ws="none",
             access_log=False,
             log_config=None,
             lifespan="off",
@@ -188,6 +206,9 @@ class HttpServer:
         await self._server.ready.wait()
         listening.listen(_BACKLOG)  # After asyncio, which would take as many at once.
         return f"{self._address.rpartition(':')[0]}:{listening.getsockname()[1]}"
+
+    async def drain(self) -> None:
+        """Nothing to do: GET /health reports what the admission knows."""
 
     async def stop(self, grace: float) -> None:
         """Takes no new requests, and gives those in progress `grace` seconds."""

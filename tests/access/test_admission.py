@@ -17,6 +17,9 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from imagecall.access.admission import Admission
+from imagecall.access.limits import Limits
+from imagecall.access.tokens import Tokens
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.client import ImageClient
@@ -26,9 +29,6 @@ from imagecall.doors.http.server import HttpServer
 from imagecall.errors import ConversionError, GenerationError
 from imagecall.json.text import MAX_KEYS, MAX_VALUES
 from imagecall.rpc.status import error_of
-from imagecall.server.admission import Admission
-from imagecall.server.limits import Limits
-from imagecall.server.tokens import Tokens
 from imagecall.v1.conversion_service_pb2 import ConvertCallsRequest, ParseCallRequest
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.extra_field_pb2 import ExtraField

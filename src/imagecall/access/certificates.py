@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from imagecall.server.watched_files import WatchedFiles
+from imagecall.access.watched_files import WatchedFiles
 
 
 class _Loaded(NamedTuple):

@@ -12,13 +12,14 @@ import grpc
 import pytest
 import trustme
 
+from imagecall.access.certificates import Certificates
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.client import ImageClient
 from imagecall.doors.grpc.server import GrpcServer
 from imagecall.doors.http.server import HttpServer
 from imagecall.errors import GenerationError
 from imagecall.rpc.addresses import ServerAddress
-from imagecall.server.certificates import Certificates
+from imagecall.rpc.channel import credentials_of
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_request_pb2 import ImageRequest
 
@@ -129,5 +130,5 @@ async def test_a_new_certificate_is_served_and_a_call_in_progress_goes_on(tmp_pa
 
 
 def test_addresses_say_whether_there_is_tls() -> None:
-    assert ServerAddress("a:1").credentials is None
-    assert ServerAddress("a:1", tls=True).credentials is not None
+    assert credentials_of(ServerAddress("a:1")) is None
+    assert credentials_of(ServerAddress("a:1", tls=True)) is not None

@@ -2,10 +2,10 @@
 
 from typing import Final
 
+from imagecall.access.limits import Limits
+from imagecall.access.tokens import Tokens
 from imagecall.errors import ConversionError, GenerationError
 from imagecall.observing.rpc import Metadata
-from imagecall.server.limits import Limits
-from imagecall.server.tokens import Tokens
 
 _RETRY_SECONDS: Final = 1.0
 _ENTRY_BYTES: Final = 32

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import Final
 
+from imagecall.access.secret_file import read_secret
+from imagecall.access.watched_files import WatchedFiles
 from imagecall.errors import GenerationError
-from imagecall.server.watched_files import WatchedFiles
 
 _LINE: Final = re.compile(r"(?P<name>\S+)[ \t]+(?P<token>[A-Za-z0-9._~+/-]+=*)")
 _MIN_LENGTH: Final = 16
@@ -44,12 +45,7 @@ class Tokens:
 
     def _read(self) -> list[tuple[str, bytes]]:
         what = f"the file of tokens, {self._path}"
-        try:
-            lines = self._path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError:
-            raise OSError(f"{what}, is no text") from None
-        except OSError as error:
-            raise OSError(f"{what}, cannot be read: {error.strerror}") from None
+        lines = read_secret(self._path, "tokens").splitlines()
         found = []
         for number, line in enumerate(map(str.strip, lines), start=1):
             if not line or line.startswith("#"):
