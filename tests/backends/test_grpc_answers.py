@@ -12,6 +12,7 @@ import pytest
 from google.protobuf.message import Message
 
 from imagecall.backends.grpc import GrpcBackend
+from imagecall.observing.observer import Observer
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.v1 import image_generation_service_pb2 as pb
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
@@ -318,3 +319,16 @@ async def test_an_answer_past_the_limits_is_refused_at_both_doors() -> None:
             assert details(failed)[0].reason == "UPSTREAM_ANSWER_TOO_LARGE"
             status, _, error = await of_http(http_door, streaming)
         assert (status, "2,000 bytes" in error["message"]) == (200 if streaming else 424, True)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_the_log_of_a_call_has_the_sentence_about_a_damaged_answer(
+    streaming: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "imagecall.calls")
+    async with running(Misbehaving()) as backend:
+        calling = GrpcBackend(ServerAddress(backend.address))
+        async with door_before(calling, observer=Observer(log_calls=True)) as door:
+            _, _, error = await of_http(door, streaming)
+    [line] = caplog.records
+    assert line.__dict__["fields"]["error"] == error["message"]

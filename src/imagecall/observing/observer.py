@@ -40,6 +40,20 @@ _FAULTS: Final = frozenset(
 """The codes that are a fault of the server and not of its client, as OpenTelemetry has it."""
 
 
+_FAILED_DEPENDENCY: Final = 424
+
+_OF_ANSWERS: Final = frozenset(
+    {
+        "CHUNKS_DAMAGED",
+        "UPSTREAM_ANSWER_TOO_LARGE",
+        "UPSTREAM_DAMAGED",
+        "UPSTREAM_DISCONNECTED",
+        "UPSTREAM_NOT_UNDERSTOOD",
+        "UPSTREAM_UNREACHABLE",
+    }
+)
+"""The reasons whose sentences are of this package alone, and name no more than fields and sizes."""
+
 _SETTLE_SECONDS: Final = 0.01
 """How long what has ended may wait to be counted."""
 
@@ -71,7 +85,8 @@ class Operation:
     def is_fault(self, code: str | int) -> bool:
         """Whether that code makes it a failed span."""
         if isinstance(code, int):
-            return code >= (500 if self.door else 400)
+            # 424: the service behind failed, and the request is not to be sent again.
+            return code >= (500 if self.door else 400) or code == _FAILED_DEPENDENCY
         return code in _FAULTS if self.door else code != "OK"
 
     def is_failed(self, code: str | int, reason: str) -> bool:
@@ -191,11 +206,12 @@ class Seen:
 class Call(Seen):
     """A call at a door."""
 
-    __slots__ = ("caller", "received_bytes", "sent_bytes")
+    __slots__ = ("_sentence", "caller", "received_bytes", "sent_bytes")
 
     def __init__(self, observer: Observer, operation: Operation, span: "Span | None") -> None:
         super().__init__(observer, operation, span)
         self.caller = ""
+        self._sentence = ""
         self.received_bytes = 0
         self.sent_bytes = 0
         if observer.metrics:
@@ -207,6 +223,8 @@ class Call(Seen):
         self.code = error.code
         # Another server may say anything: a label must be one of a few.
         self._reason = error.reason if error.reason in CODES else error.code
+        ours = error.reason in _OF_ANSWERS and not error.status
+        self._sentence = str(error) if ours else ""
 
     def item(self, direction: str, variant: str | None, outcome: str = "ok") -> None:
         """Notes an item that was converted or refused: a member of the oneof, and a reason."""
@@ -246,6 +264,7 @@ class Call(Seen):
             "method": self._operation.name,
             "code": self.code,
             "reason": self._reason,
+            "error": self._sentence,
             "seconds": round(self._seconds, 6),
             "received_bytes": self.received_bytes,
             "sent_bytes": self.sent_bytes,
