@@ -161,6 +161,7 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
 
     def _enter(self, context: Context) -> AnswerMetadata:
         """Sets the context of a call that backends may pass on; returns what takes the answer's."""
+        answer_with_id(context)
         left = context.time_remaining()
         sent = METADATA.get()
         answer = AnswerMetadata()
