@@ -106,7 +106,7 @@ class GenerateImageResponse(_message.Message):
     RESPONSE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def response(self) -> _image_response_pb2.ImageResponse:
-        """The response of the API."""
+        """The response of the API. Always set."""
 
     def __init__(
         self,
@@ -223,7 +223,10 @@ class StreamEnd(_message.Message):
     RESPONSE_FIELD_NUMBER: _builtins.int
     MISSING_EVENTS_FIELD_NUMBER: _builtins.int
     ending: Global___StreamEnding.ValueType
-    """What the API said of the end."""
+    """What the API said of the end. A server fills it in for a backend that left
+    it unset: by the status of the response, or as completed if an image came.
+    With neither, the answer is DATA_LOSS.
+    """
     missing_events: _builtins.int
     """Number of events that are missing, as the sequence numbers of the others
     show. Above 0: something was lost before it reached the server, but no image.
