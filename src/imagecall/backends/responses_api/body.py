@@ -22,6 +22,12 @@ _COMPRESSED: Final = frozenset({"gzip", "x-gzip", "deflate"})
 _WHOLE_SECONDS: Final = 1.0
 """Time without a byte after which a JSON text that may be whole is looked at."""
 
+_MAX_RATIO: Final = 100
+"""Limit of how many times larger than its compressed form a body is; base64 is 1.3 times."""
+
+_DECODED_BYTES: Final = 32 * 1024 * 1024
+"""Size up to which that limit does not hold."""
+
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
@@ -46,6 +52,8 @@ class Body:
         self._inflater = inflater
         self._idle_seconds = idle_seconds
         self._max_bytes = max_bytes
+        self._received = 0
+        self._decoded = 0
         self._error: Exception | None = None
 
     async def read(self, seconds: float | None = None) -> bytes:
@@ -56,7 +64,11 @@ class Body:
             received = await self._receive(seconds)
             if not received:
                 return self._end(self._inflater)
+            self._received += len(received)
             self._inflater.add(received)
+        self._decoded += len(piece)
+        if self._decoded > max(_DECODED_BYTES, _MAX_RATIO * self._received):
+            raise too_large_answer("the API's answer", _MAX_RATIO, "times its compressed size")
         if len(piece) > LARGE:
             await turn()
         return piece
