@@ -1,5 +1,6 @@
 """The command line, started as a user starts it."""
 
+import asyncio
 import json
 import re
 import signal
@@ -17,6 +18,8 @@ from imagecall.conversion.converter import CALLS
 from imagecall.conversion.fields import key_of
 from tests.cases import DOCUMENTS, ITEMS, REFUSED_JSON, Case, Refusal
 from tests.json_value import json_value
+from tests.streams import Event, item, response
+from tests.upstream import JSON, upstream
 
 ITEM = '{"type":"image_generation_call","id":"ig_1","result":"aGk=","status":"completed"}'
 COMMAND = [str(Path(sys.executable).with_name("imagecall"))]
@@ -250,6 +253,25 @@ def test_a_failure_to_generate_is_a_sentence_and_exits_with_1(
     assert f"imagecall: {message}" in said
     assert "Traceback" not in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("output", [[], [item()]])
+async def test_the_words_of_the_model_are_shown(output: list[Event], tmp_path: Path) -> None:
+    parts = [
+        {"type": "output_text", "text": "I can't draw\nthat.\x1b[1m"},
+        {"type": "refusal", "refusal": "No."},
+    ]
+    message = {"type": "message", "id": "msg_1", "content": parts}
+    async with upstream() as api:
+        api.say(json.dumps(response(*output, message)).encode(), content_type=JSON)
+        options = ["-o", "a.png", "--backend", api.url]
+        code, _, said = await asyncio.to_thread(generate, "a fox", *options, cwd=tmp_path)
+    assert code == (0 if output else 1)
+    assert said.splitlines()[-3:] == [
+        "imagecall: it says: I can't draw",
+        "imagecall: it says: that.\\u001b[1m",
+        "imagecall: it refuses: No.",
+    ]
 
 
 def test_what_no_api_answers_is_a_sentence(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from imagecall.access.admission import Admission
 from imagecall.access.limits import Limits
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.doors.http.app import PATHS
-from imagecall.rpc.inflater import PIECE_BYTES
+from imagecall.sizes import SLICE
 from tests.doors.test_http import SMALL, door_before
 
 MIB = 1024 * 1024
@@ -112,7 +112,7 @@ async def test_a_bomb_is_refused_before_it_is_decoded_whole(door: str, coding: s
     counting.cancel()
     assert (answer.status, said["error"]["type"]) == (413, "too_large")
     assert peak < 4 * LIMIT
-    assert rounds > 4 * LIMIT / PIECE_BYTES  # Each piece waits for its turn.
+    assert rounds > 4 * LIMIT / SLICE  # Each piece waits for its turn.
 
 
 async def test_a_bomb_is_refused_before_it_has_come_whole(door: str) -> None:

@@ -51,6 +51,12 @@ EVENTS = [
     "response.image_generation_call.generating",
     "response.image_generation_call.completed",
     "response.output_item.done",
+    "response.output_item.added",
+    "response.content_part.added",
+    *["response.output_text.delta"] * 10,
+    "response.output_text.done",
+    "response.content_part.done",
+    "response.output_item.done",
     "response.completed",
 ]
 

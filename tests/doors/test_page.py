@@ -167,7 +167,7 @@ async def _image_from(origin: str, tool: dict[str, Any], prompt: str) -> bytes:
         aiohttp.ClientSession() as session,
         session.post(f"{origin}/v1/responses", json=body) as answer,
     ):
-        [call] = (await answer.json())["output"]
+        call, _ = (await answer.json())["output"]
         return b64decode(call["result"])
 
 

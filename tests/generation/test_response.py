@@ -42,3 +42,11 @@ def test_what_tools_consumed_has_fields() -> None:
     fields = json_format.MessageToDict(usage, preserving_proto_field_name=True)
     assert fields["image_gen"] == IMAGE_GEN
     assert [extra.name for extra in usage.extra_fields] == ["web_search"]
+
+
+def test_why_a_response_failed_has_fields() -> None:
+    error = {"code": "moderation_blocked", "message": "no", "param": None, "type": "user_error"}
+    read = response_from_json(json.dumps({"error": error | {"misalignment": {}}})).response
+    assert (read.error.code, read.error.message) == ("moderation_blocked", "no")
+    assert (read.error.type, read.error.HasField("param")) == ("user_error", False)
+    assert json.loads(response_to_json(read)) == {"error": error | {"misalignment": {}}}

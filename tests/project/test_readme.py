@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from imagecall.access.setting import settings_of
-from imagecall.backends.embedded.order import Asked
+from imagecall.backends.embedded.fault_injection import Asked
 from imagecall.client import SERVICE_CONFIG
 from imagecall.conversion.converter import CALLS
 from imagecall.errors import CODES

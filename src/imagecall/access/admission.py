@@ -1,11 +1,11 @@
 """Which calls a server takes: of whom, how many at once, for how long, with how much metadata."""
 
+from collections.abc import Iterable
 from typing import Final
 
 from imagecall.access.limits import Limits
 from imagecall.access.tokens import Tokens
 from imagecall.errors import ConversionError, GenerationError
-from imagecall.observing.rpc import Metadata
 
 _RETRY_SECONDS: Final = 1.0
 _ENTRY_BYTES: Final = 32
@@ -56,10 +56,10 @@ class Admission:
             raise self._too_many("calls in progress")
         self.in_progress += 1
 
-    def check_metadata(self, metadata: Metadata) -> None:
-        """Raises ConversionError (TOO_LARGE) for metadata of a gRPC call past the limit.
+    def check_metadata(self, metadata: Iterable[tuple[str | bytes, str | bytes]]) -> None:
+        """Raises ConversionError (TOO_LARGE) for metadata, or HTTP headers, past the limit.
 
-        Each counts its key and its value, and 32 bytes: RFC 9113, section 6.5.2.
+        An entry counts its key, its value, and 32 bytes: RFC 9113, section 6.5.2.
         """
         size = sum(len(key) + len(value) + _ENTRY_BYTES for key, value in metadata)
         if size > self.limits.metadata_bytes:

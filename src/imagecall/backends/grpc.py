@@ -1,4 +1,4 @@
-"""The backend that is another server of the schema: a hop between clusters, or a team's service.
+"""The backend that is another server of the schema: in another cluster, or of another team.
 
 Its answers are checked, and passed on as the bytes that came. The caller's metadata and deadline go
 along; the metadata of the answer and the whole status of a failure come back. Where the backend
@@ -30,11 +30,13 @@ from imagecall.generation.checked_answer import (
     too_large_response,
 )
 from imagecall.json.text import MAX_BYTES
-from imagecall.observing.observer import Upstream, rpc_called, upstream
+from imagecall.observing.observer import ClientCall, client_call
+from imagecall.observing.operations import rpc_called
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.rpc.channel import aio_channel, bearer, credentials_of
 from imagecall.rpc.headers import Header, Metadata, by_name, check_metadata_name
 from imagecall.rpc.status import error_of, is_lost, is_not_sent, passed_on
+from imagecall.sizes import OFFLOAD
 from imagecall.v1.image_generation_service_pb2 import (
     DESCRIPTOR,
     GenerateImageRequest,
@@ -61,9 +63,6 @@ end a connection that pings more often than once in five minutes while nothing i
 
 _PONG_MS: Final = 20_000
 """Longest wait for the answer to a ping, and for a network that takes no data."""
-
-_LARGE_BYTES: Final = 1024 * 1024
-"""Size from which an answer is read beside the event loop."""
 
 _OVERHEAD_BYTES: Final = 64 * 1024
 """Most that a request of this server has around its JSON."""
@@ -119,15 +118,15 @@ class GrpcBackend:
             f"{_SERVICE}/GenerateImage",
             request_serializer=GenerateImageRequest.SerializeToString,
         )
-        with self._hop("GenerateImage") as hop, self._failures():
-            call = method(request, **self._options(hop))
+        with self._observed("GenerateImage") as observed, self._failures():
+            call = method(request, **self._options(observed))
             try:
                 await self._take_initial(call)
                 serialized = await self._in_time(call)
                 await self._take_trailing(call)
             finally:
                 call.cancel()
-            if len(serialized or b"") > _LARGE_BYTES:
+            if len(serialized or b"") >= OFFLOAD:
                 return await asyncio.to_thread(self._response, serialized)
             return self._response(serialized)
 
@@ -136,8 +135,8 @@ class GrpcBackend:
             f"{_SERVICE}/StreamImage", request_serializer=StreamImageRequest.SerializeToString
         )
         stream = CheckedStream(self._limits)
-        with self._hop("StreamImage") as hop, self._failures(stream):
-            call = method(request, **self._options(hop))
+        with self._observed("StreamImage") as observed, self._failures(stream):
+            call = method(request, **self._options(observed))
             try:
                 await self._take_initial(call)
                 while (part := await self._next(call, stream)) is not grpc.aio.EOF:
@@ -151,12 +150,14 @@ class GrpcBackend:
         for channel in self._channels:
             await channel.close()
 
-    def _hop(self, method: str) -> AbstractContextManager[Upstream]:
-        return upstream(rpc_called(f"{_SERVICE.removeprefix('/')}/{method}", self._address.target))
+    def _observed(self, method: str) -> AbstractContextManager[ClientCall]:
+        return client_call(
+            rpc_called(f"{_SERVICE.removeprefix('/')}/{method}", self._address.target)
+        )
 
-    def _options(self, hop: Upstream) -> dict[str, Any]:
+    def _options(self, observed: ClientCall) -> dict[str, Any]:
         context = CALL.get()
-        own = self._own | hop.headers
+        own = self._own | observed.headers
         kept = [(key, value) for key, value in context.metadata if key not in own]
         return {"metadata": [*kept, *own.items()] or None, "timeout": context.seconds_left}
 

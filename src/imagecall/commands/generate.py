@@ -28,6 +28,7 @@ from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding, StreamImageRequest
 from imagecall.v1.image_generation_tool_pb2 import ImageGenerationTool, Tool
 from imagecall.v1.image_request_pb2 import ImageRequest, InputImage
+from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import ImageGenCallPartialImageEvent, StreamEvent
 
 FORMATS: Final = {
@@ -181,13 +182,14 @@ def _image(path: Path) -> bytes:
 
 
 class _Images:
-    """The images of a stream, written as they come, and what is said of them."""
+    """Images of a stream, written as they come, and the lines that describe them."""
 
     def __init__(self, output: Path, save_partial_images: bool) -> None:
         self._output = output
         self._save_partial_images = save_partial_images
         self._written = 0
         self._failure = ""
+        self._words: list[str] = []
 
     def take(self, happening: StreamItem) -> None:
         """Takes an event, or the end."""
@@ -195,6 +197,7 @@ class _Images:
             for call in happening.response.calls:
                 self._take_call(view(call))
             self._failure = _failure(happening)
+            self._words = list(_words(happening.response))
             return
         variant = EVENTS.chosen(happening)
         event: Any = getattr(happening, variant.name)
@@ -211,6 +214,8 @@ class _Images:
             self._say(self._failure)
         elif not self._written:
             self._say("the response has no image")
+        for line in self._words:
+            self._say(line)
         return 0 if self._written and not self._failure else 1
 
     def _take_partial_image(self, event: ImageGenCallPartialImageEvent) -> None:
@@ -261,6 +266,13 @@ def _failure(end: StreamEnd) -> str:
     why = response.error.message or response.error.code or response.incomplete_details.reason
     word = StreamEnding.Name(end.ending).removeprefix("STREAM_ENDING_").lower()
     return printable(f"the response ended as {word}" + (f": {why}" if why else ""))
+
+
+def _words(response: ImageResponse) -> Iterator[str]:
+    """Lines that the model wrote beside an image, or instead of one."""
+    for head, text in (("it says", response.output_text), ("it refuses", response.refusal)):
+        for line in text.strip().splitlines():
+            yield printable(f"{head}: {line}")
 
 
 def _pixels(image: bytes) -> Iterator[str]:

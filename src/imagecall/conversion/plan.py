@@ -34,7 +34,8 @@ from imagecall.conversion.fields import (
 from imagecall.conversion.objects import TYPE, ObjectPlan, Plan, RawObjectPlan, as_object
 from imagecall.conversion.unions import UnionPlan, Variant
 from imagecall.errors import ConversionError, pointer_to
-from imagecall.json.large_strings import Piece, Spans
+from imagecall.json.large_strings import Spans
+from imagecall.json.pieces import Apart, Piece, under
 from imagecall.json.text import JsonValue, quote
 from imagecall.v1 import options_pb2
 
@@ -189,23 +190,23 @@ def _union_codec(field: FieldDescriptor) -> Codec:
 
     nested_write = _nested_write(field, plan)
 
-    def write(message: Message, pieces: list[Piece]) -> None:
+    def write(message: Message, pieces: list[Piece], apart: Apart) -> None:
         try:
             plan.refuse_misplaced(message, key.variant)
         except ConversionError as error:
             raise error.under(pointer_to(key.name)) from None
-        nested_write(message, pieces)
+        nested_write(message, pieces, apart)
 
     return Codec(write, read_raw=read_raw)
 
 
 def _nested_write(field: FieldDescriptor, plan: Plan) -> Write:
-    key, start = key_of(field), member_start(field)
+    name, key, start = field.name, key_of(field), member_start(field)
 
-    def write(message: Message, pieces: list[Piece]) -> None:
+    def write(message: Message, pieces: list[Piece], apart: Apart) -> None:
         pieces.append(start)
         try:
-            plan.write(message, pieces)
+            plan.write(message, pieces, under(apart, name))
         except ConversionError as error:
             raise error.under(pointer_to(key.name)) from None
 

@@ -9,7 +9,9 @@ from google.protobuf.message import DecodeError
 from imagecall.errors import ConversionError, quoted
 from imagecall.generation.backend import Part
 from imagecall.generation.chunked_fields import MAX_PATH, put_back
-from imagecall.generation.fairness import LARGE, turn
+from imagecall.generation.fairness import turn
+from imagecall.json.pieces import Apart, Data
+from imagecall.sizes import PIECE
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
 from imagecall.wire.chunks import Assembly, Piece, damaged
@@ -142,6 +144,25 @@ class Reassembly:
         return ConversionError(error.reason, error.pointer, f"{place}: {error}")
 
 
+class ImagesApart:
+    """The large images of the events of a stream, kept beside them, in the chunks that came."""
+
+    def __init__(self) -> None:
+        self._images: dict[str, Data] = {}
+
+    def keep(self, image: Assembly) -> bytes:
+        """Gives the bytes to put in the place of an image: none for a large one."""
+        if image.size < PIECE or image.end is None:
+            return image.whole()
+        self._images[image.end.field] = image.pieces()
+        return b""
+
+    def take(self) -> Apart:
+        """Gives those of the event that was reassembled last, once."""
+        images, self._images = self._images, {}
+        return images
+
+
 async def reassemble(
     parts: AsyncIterator[Part],
     max_image_bytes: int = MAX_IMAGE_BYTES,
@@ -157,7 +178,7 @@ async def reassemble(
     """
     stream = Reassembly(partial(Assembly, max_image_bytes), image_of)
     async for given in parts:
-        if _size(given) > LARGE:
+        if _size(given) >= PIECE:
             await turn()
         part = read_part(given)
         item = None if part is None else stream.add(part)

@@ -14,17 +14,9 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from imagecall.errors import quoted, too_large_answer
+from imagecall.sizes import APART, MEDIUM, MESSAGE
 from imagecall.v1 import options_pb2
 from imagecall.wire.chunks import Assembly, Piece, damaged, end_of_image, pieces
-
-LONG: Final = 256 * 1024
-"""The size past which a text goes in chunks, in bytes of UTF-8."""
-
-_MEDIUM: Final = 4096
-"""The same, where a message would be too large otherwise."""
-
-_MOST: Final = 3 * 1024 * 1024
-"""The size up to which a message is not too large; clients take 4 MiB by default."""
 
 MAX_PATH: Final = 500
 """The length up to which a path of a sender stands whole in a sentence."""
@@ -70,15 +62,15 @@ def take_out(message: Message, sent: Collection[str] = ()) -> Iterator[Piece]:
             image = place.value
             place.value = b""
             yield from pieces(image, **end_of_image(image, place.path))
-    for least in (LONG, _MEDIUM):
+    for least in (APART, MEDIUM):
         for place in texts(message):
             text = place.value.encode() if len(place.value) > least // _MAX_UTF8 else b""
             if len(text) > least:
                 place.value = ""
                 yield from pieces(text, field=place.path)
-        if message.ByteSize() <= _MOST:
+        if message.ByteSize() <= MESSAGE:
             return
-    raise too_large_answer("a field of an event that cannot go in chunks", _MOST)
+    raise too_large_answer("a field of an event that cannot go in chunks", MESSAGE)
 
 
 def put_back(

@@ -4,10 +4,10 @@ import zlib
 from collections.abc import Iterator
 from typing import Final
 
-PIECE_BYTES: Final = 256 * 1024
-"""Largest size of a decoded piece."""
+from imagecall.sizes import FOLLOWED, SLICE
 
 _GZIP_FIRST: Final = 0x1F
+_GZIP: Final = 16 + zlib.MAX_WBITS
 _ZLIB_METHOD: Final = 8
 """Low half of the first byte of a zlib stream; no encoder begins a raw deflate stream so."""
 
@@ -15,38 +15,57 @@ _ZLIB_METHOD: Final = 8
 class Inflater:
     """Decoder of a body.
 
-    The first byte decides between gzip, zlib and raw deflate, as the last two are both sent as
-    deflate. A gzip body may have several members.
+    The first byte decides between gzip, zlib and raw deflate, as each of them is sent as deflate. A
+    gzip body may have several members.
+
+    Args:
+        strict: refuses bytes after the last member, which are passed over otherwise.
+
+    Attributes:
+        ended: the bytes so far end with a whole member.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, strict: bool) -> None:
+        self._strict = strict
         self._decoder: zlib._Decompress | None = None
         self.ended = False
-        """Tells whether the body is whole."""
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        """Yields what the bytes that arrived decode to. Raises ValueError if they are damaged.
+        """Yields the decoded bytes, in pieces of 768 KiB at most.
 
-        A piece can be empty, so that the reader has a turn after each step.
+        A piece can be empty, so that the reader has a turn after each step. Raises ValueError if
+        the bytes are damaged.
         """
+        view = memoryview(data)
+        # In steps, as the decoder copies whatever follows the end of a member.
+        for start in range(0, len(view), FOLLOWED):
+            yield from self._decode(bytes(view[start : start + FOLLOWED]))
+
+    def _decode(self, data: bytes) -> Iterator[bytes]:
         has_more = False
         while data or has_more:
-            decoder = self._decoder = self._decoder or self._begin(data[0])
+            if self._decoder is None and not self._begin(data[0]):
+                return
+            assert self._decoder is not None
             try:
-                piece = decoder.decompress(data, PIECE_BYTES)
+                piece = self._decoder.decompress(data, SLICE)
             except zlib.error:
                 raise ValueError("it is not compressed so") from None
-            has_more = len(piece) == PIECE_BYTES and not decoder.eof
-            data = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
-            if decoder.eof:
+            eof = self._decoder.eof
+            has_more = len(piece) == SLICE and not eof
+            data = self._decoder.unused_data if eof else self._decoder.unconsumed_tail
+            if eof:
                 self._decoder, self.ended = None, True
             yield piece
 
-    def _begin(self, first: int) -> "zlib._Decompress":
+    def _begin(self, first: int) -> bool:
+        """Begins a member; False for bytes after the last one that are passed over."""
         if self.ended and first != _GZIP_FIRST:
-            raise ValueError("it goes on after its end")
+            if self._strict:
+                raise ValueError("it goes on after its end")
+            return False
         self.ended = False
-        if first == _GZIP_FIRST:
-            return zlib.decompressobj(16 + zlib.MAX_WBITS)
         is_zlib = first & 0x0F == _ZLIB_METHOD
-        return zlib.decompressobj(zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS)
+        window = zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS
+        self._decoder = zlib.decompressobj(_GZIP if first == _GZIP_FIRST else window)
+        return True

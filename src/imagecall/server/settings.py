@@ -177,14 +177,14 @@ class ServerSettings:
         False, "log-calls", switch, "on|off", "a line of the log for each call"
     )
     metrics: bool = setting(
-        False, "metrics", switch, "on|off", "metrics: GET /metrics of the HTTP door, and by OTLP"
+        False, "metrics", switch, "on|off", "metrics for Prometheus: GET /metrics of the HTTP door"
     )
     traces: bool = setting(
         False,
         "traces",
         switch,
         "on|off",
-        "traces, by OTLP: where to, the variables OTEL_EXPORTER_OTLP_... of OpenTelemetry say",
+        "traces by OTLP, as the variables OTEL_... of OpenTelemetry set",
     )
 
     @property

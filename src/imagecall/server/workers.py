@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 from imagecall.access.ports import reserved
+from imagecall.observing.worker_metrics import WorkerMetrics, worker_metrics
 from imagecall.server.settings import WORKER, ServerSettings
 
 READY: Final = "ready"
@@ -41,7 +42,8 @@ async def run_workers(
         bound = {name: reserved(at, stack) for name, at in settings.addresses.items()}
         own = [part for name, at in bound.items() for part in (f"--{name}", at)]
         command = [sys.executable, "-m", "imagecall", *arguments, *own, "--workers", "1"]
-        workers = [_Worker(command, stopping) for _ in range(settings.workers)]
+        metrics = stack.enter_context(worker_metrics()) if settings.metrics else None
+        workers = [_Worker(command, stopping, metrics) for _ in range(settings.workers)]
         running = [asyncio.create_task(worker.run()) for worker in workers]
         ready = asyncio.create_task(_all_ready(workers))
         either: set[asyncio.Future[Any]] = {ready, *running}
@@ -61,9 +63,13 @@ async def _all_ready(workers: Sequence["_Worker"]) -> None:
 class _Worker:
     """One of the processes, and those that take its place."""
 
-    def __init__(self, command: list[str], stopping: asyncio.Event) -> None:
+    def __init__(
+        self, command: list[str], stopping: asyncio.Event, metrics: WorkerMetrics | None
+    ) -> None:
         self._command = command
         self._stopping = stopping
+        self._metrics = metrics
+        self._environment = os.environ | {WORKER: "1"} | (metrics.environment if metrics else {})
         self.ready = asyncio.Event()
 
     async def run(self) -> int:
@@ -71,7 +77,7 @@ class _Worker:
         while True:
             process = await asyncio.create_subprocess_exec(
                 *self._command,
-                env=os.environ | {WORKER: "1"},
+                env=self._environment,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
             )
@@ -82,6 +88,8 @@ class _Worker:
                 self._stopping.set()
                 return code or 1
             _log.error("worker %d ended with %d; another begins", process.pid, code)
+            if self._metrics:
+                self._metrics.forget(process.pid)
             await asyncio.sleep(_RESTART_SECONDS)
 
     async def _one(self, process: asyncio.subprocess.Process) -> int:

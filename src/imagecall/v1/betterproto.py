@@ -2000,13 +2000,27 @@ class ImageResponse(betterproto.Message):
     document: "Document" = betterproto.message_field(9)
     """
     The whole response, with what the fields above have no place for, such as
-     the messages of the model, and with its calls. Set if asked for.
+     the annotations of a text, and with its calls. Set if asked for.
     """
 
     tool_usage: "ToolUsage" = betterproto.message_field(20)
     """
     What the tools consumed beside usage. Not set: the API sent nothing. JSON
      key "tool_usage".
+    """
+
+    output_text: Optional[str] = betterproto.string_field(11, optional=True)
+    """
+    Text that the model wrote: the "output_text" parts of its messages, joined in
+     order, as "output_text" of OpenAI's SDKs is. No JSON key. Cut after 1 MiB: the
+     document has all of it. Not set: the model wrote none.
+    """
+
+    refusal: Optional[str] = betterproto.string_field(12, optional=True)
+    """
+    Why the model refused, in its words: the "refusal" parts of its messages,
+     joined in order. No JSON key. Cut after 1 MiB. Not set: the model did not
+     refuse.
     """
 
 
@@ -2051,6 +2065,18 @@ class ResponseError(betterproto.Message):
 
     extra_fields: List["ExtraField"] = betterproto.message_field(5)
     """The other keys, in order."""
+
+    param: Optional[str] = betterproto.string_field(6, optional=True)
+    """
+    Parameter of the request that caused the error. Not set: no key, or a value
+     of another type, which is in extra_fields. JSON key "param".
+    """
+
+    type: Optional[str] = betterproto.string_field(7, optional=True)
+    """
+    Type of the error, such as "image_generation_user_error". Not set: no key,
+     or a value of another type, which is in extra_fields. JSON key "type".
+    """
 
 
 @dataclass(eq=False, repr=False)
@@ -2367,7 +2393,7 @@ class StreamImageResponse(betterproto.Message):
 
      The same is done with other values that can be megabytes, where one is longer
      than 256 KiB, or the message too large otherwise: ImageResult.text, ExtraField.json, UnknownItem.json,
-     Document.json. Their chunks are UTF-8.
+     Document.json, ImageResponse.output_text, ImageResponse.refusal. Their chunks are UTF-8.
     """
 
     chunk: "Chunk" = betterproto.message_field(1, group="part")

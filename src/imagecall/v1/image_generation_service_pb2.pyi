@@ -174,7 +174,7 @@ class StreamImageResponse(_message.Message):
 
     The same is done with other values that can be megabytes, where one is longer
     than 256 KiB, or the message too large otherwise: ImageResult.text, ExtraField.json, UnknownItem.json,
-    Document.json. Their chunks are UTF-8.
+    Document.json, ImageResponse.output_text, ImageResponse.refusal. Their chunks are UTF-8.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

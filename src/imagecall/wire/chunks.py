@@ -9,20 +9,14 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from imagecall.errors import ConversionError
-from imagecall.formats import media_type
+from imagecall.formats import MAX_PROLOG_BYTES, media_type
+from imagecall.sizes import CHUNK
 from imagecall.v1.chunk_pb2 import Chunk, ChunkEnd
-
-CHUNK_BYTES: Final = 1024 * 1024
-"""The size of each chunk but the last, where all bytes are there at once: 1 MiB."""
-
 
 _FINAL: Final = "output_item_done_event."
 """How the paths of finished images begin."""
 
 _DIGEST_BYTES: Final = 32
-
-FORMAT_BYTES: Final = 4096
-"""Bytes at the start of an image that show its format."""
 
 
 class Piece(NamedTuple):
@@ -54,12 +48,12 @@ def pieces(data: bytes, *, sha256: bytes = b"", **end: Any) -> Iterator[Piece]:
     """
     view = memoryview(data)
     digest = None if sha256 else hashlib.sha256()
-    for offset in range(0, len(data) or 1, CHUNK_BYTES):
-        part = view[offset : offset + CHUNK_BYTES]
+    for offset in range(0, len(data) or 1, CHUNK):
+        part = view[offset : offset + CHUNK]
         if digest:  # Piece by piece, so that others need not wait for all of it.
             digest.update(part)
         last = None
-        if offset + CHUNK_BYTES >= len(data):
+        if offset + CHUNK >= len(data):
             whole = digest.digest() if digest else sha256
             last = ChunkEnd(size=len(data), sha256=whole, **end)
         yield Piece(offset, part, last)
@@ -88,7 +82,7 @@ class Chunker:
     def add(self, data: bytes) -> Piece | None:
         """Takes the next bytes, which become a chunk; gives the one before them, if any."""
         self._digest.update(data)
-        self._first += data[: FORMAT_BYTES - len(self._first)]
+        self._first += data[: MAX_PROLOG_BYTES - len(self._first)]
         held, self._held = self._held, data
         if not held:
             return None

@@ -13,6 +13,7 @@ from imagecall.access.admission import Admission
 from imagecall.access.certificates import Certificates
 from imagecall.access.limits import Limits
 from imagecall.access.ports import not_free
+from imagecall.conversion.batch import uncounted
 from imagecall.doors.grpc.boundary import Boundary
 from imagecall.doors.grpc.services import ConversionServicer, GenerationServicer
 from imagecall.generation.backend import Backend
@@ -72,7 +73,7 @@ class GrpcServer:
         reflection: whether clients are told the schema.
         channelz: whether clients are told of connections.
         share_port: whether other processes may listen on the same port.
-        observer: what sees the calls. None: nobody wants to know.
+        observer: records the calls; None if nothing is recorded.
     """
 
     def __init__(
@@ -96,7 +97,8 @@ class GrpcServer:
         self._server = grpc.aio.server(options=_options(limits, share_port))
         self._server.add_generic_rpc_handlers((self._boundary,))
         boundary: Any = self._boundary  # The generated functions declare a server.
-        conversion = ConversionServicer(limits)
+        count = observer.count_item if observer else uncounted
+        conversion = ConversionServicer(limits, count)
         generation = GenerationServicer(backend, admission.asks)
         pb_grpc.add_ConversionServiceServicer_to_server(conversion, boundary)
         generation_pb_grpc.add_ImageGenerationServiceServicer_to_server(generation, boundary)

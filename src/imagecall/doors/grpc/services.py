@@ -11,10 +11,12 @@ import grpc
 from imagecall.access.limits import Limits
 from imagecall.conversion.batch import (
     CallStream,
+    Count,
     format_call,
     format_document,
     parse_call,
     parse_document,
+    uncounted,
 )
 from imagecall.doors.grpc.boundary import (
     REQUEST_BYTES,
@@ -27,14 +29,16 @@ from imagecall.errors import ImagecallError, damaged_answer
 from imagecall.generation.backend import Backend
 from imagecall.generation.call_context import CALL, AnswerMetadata, CallContext
 from imagecall.generation.parts import sendable
+from imagecall.json.pieces import under
 from imagecall.observing.request_id import HEADER
 from imagecall.observing.rpc import METADATA, answer_with_id, identify
 from imagecall.rpc.headers import Metadata
+from imagecall.sizes import APART
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
 from imagecall.v1 import image_generation_service_pb2 as generation_pb
 from imagecall.v1 import image_generation_service_pb2_grpc as generation_pb_grpc
-from imagecall.wire.splice import MIN_APART, put_in, serialized_with, take_out, take_text
+from imagecall.wire.splice import put_in, serialized_with, take_out, take_text
 
 _T = TypeVar("_T")
 _Parse = TypeVar("_Parse", pb.ParseCallRequest, pb.ParseDocumentRequest)
@@ -68,9 +72,10 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
     their requests serialized, and parse large ones beside the event loop, with few copies.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, count: Count = uncounted) -> None:
         self._max_bytes = limits.json_bytes
         self._max_items = limits.stream_items
+        self._count = count
 
     @takes_serialized
     async def ParseCall(self, request: Any, context: Context) -> Any:
@@ -80,7 +85,9 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         request, json = _request_and_json(pb.ParseCallRequest, data)
         response = pb.ParseCallResponse()
         variant, profile = request.variant, request.profile
-        images = parse_call(response.call, json, variant, profile, self._max_bytes, apart=True)
+        images = parse_call(
+            response.call, json, variant, profile, self._max_bytes, apart=True, count=self._count
+        )
         return put_in(response, images) if images else response
 
     @takes_serialized
@@ -90,7 +97,7 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
     def _format_call(self, data: bytes) -> Any:
         short, images = take_out(data, pb.FormatCallRequest.DESCRIPTOR)
         request = request_of(pb.FormatCallRequest, short)
-        json = format_call(request.call, images, self._max_bytes)
+        json = format_call(request.call, under(images, "call"), self._max_bytes, self._count)
         return _response_with(pb.FormatCallResponse(), json)
 
     @takes_serialized
@@ -99,7 +106,7 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
 
     def _parse_document(self, data: bytes) -> Any:
         request, json = _request_and_json(pb.ParseDocumentRequest, data)
-        document = parse_document(json, request.kind, self._max_bytes)
+        document = parse_document(json, request.kind, self._max_bytes, self._count)
         return pb.ParseDocumentResponse(document=document)
 
     @takes_serialized
@@ -108,13 +115,13 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
 
     def _format_document(self, data: bytes) -> Any:
         request = request_of(pb.FormatDocumentRequest, data)
-        json = format_document(request.document, self._max_bytes)
+        json = format_document(request.document, self._max_bytes, self._count)
         return _response_with(pb.FormatDocumentResponse(), json)
 
     async def ConvertCalls(
         self, request_iterator: AsyncIterator[pb.ConvertCallsRequest], context: Context
     ) -> AsyncIterator[pb.ConvertCallsResponse]:
-        stream = CallStream(self._max_bytes, self._max_items)
+        stream = CallStream(self._max_bytes, self._max_items, self._count)
         async for request in request_iterator:
             of_items = len(request.conversions) * _ITEM_BYTES
             size = max(stream.pending_bytes + REQUEST_BYTES.get(), of_items)
@@ -133,10 +140,10 @@ def _request_and_json(kind: type[_Parse], data: bytes) -> tuple[_Parse, bytes]:
 
 def _response_with(response: _Format, json: bytes) -> _Format | bytes:
     """Puts JSON into a response, which is returned serialized if the JSON is large."""
-    if len(json) < MIN_APART:
+    if len(json) < APART:
         response.json = json.decode()
         return response
-    return serialized_with(response, response, "json", json)
+    return serialized_with(response, "json", json)
 
 
 class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):

@@ -6,7 +6,15 @@ imagecall.doors.http.answers.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, suppress
 from functools import partial
 from importlib.resources import files
@@ -26,27 +34,31 @@ from starlette.types import Receive, Scope, Send
 from imagecall.access.admission import Admission
 from imagecall.conversion.converter import from_json
 from imagecall.conversion.view import view
-from imagecall.doors.http.answers import DONE, Answers, EventAnswers
+from imagecall.doors.http.answers import whole_answer
 from imagecall.doors.http.body import read_body
 from imagecall.doors.http.errors import API, JSON, http_error, refused
+from imagecall.doors.http.event_stream import END_OF_STREAM, Arrived, EventStream
+from imagecall.doors.http.head import CheckedHead
 from imagecall.doors.http.keepalive import COMMENT, KEEPALIVE_SECONDS, TimedItems, TimedSend
-from imagecall.doors.http.large_images import LargeImages
 from imagecall.doors.http.middleware import Admitted
 from imagecall.doors.http.upgrade import WithoutWebSocket
 from imagecall.doors.internal_error import unforeseen
 from imagecall.doors.offload import done
 from imagecall.errors import GenerationError, ImagecallError
 from imagecall.formats import media_type
-from imagecall.generation.assembly import StreamItem, reassemble
+from imagecall.generation.assembly import ImagesApart, reassemble
 from imagecall.generation.backend import Backend
 from imagecall.generation.call_context import CALL, CallContext
 from imagecall.generation.chunked_fields import images
-from imagecall.generation.fairness import LARGE, turn
+from imagecall.generation.fairness import turn
 from imagecall.generation.request import request_from_json
+from imagecall.generation.response_keys import new_response_id, response_keys
+from imagecall.json.pieces import Piece, size_of, slices_of
 from imagecall.json.text import members
 from imagecall.observing.asgi import Observed
 from imagecall.observing.observer import Observer, note_failure
 from imagecall.rpc.headers import AUTHORIZATION, FORWARDED, forwarded, lower
+from imagecall.sizes import PIECE
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     StreamEnd,
@@ -105,6 +117,7 @@ def http_app(
         ],
         middleware=[
             Middleware(Observed, observer, paths),
+            Middleware(CheckedHead, admission),
             Middleware(WithoutWebSocket),
             Middleware(Admitted, admission),
         ],
@@ -163,14 +176,13 @@ class _Door:
         read = partial(request_from_json, body, max_bytes=self._max_bytes)
         wanted = await done(len(body), read)
         CALL.set(self._call_context(request))
-        answers = Answers(members(body))
+        keys = response_keys(members(body), new_response_id())
         if not wanted.stream:
-            return await _unless_gone(request, self._answer(wanted.request, answers))
+            return await _unless_gone(request, self._answer(wanted.request, keys))
         asked = StreamImageRequest(
             request=wanted.request, include_document=True, include_other_events=True
         )
-        happenings = self._happenings(asked, answers.images)
-        return _Stream(happenings, answers.events(), self._keepalive_seconds)
+        return _Stream(self._arriving(asked), EventStream(keys), self._keepalive_seconds)
 
     def _call_context(self, request: Request) -> CallContext:
         """Returns what a backend may pass on of a request."""
@@ -179,17 +191,16 @@ class _Door:
         seconds = self._admission.limits.call_seconds
         return CallContext(forwarded(request.headers.items(), names), time.monotonic() + seconds)
 
-    async def _happenings(
-        self, asked: StreamImageRequest, large: LargeImages
-    ) -> AsyncGenerator[StreamItem, None]:
+    async def _arriving(self, asked: StreamImageRequest) -> AsyncGenerator[Arrived, None]:
+        large = ImagesApart()
         async with aclosing(self._backend.stream_image(asked)) as parts:
-            async for happening in reassemble(parts, self._max_bytes, large.keep):
-                yield happening
+            async for item in reassemble(parts, self._max_bytes, large.keep):
+                yield Arrived(item, large.take())
 
-    async def _answer(self, request: ImageRequest, answers: Answers) -> Response:
+    async def _answer(self, request: ImageRequest, keys: Mapping[str, bytes]) -> Response:
         asked = GenerateImageRequest(request=request, include_document=True)
         answer = await self._backend.generate_image(asked)
-        return _Whole(answers.response(answer.response), answers.images)
+        return _Whole(whole_answer(answer.response, keys))
 
     async def convert(self, request: Request) -> Response:
         """POST /convert: an item as protobuf text, for the page."""
@@ -255,12 +266,12 @@ async def _unless_gone(request: Request, work: Awaitable[Response]) -> Response:
 
 
 class _Whole(Response):
-    """A JSON text with its large images."""
+    """A JSON text in pieces."""
 
-    def __init__(self, text: bytes, images: LargeImages) -> None:
+    def __init__(self, pieces: Sequence[Piece]) -> None:
         super().__init__(media_type=JSON)
-        self.headers["content-length"] = str(images.size(text))
-        self._pieces = images.pieces(text)
+        self.headers["content-length"] = str(size_of(pieces))
+        self._pieces = pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def work() -> Response:
@@ -272,10 +283,7 @@ class _Whole(Response):
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         with suppress(OSError):  # The client has gone.
-            for piece in self._pieces:
-                if len(piece) > LARGE:
-                    await turn()
-                await send(_piece(piece))
+            await _send_pieces(self._pieces, send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -287,16 +295,16 @@ class _Stream(Response):
 
     def __init__(
         self,
-        items: AsyncGenerator[StreamItem, None],
-        answers: EventAnswers,
+        arriving: AsyncGenerator[Arrived, None],
+        events: EventStream,
         keepalive_seconds: float,
     ) -> None:
         super().__init__(media_type=_SSE)
         self.headers["cache-control"] = "no-cache"
         self.headers["x-accel-buffering"] = "no"
         del self.headers["content-length"]
-        self._items = items
-        self._answers = answers
+        self._arriving = arriving
+        self._events = events
         self._keepalive_seconds = keepalive_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -307,7 +315,7 @@ class _Stream(Response):
         await _unless_gone(Request(scope, receive), work())
 
     async def _send(self, send: Send) -> None:
-        async with aclosing(TimedItems(self._items)) as items:
+        async with aclosing(TimedItems(self._arriving)) as items:
             first = await self._first(items)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             with suppress(OSError):  # The client has gone.
@@ -322,7 +330,7 @@ class _Stream(Response):
                     await self._say_error(unforeseen(error), send)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _first(self, items: TimedItems[StreamItem]) -> StreamItem | None:
+    async def _first(self, items: TimedItems[Arrived]) -> Arrived | None:
         """Returns the first item; None where the stream begins with a comment."""
         try:
             return await items.next(self._keepalive_seconds)
@@ -331,27 +339,29 @@ class _Stream(Response):
         except Exception as error:
             raise unforeseen(error) from None
 
-    async def _say_all(
-        self, first: StreamItem | None, items: TimedItems[StreamItem], send: Send
-    ) -> None:
+    async def _say_all(self, first: Arrived | None, items: TimedItems[Arrived], send: Send) -> None:
         timed = TimedSend(send, self._keepalive_seconds)
         item = first
-        while not isinstance(item, StreamEnd):
+        while item is None or not isinstance(item.item, StreamEnd):
             await (timed(_piece(COMMENT)) if item is None else self._say(item, timed))
             item = await items.next(timed.seconds_left)
         await self._say(item, timed)
 
     async def _say_error(self, error: ImagecallError, send: Send) -> None:
         note_failure(error)
-        await send(_piece(self._answers.error(error)))
-        await send(_piece(DONE))
+        await _send_pieces([*self._events.error(error), END_OF_STREAM], send)
 
-    async def _say(self, happening: StreamItem, send: Send) -> None:
-        for line in self._answers.lines(happening):
-            for piece in self._answers.pieces(line):
-                if len(piece) > LARGE:
-                    await turn()
-                await send(_piece(piece))
+    async def _say(self, arrived: Arrived, send: Send) -> None:
+        for line in self._events.lines(arrived):
+            await _send_pieces(line, send)
+
+
+async def _send_pieces(pieces: Iterable[Piece], send: Send) -> None:
+    """Sends a text, whose images are encoded a slice at a time, each in its turn."""
+    for text in slices_of(pieces):
+        if len(text) >= PIECE:
+            await turn()
+        await send(_piece(text))
 
 
 def _piece(line: bytes) -> dict[str, Any]:

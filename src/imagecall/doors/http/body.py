@@ -9,9 +9,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from imagecall.doors.http.errors import JSON
-from imagecall.generation.fairness import LARGE, turn
+from imagecall.generation.fairness import turn
 from imagecall.json.text import too_large
 from imagecall.rpc.inflater import Inflater
+from imagecall.sizes import PIECE
 
 _IDENTITY: Final = "identity"
 _CODINGS: Final = ("gzip", "x-gzip", "deflate")
@@ -46,7 +47,7 @@ async def _decoded(request: Request, inflater: Inflater) -> AsyncGenerator[bytes
         async for arrived in request.stream():
             for piece in inflater.pieces(arrived):
                 yield piece
-                await (turn() if len(piece) > LARGE else asyncio.sleep(0))
+                await (turn() if len(piece) >= PIECE else asyncio.sleep(0))
         if not inflater.ended:
             raise ValueError("it ends in the middle")
     except ValueError as error:
@@ -62,7 +63,7 @@ def _inflater(request: Request) -> Inflater | None:
     if len(codings) > 1 or codings[0] not in _CODINGS:
         message = "the Content-Encoding must be gzip, deflate or identity, and only one"
         raise HTTPException(415, message, _ACCEPTED)
-    return Inflater()
+    return Inflater(strict=True)
 
 
 def _word(text: str) -> str:

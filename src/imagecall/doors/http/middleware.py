@@ -13,13 +13,11 @@ from imagecall.doors.http.errors import http_error, refused
 from imagecall.errors import GenerationError, ImagecallError, quoted
 from imagecall.observing.observer import note_caller, note_refusal
 from imagecall.rpc.addresses import is_loopback
+from imagecall.sizes import SMALL_BODY
 
 _BODY_SECONDS: Final = 20.0
 _BODY_BYTES_A_SECOND: Final = 16 * 1024
 """How long a body may take to come: so long, and a second for each so many bytes of it."""
-
-_SMALL_BODY_BYTES: Final = 16 * 1024
-"""Up to which size a body is not counted while it is read: less than its connection costs."""
 
 
 class _Arriving:
@@ -64,7 +62,7 @@ class _Arriving:
             return
         seconds = _BODY_SECONDS + self._size / _BODY_BYTES_A_SECOND
         self._limit.reschedule(self._begun + seconds)
-        if self._size > _SMALL_BODY_BYTES and not self._counted:
+        if self._size > SMALL_BODY and not self._counted:
             self._admission.take_body()
             self._counted = True
 
