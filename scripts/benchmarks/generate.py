@@ -27,11 +27,12 @@ from openai import AsyncOpenAI
 
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.server.allocator import keep_freed_memory
+from imagecall.sizes import CHUNK
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import StreamImageRequest
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_request_pb2 import ImageRequest
-from imagecall.wire.chunks import CHUNK_BYTES, Piece
+from imagecall.wire.chunks import Piece
 
 SIZES = {"2 MB": 2_000_000, "64 MB": 64_000_000}
 BARE_METHOD = "/bare.Service/Stream"
@@ -53,8 +54,8 @@ async def serve_bare() -> None:
 
     async def stream(size: bytes, context: Any) -> AsyncIterator[bytes]:
         image = memoryview(image_of(int(size)))
-        for offset in range(0, len(image), CHUNK_BYTES):
-            yield bytes(image[offset : offset + CHUNK_BYTES])
+        for offset in range(0, len(image), CHUNK):
+            yield bytes(image[offset : offset + CHUNK])
 
     keep_freed_memory()
     server = grpc.aio.server()

@@ -356,7 +356,7 @@ async def test_what_needs_more_than_one_request_is_refused_in_words(
 
 @pytest.mark.parametrize("n", [1, None])
 async def test_keys_that_ask_for_nothing_more_are_taken(backend: EmbeddedBackend, n: Any) -> None:
-    keys = {"background": False, "previous_response_id": None, "conversation": None}
+    keys: Any = {"background": False, "previous_response_id": None, "conversation": None}
     assert (await picture(backend, a_request({"n": n}, store=True, **keys))).size == (96, 64)
 
 

@@ -13,10 +13,11 @@ import imagecall
 from imagecall.conversion.converter import CALLS
 from imagecall.conversion.objects import as_object
 from imagecall.errors import ConversionError
-from imagecall.json.large_strings import MIN_BYTES, NO_SPANS
+from imagecall.json.large_strings import NO_SPANS
 from imagecall.json.text import MAX_BYTES, encode, parse
+from imagecall.sizes import APART, ASIDE
 from imagecall.v1 import conversion_service_pb2 as pb
-from imagecall.wire.splice import MIN_APART, take_out, take_text
+from imagecall.wire.splice import take_out, take_text
 from tests.cases import ITEMS, REFUSED_JSON, Case, Refusal
 from tests.mutations import mutations
 
@@ -83,7 +84,7 @@ def test_small_texts_and_their_mutations_are_read_as_by_the_plan(case: Case | Re
     source = random.Random(len(text))
     name = case.path.parent.name
     variant = name if name in CALLS.variants else CALLS.default
-    for mutated in (text, *mutations(text[: MIN_BYTES - 50], source)):
+    for mutated in (text, *mutations(text[: ASIDE - 50], source)):
         assert quickly(mutated, variant) == by_plan(mutated, variant)
 
 
@@ -113,7 +114,7 @@ def test_serialized_messages_are_written_as_messages_are(case: Case) -> None:
 
 def test_large_images_are_taken_out_of_serialized_messages_and_put_in() -> None:
     source = random.Random(3)
-    for size in (1000, MIN_APART - 1, MIN_APART, 2_097_151, 2_097_152):
+    for size in (1000, APART - 1, APART, 2_097_151, 2_097_152):
         one, two = source.randbytes(size), source.randbytes(size)
         call = imagecall.ImageGenerationCall()
         item = call.output_image_generation_server_tool_item
@@ -121,7 +122,7 @@ def test_large_images_are_taken_out_of_serialized_messages_and_put_in() -> None:
         item.extra_fields.add(name="x", json=json.dumps("y" * size))
         data = call.SerializeToString()
         short, images = take_out(data, call.DESCRIPTOR)
-        assert len(images) == (2 if size >= MIN_APART else 0)
+        assert len(images) == (2 if size >= APART else 0)
         assert len(short) == len(data) or len(short) < size + 200
         text = imagecall.to_json(call)
         assert imagecall.json_from_serialized(data) == text
@@ -152,7 +153,7 @@ def test_what_protobuf_merges_is_merged() -> None:
 
 def test_a_large_text_is_taken_out_of_a_serialized_request() -> None:
     kind = pb.ParseCallRequest
-    text = "x" * MIN_APART
+    text = "x" * APART
     number = kind.DESCRIPTOR.fields_by_name["json"].number
     once = kind(json=text, variant="a", profile=pb.PROFILE_STRICT).SerializeToString()
     short, taken = take_text(once, kind.DESCRIPTOR, "json")
@@ -165,7 +166,7 @@ def test_a_large_text_is_taken_out_of_a_serialized_request() -> None:
 
 
 def test_a_text_that_is_protobufs_to_judge_stays() -> None:
-    text = b"x" * MIN_APART
+    text = b"x" * APART
     stays = (
         length_delimited(1, text[1:]),
         length_delimited(1, text) * 2,

@@ -12,13 +12,13 @@ import imagecall
 from imagecall.errors import ConversionError
 from imagecall.generation.assembly import StreamItem, reassemble
 from imagecall.generation.backend import Part
-from imagecall.generation.chunked_fields import LONG, images, texts
+from imagecall.generation.chunked_fields import images, texts
 from imagecall.generation.parts import in_parts
+from imagecall.sizes import APART, CHUNK
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamImageResponse
 from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
-from imagecall.wire.chunks import CHUNK_BYTES
 from tests.cases import CASES
 from tests.streams import PNG, message_of
 
@@ -54,12 +54,12 @@ def an_end(*sizes: int) -> StreamEnd:
         long = call.output_image_generation_call.extra_fields.add(name="note")
         long.json = '"' + "é" * size + '"'
         end.response.calls.append(call)
-    end.response.document.json = '{"output":[' + " " * (LONG + 1) + "]}"
+    end.response.document.json = '{"output":[' + " " * (APART + 1) + "]}"
     end.response.document.calls.add(pointer="/output/0", call=end.response.calls[0])
     return end
 
 
-@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 5 * MIB])
+@pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 5 * MIB])
 async def test_an_image_leaves_its_event_and_comes_back(size: int) -> None:
     image = random.Random(size).randbytes(size)
     parts = messages(in_parts(an_event(image)))
@@ -76,7 +76,7 @@ async def test_an_image_leaves_its_event_and_comes_back(size: int) -> None:
 async def test_an_end_with_several_values_comes_back() -> None:
     end = an_end(3 * MIB, 10, 2 * MIB)
     parts = messages(in_parts(an_end(3 * MIB, 10, 2 * MIB)))
-    assert max(part.ByteSize() for part in parts) < CHUNK_BYTES + 1024
+    assert max(part.ByteSize() for part in parts) < CHUNK + 1024
     fields = [part.chunk.end.field for part in parts if part.chunk.HasField("end")]
     assert fields == [
         *(f"response.calls[{n}].output_image_generation_call.result.image" for n in range(3)),
@@ -86,7 +86,7 @@ async def test_an_end_with_several_values_comes_back() -> None:
         "response.document.json",
         "response.document.calls[0].call.output_image_generation_call.extra_fields[0].json",
     ]
-    assert parts[1].chunk.offset == CHUNK_BYTES
+    assert parts[1].chunk.offset == CHUNK
     media = {part.chunk.end.media_type for part in parts if part.chunk.HasField("end")}
     assert media == {"image/png", ""}
     assert await whole(list(parts)) == [end]
@@ -185,10 +185,10 @@ async def test_two_images_of_one_message_are_not_exchanged() -> None:
 
 async def test_texts_that_are_not_utf8_are_damaged() -> None:
     end = an_end(1)
-    end.response.document.json = "a" * (LONG + 1)
+    end.response.document.json = "a" * (APART + 1)
     parts = messages(in_parts(end))
     [text] = [p for p in parts if p.chunk.end.field == "response.document.json"]
-    text.chunk.data = b"\xff" * (LONG + 1)
+    text.chunk.data = b"\xff" * (APART + 1)
     text.chunk.end.sha256 = hashlib.sha256(text.chunk.data).digest()
     with pytest.raises(ConversionError, match="not UTF-8"):
         await whole(list(parts))

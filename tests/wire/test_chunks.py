@@ -5,8 +5,9 @@ import random
 import pytest
 
 from imagecall.errors import ConversionError
+from imagecall.sizes import CHUNK
 from imagecall.v1.chunk_pb2 import Chunk
-from imagecall.wire.chunks import CHUNK_BYTES, Assembly, Piece, split
+from imagecall.wire.chunks import Assembly, Piece, split
 
 
 def assemble(chunks: list[Chunk], max_bytes: int = 10**9) -> bytes:
@@ -16,17 +17,17 @@ def assemble(chunks: list[Chunk], max_bytes: int = 10**9) -> bytes:
     return assembly.whole()
 
 
-@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
+@pytest.mark.parametrize("size", [0, 1, CHUNK, CHUNK + 1, 3 * CHUNK])
 def test_what_is_split_is_put_together(size: int) -> None:
     data = random.Random(size).randbytes(size)
     chunks = list(split(data))
-    assert len(chunks) == max(1, -(-size // CHUNK_BYTES))
+    assert len(chunks) == max(1, -(-size // CHUNK))
     assert assemble(chunks) == data
 
 
 def test_damage_is_never_accepted() -> None:
     source = random.Random(7)
-    data = source.randbytes(5 * CHUNK_BYTES + 100)
+    data = source.randbytes(5 * CHUNK + 100)
     whole = list(split(data))
     for _ in range(300):
         chunks = [Chunk.FromString(chunk.SerializeToString()) for chunk in whole]

@@ -18,18 +18,10 @@ from imagecall.conversion.objects import as_object
 from imagecall.conversion.plan import union_plan
 from imagecall.conversion.unions import UnionPlan
 from imagecall.errors import ConversionError
-from imagecall.json.large_strings import (
-    MIN_BYTES,
-    NO_SPANS,
-    LargeImage,
-    Piece,
-    Spans,
-    encode_image,
-    join,
-    key_pattern,
-    set_aside,
-)
-from imagecall.json.text import MAX_BYTES, check_depth, encode, parse
+from imagecall.json.large_strings import NO_SPANS, Spans, key_pattern, set_aside
+from imagecall.json.pieces import NOTHING_APART, Apart, Piece, check_depth_of, join
+from imagecall.json.text import MAX_BYTES, encode, parse
+from imagecall.sizes import ASIDE
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_tool_pb2 import Tool
 from imagecall.v1.stream_event_pb2 import StreamEvent
@@ -114,7 +106,7 @@ def read_call(
     Returns the large images, if they are to be kept apart: the message then has markers in their
     stead, and imagecall.wire.splice.put_in puts them in. Raises ConversionError.
     """
-    if profile is _WIRE and len(text) < MIN_BYTES and max_bytes >= _MAX_UTF8 * MIN_BYTES:
+    if profile is _WIRE and len(text) < ASIDE and max_bytes >= _MAX_UTF8 * ASIDE:
         try:
             data = text.encode() if isinstance(text, str) else text
             value = jiter.from_json(data, allow_inf_nan=False)
@@ -138,7 +130,7 @@ def to_json(call: ImageGenerationCall, *, max_bytes: int = MAX_BYTES) -> bytes:
     Raises ConversionError if the message would come back from its JSON as another: fields of a
     newer schema, two fields for one key, raw JSON text that is not JSON; see ErrorReason.
     """
-    return write_call(call, {}, max_bytes)
+    return join(call_pieces(call), max_bytes)
 
 
 def json_from_serialized(data: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
@@ -149,22 +141,17 @@ def json_from_serialized(data: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
     """
     short, images = take_out(data, ImageGenerationCall.DESCRIPTOR)
     call = parsed(ImageGenerationCall, short)
-    return write_call(call, images, max_bytes)
+    return join(call_pieces(call, images), max_bytes)
 
 
-def write_call(
-    call: ImageGenerationCall, images: Mapping[bytes, memoryview], max_bytes: int
-) -> bytes:
-    """Writes a message as `to_json` does, in which markers stand for these images.
+def call_pieces(call: ImageGenerationCall, apart: Apart = NOTHING_APART) -> list[Piece]:
+    """The pieces of what `to_json` writes of a message and of the images beside it.
 
     Raises ConversionError.
     """
     pieces: list[Piece] = []
-    CALLS.write(call, pieces)
-    if images:
-        large = {encode_image(marker): LargeImage(image) for marker, image in images.items()}
-        pieces = [large.get(piece, piece) for piece in pieces]
-    return join(pieces, max_bytes)
+    CALLS.write(call, pieces, apart)
+    return pieces
 
 
 def event_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> StreamEvent:
@@ -179,9 +166,17 @@ def event_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> StreamE
 
 def event_to_json(event: StreamEvent, *, max_bytes: int = MAX_BYTES) -> bytes:
     """Writes a stream event. The inverse of `event_from_json`. Raises ConversionError."""
+    return join(event_pieces(event), max_bytes)
+
+
+def event_pieces(event: StreamEvent, apart: Apart = NOTHING_APART) -> list[Piece]:
+    """The pieces of what `event_to_json` writes of an event and of the images beside it.
+
+    Raises ConversionError.
+    """
     pieces: list[Piece] = []
-    EVENTS.write(event, pieces)
-    return check_depth(join(pieces, max_bytes))
+    EVENTS.write(event, pieces, apart)
+    return check_depth_of(pieces)
 
 
 def tool_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> Tool:
@@ -198,7 +193,7 @@ def tool_to_json(tool: Tool, *, max_bytes: int = MAX_BYTES) -> bytes:
     """Writes a tool's configuration. The inverse of `tool_from_json`. Raises ConversionError."""
     pieces: list[Piece] = []
     TOOLS.write(tool, pieces)
-    return check_depth(join(pieces, max_bytes))
+    return join(check_depth_of(pieces), max_bytes)
 
 
 def _read(
@@ -212,7 +207,7 @@ def _read(
 ) -> Mapping[str, bytes]:
     """Reads an object into an empty message. Returns the large images, if they are kept apart."""
     data = encode(text, max_bytes)
-    if len(data) >= MIN_BYTES and (pattern := _IMAGE_KEYS.get(plan)):
+    if len(data) >= ASIDE and (pattern := _IMAGE_KEYS.get(plan)):
         for short, spans in set_aside(data, pattern):
             spans.images = {} if apart else None
             if _try_read(plan, target, short, spans, strict, variant):

@@ -4,27 +4,28 @@ Where an item may stand, and as which variant it is read there, are options in t
 JsonPosition in proto/imagecall/v1/options.proto.
 """
 
-import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
-from imagecall.conversion.converter import CALL_IMAGE_KEYS, CALLS
+from imagecall.conversion.converter import CALL_IMAGE_KEYS, CALLS, call_pieces
 from imagecall.conversion.fields import refuse_unknown_fields
 from imagecall.conversion.objects import TYPE, as_object
 from imagecall.errors import ConversionError, pointer_to, quoted
-from imagecall.json.large_strings import MIN_BYTES, NO_SPANS, Piece, Spans, join, set_aside
-from imagecall.json.text import (
-    MAX_BYTES,
-    JsonValue,
-    check_depth,
-    elements,
-    encode,
-    join_elements,
-    join_members,
-    members,
-    parse,
+from imagecall.json.large_strings import NO_SPANS, Spans, set_aside
+from imagecall.json.pieces import (
+    NOTHING_APART,
+    Apart,
+    Piece,
+    check_depth_of,
+    join,
+    join_element_pieces,
+    join_member_pieces,
+    under,
 )
+from imagecall.json.text import MAX_BYTES, JsonValue, elements, encode, members, parse
+from imagecall.sizes import ASIDE
 from imagecall.v1.document_kind_pb2 import DocumentKind
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
@@ -64,8 +65,32 @@ POSITIONS: Final = {
 }
 """Where items may stand, by the number of the kind of document."""
 
-Visit: TypeAlias = Callable[[str, bytes, JsonValue], bytes | None]
-"""Given a JSON Pointer, a raw value and what it means: the raw value to put there, or None."""
+
+@dataclass(frozen=True)
+class _Places:
+    """The places for items in a JSON value: the position that it is, or those within it by key."""
+
+    position: Position | None
+    within: "Mapping[str, _Places]"
+
+
+def _places(positions: Iterable[Position], depth: int = 0) -> _Places:
+    """The places of these positions, whose paths are the same up to a depth."""
+    own = [position for position in positions if len(position.path) == depth]
+    by_key: dict[str, list[Position]] = {}
+    for position in positions:
+        if position not in own:
+            by_key.setdefault(position.path[depth], []).append(position)
+    if own and (by_key or len(own) > 1):
+        raise TypeError(f"{own[0].path} is a place for items of two kinds, or has one within it")
+    within = {key: _places(inner, depth + 1) for key, inner in by_key.items()}
+    return _Places(own[0] if own else None, within)
+
+
+_PLACES: Final = {kind: _places(positions) for kind, positions in POSITIONS.items()}
+
+Visit: TypeAlias = Callable[[Position, str, bytes, JsonValue], Sequence[Piece] | None]
+"""Given a position, a JSON Pointer, a raw value and its meaning: what to put there, or None."""
 
 
 def kind_name(number: int) -> Kind:
@@ -89,7 +114,7 @@ def document_from_json(text: bytes | str, *, kind: Kind, max_bytes: int = MAX_BY
         message = f"there is no kind of document {quoted(kind)}; choose one of {', '.join(KINDS)}"
         raise ConversionError("UNKNOWN_KIND", "", message)
     data = encode(text, max_bytes)
-    if len(data) >= MIN_BYTES:
+    if len(data) >= ASIDE:
         for short, spans in set_aside(data, CALL_IMAGE_KEYS):
             document = _try_lift(KINDS[kind], short, spans)
             if document is not None:
@@ -106,23 +131,36 @@ def _try_lift(kind: int, short: bytes, spans: Spans) -> Document | None:
     return None if spans else document
 
 
+class _Found(NamedTuple):
+    """An item that was found in a document."""
+
+    position: Position
+    pointer: str
+    raw: bytes
+    value: JsonValue
+
+
 def _lift(kind: int, data: bytes, spans: Spans) -> Document:
+    found: list[_Found] = []
+
+    def lift(position: Position, pointer: str, raw: bytes, value: JsonValue) -> list[Piece] | None:
+        if not _is_item(value):
+            return None
+        found.append(_Found(position, pointer, raw, value))
+        return [b"null"]
+
     document = Document(kind=kind)  # type: ignore[arg-type]  # a number of DocumentKind
-    value = as_object(parse(data))
-    for position in POSITIONS[kind]:
-
-        def lift(
-            pointer: str, raw: bytes, item: JsonValue, variant: str = position.variant
-        ) -> bytes | None:
-            if not _is_item(item):
-                return None
-            target = document.calls.add(pointer=pointer).call
-            _read_item(target, pointer, raw, item, spans, variant)
-            return b"null"
-
-        data = _edit(data, value, position.path, "", lift) or data
-    document.json = data.decode()
+    edited = _edited(data, as_object(parse(data)), _PLACES[kind], "", lift)
+    for position, pointer, raw, value in _in_order(kind, found):
+        target = document.calls.add(pointer=pointer).call
+        _read_item(target, pointer, raw, value, spans, position.variant)
+    document.json = (join(join_member_pieces(edited)) if edited else data).decode()
     return document
+
+
+def _in_order(kind: int, found: list[_Found]) -> list[_Found]:
+    """The items in the order of Document.calls: by position, then as they stand in the text."""
+    return sorted(found, key=lambda one: POSITIONS[kind].index(one.position))
 
 
 def _read_item(
@@ -145,66 +183,74 @@ def document_to_json(document: Document, *, max_bytes: int = MAX_BYTES) -> bytes
     An item may also have been left in the JSON, where it is checked. Raises ConversionError, also
     if the pointer of an item is not a place for it, or holds no null.
     """
+    return join(document_pieces(document, max_bytes=max_bytes), max_bytes)
+
+
+def document_pieces(
+    document: Document, apart: Apart = NOTHING_APART, *, max_bytes: int = MAX_BYTES
+) -> list[Piece]:
+    """The pieces of what `document_to_json` writes of a document and of the images beside it.
+
+    The limit is that of the document's JSON, without the items. Raises ConversionError.
+    """
+    data, edited = _put_back(document, apart, max_bytes)
+    return check_depth_of(join_member_pieces(edited) if edited else [data])
+
+
+def document_members(
+    document: Document, apart: Apart = NOTHING_APART
+) -> dict[str, Sequence[Piece]]:
+    """The pieces of each value of the object that a document is, in which no limit is checked.
+
+    Raises ConversionError.
+    """
+    data, edited = _put_back(document, apart, sys.maxsize)
+    return dict(edited) or {key: [raw] for key, raw in members(data).items()}
+
+
+def _put_back(
+    document: Document, apart: Apart, max_bytes: int
+) -> tuple[bytes, dict[str, list[Piece]]]:
+    """A document's JSON, and the pieces of each of its values by key, if it has items."""
     refuse_unknown_fields(document, "")
     kind_name(document.kind)
     data = encode(document.json, max_bytes)
     value = as_object(parse(data))
     calls = {}
-    for call in document.calls:
+    for index, call in enumerate(document.calls):
         refuse_unknown_fields(call, call.pointer)
-        calls[call.pointer] = call.call
-    put: dict[str, None] = {}
-    large: dict[bytes, Piece] = {}
-    for position in POSITIONS[document.kind]:
+        calls[call.pointer] = call.call, under(apart, f"calls[{index}].call")
+    put: list[_Found] = []
 
-        def put_back(
-            pointer: str, raw: bytes, item: JsonValue, variant: str = position.variant
-        ) -> bytes | None:
-            if _is_item(item):
-                _read_item(ImageGenerationCall(), pointer, raw, item, NO_SPANS, variant)
-            if item is not None or pointer not in calls:
-                return None
-            put[pointer] = None
-            return _item_text(pointer, calls[pointer], variant, large)
+    def put_back(
+        position: Position, pointer: str, raw: bytes, value: JsonValue
+    ) -> list[Piece] | None:
+        if _is_item(value):
+            _read_item(ImageGenerationCall(), pointer, raw, value, NO_SPANS, position.variant)
+        if value is not None or pointer not in calls:
+            return None
+        put.append(_Found(position, pointer, raw, value))
+        return _item_pieces(pointer, *calls[pointer], position.variant)
 
-        data = _edit(data, value, position.path, "", put_back) or data
-    _check_order([call.pointer for call in document.calls], put)
-    return join(_put_large(check_depth(data), large), max_bytes)
-
-
-def _put_large(text: bytes, large: Mapping[bytes, Piece]) -> list[Piece]:
-    """The pieces of a text in which markers stand for large images, in their order."""
-    pieces: list[Piece] = []
-    for marker, image in large.items():
-        before, _, text = text.partition(marker)
-        pieces += before, image
-    return [*pieces, text]
+    edited = _edited(data, value, _PLACES[document.kind], "", put_back)
+    order = {found.pointer: None for found in _in_order(document.kind, put)}
+    _check_order([call.pointer for call in document.calls], order)
+    return data, edited
 
 
-def _item_text(
-    pointer: str, call: ImageGenerationCall, variant: str, large: dict[bytes, Piece]
-) -> bytes:
-    """The JSON of an item, which must be what is read at a place for the variant.
-
-    A large image is put into `large`, and its marker into the text.
-    """
-    pieces: list[Piece] = []
+def _item_pieces(
+    pointer: str, call: ImageGenerationCall, apart: Apart, variant: str
+) -> list[Piece]:
+    """The JSON of an item, which must be what is read at a place for the variant."""
     try:
-        CALLS.write(call, pieces)
+        pieces = call_pieces(call, apart)
         CALLS.refuse_misplaced(call, variant)
         if CALLS.chosen(call).option.fallback:
             message = "an item of another type stays in the JSON, and is none of the calls"
             raise ConversionError("NOT_CANONICAL", "", message)
     except ConversionError as error:
         raise error.under(pointer) from None
-    texts: list[bytes] = []
-    for piece in pieces:
-        if not isinstance(piece, bytes):
-            marker = secrets.token_hex(16).encode()
-            large[marker] = piece
-            piece = marker
-        texts.append(piece)
-    return b"".join(texts)
+    return pieces
 
 
 def _check_order(pointers: Sequence[str], put: Collection[str]) -> None:
@@ -228,22 +274,55 @@ def _is_item(value: JsonValue) -> bool:
 
 
 def _edit(
-    raw: bytes, value: JsonValue, path: Sequence[str], pointer: str, visit: Visit
-) -> bytes | None:
-    """Visits the values that a path leads to; the edited raw value, or None if nothing changed."""
-    if not path:
-        return visit(pointer, raw, value)
-    if isinstance(value, list) and path[0] == _ANY_INDEX:
-        items = elements(raw)
-        edits = [
-            _edit(item, value[index], path[1:], pointer + pointer_to(index), visit)
-            for index, item in enumerate(items)
-        ]
-        if any(edits):
-            return join_elements(new or old for new, old in zip(edits, items, strict=True))
-    elif isinstance(value, dict) and path[0] != _ANY_INDEX and path[0] in value:
-        key, raws = path[0], members(raw)
-        edit = _edit(raws[key], value[key], path[1:], pointer + pointer_to(key), visit)
-        if edit:
-            return join_members(raws | {key: edit})
+    raw: bytes, value: JsonValue, places: _Places, pointer: str, visit: Visit
+) -> list[Piece] | None:
+    """Visits the places within a value in the order of the text, each once.
+
+    Returns the pieces of the edited value; None if nothing changed.
+    """
+    if places.position is not None:
+        put = visit(places.position, pointer, raw, value)
+        return None if put is None else list(put)
+    if isinstance(value, list):
+        return _edit_elements(raw, value, places, pointer, visit)
+    if isinstance(value, dict) and (edited := _edited(raw, value, places, pointer, visit)):
+        return join_member_pieces(edited)
     return None
+
+
+def _edit_elements(
+    raw: bytes, values: list[JsonValue], places: _Places, pointer: str, visit: Visit
+) -> list[Piece] | None:
+    within = places.within.get(_ANY_INDEX)
+    if within is None or not values:
+        return None
+    raws = elements(raw)
+    edits = [
+        _edit(raws[index], value, within, pointer + pointer_to(index), visit)
+        for index, value in enumerate(values)
+    ]
+    if all(edit is None for edit in edits):
+        return None
+    return join_element_pieces(
+        [old] if edit is None else edit for edit, old in zip(edits, raws, strict=True)
+    )
+
+
+def _edited(
+    raw: bytes, values: dict[str, JsonValue], places: _Places, pointer: str, visit: Visit
+) -> dict[str, list[Piece]]:
+    """The pieces of each value of an object, by its key; empty if nothing changed."""
+    within = [key for key in places.within if key in values and key != _ANY_INDEX]
+    if not within:
+        return {}
+    pieces: dict[str, list[Piece]] = {key: [member] for key, member in members(raw).items()}
+    changed = False
+    for key in within:
+        [member] = pieces[key]
+        assert isinstance(member, bytes)
+        inner = places.within[key]
+        edit = _edit(member, values[key], inner, pointer + pointer_to(key), visit)
+        if edit is not None:
+            pieces[key] = edit
+            changed = True
+    return pieces if changed else {}

@@ -5,7 +5,7 @@ field of a message, or says that the field cannot carry it exactly; `write` give
 for what was put there, and refuses what `read` would not have put there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,13 +15,15 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from pybase64 import b64decode
 
 from imagecall.errors import ConversionError, pointer_to, quoted
-from imagecall.json.large_strings import Piece, Spans, encode_image
-from imagecall.json.text import JsonValue, quote, type_name
+from imagecall.json.large_strings import Spans
+from imagecall.json.pieces import Apart, LargeImage, Piece, image_piece
+from imagecall.json.text import JsonValue, join_elements, quote, type_name
+from imagecall.sizes import APART
 from imagecall.v1 import options_pb2
 from imagecall.v1.image_result_pb2 import ImageResult
-from imagecall.wire.splice import MIN_APART
 
 IMAGE_RESULT: Final = ImageResult.DESCRIPTOR.full_name
+_IMAGE: Final = "image"
 INTEGERS: Final = {
     FieldDescriptor.TYPE_INT32: range(-(2**31), 2**31),
     FieldDescriptor.TYPE_UINT32: range(2**32),
@@ -36,8 +38,11 @@ Read = Callable[[Message, JsonValue, Spans], bool]
 ReadRaw = Callable[[Message, bytes, JsonValue, Spans, bool], bool]
 """The same for a value whose raw text is needed; the last argument is whether to be strict."""
 
-Write = Callable[[Any, list[Piece]], None]
-"""Appends the member that a field's value is in JSON, such as `,"id":"a"`, to a text's pieces."""
+Write = Callable[[Any, list[Piece], Apart], None]
+"""Appends the member that a field's value is in JSON, such as `,"id":"a"`, to a text's pieces.
+
+The last argument are the images that stand beside the message that has the field.
+"""
 
 
 @dataclass(frozen=True)
@@ -121,8 +126,25 @@ def _simple_codec(field: FieldDescriptor, kind: type, wanted: str) -> Codec:
         setattr(target, name, value)
         return True
 
-    def write(value: str | bool, pieces: list[Piece]) -> None:
+    def write(value: str | bool, pieces: list[Piece], apart: Apart) -> None:
         pieces.append(start + quote(value))
+
+    return Codec(write, read)
+
+
+def strings_codec(field: FieldDescriptor) -> Codec:
+    """A JSON array of strings and a repeated string field, which cannot carry an empty array."""
+    name, start = field.name, member_start(field)
+    mismatch = _mismatch(field, "an array of strings that is not empty")
+
+    def read(target: Message, value: JsonValue, spans: Spans) -> bool:
+        if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
+            return mismatch(value)
+        getattr(target, name).extend(value)
+        return True
+
+    def write(values: Iterable[str], pieces: list[Piece], apart: Apart) -> None:
+        pieces.append(start + join_elements(map(quote, values)))
 
     return Codec(write, read)
 
@@ -143,7 +165,7 @@ def number_codec(field: FieldDescriptor) -> Codec:
         setattr(target, name, value)
         return True
 
-    def write(value: float, pieces: list[Piece]) -> None:
+    def write(value: float, pieces: list[Piece], apart: Apart) -> None:
         if value - value != 0:
             message = f"{quoted(key_of(field).name)} is {value}, which JSON cannot say"
             raise ConversionError("NON_FINITE_NUMBER", pointer_to(key_of(field).name), message)
@@ -180,7 +202,7 @@ def enum_codec(field: FieldDescriptor, other: FieldDescriptor) -> Codec:
             setattr(target, name, number)
         return True
 
-    def write(number: int, pieces: list[Piece]) -> None:
+    def write(number: int, pieces: list[Piece], apart: Apart) -> None:
         member = members.get(number)
         if member is None:
             message = f"{name} has the number {number}, which this schema does not name"
@@ -196,7 +218,7 @@ def other_spelling_write(field: FieldDescriptor, other: FieldDescriptor) -> Writ
     pointer = pointer_to(key_of(field).name)
     numbers = spellings(enum_of(field))
 
-    def write(spelling: str, pieces: list[Piece]) -> None:
+    def write(spelling: str, pieces: list[Piece], apart: Apart) -> None:
         if spelling in numbers:
             message = f"{other.name} holds {quoted(spelling)}, whose place is {field.name}"
             raise ConversionError("NOT_CANONICAL", pointer, message)
@@ -262,7 +284,7 @@ def _read_span(result: ImageResult, marker: str, spans: Spans) -> None:
     except ValueError:
         return  # The marker stays, so that the whole text is parsed instead.
     del spans[marker]
-    if spans.images is None or len(image) < MIN_APART:
+    if spans.images is None or len(image) < APART:
         result.image = image
     else:
         result.image = marker.encode()
@@ -273,12 +295,15 @@ def _image_write(field: FieldDescriptor) -> Write:
     key = key_of(field).name
     start, pointer = member_start(field), pointer_to(key)
     start_image, null = start + b'"', start + b"null"
+    path = f"{field.name}.{_IMAGE}"
 
-    def write(result: ImageResult, pieces: list[Piece]) -> None:
+    def write(result: ImageResult, pieces: list[Piece], apart: Apart) -> None:
         if len(UnknownFieldSet(result)):
             refuse_unknown_fields(result, pointer)
         if image := result.image:
-            pieces += start_image, encode_image(image), b'"'
+            pieces += start_image, image_piece(image), b'"'
+        elif path in apart and result.WhichOneof("kind") == _IMAGE:
+            pieces += start_image, LargeImage(apart[path]), b'"'
         elif result.WhichOneof("kind") == "null_value" and result.null_value == 0:
             pieces.append(null)
         else:

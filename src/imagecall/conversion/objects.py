@@ -16,7 +16,8 @@ from imagecall.conversion.fast_path import PlainRead
 from imagecall.conversion.fields import Read, ReadRaw, Write, refuse_unknown_fields
 from imagecall.errors import ConversionError, pointer_to, quoted
 from imagecall.json.diagnosis import MAX_DEPTH
-from imagecall.json.large_strings import NO_SPANS, Piece, Spans
+from imagecall.json.large_strings import NO_SPANS, Spans
+from imagecall.json.pieces import NOTHING_APART, Apart, Piece
 from imagecall.json.text import (
     MAX_KEYS,
     MAX_VALUES,
@@ -56,8 +57,8 @@ class Plan(Protocol):
     ) -> None:
         """Puts the object `value`, whose raw text is `text`, into an empty message."""
 
-    def write(self, message: Message, pieces: list[Piece]) -> None:
-        """Appends the JSON text of a message to the pieces of a text."""
+    def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
+        """Appends the JSON text of a message, and of the images beside it, to the pieces."""
 
 
 def as_object(value: JsonValue) -> JsonObject:
@@ -162,7 +163,7 @@ class ObjectPlan:
             if read is None or not read(target, raws[name], value[name], spans, strict):
                 extra_fields.add(name=name, json=raws[name].decode())
 
-    def write(self, message: Message, pieces: list[Piece]) -> None:
+    def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
         if len(UnknownFieldSet(message)):
             refuse_unknown_fields(message, "")
         pieces.append(self.start)
@@ -172,7 +173,7 @@ class ObjectPlan:
         for field, value in message.ListFields():
             write = writes.get(field)
             if write is not None:
-                write(value, pieces)
+                write(value, pieces, apart)
             elif field in self.other_writes:
                 self._write_other(message, field, value, pieces)
             else:
@@ -193,7 +194,7 @@ class ObjectPlan:
             key = self.keys[enum]
             text = f"{field.name} is set, and so is {enum.name}, for the same key {quoted(key)}"
             raise ConversionError("NOT_CANONICAL", pointer_to(key), text)
-        write(value, pieces)
+        write(value, pieces, NOTHING_APART)
 
     def _write_extras(
         self, message: Message, extras: Sequence[ExtraField], pieces: list[Piece]
@@ -242,7 +243,7 @@ class RawObjectPlan:
         setattr(target, self.type_field, value[TYPE])
         setattr(target, self.json_field, text.decode().strip(_WHITE_SPACE))
 
-    def write(self, message: Message, pieces: list[Piece]) -> None:
+    def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
         refuse_unknown_fields(message, "")
         raw, value = raw_value(self._get(message, self.json_field), "", MAX_DEPTH)
         tag, copy = type_of(as_object(value)), self._get(message, self.type_field)

@@ -14,7 +14,8 @@ from imagecall.conversion.fast_path import PlainRead
 from imagecall.conversion.fields import refuse_unknown_fields
 from imagecall.conversion.objects import TYPE, JsonObject, ObjectPlan, Plan, type_of
 from imagecall.errors import ConversionError, pointer_to, quoted
-from imagecall.json.large_strings import Piece, Spans
+from imagecall.json.large_strings import Spans
+from imagecall.json.pieces import NOTHING_APART, Apart, Piece, under
 from imagecall.v1 import options_pb2
 
 
@@ -111,12 +112,12 @@ class UnionPlan:
         variant = self._named.get((tag, name)) or self.choose(tag, name, strict)
         variant.plan.read(getattr(target, variant.name), text, value, spans, strict)
 
-    def write(self, message: Message, pieces: list[Piece]) -> None:
-        """Appends the JSON text of a message to the pieces of a text."""
+    def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
+        """Appends the JSON text of a message, and of the images beside it, to the pieces."""
         if len(UnknownFieldSet(message)):
             refuse_unknown_fields(message, "")
         name = message.WhichOneof(self.oneof) or self.chosen(message).name
-        self._writes[name](getattr(message, name), pieces)
+        self._writes[name](getattr(message, name), pieces, under(apart, name))
 
     def refuse_misplaced(self, message: Message, name: str) -> None:
         """Raises ConversionError (NOT_CANONICAL) if JSON is not read back as the variant set.

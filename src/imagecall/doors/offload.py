@@ -6,17 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Final, TypeVar
 
-_T = TypeVar("_T")
+from imagecall.sizes import OFFLOAD
 
-_LARGE_BYTES: Final = 1024 * 1024
-"""From which size on a conversion takes milliseconds: 1 MiB."""
+_T = TypeVar("_T")
 
 _pool: Final = ThreadPoolExecutor(max_workers=2, thread_name_prefix="imagecall")
 
 
 async def done(size: int, work: Callable[..., _T], *arguments: object) -> _T:
     """What the work gives, which is on `size` bytes: at once if they are few, else in a thread."""
-    if size < _LARGE_BYTES:
+    if size < OFFLOAD:
         return work(*arguments)
     run = copy_context().run
     return await asyncio.get_running_loop().run_in_executor(_pool, run, work, *arguments)

@@ -5,26 +5,23 @@ proto/imagecall/v1/image_generation_service.proto: images always, other values w
 What is left in the message is an empty value.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from imagecall.errors import quoted, too_large_answer
+from imagecall.sizes import APART, MEDIUM, MESSAGE
 from imagecall.v1 import options_pb2
 from imagecall.wire.chunks import Assembly, Piece, damaged, end_of_image, pieces
 
-LONG: Final = 256 * 1024
-"""The size past which a text goes in chunks, in bytes of UTF-8."""
+MAX_PATH: Final = 500
+"""Longest path of a sender that stands whole in a sentence."""
 
-_MEDIUM: Final = 4096
-"""The same, where a message would be too large otherwise."""
-
-_MOST: Final = 3 * 1024 * 1024
-"""The size up to which a message is not too large; clients take 4 MiB by default."""
-
+_MAX_LISTED: Final = 3
 _MAX_UTF8: Final = 4  # bytes of a character
 
 
@@ -65,15 +62,15 @@ def take_out(message: Message, sent: Collection[str] = ()) -> Iterator[Piece]:
             image = place.value
             place.value = b""
             yield from pieces(image, **end_of_image(image, place.path))
-    for least in (LONG, _MEDIUM):
+    for least in (APART, MEDIUM):
         for place in texts(message):
             text = place.value.encode() if len(place.value) > least // _MAX_UTF8 else b""
             if len(text) > least:
                 place.value = ""
                 yield from pieces(text, field=place.path)
-        if message.ByteSize() <= _MOST:
+        if message.ByteSize() <= MESSAGE:
             return
-    raise too_large_answer("a field of an event that cannot go in chunks", _MOST)
+    raise too_large_answer("a field of an event that cannot go in chunks", MESSAGE)
 
 
 def put_back(
@@ -86,19 +83,42 @@ def put_back(
     `image_of` gives what is put in the place of an image. Raises ConversionError: CHUNKS_DAMAGED
     unless there is a value for every image, and a place for every value.
     """
-    places = {place.path: place for place in [*images(message), *texts(message)]}
-    for place in [*images(message), *(text for text in texts(message) if not text.value)]:
-        if place.path not in values:
-            raise damaged(f"the chunks of {place.path} did not come")
+    of_images = {place.path: place for place in images(message)}
+    of_texts = {place.path: place for place in texts(message)}
+    _check_places(of_images, of_texts, values)
     for path, value in values.items():
-        if path not in places or places[path].value:
-            raise damaged(f"chunks came for {quoted(path)}, which is not empty, or not there")
         try:
-            place = places[path]
-            is_image = isinstance(place.value, bytes)
-            place.value = image_of(value) if is_image else value.whole().decode()
+            if path in of_images:
+                of_images[path].value = image_of(value)
+            else:
+                of_texts[path].value = value.whole().decode()
         except UnicodeDecodeError:
             raise damaged(f"the chunks of {path} are not UTF-8") from None
+
+
+def _check_places(
+    of_images: Mapping[str, Place], of_texts: Mapping[str, Place], values: Mapping[str, Assembly]
+) -> None:
+    """Raises ConversionError unless values came for just the places that are to be filled."""
+    came = f"chunks came for {_listed(values)}" if values else "no chunks came"
+    missing = [path for path in of_images if path not in values]
+    missing += [path for path, text in of_texts.items() if not (text.value or path in values)]
+    if missing:
+        inline = sum(len(of_images[path].value) for path in missing if path in of_images)
+        note = f", and not {inline:,} bytes in the message" if inline else ""
+        raise damaged(f"{came}; expected those of {_listed(missing)}{note}")
+    for path in values:
+        place = of_images.get(path) or of_texts.get(path)
+        if place is None:
+            raise damaged(f"{came}; {quoted(path, MAX_PATH)} is no image or long text that is set")
+        if place.value:
+            raise damaged(f"{came}; {path} has {len(place.value):,} bytes in the message as well")
+
+
+def _listed(paths: Iterable[str]) -> str:
+    """Some paths as they can stand in a sentence."""
+    first = [quoted(path, MAX_PATH) for path in islice(paths, _MAX_LISTED + 1)]
+    return ", ".join([*first[:_MAX_LISTED], *(["..."] if len(first) > _MAX_LISTED else [])])
 
 
 def _places(

@@ -10,9 +10,6 @@ from collections import deque
 from typing import Final, TypeAlias
 from weakref import WeakKeyDictionary
 
-LARGE: Final = 64 * 1024
-"""From which size on, in bytes, a piece is large."""
-
 _ROUNDS: Final = 4
 """In how many rounds of the loop there is one turn: about those that a small call takes."""
 

@@ -16,7 +16,7 @@ def sendable(part: Part) -> StreamImageResponse | bytes:
     if not isinstance(part, Piece):
         return part
     response = StreamImageResponse(chunk=Chunk(offset=part.offset, end=part.end))
-    return serialized_with(response, response.chunk, "data", part.data) if part.data else response
+    return serialized_with(response, "chunk.data", part.data) if part.data else response
 
 
 def in_parts(message: StreamEvent | StreamEnd, sent: Collection[str] = ()) -> Iterator[Part]:

@@ -16,6 +16,7 @@ import msgspec
 
 from imagecall.errors import ConversionError
 from imagecall.json.diagnosis import MAX_DEPTH, diagnose
+from imagecall.sizes import COUNTED_TEXT
 
 JsonValue: TypeAlias = Any
 """What a JSON text means: dict, list, str, int, float, bool or None."""
@@ -28,9 +29,6 @@ MAX_KEYS: Final = 10_000
 
 MAX_VALUES: Final = 100_000
 """How many members and elements the objects and arrays of a text may have together."""
-
-_FEW_BYTES: Final = 4 * MAX_KEYS
-"""A text of so many bytes cannot have more keys than an object may have: `"":0,` has 5."""
 
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ELEMENTS: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -115,7 +113,7 @@ def check_values(text: bytes) -> None:
 
     The text need not be JSON.
     """
-    if len(text) > _FEW_BYTES and (
+    if len(text) > COUNTED_TEXT and (
         text.count(b":") > MAX_KEYS or text.count(b",") + text.count(b":") > MAX_VALUES // 2
     ):
         count_values(text)

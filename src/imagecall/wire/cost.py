@@ -12,6 +12,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from imagecall.errors import ConversionError, malformed
+from imagecall.sizes import APART
 
 _Message = TypeVar("_Message", bound=Message)
 
@@ -20,9 +21,6 @@ MAX_FIELDS: Final = 1_000_000
 
 MAX_UNKNOWN: Final = 10_000
 """How many of them the schema may not name."""
-
-_COUNTED_BYTES: Final = 256 * 1024
-"""The size from which a message is counted: smaller ones cost little, and there are many."""
 
 _VARINT, _FIXED64, _LENGTH, _GROUP, _GROUP_END, _FIXED32 = range(6)
 _FIXED: Final = {_FIXED64: 8, _FIXED32: 4}
@@ -79,7 +77,7 @@ def check_cost(descriptor: Descriptor, data: bytes) -> None:
 
     The bytes need not be a message: that is for the parser to say, which comes no further in them.
     """
-    if len(data) >= _COUNTED_BYTES:
+    if len(data) >= APART:
         try:
             _count(_shape(descriptor), data)
         except IndexError:

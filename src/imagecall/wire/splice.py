@@ -1,40 +1,35 @@
 """Large values put into serialized messages and taken out, with no message object that copies them.
 
-Putting in: a message is made with a marker of a few bytes where a value belongs, and serialized;
-then the value takes the marker's place, and the lengths of the fields around it grow. Taking out is
-the reverse, after which the short rest can be parsed. See the encoding of protobuf's wire format:
+A serialized message is walked along the schema, field by field, and written anew with other values
+for some fields and other lengths for the fields around them. Nothing is searched: a value stands in
+the field that the walk has come to. See the encoding of protobuf's wire format:
 https://protobuf.dev/programming-guides/encoding/.
 """
 
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from imagecall.sizes import APART
 from imagecall.v1.image_result_pb2 import ImageResult
-
-MIN_APART: Final = 262144
-"""The size from which it is quicker to keep a value apart than to copy it."""
 
 _FIXED: Final = {1: 8, 5: 4}
 """The sizes of values by their wire type, for those of a fixed size."""
-_MAX_IMAGES: Final = 4
-"""How many images are taken out; further ones stay. An item has two at the most."""
 
 _MAX_FIELDS: Final = 1000
-"""Behind how many fields of a message nothing is looked for, as that takes long in Python."""
-
-_MARKER: Final = secrets.token_hex(16)
+"""Most fields of a message that is walked, as each takes long in Python."""
 
 _MAX_LENGTH_BYTES: Final = 5  # of a tag or a length; protobuf refuses longer ones
 _MAX_VARINT_BYTES: Final = 10
 
+_Value: TypeAlias = bytes | memoryview
 
-@dataclass(frozen=True)
-class _Field:
+
+class _Field(NamedTuple):
     """A field with a length: its number, where the length and the value begin, where it ends."""
 
     number: int
@@ -43,20 +38,35 @@ class _Field:
     end: int
 
 
-def put_in(message: Message, values: Mapping[str, bytes | memoryview]) -> bytes:
-    """The serialized message, with values in the place of fields that hold their markers."""
-    wire = message.SerializeToString()
-    for marker, value in values.items():
-        at = wire.index(marker.encode())
-        wire = _replace(wire, _fields_around(wire, at), value)
-    return wire
+_Replace: TypeAlias = Callable[[str, FieldDescriptor, memoryview], _Value | None]
+"""Given the path of a field, the field and its value: the value to put there, or None."""
 
 
-def serialized_with(message: Message, owner: Any, name: str, value: bytes | memoryview) -> bytes:
-    """The serialized message with a value in a field of `owner`, which is it or a message in it."""
-    is_text = isinstance(getattr(owner, name), str)
-    setattr(owner, name, _MARKER if is_text else _MARKER.encode())
-    return put_in(message, {_MARKER: value})
+def put_in(message: Message, images: Mapping[str, bytes]) -> bytes:
+    """The serialized message, with images in those image fields whose whole value is a marker."""
+    descriptor: Any = message.DESCRIPTOR
+    by_marker = {marker.encode(): image for marker, image in images.items()}
+
+    def replace(path: str, field: FieldDescriptor, value: memoryview) -> _Value | None:
+        return by_marker.get(bytes(value)) if _is_image(field) else None
+
+    return _replaced(message.SerializeToString(), descriptor, replace)
+
+
+def serialized_with(message: Message, path: str, value: _Value) -> bytes:
+    """The serialized message with a value in the field at a path, such as "chunk.data"."""
+    *names, last = path.split(".")
+    owner: Any = message
+    descriptor: Any = message.DESCRIPTOR
+    for name in names:
+        owner = getattr(owner, name)
+    # A value that is empty would have no place.
+    setattr(owner, last, "-" if isinstance(getattr(owner, last), str) else b"-")
+
+    def replace(place: str, field: FieldDescriptor, old: memoryview) -> _Value | None:
+        return value if place == path else None
+
+    return _replaced(message.SerializeToString(), descriptor, replace)
 
 
 def take_text(wire: bytes, descriptor: Descriptor, name: str) -> tuple[bytes, bytes | None]:
@@ -64,90 +74,103 @@ def take_text(wire: bytes, descriptor: Descriptor, name: str) -> tuple[bytes, by
 
     It is taken if it is there once and all ASCII, as what else it may be is protobuf's to check.
     """
-    if len(wire) < MIN_APART:
-        return wire, None
-    number = descriptor.fields_by_name[name].number
-    try:
-        found = list(_fields(wire, 0, len(wire), _MAX_FIELDS))
-    except (IndexError, ValueError):
-        return wire, None
-    fields = [field for field in found if field.number == number]
-    if len(fields) != 1 or fields[0].end - fields[0].start < MIN_APART:
-        return wire, None
-    text = wire[fields[0].start : fields[0].end]
-    return (_replace(wire, fields, b""), text) if text.isascii() else (wire, None)
+    taken: list[bytes] = []
+
+    def replace(path: str, field: FieldDescriptor, value: memoryview) -> _Value | None:
+        if path != name or not (text := bytes(value)).isascii():
+            return None
+        taken.append(text)
+        return b""
+
+    short = _without_large(wire, descriptor, replace)
+    return short, taken[0] if taken else None
 
 
-def take_out(wire: bytes, descriptor: Descriptor) -> tuple[bytes, dict[bytes, memoryview]]:
-    """A serialized message with markers in the place of large images, and those, by marker.
+def take_out(wire: bytes, descriptor: Descriptor) -> tuple[bytes, dict[str, tuple[memoryview]]]:
+    """A serialized message whose large images are empty, and those, by the paths of their fields.
 
-    What is no serialized message stays as it is.
+    An image stays if its field, or one around it, is there twice: which of them counts, protobuf
+    decides. What is no serialized message stays as it is.
     """
-    images: dict[bytes, memoryview] = {}
-    while len(wire) >= MIN_APART and len(images) < _MAX_IMAGES:
-        try:
-            fields = next(_large_images(wire, descriptor, 0, len(wire)), None)
-        except (IndexError, ValueError):
-            break
-        if fields is None:
-            break
-        marker = secrets.token_bytes(16)
-        images[marker] = memoryview(wire)[fields[-1].start : fields[-1].end]
-        wire = _replace(wire, fields, marker)
-    return wire, images
+    images: dict[str, tuple[memoryview]] = {}
+
+    def replace(path: str, field: FieldDescriptor, value: memoryview) -> _Value | None:
+        if not _is_image(field):
+            return None
+        images[path] = (value,)
+        return b""
+
+    return _without_large(wire, descriptor, replace), images
 
 
-def _large_images(
-    wire: bytes, descriptor: Descriptor, start: int, end: int
-) -> Iterator[Sequence[_Field]]:
-    """The large images in a message at a place: each as the fields around it, outermost first."""
-    for field in _fields(wire, start, end, _MAX_FIELDS):
-        if field.end - field.start < MIN_APART:
-            continue
-        found = descriptor.fields_by_number.get(field.number)
-        if found is None or found.is_repeated:
-            continue
-        if found.message_type is not None:
-            for inner in _large_images(wire, found.message_type, field.start, field.end):
-                yield (field, *inner)
-        elif found.type == FieldDescriptor.TYPE_BYTES and descriptor is ImageResult.DESCRIPTOR:
-            yield (field,)
+def _is_image(field: FieldDescriptor) -> bool:
+    return field.type == field.TYPE_BYTES and field.containing_type is ImageResult.DESCRIPTOR
 
 
-def _fields_around(wire: bytes, at: int) -> Sequence[_Field]:
-    """The fields that hold the value that begins at a place, outermost first."""
-    around: list[_Field] = []
-    start, end = 0, len(wire)
-    while not around or around[-1].start != at:
-        fields = _fields(wire, start, end, len(wire))
-        around.append(next(field for field in fields if field.start <= at < field.end))
-        start, end = around[-1].start, around[-1].end
-    return around
+def _without_large(wire: bytes, descriptor: Descriptor, replace: _Replace) -> bytes:
+    """The wire bytes with other values for large fields; the same if they are no message."""
+    if len(wire) < APART:
+        return wire
+    try:
+        return _replaced(wire, descriptor, replace, least=APART, most=_MAX_FIELDS)
+    except (IndexError, ValueError):
+        return wire
 
 
-def _replace(wire: bytes, fields: Sequence[_Field], value: bytes | memoryview) -> bytes:
-    """The wire bytes with another value for the innermost of these fields."""
-    growth = len(value) - (fields[-1].end - fields[-1].start)
-    lengths = []
-    for field in reversed(fields):
-        lengths.append(_varint(field.end - field.start + growth))
-        growth += len(lengths[-1]) - (field.start - field.length_at)
-    view = memoryview(wire)
-    pieces: list[bytes | memoryview] = []
-    done = 0
-    for field, length in zip(fields, reversed(lengths), strict=True):
-        pieces += view[done : field.length_at], length
-        done = field.start
-    return b"".join((*pieces, value, view[fields[-1].end :]))
+def _replaced(
+    wire: bytes, descriptor: Descriptor, replace: _Replace, *, least: int = 0, most: int = 0
+) -> bytes:
+    """The wire bytes with other values for fields of at least `least` bytes.
+
+    Raises IndexError or ValueError if they are no message, or one of more than `most` fields.
+    """
+    walk = _Walk(memoryview(wire), replace, least, most or len(wire))
+    pieces = walk.message(descriptor, 0, len(wire), "")
+    return wire if pieces is None else b"".join(pieces)
 
 
-def _fields(wire: bytes, start: int, end: int, max_fields: int) -> Iterator[_Field]:
+@dataclass(frozen=True)
+class _Walk:
+    """A walk through wire bytes, which gives them with other values."""
+
+    wire: memoryview
+    replace: _Replace
+    least: int
+    most: int
+
+    def message(
+        self, descriptor: Descriptor, start: int, end: int, path: str
+    ) -> list[_Value] | None:
+        """The message at a place with other values, in pieces; None if all stays as it is."""
+        fields = list(_fields(self.wire, start, end, self.most))
+        often = Counter(field.number for field in fields)
+        pieces: list[_Value] = []
+        done = start
+        for field in fields:
+            known = descriptor.fields_by_number.get(field.number)
+            if known is None or known.is_repeated or often[field.number] > 1:
+                continue
+            if field.end - field.start < self.least:
+                continue
+            if (new := self._value(known, field, path + known.name)) is not None:
+                pieces += self.wire[done : field.length_at], _varint(sum(map(len, new))), *new
+                done = field.end
+        return [*pieces, self.wire[done:end]] if pieces else None
+
+    def _value(self, known: FieldDescriptor, field: _Field, path: str) -> list[_Value] | None:
+        if known.message_type is not None:
+            return self.message(known.message_type, field.start, field.end, path + ".")
+        value = self.replace(path, known, self.wire[field.start : field.end])
+        return None if value is None else [value]
+
+
+def _fields(wire: memoryview, start: int, end: int, most: int) -> Iterator[_Field]:
     """The fields with a length of the message at a place.
 
-    Raises IndexError or ValueError if it is no message, or has more than `max_fields` fields.
+    Raises IndexError or ValueError if it is no message, or has more than `most` fields.
     """
     position = start
-    for _ in range(max_fields):
+    for _ in range(most):
         if position >= end:
             return
         tag, position = _read_varint(wire, position, _MAX_LENGTH_BYTES)
@@ -166,10 +189,10 @@ def _fields(wire: bytes, start: int, end: int, max_fields: int) -> Iterator[_Fie
             case kind:
                 raise ValueError(f"wire type {kind} is a group, or none")
     if position < end:
-        raise ValueError(f"the message has more than {max_fields} fields")
+        raise ValueError(f"the message has more than {most} fields")
 
 
-def _read_varint(wire: bytes, position: int, max_bytes: int) -> tuple[int, int]:
+def _read_varint(wire: memoryview, position: int, max_bytes: int) -> tuple[int, int]:
     """A number, and the position after it."""
     number = 0
     for index in range(max_bytes):

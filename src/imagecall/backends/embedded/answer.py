@@ -12,38 +12,13 @@ from imagecall.backends.embedded.message import Fields, message_events, message_
 from imagecall.backends.embedded.order import Order
 from imagecall.conversion.converter import event_from_json
 from imagecall.generation.response import ReadResponse, response_from_json
-from imagecall.json.text import JsonValue
+from imagecall.generation.response_keys import response_keys
+from imagecall.json.text import JsonValue, join_members, members
 from imagecall.v1.image_generation_service_pb2 import StreamEnding
 from imagecall.v1.stream_event_pb2 import StreamEvent
 
 _MODEL: Final = "imagecall-test-card"
 _NO_IMAGE: Final = 'No image was drawn, as "tool_choice" allows none.'
-_ECHOED: Final = (
-    "instructions",
-    "metadata",
-    "parallel_tool_calls",
-    "previous_response_id",
-    "temperature",
-    "tool_choice",
-    "top_p",
-    "frequency_penalty",
-    "presence_penalty",
-    "user",
-)
-"""The request keys that the response has too, as those of the APIs do."""
-
-_DEFAULTS: Final[Fields] = {
-    "error": None,
-    "incomplete_details": None,
-    "instructions": None,
-    "metadata": {},
-    "parallel_tool_calls": True,
-    "temperature": 1,
-    "top_p": 1,
-    "tool_choice": "auto",
-    "frequency_penalty": 0,
-    "presence_penalty": 0,
-}
 _FAILURES: Final[dict[str, Fields]] = {
     "failed": {"error": {"code": "server_error", "message": "the request asked for a failure"}},
     "incomplete": {"incomplete_details": {"reason": "max_output_tokens"}},
@@ -165,23 +140,13 @@ def _compact(value: JsonValue) -> str:
 
 
 def _response_object(order: Order, name: str) -> Fields:
-    """The response as it is at first."""
-    body: Fields = json.loads(order.body)
-    echoed: Fields = {key: body[key] for key in _ECHOED if key in body}
-    return {
-        "id": name,
-        "object": "response",
-        "created_at": int(time.time()),
-        "completed_at": None,
-        "model": body.get("model", _MODEL),
-        "status": "in_progress",
-        "output": [],
-        # Not a tool that was added to none: OpenRouter's SDKs of 2025 refuse an image tool here,
-        # and can ask for none.
-        "tools": body["tools"] if order.has_tools else [],
-        **_DEFAULTS,
-        **echoed,
-    }
+    """The response when it begins."""
+    asked = members(order.body)
+    if not order.has_tools:
+        # OpenRouter's SDKs of 2025 refuse an image tool here, and their requests cannot have one.
+        asked.pop("tools", None)
+    keys: Fields = json.loads(join_members(response_keys(asked, name)))
+    return keys | {"model": keys["model"] or _MODEL}
 
 
 def _usage(prompt: str) -> Fields:

@@ -20,9 +20,10 @@ from imagecall.backends.embedded.test_card.padding import pad
 from imagecall.errors import ConversionError, damaged_answer, pointer_to
 from imagecall.generation.backend import Part
 from imagecall.generation.chunked_fields import images
-from imagecall.generation.fairness import LARGE, turn
+from imagecall.generation.fairness import turn
 from imagecall.generation.parts import in_parts
 from imagecall.generation.response import end_of
+from imagecall.sizes import PIECE
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
@@ -172,7 +173,7 @@ async def _with_image(
         for path in paths:
             end = end_of_image(picture.data, path)
             for piece in pieces(picture.data, sha256=picture.sha256, **end):
-                if len(piece.data) > LARGE:
+                if len(piece.data) >= PIECE:
                     await turn()
                 yield piece
     for part in in_parts(message, paths if picture is not None else ()):

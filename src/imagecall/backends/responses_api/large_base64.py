@@ -16,14 +16,11 @@ from pybase64 import b64decode, b64encode
 
 from imagecall.errors import ConversionError
 from imagecall.json.text import parse
+from imagecall.sizes import HELD, SLICE
 
-PIECE_BYTES: Final = 768 * 1024
-"""The size of the decoded pieces but the last: that of 1 MiB of base64."""
+_PIECE: Final = SLICE // 3 * 4
+"""The size of the pieces that are decoded but the last."""
 
-_KEPT_PIECES: Final = 6
-"""How many pieces are kept back: 4.5 MiB."""
-
-_PIECE: Final = PIECE_BYTES // 3 * 4
 _ALPHABET: Final = (string.ascii_letters + string.digits + "+/=").encode()
 _LONGEST_ESCAPE: Final = len(rb"\u002b")
 _BACKSLASH: Final = b"\\"
@@ -107,7 +104,7 @@ class LargeBase64:
 
     def _use(self, piece: bytes) -> Iterator[bytes]:
         self._held.append(piece)
-        if self.use is Use.STREAM and (self._streamed or len(self._held) > _KEPT_PIECES):
+        if self.use is Use.STREAM and (self._streamed or len(self._held) * SLICE > HELD):
             self._streamed = True
             yield from self._held
             self._held = []

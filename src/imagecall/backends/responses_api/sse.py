@@ -15,11 +15,10 @@ from typing import Final, TypeAlias
 
 from imagecall.backends.responses_api.large_base64 import LargeBase64, NotBase64, Use
 from imagecall.errors import damaged_answer, too_large_answer
-
-LARGE: Final = 16 * 1024
-"""The length past which a string is large, in bytes."""
+from imagecall.sizes import FOLLOWED
 
 _END_OF_LINE: Final = re.compile(rb"[\r\n]")
+_BLANK: Final = re.compile(rb"[\r\n]+")
 _LF: Final = ord("\n")
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _DATA: Final = b"data:"
@@ -49,8 +48,8 @@ class SseEvent:
 Reading: TypeAlias = Generator[bytes | SseEvent, None, int]
 """Pieces of a string and events, and at last a position."""
 
-Choose = Callable[[bytes], Use]
-"""Given the data of the event before a large string: what is wanted of that."""
+Choose = Callable[[str, bytes], Use]
+"""The use of a large string, by the name of its event and the data before that string."""
 
 
 class SseReader:
@@ -58,7 +57,7 @@ class SseReader:
 
     Args:
         keys: the JSON keys whose strings may be large.
-        choose: says what is wanted of a large string.
+        choose: chooses the use of a large string.
         max_bytes: the limit of an event, without what is streamed or skipped.
     """
 
@@ -72,7 +71,7 @@ class SseReader:
         self._line = bytearray()
         self._string: LargeBase64 | None = None
         self._ended_in_escape = False
-        self._next_look = LARGE
+        self._next_look = FOLLOWED
         self._event = SseEvent()
         self._data: list[bytes] = []
         self._size = 0
@@ -108,7 +107,13 @@ class SseReader:
         yield from self._end_line()
 
     def _read_line(self, received: bytes, position: int) -> Reading:
-        """Reads a line, or the rest of one, or a part; returns the position after it."""
+        """Reads a line, or the rest of one, or a part; returns the position after it.
+
+        Blank lines that end no event are read at once, however many they are.
+        """
+        if not (self._line or self._data) and (blank := _BLANK.match(received, position)):
+            self._begin_event()
+            return blank.end()
         found = _END_OF_LINE.search(received, position)
         end = found.start() if found else len(received)
         self._line += memoryview(received)[position:end]
@@ -134,7 +139,7 @@ class SseReader:
     def _end_line(self) -> Iterator[SseEvent]:
         line = bytes(self._line)
         self._line.clear()
-        self._next_look = LARGE
+        self._next_look = FOLLOWED
         if not self._started:
             line = line.removeprefix(_BYTE_ORDER_MARK)
             self._started = True
@@ -147,7 +152,11 @@ class SseReader:
             if self._data:
                 self._event.data = b"\n".join(self._data)
                 yield self._event
-            self._event, self._data, self._size, self._lines = SseEvent(), [], 0, 0
+            self._begin_event()
+
+    def _begin_event(self) -> None:
+        self._event, self._data, self._size, self._lines = SseEvent(), [], 0, 0
+        self._started = True
 
     def _take_field(self, line: bytes) -> None:
         name, _, value = line.partition(b":")
@@ -163,9 +172,9 @@ class SseReader:
         line = self._line
         if len(line) < self._next_look:
             return
-        self._next_look = len(line) + max(LARGE, len(line) // 2)
+        self._next_look = len(line) + max(FOLLOWED, len(line) // 2)
         quote = line.rfind(b'"')
-        if len(line) - quote < LARGE or not line.startswith(_DATA):
+        if len(line) - quote < FOLLOWED or not line.startswith(_DATA):
             return
         before = bytes(line[max(0, quote - _BEFORE_A_STRING) : quote + 1])
         if not self._key.search(before):
@@ -173,7 +182,7 @@ class SseReader:
         beginning = bytes(line[quote + 1 :])
         del line[quote + 1 :]
         data = b"\n".join([*self._data, bytes(line[len(_DATA) :])])
-        self._string = LargeBase64(self._choose(data))
+        self._string = LargeBase64(self._choose(self._event.name, data))
         self._event.large.append(self._string)
         self._ended_in_escape = False
         self._ends_in_escape(beginning)

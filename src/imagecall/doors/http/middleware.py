@@ -8,18 +8,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from imagecall.access.admission import Admission
 from imagecall.doors.http.errors import http_error, refused
 from imagecall.errors import GenerationError, ImagecallError, quoted
 from imagecall.observing.observer import note_caller, note_refusal
 from imagecall.rpc.addresses import is_loopback
-from imagecall.server.admission import Admission
+from imagecall.sizes import SMALL_BODY
 
 _BODY_SECONDS: Final = 20.0
 _BODY_BYTES_A_SECOND: Final = 16 * 1024
 """How long a body may take to come: so long, and a second for each so many bytes of it."""
-
-_SMALL_BODY_BYTES: Final = 16 * 1024
-"""Up to which size a body is not counted while it is read: less than its connection costs."""
 
 
 class _Arriving:
@@ -64,7 +62,7 @@ class _Arriving:
             return
         seconds = _BODY_SECONDS + self._size / _BODY_BYTES_A_SECOND
         self._limit.reschedule(self._begun + seconds)
-        if self._size > _SMALL_BODY_BYTES and not self._counted:
+        if self._size > SMALL_BODY and not self._counted:
             self._admission.take_body()
             self._counted = True
 
@@ -105,6 +103,12 @@ def _not_local(origin: str) -> HTTPException:
         "it takes --tokens-file FILE, or --without-tokens on"
     )
     return HTTPException(403, message)
+
+
+def _stopped(taken: bool) -> GenerationError:
+    """The error for a call that the server ends as it stops; one that was taken may be billed."""
+    message = "the server stopped before the call was over"
+    return GenerationError("", message, code="UNAVAILABLE", may_be_billed=taken)
 
 
 class Admitted:
@@ -148,5 +152,9 @@ class Admitted:
                 late = arriving.too_late()
                 answer = refused if isinstance(late, ImagecallError) else http_error
                 await (await answer(request, late))(scope, receive, send)
+        except asyncio.CancelledError:
+            if not begun:  # Or SDKs send again what may be billed, for an answer of the server.
+                await (await refused(request, _stopped(arriving.taken)))(scope, receive, send)
+            raise
         finally:
             arriving.leave()

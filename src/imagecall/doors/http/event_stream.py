@@ -1,0 +1,295 @@
+"""The stream of events of the HTTP door, whole for every SDK.
+
+What an API sent is passed on, with sequence numbers made anew. What SDKs wait for and an API left
+out is added: the events at the beginning and at the end of a stream, those of items that none came
+for, and the keys of a response object and of an item. No value that is there is changed, but for
+the id of an item that has another one at the end than before: SDKs take only the first.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from imagecall.conversion.converter import EVENTS, event_pieces
+from imagecall.conversion.fields import spellings
+from imagecall.doors.http.answers import error_object, response_members, status_of
+from imagecall.doors.http.item_events import (
+    ADDED,
+    Event,
+    before,
+    ending,
+    event,
+    note,
+    type_of_item,
+)
+from imagecall.doors.http.output_items import (
+    Followed,
+    OutputItem,
+    OutputItems,
+    Placed,
+    item_of,
+)
+from imagecall.errors import ConversionError, ImagecallError, damaged_answer, pointer_to
+from imagecall.generation.assembly import StreamItem
+from imagecall.json.pieces import (
+    NOTHING_APART,
+    Apart,
+    Piece,
+    check_depth_of,
+    join,
+    join_element_pieces,
+    join_member_pieces,
+    under,
+)
+from imagecall.json.text import elements, join_members, members, parse, quote
+from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding
+from imagecall.v1.image_response_pb2 import ImageResponse
+
+END_OF_STREAM: Final = b"data: [DONE]\n\n"
+"""What ends every stream."""
+
+_CREATED: Final = "response.created"
+_IN_PROGRESS: Final = "response.in_progress"
+_TYPES: Final = {number: tag for tag, number in spellings(StreamEnding.DESCRIPTOR).items() if tag}
+"""The type of the event that ends a stream, by the ending."""
+
+_COMPLETED: Final = _TYPES[StreamEnding.STREAM_ENDING_COMPLETED]
+_NULL: Final = b"null"
+_NUMBER: Final = "sequence_number"
+_OUTPUT: Final = "output"
+_ITEM: Final = "item"
+_INDEX: Final = "output_index"
+
+
+class Arrived(NamedTuple):
+    """An event or the end of a stream, and the large images that stand beside it."""
+
+    item: StreamItem
+    apart: Apart = NOTHING_APART
+
+
+class EventStream:
+    """The events of one stream, as lines of server-sent events.
+
+    Args:
+        keys: the keys of the response, with the values that they have by default.
+    """
+
+    def __init__(self, keys: Mapping[str, bytes]) -> None:
+        self._keys = dict(keys)
+        self._number = 0
+        self._id = b""
+        self._items = OutputItems()
+
+    def lines(self, arrived: Arrived) -> Iterator[Sequence[Piece]]:
+        """An event, or the end, in pieces. Raises GenerationError."""
+        try:
+            if isinstance(arrived.item, StreamEnd):
+                yield from map(self._line, self._end(arrived.item, arrived.apart))
+                yield [END_OF_STREAM]
+            else:
+                yield from map(self._line, self._event(arrived))
+        except ConversionError as error:
+            raise damaged_answer(str(error)) from None
+
+    def error(self, error: ImagecallError) -> Sequence[Piece]:
+        """An error in the middle of a stream."""
+        status = status_of(error)
+        said = {key: quote(value) for key, value in error_object(error, status).items()}
+        values = said | {"type": b'"error"', "code": quote(str(status))}
+        return self._line(_in_pieces(values | {"error": join_members(said)}))
+
+    def _line(self, event: Event | Arrived) -> Sequence[Piece]:
+        """A line of an event, with its number, the next one."""
+        number, self._number = self._number, self._number + 1
+        if isinstance(event, Arrived):
+            _set(_variant(event.item), _NUMBER, number)
+            tag = EVENTS.chosen(event.item).plan.tag
+            pieces = event_pieces(event.item, event.apart)  # type: ignore[arg-type]  # an event
+        else:
+            tag = str(parse(join(event["type"])))
+            numbered = event | {_NUMBER: [str(number).encode()]}
+            pieces = check_depth_of(join_member_pieces(numbered))
+        name = b"event: %b\n" % tag.encode() if tag.isprintable() else b""
+        return [name + b"data: ", *map(_in_one_line, pieces), b"\n\n"]
+
+    def _event(self, arrived: Arrived) -> Iterator[Event | Arrived]:
+        variant = EVENTS.chosen(arrived.item)
+        own = _variant(arrived.item)
+        tag = own.type if variant.option.fallback else variant.plan.tag
+        if self._number == 0 and tag != _CREATED:
+            yield from self._beginning()
+        if variant.option.fallback:
+            yield from self._other(arrived)
+        elif _ITEM in own.DESCRIPTOR.fields_by_name:
+            item = OutputItem(own.item, under(arrived.apart, f"{variant.name}.{_ITEM}"))
+            yield from self._of_item(tag, item, own, arrived)
+        else:
+            yield from self._of_call(tag, own, arrived)
+
+    def _beginning(self) -> Iterator[Event]:
+        """The events with which a stream begins, where a backend does not send them.
+
+        SDKs demand that the response has one id from beginning to end, which then is ours.
+        """
+        self._id = self._keys["id"]
+        response = join_members(self._keys)
+        for tag in (_CREATED, _IN_PROGRESS):
+            yield event(tag, response=response)
+
+    def _other(self, arrived: Arrived) -> Iterator[Event]:
+        """An event of the response, or of an item that is no image generation call."""
+        values = members(join(event_pieces(arrived.item)))  # type: ignore[arg-type]  # an event
+        tag = str(parse(values["type"]))
+        if self._id and tag in (_CREATED, _IN_PROGRESS):
+            return
+        if values.get("response", b"").startswith(b"{"):
+            values["response"] = self._response(values["response"])
+        index, name = (parse(values.get(key, _NULL)) for key in (_INDEX, "item_id"))
+        item = self._followed(
+            tag, index if isinstance(index, int) else None, name if isinstance(name, str) else ""
+        )
+        if item is not None:
+            yield from before(item, tag, values)
+            note(item, tag, values)
+        yield _in_pieces(values)
+
+    def _response(self, raw: bytes) -> bytes:
+        """A response of an event, with all keys. Its id is that of the response from then on."""
+        said = members(raw)
+        if self._id:
+            said["id"] = self._id
+        elif "id" in said:
+            self._keys["id"] = said["id"]
+        else:
+            self._id = self._keys["id"]
+        return join_members(self._keys | said)
+
+    def _of_call(self, tag: str, own: Any, arrived: Arrived) -> Iterator[Event | Arrived]:
+        """An event of an image generation call."""
+        item = self._followed(tag, _index(own), own.item_id)
+        if item is not None:
+            yield from before(item, tag, {})
+            note(item, tag, {})
+            _set(own, _INDEX, item.index)
+        yield arrived
+
+    def _followed(self, tag: str, index: int | None, name: str) -> Followed | None:
+        """The item that an event is of; a new one, if the event shows of which type that is."""
+        if index is None and not name:
+            return None
+        found = self._items.find(index, name)
+        kind = type_of_item(tag)
+        return self._items.add(index, name, kind) if found is None and kind else found
+
+    def _of_item(
+        self, tag: str, item: OutputItem, own: Any, arrived: Arrived
+    ) -> Iterator[Event | Arrived]:
+        """An event that an item was begun, or is done.
+
+        One that is done without the image that it should have waits for the end, which may have it.
+        """
+        begins = tag == ADDED
+        index = _index(own)
+        followed = self._items.find(index, item.id, begins)
+        if followed is None:
+            followed = self._items.add(index, item.id, item.type)
+        followed.id, followed.type = followed.id or item.id, item.type
+        item.complete(followed.id)
+        if begins and followed.begun:
+            return
+        if begins:
+            followed.begun, followed.shown = True, item
+        else:
+            followed.final = item
+            if item.waits:
+                return
+            for found in ending(followed, item, completed=True):
+                if found["type"] != [quote(tag)]:
+                    yield found
+        _set(own, _INDEX, followed.index)
+        yield arrived
+
+    def _end(self, end: StreamEnd, apart: Apart) -> Iterator[Event]:
+        if self._number == 0:
+            yield from self._beginning()
+        response = under(apart, "response")
+        said: dict[str, Sequence[Piece]] = _in_pieces(self._keys)
+        said |= response_members(end.response, response)
+        tag = _TYPES.get(end.ending, _COMPLETED)
+        if self._id:
+            said["id"] = [self._id]
+        if end.ending not in _TYPES or said["status"] == [self._keys["status"]]:
+            said["status"] = [quote(tag.removeprefix("response."))]
+        output = _of_document(end.response, response)
+        yield from self._missing(output or _of_calls(end.response, response), tag == _COMPLETED)
+        if not output:
+            finals = (item.final.pieces() for item in self._items if item.final is not None)
+            said[_OUTPUT] = join_element_pieces(finals)
+        self._items = OutputItems()  # Their images are not needed while the end is sent.
+        yield event(tag, response=join_member_pieces(said))
+
+    def _missing(self, output: Sequence[Placed], completed: bool) -> Iterator[Event]:
+        """The events that did not come of the items at the end, and of those that were begun."""
+        for placed, known in zip(output, self._items.matched(output), strict=True):
+            item = placed.item
+            if known is None:
+                known = self._items.add(self._items.free(placed.at), item.id, item.type)
+            if not known.done:
+                best = known.final if known.final and not item.has_result else item
+                yield from ending(known, best, completed)
+        for known in self._items:
+            if not known.done:
+                yield from ending(known, known.final, completed)
+
+
+def _of_document(response: ImageResponse, apart: Apart) -> list[Placed]:
+    """The items of the output of a response's document, where there is one."""
+    raws = members(response.document.json.encode()) if response.HasField("document") else {}
+    output = raws.get(_OUTPUT, _NULL)
+    calls = {
+        call.pointer: OutputItem(call.call, under(apart, f"document.calls[{number}].call"))
+        for number, call in enumerate(response.document.calls)
+    }
+    placed: list[Placed] = []
+    for index, raw in enumerate(elements(output) if output.startswith(b"[") else []):
+        item = calls.get(pointer_to(_OUTPUT, index)) or item_of(raw)
+        if item is not None:
+            placed.append(Placed(index, item))
+    return placed
+
+
+def _of_calls(response: ImageResponse, apart: Apart) -> list[Placed]:
+    """The calls of a response: those that were not done in the stream."""
+    return [
+        Placed(None, OutputItem(call, under(apart, f"calls[{number}]")))
+        for number, call in enumerate(response.calls)
+    ]
+
+
+def _variant(item: StreamItem) -> Any:
+    """The event that a StreamEvent holds."""
+    return getattr(item, EVENTS.chosen(item).name)
+
+
+def _index(own: Any) -> int | None:
+    index: int | None = own.output_index if own.HasField(_INDEX) else None
+    return index
+
+
+def _set(own: Any, name: str, value: int) -> None:
+    """Sets a number of an event, and drops another value of the same key."""
+    setattr(own, name, value)
+    for number, extra in reversed(list(enumerate(own.extra_fields))):
+        if extra.name == name:
+            del own.extra_fields[number]
+
+
+def _in_pieces(values: Mapping[str, bytes]) -> Event:
+    return {key: [raw] for key, raw in values.items()}
+
+
+def _in_one_line(piece: Piece) -> Piece:
+    """A piece without line breaks; in JSON they stand between values only, where a space does."""
+    if isinstance(piece, bytes):
+        return piece.replace(b"\n", b" ").replace(b"\r", b" ")
+    return piece

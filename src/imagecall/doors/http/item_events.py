@@ -1,0 +1,244 @@
+"""The events of an output item that SDKs wait for, where an API did not send them.
+
+They come in the order of OpenAI's streams: the item is added; its calls, its words or its arguments
+come; the item is done. An event that came is never made again.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from imagecall.doors.http.output_items import Followed, OutputItem, Part, item_of
+from imagecall.json.pieces import Piece, join
+from imagecall.json.text import (
+    JsonValue,
+    elements,
+    join_elements,
+    join_members,
+    members,
+    parse,
+    quote,
+)
+
+Event: TypeAlias = dict[str, Sequence[Piece]]
+"""An event: the pieces of each of its values by key, "type" among them."""
+
+ADDED: Final = "response.output_item.added"
+DONE: Final = "response.output_item.done"
+
+_CALL: Final = "image_generation_call"
+_MESSAGE: Final = "message"
+_FUNCTION_CALL: Final = "function_call"
+_PARTIAL_IMAGE: Final = f"response.{_CALL}.partial_image"
+_CALL_EVENTS: Final = (
+    f"response.{_CALL}.in_progress",
+    f"response.{_CALL}.generating",
+    _PARTIAL_IMAGE,
+    f"response.{_CALL}.completed",
+)
+"""The events of a call in their order."""
+
+_ARGUMENTS_EVENTS: Final = tuple(
+    f"response.{_FUNCTION_CALL}_arguments.{name}" for name in ("delta", "done")
+)
+_PART_ADDED: Final = "response.content_part.added"
+_PART_DONE: Final = "response.content_part.done"
+_NULL: Final = b"null"
+_EMPTY: Final = b'""'
+_IN_PROGRESS: Final = b'"in_progress"'
+
+
+@dataclass(frozen=True)
+class _Words:
+    """How a part of a message that has words is sent: the key of the words, and the events."""
+
+    key: str
+    delta: str
+    done: str
+    further: Mapping[str, bytes]
+
+
+_WORDS: Final = {
+    "output_text": _Words(
+        "text", "response.output_text.delta", "response.output_text.done", {"logprobs": b"[]"}
+    ),
+    "refusal": _Words("refusal", "response.refusal.delta", "response.refusal.done", {}),
+}
+"""The parts that have words, by their type."""
+
+_DELTAS: Final = {words.delta: tag for tag, words in _WORDS.items()}
+_OF_PARTS: Final = {_PART_ADDED, _PART_DONE, *_DELTAS, *(words.done for words in _WORDS.values())}
+
+
+def event(tag: str, **values: bytes | Sequence[Piece]) -> Event:
+    """An event of a type, its values as raw JSON text or in pieces."""
+    found: Event = {"type": [quote(tag)]}
+    for key, value in values.items():
+        found[key] = [value] if isinstance(value, bytes) else value
+    return found
+
+
+def type_of_item(tag: str) -> str:
+    """The type of the items that events of a type are of; empty if several have them."""
+    if tag in _OF_PARTS:
+        return _MESSAGE
+    return _CALL if tag.startswith(f"response.{_CALL}.") else ""
+
+
+def note(item: Followed, tag: str, values: Mapping[str, bytes]) -> None:
+    """Takes notice of an event of an item that is neither its first nor its last."""
+    item.events.add(tag)
+    index = parse(values.get("content_index", b"0"))
+    if tag not in _OF_PARTS or not isinstance(index, int):
+        return
+    part = item.parts.setdefault(index, Part())
+    part.events.add(tag)
+    if tag in _DELTAS and isinstance(delta := parse(values.get("delta", _NULL)), str):
+        part.text += delta
+
+
+def before(item: Followed, tag: str, values: Mapping[str, bytes]) -> Iterator[Event]:
+    """What is missing before an event of an item: the item, and the part that the event is of."""
+    if item.type:
+        yield from _added(item, {"type": quote(item.type), "id": quote(item.id)})
+    index = parse(values.get("content_index", b"0"))
+    if tag in _DELTAS and isinstance(index, int):
+        part = item.parts.setdefault(index, Part())
+        if _PART_ADDED not in part.events:
+            part.events.add(_PART_ADDED)
+            yield _of_part(item, _PART_ADDED, index, part=_part(_DELTAS[tag], ""))
+
+
+def ending(item: Followed, final: OutputItem | None, completed: bool) -> Iterator[Event]:
+    """What is missing of an item until it is done.
+
+    `final` is what is known of it at the end; if nothing is, it is done with what came.
+    """
+    if final is not None and not item.id:
+        item.id = final.id
+    if final is not None:
+        final.complete(item.id)
+    value = _so_far(item, completed) if final is None else final.raws()
+    yield from _added(item, value)
+    if final is not None and final.is_image:
+        yield from _call_events(item, final)
+    elif item.type == _MESSAGE:
+        yield from _contents(item, value)
+    elif item.type == _FUNCTION_CALL:
+        yield from _arguments(item, value)
+    item.done = True
+    item.final = final or item_of(join_members(value))
+    done = [join_members(value)] if final is None else final.pieces()
+    yield event(DONE, output_index=_number(item.index), item=done)
+
+
+def _added(item: Followed, value: Mapping[str, bytes]) -> Iterator[Event]:
+    """The event that an item was begun, if it did not come."""
+    if item.begun:
+        return
+    item.begun = True
+    yield event(ADDED, output_index=_number(item.index), item=join_members(_begun(item, value)))
+
+
+def _begun(item: Followed, value: Mapping[str, bytes]) -> dict[str, bytes]:
+    """An item as it is when it is begun."""
+    match item.type:
+        case "message":
+            begun = {"role": b'"assistant"', **value}
+            return begun | {"status": _IN_PROGRESS, "content": b"[]"}
+        case "function_call":
+            return {**value, "status": _IN_PROGRESS, "arguments": _EMPTY}
+        case "image_generation_call":
+            kept = {key: value[key] for key in ("type", "id") if key in value}
+            return kept | {"status": _IN_PROGRESS, "result": _NULL}
+    return dict(value)
+
+
+def _number(number: int) -> bytes:
+    return str(number).encode()
+
+
+def _of_item(item: Followed, tag: str, **values: bytes) -> Event:
+    item.events.add(tag)
+    return event(tag, item_id=quote(item.id), output_index=_number(item.index), **values)
+
+
+def _of_part(item: Followed, tag: str, index: int, **values: bytes) -> Event:
+    return _of_item(item, tag, content_index=_number(index), **values)
+
+
+def _call_events(item: Followed, final: OutputItem) -> Iterator[Event]:
+    """The events of a call that come after those which came, up to the last if it has an image."""
+    came = [index for index, tag in enumerate(_CALL_EVENTS) if tag in item.events]
+    end = len(_CALL_EVENTS) if final.has_result else 1
+    for tag in _CALL_EVENTS[max(came, default=-1) + 1 : end]:
+        if tag != _PARTIAL_IMAGE:
+            yield _of_item(item, tag)
+
+
+def _contents(item: Followed, value: Mapping[str, bytes]) -> Iterator[Event]:
+    for index, raw in enumerate(_array(value.get("content", _NULL))):
+        if raw.startswith(b"{"):
+            yield from _content(item, index, raw)
+
+
+def _content(item: Followed, index: int, raw: bytes) -> Iterator[Event]:
+    """The events of a part of a message that did not come."""
+    came = item.parts.setdefault(index, Part()).events
+    value = members(raw)
+    words = _words(value)
+    if _PART_ADDED not in came:
+        empty = value if words is None else value | {words.key: _EMPTY}
+        yield _of_part(item, _PART_ADDED, index, part=join_members(empty))
+    if words is not None and words.done not in came:
+        text = value[words.key]
+        if words.delta not in came and text != _EMPTY:
+            yield _of_part(item, words.delta, index, delta=text, **words.further)
+        yield _of_part(item, words.done, index, **{words.key: text}, **words.further)
+    if _PART_DONE not in came:
+        yield _of_part(item, _PART_DONE, index, part=raw)
+
+
+def _words(part: Mapping[str, bytes]) -> _Words | None:
+    """How a part is sent; None if it has no words."""
+    tag: JsonValue = parse(part.get("type", _NULL))
+    words = _WORDS.get(tag) if isinstance(tag, str) else None
+    return words if words and part.get(words.key, _NULL).startswith(b'"') else None
+
+
+def _array(raw: bytes) -> list[bytes]:
+    return elements(raw) if raw.startswith(b"[") else []
+
+
+def _arguments(item: Followed, value: Mapping[str, bytes]) -> Iterator[Event]:
+    """The events of the arguments of a function call, if none came."""
+    arguments = value.get("arguments", _NULL)
+    if arguments.startswith(b'"') and item.events.isdisjoint(_ARGUMENTS_EVENTS):
+        delta, done = _ARGUMENTS_EVENTS
+        yield _of_item(item, delta, delta=arguments)
+        yield _of_item(item, done, arguments=arguments, name=value.get("name", _NULL))
+
+
+def _so_far(item: Followed, completed: bool) -> dict[str, bytes]:
+    """An item of which the end has nothing, as far as its events showed it."""
+    value = {"type": quote(item.type), "id": quote(item.id)}
+    if item.shown is not None:
+        value |= members(join(item.shown.pieces()))
+    match item.type:
+        case "message":
+            parts = [_part(_kind(part), part.text) for _, part in sorted(item.parts.items())]
+            status = b'"completed"' if completed else b'"incomplete"'
+            value |= {"content": join_elements(parts), "status": status}
+        case "image_generation_call":
+            value |= {"status": b'"failed"'}
+    return value
+
+
+def _part(tag: str, text: str) -> bytes:
+    part = {"type": quote(tag), _WORDS[tag].key: quote(text)}
+    return join_members(part | ({"annotations": b"[]"} if tag == "output_text" else {}))
+
+
+def _kind(part: Part) -> str:
+    """The type of a part, by the events of it that came."""
+    return next((tag for delta, tag in _DELTAS.items() if delta in part.events), "output_text")

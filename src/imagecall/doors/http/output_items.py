@@ -1,0 +1,229 @@
+"""The items of a response's output, followed through the events of its stream.
+
+An item is known by its id; APIs that give it another id in the response at the end, or several the
+same, are followed by its index in the output, and where both differ, by its type.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from imagecall.conversion.converter import CALLS, call_pieces
+from imagecall.conversion.objects import TYPE
+from imagecall.generation.chunked_fields import images, texts
+from imagecall.json.pieces import Apart, Piece, join
+from imagecall.json.text import join_members, members, parse, quote
+from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+
+_RESULT: Final = "result"
+
+
+@dataclass(frozen=True)
+class OutputItem:
+    """An item, and the large images that stand beside it."""
+
+    call: ImageGenerationCall
+    apart: Apart = field(default_factory=dict)
+
+    @property
+    def is_image(self) -> bool:
+        """Tells an image generation call from an item of another type."""
+        return not CALLS.chosen(self.call).option.fallback
+
+    @property
+    def has_result(self) -> bool:
+        """Tells an image generation call with an image, or with a text in its stead."""
+        found = any(place.value for place in texts(self.call) if _RESULT in place.path)
+        return found or bool(self.apart) or any(place.value for place in images(self.call))
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of its images."""
+        digest = hashlib.sha256()
+        for place in images(self.call):
+            digest.update(place.value)
+        for part in chain.from_iterable(self.apart.values()):
+            digest.update(part)
+        return digest.digest()
+
+    @property
+    def waits(self) -> bool:
+        """Tells an image generation call that is done without the image that it should have."""
+        return self.is_image and not self.has_result and self.raws().get("status") != b'"failed"'
+
+    @property
+    def type(self) -> str:
+        """The value of "type"."""
+        tag: str = CALLS.chosen(self.call).plan.tag or self._fields.type
+        return tag
+
+    @property
+    def id(self) -> str:
+        """The value of "id"; empty if it has none."""
+        if self.is_image:
+            name: str = self._fields.id
+            return name
+        value = parse(self.raws().get("id", b"null"))
+        return value if isinstance(value, str) else ""
+
+    def pieces(self) -> list[Piece]:
+        """The item as JSON. Raises ConversionError."""
+        return call_pieces(self.call, self.apart)
+
+    def raws(self) -> dict[str, bytes]:
+        """The values of the item as raw JSON text; of an image generation call without its images.
+
+        Raises ConversionError.
+        """
+        if not self.is_image:
+            return members(join(self.pieces()))
+        short = ImageGenerationCall()
+        short.CopyFrom(self.call)
+        for place in images(short):
+            place.value = b""
+        return members(join(call_pieces(short)))
+
+    def complete(self, name: str) -> None:
+        """Gives the item the id that its events have, and an image generation call a result."""
+        if self.is_image and not self._fields.HasField(_RESULT):
+            self._fields.result.null_value = 0
+        if not name or name == self.id:
+            return
+        if self.is_image:
+            self._fields.id = name
+        else:
+            self._fields.json = join_members(self.raws() | {"id": quote(name)}).decode()
+
+    @property
+    def _fields(self) -> Any:
+        return getattr(self.call, CALLS.chosen(self.call).name)
+
+
+def item_of(raw: bytes) -> OutputItem | None:
+    """An element of an output that is no image generation call; None if it has no type."""
+    value = parse(raw)
+    tag = value.get(TYPE) if isinstance(value, dict) else None
+    if not isinstance(tag, str) or tag in CALLS.by_type:
+        return None
+    call = ImageGenerationCall()
+    call.unknown_item.type, call.unknown_item.json = tag, raw.decode().strip()
+    return OutputItem(call)
+
+
+@dataclass
+class Part:
+    """A part of the content of an item, as far as its events came."""
+
+    text: str = ""
+    events: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Followed:
+    """An item of a stream, as far as its events came.
+
+    Attributes:
+        index: its place in the output, as the events have it.
+        id: its identifier, as the events have it.
+        type: its type; empty while no event showed it.
+        begun: response.output_item.added was sent.
+        done: response.output_item.done was sent.
+        final: the item of that event; also of one that waits, as it has no image.
+        shown: the item of response.output_item.added.
+        events: the types of the further events of the item.
+        parts: the parts of its content, by their index.
+    """
+
+    index: int
+    id: str = ""
+    type: str = ""
+    begun: bool = False
+    done: bool = False
+    final: OutputItem | None = None
+    shown: OutputItem | None = None
+    events: set[str] = field(default_factory=set)
+    parts: dict[int, Part] = field(default_factory=dict)
+
+
+class Placed(NamedTuple):
+    """An item of the output at the end, and its index there. None: it is not known."""
+
+    at: int | None
+    item: OutputItem
+
+
+class OutputItems:
+    """The items of one stream, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._items: list[Followed] = []
+
+    def __iter__(self) -> Iterator[Followed]:
+        return iter(sorted(self._items, key=lambda item: item.index))
+
+    def find(self, index: int | None, name: str, begins: bool = False) -> Followed | None:
+        """The item that an event is of, by the id and the index that it has.
+
+        One of another id at the same index is the same item, unless that is done, or the event is
+        the first of an item.
+        """
+        for item in reversed(self._items):
+            if name and item.id == name:
+                return item
+        for item in reversed(self._items):
+            other = name and item.id and (item.done or begins)
+            if index is not None and item.index == index and not other:
+                return item
+        return None
+
+    def add(self, index: int | None, name: str, tag: str) -> Followed:
+        """A new item, which takes the next index if it has none."""
+        item = Followed(self.free(None) if index is None else index, name, tag)
+        self._items.append(item)
+        return item
+
+    def free(self, wanted: int | None) -> int:
+        """An index that no item has, which is the wanted one if possible."""
+        taken = {item.index for item in self._items}
+        return wanted if wanted is not None and wanted not in taken else max(taken, default=-1) + 1
+
+    def matched(self, output: Sequence[Placed]) -> list[Followed | None]:
+        """For each item of an output, the one of the stream; None for an item that is new."""
+        found: list[Followed | None] = [None] * len(output)
+        ids = Counter(placed.item.id for placed in output)
+        rules: tuple[_Same, ...] = (_same_id(ids), _same_index, _same_type)
+        for same in rules:
+            for number, placed in enumerate(output):
+                if found[number] is None:
+                    left = [one for one in self if not any(one is other for other in found)]
+                    found[number] = next((one for one in left if same(one, placed)), None)
+        return found
+
+
+_Same: TypeAlias = Callable[[Followed, Placed], bool]
+"""Tells an item of a stream that is an item of an output."""
+
+
+def _same_id(ids: Counter[str]) -> _Same:
+    def same(followed: Followed, placed: Placed) -> bool:
+        name = placed.item.id
+        return bool(name) and ids[name] == 1 and followed.id == name
+
+    return same
+
+
+def _same_index(followed: Followed, placed: Placed) -> bool:
+    return followed.index == placed.at and followed.type == placed.item.type
+
+
+def _same_type(followed: Followed, placed: Placed) -> bool:
+    final, item = followed.final, placed.item
+    if followed.type != item.type or (followed.done and placed.at is None):
+        return False
+    if final is None or not (final.has_result and item.has_result):
+        return True
+    return final.digest == item.digest

@@ -1,0 +1,68 @@
+"""The keys of a response object: one table, for the embedded backend and for the HTTP door.
+
+The keys are those that the Open Responses specification requires of a ResponseResource
+(https://www.openresponses.org/reference). Their values are those of the request where it has the
+key. Else they are null where the specification takes null, and elsewhere the value that the APIs
+document as their default; OpenRouter's SDKs refuse null in the same places as the specification.
+"""
+
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Final
+
+_NULL: Final = b"null"
+
+_OF_THE_REQUEST: Final[Mapping[str, bytes]] = {
+    "previous_response_id": _NULL,
+    "instructions": _NULL,
+    "tools": b"[]",
+    "tool_choice": b'"auto"',
+    "truncation": b'"disabled"',
+    "parallel_tool_calls": b"true",
+    "text": b'{"format":{"type":"text"}}',
+    "top_p": b"1",
+    "presence_penalty": b"0",
+    "frequency_penalty": b"0",
+    "top_logprobs": b"0",
+    "temperature": b"1",
+    "reasoning": _NULL,
+    "user": _NULL,
+    "max_output_tokens": _NULL,
+    "max_tool_calls": _NULL,
+    "store": b"false",
+    "background": b"false",
+    "service_tier": b'"default"',
+    "metadata": b"{}",
+    "safety_identifier": _NULL,
+    "prompt_cache_key": _NULL,
+}
+"""The keys that a request can set, with their values where it does not."""
+
+
+def new_response_id() -> str:
+    """An identifier for a response that has none."""
+    return f"resp_{secrets.token_hex(16)}"
+
+
+def response_keys(asked: Mapping[str, bytes], name: str) -> dict[str, bytes]:
+    """The keys of a response that has just begun, as raw JSON text.
+
+    Args:
+        asked: the body of the request, its values as raw JSON text.
+        name: identifier of the response.
+    """
+    set_keys = {key: raw for key, raw in asked.items() if raw != _NULL}
+    return {
+        "id": b'"%b"' % name.encode(),
+        "object": b'"response"',
+        "created_at": str(int(time.time())).encode(),
+        "completed_at": _NULL,
+        "status": b'"in_progress"',
+        "incomplete_details": _NULL,
+        "model": set_keys.get("model", b'""'),
+        "output": b"[]",
+        "error": _NULL,
+        "usage": _NULL,
+        **{key: set_keys.get(key, value) for key, value in _OF_THE_REQUEST.items()},
+    }
