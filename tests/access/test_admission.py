@@ -468,10 +468,10 @@ def test_a_message_whose_json_would_be_refused_is_not_written() -> None:
 
 
 def test_details_of_a_refused_call_have_a_time_to_retry() -> None:
-    from imagecall.rpc.status import status_of
+    from imagecall.rpc.status import to_status
 
     busy = GenerationError("TOO_MANY_CALLS", "busy", retry_seconds=1)
-    kinds = {detail.type_url.rpartition(".")[2] for detail in status_of(busy).details}
+    kinds = {detail.type_url.rpartition(".")[2] for detail in to_status(busy).details}
     assert kinds == {ErrorInfo.DESCRIPTOR.name, RetryInfo.DESCRIPTOR.name}
 
 

@@ -25,7 +25,7 @@ from imagecall.errors import (
 )
 from imagecall.formats import MAX_PROLOG_BYTES, MEDIA_TYPES
 from imagecall.generation.assembly import Reassembly, StreamItem, read_part
-from imagecall.generation.chunked_fields import images
+from imagecall.generation.chunked_fields import image_fields
 from imagecall.generation.response import OUTPUT, ending_of, response_to_json
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
@@ -35,7 +35,7 @@ from imagecall.v1.image_generation_service_pb2 import (
 )
 from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
-from imagecall.wire.chunks import Assembly, Piece, damaged, end_of_image
+from imagecall.wire.chunks import Assembly, RawChunk, damaged, end_of_image
 from imagecall.wire.cost import parsed
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
@@ -84,7 +84,7 @@ class CheckedStream:
             if part is None:
                 return serialized  # Of a newer schema.
             item = self._stream.add(part)
-            if item is None or isinstance(part, Piece):
+            if item is None or isinstance(part, RawChunk):
                 return serialized
             self._check_item(item)
         if not isinstance(item, StreamEnd):
@@ -128,7 +128,7 @@ def checked_response(serialized: bytes, limits: AnswerLimits) -> GenerateImageRe
             raise damaged("GenerateImageResponse.response is not set")
         short = GenerateImageResponse()
         short.CopyFrom(answer)
-        for place in images(short):
+        for place in image_fields(short):
             place.value = b""
         _check_response(short.response, "response", limits)
     answer.response.status = _status_of(answer.response, False, "ImageResponse.status")
@@ -188,7 +188,7 @@ def _status_of(response: ImageResponse, has_image: bool, unset: str) -> str:
 
 
 def _has_image(call: ImageGenerationCall) -> bool:
-    return bool(images(call)) or isinstance(view(call).result, str)
+    return bool(image_fields(call)) or isinstance(view(call).result, str)
 
 
 def _is_newer(event: StreamEvent) -> bool:
@@ -208,7 +208,7 @@ class _Value(Assembly):
         self._is_text = True
         self._first = b""
 
-    def add(self, piece: Piece) -> None:
+    def add(self, piece: RawChunk) -> None:
         super().add(piece)
         if self.size > self._limits.image_bytes:
             raise too_large_answer("an image", self._limits.image_bytes)

@@ -15,8 +15,8 @@ from typing import Final
 
 from imagecall.backends.responses_api.errors import (
     Secrets,
+    error_event,
     error_of,
-    failed,
     not_understood,
     without_secrets,
 )
@@ -147,7 +147,7 @@ class ResponseStream:
             yield from self._error(event)
             return
         if event.is_foreign_error:
-            self._foreign_error = failed(event.error, self._secrets, {})
+            self._foreign_error = error_event(event.error, self._secrets, {})
         if event.tag:
             yield from self._read_typed(event, sse.large)
         elif event.fault and not self._is_settled:
@@ -167,7 +167,7 @@ class ResponseStream:
 
     def _error(self, event: Event) -> Iterator[Part]:
         """Raises the error of an event; once no image can be lost, it is how the stream ends."""
-        error = failed(event.error, self._secrets, {})
+        error = error_event(event.error, self._secrets, {})
         if not self._is_settled:
             raise error
         self._response.error.CopyFrom(_response_error(event.error))

@@ -54,7 +54,7 @@ def may_be_billed(error: ImagecallError) -> bool:
     return error.code == "DATA_LOSS" or (isinstance(error, GenerationError) and error.may_be_billed)
 
 
-def status_of(error: ImagecallError) -> int:
+def http_status_of(error: ImagecallError) -> int:
     """Returns the HTTP status that goes with an error: that of the API, if it has one."""
     known = error.metadata.get("http_status", "") if isinstance(error, GenerationError) else ""
     if known.isdecimal() and 400 <= int(known) < 600:

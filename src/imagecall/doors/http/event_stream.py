@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from imagecall.conversion.converter import EVENTS, event_pieces
 from imagecall.conversion.fields import spellings
-from imagecall.doors.http.answers import error_object, response_members, status_of
+from imagecall.doors.http.answers import error_object, http_status_of, response_members
 from imagecall.doors.http.item_events import (
     ADDED,
     Event,
@@ -93,7 +93,7 @@ class EventStream:
 
     def error(self, error: ImagecallError) -> Sequence[Piece]:
         """An error in the middle of a stream."""
-        status = status_of(error)
+        status = http_status_of(error)
         said = {key: quote(value) for key, value in error_object(error, status).items()}
         values = said | {"type": b'"error"', "code": quote(str(status))}
         return self._line(_in_pieces(values | {"error": join_members(said)}))

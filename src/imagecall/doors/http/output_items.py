@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from imagecall.conversion.converter import CALLS, call_pieces
 from imagecall.conversion.objects import TYPE
-from imagecall.generation.chunked_fields import images, texts
+from imagecall.generation.chunked_fields import image_fields, text_fields
 from imagecall.json.pieces import Apart, Piece, join
 from imagecall.json.text import join_members, members, parse, quote
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
@@ -37,14 +37,14 @@ class OutputItem:
     @property
     def has_result(self) -> bool:
         """Tells an image generation call with an image, or with a text in its stead."""
-        found = any(place.value for place in texts(self.call) if _RESULT in place.path)
-        return found or bool(self.apart) or any(place.value for place in images(self.call))
+        found = any(place.value for place in text_fields(self.call) if _RESULT in place.path)
+        return found or bool(self.apart) or any(place.value for place in image_fields(self.call))
 
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of its images."""
         digest = hashlib.sha256()
-        for place in images(self.call):
+        for place in image_fields(self.call):
             digest.update(place.value)
         for part in chain.from_iterable(self.apart.values()):
             digest.update(part)
@@ -83,7 +83,7 @@ class OutputItem:
             return members(join(self.pieces()))
         short = ImageGenerationCall()
         short.CopyFrom(self.call)
-        for place in images(short):
+        for place in image_fields(short):
             place.value = b""
         return members(join(call_pieces(short)))
 
