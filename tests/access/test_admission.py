@@ -160,6 +160,7 @@ async def test_a_token_for_us_is_not_passed_on(tmp_path: Path) -> None:
                         await client.generate_image(slow(0.01))
 
 
+@pytest.mark.timing
 async def test_past_the_limit_of_calls_one_is_refused_at_once_and_others_go_on() -> None:
     async with (
         doors(Admission(Limits(calls=2))) as (address, page),
@@ -330,6 +331,7 @@ async def test_a_body_is_not_read_without_a_token_and_is_refused_once_whole(
             assert (await working).calls
 
 
+@pytest.mark.timing
 async def test_a_body_comes_at_a_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imagecall.doors.http.middleware._BODY_SECONDS", 0.5)
     async with (

@@ -219,6 +219,7 @@ def test_lengths_in_more_bytes_than_they_take_are_read_as_protobuf_reads_them(pa
         assert by_bytes(wire) == by_message(wire)
 
 
+@pytest.mark.timing
 def test_many_fields_and_images_take_no_longer_than_a_message() -> None:
     small = length_delimited(5, b"\x18\x01" * 131_072)
     image = length_delimited(5, length_delimited(2, length_delimited(2, bytes(262_144))))
