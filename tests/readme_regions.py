@@ -1,4 +1,4 @@
-"""The lines of the programs of tests/interop that the README shows."""
+"""The lines of the programs of tests/interop that the README of each language shows."""
 
 import re
 import textwrap
@@ -20,9 +20,14 @@ class Region(NamedTuple):
     lines: str
 
 
+def guides() -> dict[str, str]:
+    """The text of the README of each language, by the name of its folder."""
+    return {path.parent.name: path.read_text() for path in ROOT.glob("tests/interop/*/README.md")}
+
+
 def shown() -> list[Region]:
-    """Those that the README shows."""
-    return [Region(*match) for match in _SHOWN.findall(README.read_text())]
+    """The lines that these texts show."""
+    return [Region(*match) for text in guides().values() for match in _SHOWN.findall(text)]
 
 
 def marked() -> list[Region]:

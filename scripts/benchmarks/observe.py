@@ -1,4 +1,4 @@
-"""What it costs to be seen: ParseCall with metrics and traces on, against off, in the same run.
+"""Cost of observing: ParseCall with metrics and traces on, against off, in the same run.
 
 Each server runs in a process of its own, and so does a receiver of OTLP that throws away what it
 gets. Short rounds go from server to server, each time in another order, so that what else the
@@ -38,7 +38,7 @@ SAMPLED = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPL
 
 
 async def receive() -> None:
-    """A receiver of OTLP, on a port that it prints."""
+    """Runs a receiver of OTLP on a port that it prints."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -57,7 +57,7 @@ async def receive() -> None:
 
 @asynccontextmanager
 async def running(*command: str, **environment: str) -> AsyncIterator[tuple[str, int]]:
-    """The address that a server prints first, and its process."""
+    """Runs a server; yields the address that it prints first, and its process."""
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, env=os.environ | environment
     )
@@ -71,7 +71,7 @@ async def running(*command: str, **environment: str) -> AsyncIterator[tuple[str,
 
 
 def cpu_seconds(process: int) -> float:
-    """What a process has had of the cores (Linux)."""
+    """Seconds of the cores that a process has used (Linux)."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -95,7 +95,7 @@ async def measure(rounds: int, seconds: float, together: int) -> None:
         otlp, _ = await stack.enter_async_context(running(sys.executable, __file__, "--receive"))
         servers: dict[str, tuple[Any, int]] = {}
         for name, flags in CASES.items():
-            ports = ["--grpc", "127.0.0.1:0", "--http", "off"]
+            ports = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
             environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{otlp}"}
             environment |= SAMPLED if "sampled" in name else {}
             address, process = await stack.enter_async_context(

@@ -55,7 +55,7 @@ async def serve_bare() -> None:
 
 @asynccontextmanager
 async def receiver() -> AsyncIterator[str]:
-    """What takes metrics and traces by OTLP, and throws them away; its URL."""
+    """Runs a receiver of OTLP that drops what arrives; yields its URL."""
 
     async def take(request: web.Request) -> web.Response:
         await request.read()

@@ -25,6 +25,8 @@ from imagecall.formats import image_format
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 
+__version__ = "0.1.0"
+
 __all__ = [
     "CallView",
     "ConversionError",

@@ -11,7 +11,7 @@ from typing import Any, Final
 import grpc
 
 from imagecall.generation.assembly import MAX_IMAGE_BYTES, StreamItem, reassemble
-from imagecall.rpc.addresses import bearer
+from imagecall.rpc.channel import aio_channel, bearer
 from imagecall.rpc.status import error_of
 from imagecall.v1.image_generation_service_pb2 import (
     DESCRIPTOR,
@@ -75,11 +75,7 @@ class ImageClient:
             ("grpc.max_receive_message_length", -1),  # GenerateImage answers in one message.
             ("grpc.per_rpc_retry_buffer_size", _RETRY_BYTES),  # Requests have images in them.
         ]
-        self._channel = (
-            grpc.aio.secure_channel(address, credentials, every)
-            if credentials
-            else grpc.aio.insecure_channel(address, every)
-        )
+        self._channel = aio_channel(address, credentials, every)
         self._metadata = bearer(token)
         self._stub: Any = ImageGenerationServiceStub(self._channel)
         self._max_image_bytes = max_image_bytes

@@ -1,5 +1,6 @@
 """The format of an image file, told by its first bytes, and its media type."""
 
+import re
 from typing import Final
 
 _SIGNATURES: Final = (
@@ -8,6 +9,27 @@ _SIGNATURES: Final = (
     (b"GIF87a", "gif"),
     (b"GIF89a", "gif"),
 )
+
+MEDIA_TYPES: Final = {
+    "png": "image/png",
+    "jpeg": "image/jpeg",
+    "webp": "image/webp",
+    "gif": "image/gif",
+    "avif": "image/avif",
+    "svg": "image/svg+xml",
+}
+"""The media type of each format that is known."""
+
+MAX_PROLOG_BYTES: Final = 4096
+"""Longest start of an image in which its format shows."""
+
+_SVG: Final = re.compile(
+    rb"""(?:\xef\xbb\xbf)?+  # UTF-8's byte order mark
+    (?:\s++ | <\?[^>]*+> | <!--(?>.*?-->) | <!DOCTYPE[^][>]*+(?:\[[^]]*+\][^>]*+)?+>)*+
+    <(?:[\w.-]++:)?+svg[\s/>]""",
+    re.DOTALL | re.VERBOSE,
+)
+"""The prolog of an XML document (XML 1.0, section 2.8) whose root element is svg."""
 
 
 def image_format(image: bytes) -> str | None:
@@ -22,13 +44,9 @@ def image_format(image: bytes) -> str | None:
         return "webp"
     if image[4:12] in (b"ftypavif", b"ftypavis"):
         return "avif"
-    start = image[:1024].lstrip()
-    if start.startswith((b"<svg", b"<?xml")) and b"<svg" in image[:4096]:
-        return "svg"
-    return None
+    return "svg" if _SVG.match(image[:MAX_PROLOG_BYTES]) else None
 
 
 def media_type(image: bytes) -> str:
     """The media type of an image file: "image/png". "": its format is none that is known."""
-    found = image_format(image)
-    return f"image/{found}{'+xml' if found == 'svg' else ''}" if found else ""
+    return MEDIA_TYPES.get(image_format(image) or "", "")

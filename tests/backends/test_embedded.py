@@ -35,15 +35,18 @@ async def backend() -> AsyncIterator[EmbeddedBackend]:
     await backend.close()
 
 
-def a_request(tool: dict[str, Any] | None = None, **keys: Any) -> ImageRequest:
-    """A small picture, unless the tool says otherwise."""
+def a_request(
+    tool: dict[str, Any] | None = None, tools: list[dict[str, Any]] | None = None, **keys: Any
+) -> ImageRequest:
+    """A request for a small picture, unless the tool says otherwise, or there are other tools."""
     settings = {"type": "image_generation", "size": "96x64"} | (tool or {})
     if settings["type"] != "image_generation":
         del settings["size"]
+    given = [settings] if tools is None else tools
     extra = [ExtraField(name=name, json=json.dumps(value)) for name, value in keys.items()]
     return ImageRequest(
         prompt="a red fox",
-        tools=[imagecall.tool_from_json(json.dumps(settings))],
+        tools=[imagecall.tool_from_json(json.dumps(tool)) for tool in given],
         extra_fields=extra,
     )
 
@@ -132,10 +135,147 @@ async def test_events_come_in_the_order_of_the_apis(backend: EmbeddedBackend) ->
         "image_generation_call.generating",
         "image_generation_call.completed",
         "output_item.done",
+        "output_item.added",
+        "content_part.added",
+        *["output_text.delta"] * 10,
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
     ]
-    assert [event["sequence_number"] for event in events] == list(range(7))
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
     assert events[2]["item"]["result"] is None
     assert found[-1].ending == StreamEnding.STREAM_ENDING_COMPLETED
+
+
+async def test_a_message_follows_the_image(backend: EmbeddedBackend) -> None:
+    request = a_request()
+    found = await happenings(backend, request, include_other_events=True, include_document=True)
+    events = [json.loads(imagecall.event_to_json(event)) for event in found[:-1]]
+    text = "Here is a test card of 96x64 pixels, as png."
+    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    image, message = json.loads(imagecall.document_to_json(found[-1].response.document))["output"]
+    assert image == events[6]["item"]
+    assert message == events[-1]["item"]
+    assert (message["type"], message["role"], message["status"]) == (
+        "message",
+        "assistant",
+        "completed",
+    )
+    assert message["content"] == [part]
+    assert {event["output_index"] for event in events[2:7]} == {0}
+    assert {event["output_index"] for event in events[7:]} == {1}
+    assert {event["item_id"] for event in events[8:-1]} == {message["id"]}
+    assert events[7]["item"] == message | {"status": "in_progress", "content": []}
+    assert events[8]["part"] == part | {"text": ""}
+    assert "".join(event.get("delta", "") for event in events) == text
+    assert (events[-3]["text"], events[-2]["part"]) == (text, part)
+
+
+async def test_no_event_of_the_message_comes_unless_other_events_are_wanted(
+    backend: EmbeddedBackend,
+) -> None:
+    found = await happenings(backend, a_request())
+    kinds = [event.WhichOneof("variant") for event in found[:-1]]
+    assert kinds[0] == "output_item_added_event"
+    assert kinds[-1] == "output_item_done_event"
+    assert "unknown_item" not in kinds
+
+
+@pytest.mark.parametrize("ending", ["failed", "incomplete"])
+async def test_a_response_that_fails_has_no_message(backend: EmbeddedBackend, ending: str) -> None:
+    request = a_request(embedded={"ending": ending})
+    end = (await happenings(backend, request, include_document=True))[-1]
+    output = json.loads(imagecall.document_to_json(end.response.document))["output"]
+    assert [item["type"] for item in output] == ["image_generation_call"]
+
+
+FUNCTION = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
+IMAGE = {"type": "image_generation", "size": "96x64"}
+OPENROUTER = {"type": "openrouter:image_generation", "parameters": {"size": "96x64"}}
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [
+        [FUNCTION, IMAGE],
+        [IMAGE, FUNCTION],
+        [{"type": "web_search"}, FUNCTION, OPENROUTER],
+        [FUNCTION, IMAGE, {"type": "image_generation", "size": "bad"}],
+    ],
+)
+async def test_other_tools_are_let_be_wherever_the_image_tool_stands(
+    backend: EmbeddedBackend, tools: list[Any]
+) -> None:
+    assert (await picture(backend, a_request(tools=tools))).size == (96, 64)
+
+
+async def test_a_pointer_names_the_place_of_the_image_tool(backend: EmbeddedBackend) -> None:
+    with pytest.raises(ConversionError) as caught:
+        await picture(backend, a_request(tools=[FUNCTION, IMAGE | {"size": "big"}]))
+    assert caught.value.pointer == "/tools/1/size"
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["none", {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function"}]}],
+)
+@pytest.mark.parametrize("tools", [[IMAGE], [FUNCTION], []])
+async def test_a_request_that_allows_no_image_is_answered_in_words(
+    backend: EmbeddedBackend, choice: Any, tools: list[Any]
+) -> None:
+    request = a_request(tools=tools, tool_choice=choice)
+    answer = await backend.generate_image(
+        GenerateImageRequest(request=request, include_document=True)
+    )
+    [message] = json.loads(imagecall.document_to_json(answer.response.document))["output"]
+    assert not answer.response.calls
+    assert message["content"][0]["text"] == 'No image was drawn, as "tool_choice" allows none.'
+    found = await happenings(backend, request, include_other_events=True, include_document=True)
+    events = [json.loads(imagecall.event_to_json(event)) for event in found[:-1]]
+    assert not any("image" in event["type"] for event in events)
+    assert {event["output_index"] for event in events[2:]} == {0}
+    assert events[-1]["item"] == message
+    assert found[-1].response.document.json.count('"message"') == 1
+    assert len(await happenings(backend, request)) == 1
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "auto",
+        "required",
+        None,
+        {"type": "image_generation"},
+        {"type": "allowed_tools", "mode": "required", "tools": [{"type": "image_generation"}]},
+    ],
+)
+async def test_a_request_that_allows_an_image_is_drawn(
+    backend: EmbeddedBackend, choice: Any
+) -> None:
+    assert (await picture(backend, a_request(tool_choice=choice))).size == (96, 64)
+    assert (await picture(backend, a_request(tools=[], tool_choice=choice))).size == (1024, 1024)
+
+
+async def test_partial_images_are_smaller_files_than_the_final_one(
+    backend: EmbeddedBackend,
+) -> None:
+    tool = {"partial_images": 3}
+    for request in (a_request(tool), a_request(tool, embedded={"image_bytes": 100_000})):
+        *events, _ = await happenings(backend, request)
+        partial = [
+            len(event.image_gen_call_partial_image_event.partial_image_b64.image)
+            for event in events
+            if event.HasField("image_gen_call_partial_image_event")
+        ]
+        final = events[-1].output_item_done_event.item.output_image_generation_call.result.image
+        plain = imagecall.view(
+            (
+                await backend.generate_image(GenerateImageRequest(request=a_request()))
+            ).response.calls[0]
+        ).image
+        assert plain is not None
+        assert len(partial) == 3
+        assert max(partial) < len(plain) <= len(final)
 
 
 async def test_the_document_is_the_response_with_its_image(backend: EmbeddedBackend) -> None:
@@ -164,6 +304,15 @@ UNSUPPORTED = [
     ({"partial_images": 4}, "/tools/0/partial_images"),
     ({"partial_images": -1}, "/tools/0/partial_images"),
     ({"type": "web_search"}, "/tools/0"),
+    ({"output_format": "gif"}, "/tools/0/output_format"),
+    ({"output_format": "svg"}, "/tools/0/output_format"),
+    ({"n": 2}, "/tools/0/n"),
+    ({"n": 0}, "/tools/0/n"),
+    ({"n": "1"}, "/tools/0/n"),
+    (
+        {"type": "openrouter:image_generation", "parameters": {"n": 4}},
+        "/tools/0/parameters/n",
+    ),
     (
         {"type": "openrouter:image_generation", "parameters": {"aspect_ratio": "wide"}},
         "/tools/0/parameters/aspect_ratio",
@@ -179,6 +328,36 @@ async def test_what_it_cannot_draw_is_refused_with_the_choices(
         with pytest.raises(ConversionError) as caught:
             await refused
         assert (caught.value.reason, caught.value.pointer) == ("UNSUPPORTED", pointer)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("background", True),
+        ("background", "true"),
+        ("previous_response_id", "resp_1"),
+        ("previous_response_id", ""),
+        ("conversation", "conv_1"),
+        ("conversation", {"id": "conv_1"}),
+        ("tool_choice", {"type": "function", "name": "weather"}),
+        ("tool_choice", {"type": "web_search_preview"}),
+    ],
+)
+async def test_what_needs_more_than_one_request_is_refused_in_words(
+    backend: EmbeddedBackend, key: str, value: Any
+) -> None:
+    request = a_request(**{key: value})
+    for refused in (picture(backend, request), happenings(backend, request)):
+        with pytest.raises(ConversionError) as caught:
+            await refused
+        assert (caught.value.reason, caught.value.pointer) == ("UNSUPPORTED", f"/{key}")
+        assert "the embedded backend" in str(caught.value)
+
+
+@pytest.mark.parametrize("n", [1, None])
+async def test_keys_that_ask_for_nothing_more_are_taken(backend: EmbeddedBackend, n: Any) -> None:
+    keys: Any = {"background": False, "previous_response_id": None, "conversation": None}
+    assert (await picture(backend, a_request({"n": n}, store=True, **keys))).size == (96, 64)
 
 
 async def test_a_setting_of_the_wrong_type_is_refused(backend: EmbeddedBackend) -> None:
@@ -321,16 +500,68 @@ async def test_a_picture_that_many_want_at_once_is_drawn_once(
     assert (drawn, leaving.cancelled()) == (["a red fox"], True)
 
 
-async def test_the_last_message_is_the_prompt_where_there_is_none(
-    backend: EmbeddedBackend,
-) -> None:
-    message = {
-        "type": "message",
-        "role": "user",
-        "content": [{"type": "input_text", "text": "a b"}],
-    }
-    request = a_request()
-    request.prompt = ""
-    request.input_items.append(imagecall.from_json(json.dumps(message)))
+def a_message(role: str, *texts: str) -> dict[str, Any]:
+    parts = [{"type": "input_text", "text": text} for text in texts]
+    return {"type": "message", "role": role, "content": parts}
+
+
+async def answered(backend: EmbeddedBackend, *items: Any, prompt: str = "") -> Any:
+    """The final item for a request with these items before its prompt."""
+    request = a_request({"size": "256x256"})
+    request.prompt = prompt
+    request.input_items.extend(imagecall.from_json(json.dumps(item)) for item in items)
     answer = await backend.generate_image(GenerateImageRequest(request=request))
-    assert answer.response.calls[0].output_image_generation_call.revised_prompt == "a b"
+    return answer.response.calls[0].output_image_generation_call
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [a_message("user", "a b")],
+        [a_message("user", "a", "b")],
+        [a_message("user", "no"), a_message("user", "a b")],
+        [a_message("system", "be quick"), a_message("user", "a b"), a_message("assistant", "no")],
+        [a_message("user", "a b"), {"type": "function_call_output", "output": "no"}],
+        [a_message("system", "no"), a_message("developer", "a b")],
+        [{"type": "message", "role": "user", "content": "a b"}],
+    ],
+)
+async def test_the_last_message_of_the_user_is_the_prompt_where_there_is_none(
+    backend: EmbeddedBackend, items: list[Any]
+) -> None:
+    assert (await answered(backend, *items)).revised_prompt.split() == ["a", "b"]
+
+
+async def test_a_second_turn_starts_from_the_image_of_the_first(backend: EmbeddedBackend) -> None:
+    first = a_message("user", "a fox")
+    image = {"type": "image_generation_call", "id": "ig_1", "status": "completed"}
+    whole = image | {"result": b64encode(PNG).decode()}
+    said = {
+        "type": "message",
+        "id": "msg_1",
+        "role": "assistant",
+        "status": "completed",
+        "content": [{"type": "output_text", "text": "Here.", "annotations": []}],
+    }
+    others = [
+        {"type": "reasoning", "id": "rs_1", "summary": []},
+        {"type": "function_call", "call_id": "c", "name": "weather", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": "sunny"},
+        {"type": "item_reference", "id": "msg_0"},
+    ]
+    alone = await answered(backend, first, said, prompt="make it blue")
+    again = await answered(backend, first, *others, whole, said, prompt="make it blue")
+    by_id = await answered(
+        backend, first, {"type": "image_generation_call", "id": "ig_1"}, said, prompt="make it blue"
+    )
+    assert {item.revised_prompt for item in (alone, again, by_id)} == {"make it blue"}
+    assert len({item.result.image for item in (alone, again, by_id)}) == 3
+
+
+async def test_images_of_earlier_messages_are_shown(backend: EmbeddedBackend) -> None:
+    url = "data:image/png;base64," + b64encode(PNG).decode()
+    message = a_message("user", "a fox")
+    message["content"].append({"type": "input_image", "image_url": url})
+    shown = await answered(backend, message, prompt="make it blue")
+    alone = await answered(backend, a_message("user", "a fox"), prompt="make it blue")
+    assert shown.result.image != alone.result.image

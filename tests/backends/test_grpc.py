@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from imagecall.access.admission import Admission
 from imagecall.backends.choice import backend_of
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.grpc import GrpcBackend
@@ -17,7 +18,6 @@ from imagecall.client import ImageClient
 from imagecall.errors import ConversionError, GenerationError
 from imagecall.generation.call_context import CALL, CallContext
 from imagecall.rpc.addresses import ServerAddress
-from imagecall.server.admission import Admission
 from imagecall.v1 import image_generation_service_pb2 as pb
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_request_pb2 import ImageRequest

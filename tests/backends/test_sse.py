@@ -19,7 +19,7 @@ def read(
     stream: bytes, use: Use = Use.HOLD, sizes: Iterator[int] | None = None, limit: int = 2**30
 ) -> tuple[list[SseEvent], bytes]:
     """The events of a stream that arrives in pieces of these sizes, and what was streamed."""
-    reader = SseReader(["result"], lambda data: use, limit)
+    reader = SseReader(["result"], lambda name, data: use, limit)
     events: list[SseEvent] = []
     pieces: list[bytes] = []
     position = 0

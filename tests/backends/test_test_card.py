@@ -106,6 +106,18 @@ def test_partial_images_come_nearer_to_the_final_one(prompt: str, size: tuple[in
     assert all(nearer < farther for farther, nearer in pairwise([*distances, 0.0]))
 
 
+@pytest.mark.parametrize("size", [(16, 16), (64, 64), (96, 64), (333, 64), (256, 256)])
+@pytest.mark.parametrize("transparent", [False, True])
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_partial_images_are_smaller_files(
+    size: tuple[int, int], transparent: bool, output_format: str
+) -> None:
+    for prompt in ("a red fox", "a lighthouse at night by the sea", "zzz"):
+        card = Card(prompt, *size, "medium", transparent, output_format, None)
+        final = len(draw(card))
+        assert all(len(draw(card, sharpness)) < final for sharpness in (0.25, 0.5, 0.75))
+
+
 def test_a_higher_quality_has_finer_detail() -> None:
     files = [draw(replace(FOX, quality=quality)) for quality in ("low", "medium", "high")]
     scenes = [decoded(file).crop((0, 0, 320, 160)) for file in files]

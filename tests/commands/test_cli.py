@@ -1,5 +1,6 @@
 """The command line, started as a user starts it."""
 
+import asyncio
 import json
 import re
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -16,6 +18,8 @@ from imagecall.conversion.converter import CALLS
 from imagecall.conversion.fields import key_of
 from tests.cases import DOCUMENTS, ITEMS, REFUSED_JSON, Case, Refusal
 from tests.json_value import json_value
+from tests.streams import Event, item, response
+from tests.upstream import JSON, upstream
 
 ITEM = '{"type":"image_generation_call","id":"ig_1","result":"aGk=","status":"completed"}'
 COMMAND = [str(Path(sys.executable).with_name("imagecall"))]
@@ -251,6 +255,25 @@ def test_a_failure_to_generate_is_a_sentence_and_exits_with_1(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("output", [[], [item()]])
+async def test_the_words_of_the_model_are_shown(output: list[Event], tmp_path: Path) -> None:
+    parts = [
+        {"type": "output_text", "text": "I can't draw\nthat.\x1b[1m"},
+        {"type": "refusal", "refusal": "No."},
+    ]
+    message = {"type": "message", "id": "msg_1", "content": parts}
+    async with upstream() as api:
+        api.say(json.dumps(response(*output, message)).encode(), content_type=JSON)
+        options = ["-o", "a.png", "--backend", api.url]
+        code, _, said = await asyncio.to_thread(generate, "a fox", *options, cwd=tmp_path)
+    assert code == (0 if output else 1)
+    assert said.splitlines()[-3:] == [
+        "imagecall: the model wrote: I can't draw",
+        "imagecall: the model wrote: that.\\u001b[1m",
+        "imagecall: the model refused: No.",
+    ]
+
+
 def test_what_no_api_answers_is_a_sentence(tmp_path: Path) -> None:
     code, _, said = generate("a", "--backend", "http://127.0.0.1:1/v1", cwd=tmp_path)
     assert (code, said.splitlines()[-1]) == (
@@ -272,7 +295,7 @@ def test_what_no_api_answers_is_a_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["-o", "a.gif"],
+        ["-o", "a.bmp"],
         ["-o", "missing/a.png"],
         ["--set", "user=me"],
         ["--set", "user"],
@@ -293,31 +316,65 @@ def test_wrong_usage_of_generate_exits_with_2_and_says_how_it_is_used(
     assert said.startswith("usage: imagecall generate ")
 
 
-def test_a_declared_format_that_the_file_has_not_is_told(tmp_path: Path) -> None:
+def generate_by(
+    item: str, name: str, directory: Path
+) -> tuple[subprocess.CompletedProcess[str], Any]:
+    """Runs imagecall generate before an API that answers with an item, a Python expression.
+
+    Returns its outcome, and the body that the API got.
+    """
     program = """if True:
-        import asyncio, subprocess, sys
+        import asyncio, json, sys
+        from base64 import b64decode
         from tests.streams import PNG, framed, happy, item
         from tests.upstream import upstream
         async def main():
             async with upstream() as api:
-                api.say(framed(happy(done=item(PNG, output_format="webp"))))
-                command = [*sys.argv[1:], "--backend", api.url]
-                return await (await asyncio.create_subprocess_exec(*command)).wait()
+                api.say(framed(happy(done=eval(sys.argv[1]))))
+                command = [*sys.argv[2:], "--backend", api.url]
+                code = await (await asyncio.create_subprocess_exec(*command)).wait()
+                print(json.dumps(api.requests[-1].body))
+                return code
         sys.exit(asyncio.run(main()))
     """
-    arguments = [
-        sys.executable,
-        "-c",
-        program,
-        *COMMAND,
-        "generate",
-        "a",
-        "-o",
-        str(tmp_path / "a.jpg"),
-    ]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(arguments, cwd=root, capture_output=True, text=True, check=False)
+    command = [*COMMAND, "generate", "a", "-o", str(directory / name)]
+    done = subprocess.run(
+        [sys.executable, "-c", program, item, *command],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done, json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_declared_format_that_the_file_has_not_is_told(tmp_path: Path) -> None:
+    done, _ = generate_by('item(PNG, output_format="webp")', "a.jpg", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "a.jpg: png, 1 x 1 pixels, 70 bytes" in done.stdout
     assert "warning: output_format says webp, the file is png" in done.stderr
     assert "warning: the file name says jpeg, the file is png" in done.stderr
+
+
+GIF = "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+
+
+@pytest.mark.parametrize(
+    ("format", "image", "facts"),
+    [
+        ("gif", f'b64decode("{GIF}")', "gif, 1 x 1 pixels, 42 bytes"),
+        ("svg", 'b"<svg></svg>"', "svg, 11 bytes"),
+    ],
+)
+def test_gif_and_svg_are_asked_for_by_the_file_name(
+    format: str, image: str, facts: str, tmp_path: Path
+) -> None:
+    name = f"a.{format}"
+    done, body = generate_by(f'item({image}, output_format="{format}")', name, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert body["tools"] == [{"type": "image_generation", "output_format": format}]
+    assert f"{name}: {facts}" in done.stdout
+    assert "warning" not in done.stderr
+    code, _, said = generate("a", "-o", name, cwd=tmp_path)
+    assert code == 1
+    assert f'output_format is "{format}"; the embedded backend has png, jpeg, webp' in said

@@ -92,12 +92,36 @@ def test_other_text_is_no_image(result: str) -> None:
         (b"\x00\x00\x00\x1cftypavif", "avif"),
         (b'<?xml version="1.0"?>\n<svg/>', "svg"),
         (b"  <svg xmlns=''>", "svg"),
+        (b"<svg>", "svg"),
+        (b"\xef\xbb\xbf<svg/>", "svg"),
+        (b"<!-- made by <svg> -->\n<svg:svg xmlns:svg='http://www.w3.org/2000/svg'>", "svg"),
+        (
+            b"<?xml version='1.0'?><!DOCTYPE svg PUBLIC '-//W3C//DTD' [<!ENTITY a 'b>'>]><svg>",
+            "svg",
+        ),
+        (b"<?xml version='1.0'?><?x y?>" + b"<!-- " + bytes(3000) + b" --><svg\n>", "svg"),
+        (b"<?xml version='1.0'?><html><svg/></html>", None),
+        (b"<!DOCTYPE html><svg-icon>", None),
+        (b"<svgx>", None),
+        (b"<!-- <svg/>", None),
+        (b" " * 5000 + b"<svg/>", None),
+        (b"text <svg/>", None),
         (b"<html>", None),
         (b"", None),
     ],
 )
 def test_formats_are_told_by_their_first_bytes(start: bytes, name: str | None) -> None:
     assert imagecall.image_format(start) == name
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    "piece", [b"<!", b"<!--", b"<?", b"<!DOCTYPE[", b"<!-- -->", b"<svg", b" "]
+)
+def test_a_long_text_that_is_no_svg_costs_little(piece: bytes) -> None:
+    text = piece * 100_000
+    for _ in range(1000):
+        assert imagecall.image_format(text) is None
 
 
 def test_an_item_of_another_type_has_a_type_only() -> None:

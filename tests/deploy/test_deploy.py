@@ -22,7 +22,8 @@ from typing import Any, Final, NamedTuple
 import grpc
 import pytest
 
-from imagecall.server.settings import SERVER, read_settings
+from imagecall.access.setting import settings_of
+from imagecall.server.settings import ServerSettings, read_settings
 from imagecall.v1.conversion_service_pb2 import ParseCallRequest
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest
@@ -219,7 +220,7 @@ def test_selectors_and_ports_match_the_pods(manifests: Manifests) -> None:
         assert selector
         assert selector.items() <= labels
 
-    settings = read_settings({}, SERVER, manifests.environment)
+    settings = read_settings(ServerSettings, {}, manifests.environment)
     doors = {name: int(getattr(settings, name).rpartition(":")[2]) for name in ("grpc", "http")}
     assert manifests.ports == doors
     assert {each["spec"]["ports"][0]["targetPort"] for each in manifests.of("Service")} == set(
@@ -238,9 +239,9 @@ def test_selectors_and_ports_match_the_pods(manifests: Manifests) -> None:
 
 
 def test_the_environment_is_of_settings_that_there_are(manifests: Manifests) -> None:
-    names = {setting.variable for setting in SERVER}
+    names = {setting.variable for setting in settings_of(ServerSettings)}
     assert set(manifests.environment) <= names
-    settings = read_settings({}, SERVER, manifests.environment)  # Raises if a value is bad.
+    settings = read_settings(ServerSettings, {}, manifests.environment)  # Raises if a value is bad.
     assert settings.metrics
     assert not settings.without_tokens
 
@@ -261,7 +262,7 @@ def test_files_are_where_the_settings_say(manifests: Manifests) -> None:
 
 
 def test_a_pod_has_the_time_to_drain(manifests: Manifests) -> None:
-    settings = read_settings({}, SERVER, manifests.environment)
+    settings = read_settings(ServerSettings, {}, manifests.environment)
     needed = settings.drain_delay_seconds + settings.drain_seconds
     grace = manifests.pod["spec"]["terminationGracePeriodSeconds"]
     assert needed + 10 <= grace <= needed + 60
@@ -280,8 +281,8 @@ def test_the_autoscaler_is_for_the_deployment(manifests: Manifests) -> None:
     assert (target["kind"], target["name"]) == ("Deployment", deployment["metadata"]["name"])
     assert scaler["spec"]["minReplicas"] == deployment["spec"]["replicas"] == 3
     metric = scaler["spec"]["metrics"][0]["pods"]
-    settings = read_settings({}, SERVER, manifests.environment)
-    assert 0 < int(metric["target"]["averageValue"]) < settings.max_calls
+    settings = read_settings(ServerSettings, {}, manifests.environment)
+    assert 0 < int(metric["target"]["averageValue"]) < settings.limits.calls
 
 
 class Running(NamedTuple):

@@ -1,53 +1,21 @@
-"""The connections of the HTTP door: how they begin."""
+"""The connections of the HTTP door."""
 
 import asyncio
+import json
+import signal
 import socket
-from collections import Counter
 from typing import Any
 
+import pytest
 from starlette.responses import PlainTextResponse
 
+from imagecall.access.admission import Admission
+from imagecall.access.limits import Limits
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.doors.http.server import HttpServer
 
-HEAD = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
-MANY = 100
-
-
-async def test_many_that_send_at_once_begin_a_few_in_a_round_of_the_event_loop() -> None:
-    """Or what else the server does would wait for all of them."""
-    rounds, begun = 0, Counter[int]()
-
-    async def count() -> None:
-        nonlocal rounds
-        while True:
-            rounds += 1
-            await asyncio.sleep(0)
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        begun[rounds] += 1
-        await PlainTextResponse("ok")(scope, receive, send)
-
-    server = HttpServer("127.0.0.1:0", EmbeddedBackend(), app=app)
-    host, _, port = (await server.start()).rpartition(":")
-    counting = asyncio.create_task(count())
-    clients = [await asyncio.open_connection(host, int(port)) for _ in range(MANY)]
-    await asyncio.sleep(0.1)  # All are accepted.
-    for _, writer in clients:
-        writer.write(HEAD)
-    answers = await asyncio.gather(*(reader.read() for reader, _ in clients))
-    for _, writer in clients:
-        writer.close()
-    counting.cancel()
-    await server.stop(1)
-    assert all(answer.endswith(b"ok") for answer in answers)
-    assert begun.total() == MANY
-    assert max(begun.values()) <= 4
-
 
 async def test_a_request_in_pieces_is_read_whole() -> None:
-    """What comes first waits for its turn, and what comes after it waits, too."""
-
     async def app(scope: Any, receive: Any, send: Any) -> None:
         body, more = b"", True
         while more:
@@ -69,3 +37,84 @@ async def test_a_request_in_pieces_is_read_whole() -> None:
     writer.close()
     await server.stop(1)
     assert answer.endswith(b"\r\n\r\n" + body)
+
+
+async def exchange(*requests: bytes) -> bytes:
+    """All that a door with a limit of 1,024 bytes of head answers on one connection."""
+    limits = Limits(metadata_bytes=1024, idle_seconds=1)
+    server = HttpServer("127.0.0.1:0", EmbeddedBackend(), Admission(limits))
+    host, _, port = (await server.start()).rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    for request in requests:
+        writer.write(request)
+        await asyncio.sleep(0.05)
+    answer = await asyncio.wait_for(reader.read(), 20)
+    writer.close()
+    await server.stop(1)
+    return answer
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("where", ["x-a: {}", "x-{}: a", "?{}"])
+async def test_a_head_past_the_limit_is_refused_at_once_or_in_pieces(
+    where: str, pieces: int
+) -> None:
+    for size, status in ((600, b"200"), (1100, b"4")):
+        filled = where.format("y" * size)
+        path = "/health" + (filled if where.startswith("?") else "")
+        header = "" if where.startswith("?") else filled + "\r\n"
+        head = f"GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{header}\r\n".encode()
+        middle = len(head) - 3 if pieces == 2 else len(head)
+        answer = await exchange(head[:middle], head[middle:])
+        assert answer.startswith(b"HTTP/1.1 " + status)
+        if status == b"4" and pieces == 1:
+            assert answer.startswith(b"HTTP/1.1 431 ")
+            error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+            assert (error["code"], error["type"]) == (431, "invalid_request")
+            assert "the limit is 1,024" in error["message"]
+
+
+async def test_two_kinds_of_framing_close_the_connection() -> None:
+    """RFC 9112, section 6.3: what follows could be a request for another server."""
+    body = b'{"type":"image_generation_call"}'
+    head = b"POST /convert HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+    chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    smuggled = b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n"
+    for order in (b"", b"content-length: 5\r\n"):
+        framing = order + b"transfer-encoding: chunked\r\n"
+        answer = await exchange(head + framing + b"\r\n" + chunked + smuggled)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.count(b"HTTP/1.1") == (1 if order else 2)
+        assert (b"connection: close" in answer) == bool(order)
+
+
+async def test_signals_are_left_to_the_program() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    server = HttpServer("127.0.0.1:0", EmbeddedBackend())
+    await server.start()
+    during = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    await server.stop(1)
+    assert before == during
+    assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+async def test_a_port_in_use_is_an_error_with_a_sentence_and_shared_only_if_asked_for() -> None:
+    first = HttpServer("127.0.0.1:0", EmbeddedBackend(), share_port=True)
+    address = await first.start()
+    with pytest.raises(OSError, match=f"cannot listen on {address}: is it free"):
+        await HttpServer(address, EmbeddedBackend()).start()
+    second = HttpServer(address, EmbeddedBackend(), share_port=True)
+    assert await second.start() == address
+    await asyncio.gather(first.stop(0), second.stop(0))
+    host, _, port = address.rpartition(":")
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(host, int(port))
+
+
+async def test_a_server_that_never_answered_stops_at_once() -> None:
+    server = HttpServer("127.0.0.1:0", EmbeddedBackend())
+    await server.stop(1)
+    host, _, port = (await server.start()).rpartition(":")
+    _, silent = await asyncio.open_connection(host, int(port))
+    await asyncio.wait_for(server.stop(60), 10)
+    silent.close()

@@ -18,12 +18,12 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 import imagecall
+from imagecall.access.admission import Admission
+from imagecall.access.tokens import Tokens
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.doors.http.server import HttpServer
 from imagecall.generation.backend import Backend
-from imagecall.server.admission import Admission
-from imagecall.server.tokens import Tokens
 from tests.streams import PNG, framed, happy, item, numbered, response, without
 from tests.upstream import HANG, Upstream, upstream
 
@@ -167,7 +167,7 @@ async def _image_from(origin: str, tool: dict[str, Any], prompt: str) -> bytes:
         aiohttp.ClientSession() as session,
         session.post(f"{origin}/v1/responses", json=body) as answer,
     ):
-        [call] = (await answer.json())["output"]
+        call, _ = (await answer.json())["output"]
         return b64decode(call["result"])
 
 
@@ -282,7 +282,7 @@ async def test_a_response_without_an_image_shows_what_the_model_says(
     api.say(framed(numbered([happy()[0], {"type": "response.completed", "response": final}])))
     await bridge.generate()
     assert await bridge.error() == (
-        "Not generated: the response has no image; it says: I <b>cannot</b> draw that."
+        "Not generated: the response has no image; the model wrote: I <b>cannot</b> draw that."
     )
 
 

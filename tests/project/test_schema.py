@@ -169,6 +169,8 @@ def test_a_made_up_variant_converts_with_no_change_to_python(tmp_path: Path) -> 
           optional bool signed = 42 [(json_key).name = "signed"];
           optional double weight = 43 [(json_key).name = "weight"];
           optional uint32 pages = 44 [(json_key).name = "pages", (json_key).lenient = true];
+          repeated string inks = 45 [(json_key).name = "inks", (json_key).lenient = true];
+          repeated string pens = 46 [(json_key).name = "pens", (json_key).lenient = true];
         }
         """
     )
@@ -179,16 +181,17 @@ def test_a_made_up_variant_converts_with_no_change_to_python(tmp_path: Path) -> 
     )
     union.write_text(text.replace("oneof variant {", "oneof variant {\n SketchCall sketch = 30;"))
     subprocess.run(
-        [REPOSITORY / "scripts/generate", directory.parents[2], tmp_path / "src/imagecall/v1"],
+        [REPOSITORY / "scripts/generate", directory.parents[1], tmp_path / "src/imagecall/v1"],
         check=True,
     )
     assert _python_files(tmp_path) == python
     program = """if True:
         import imagecall
         text = (b'{"type":"sketch_call","id":"a","theDrawing":"aGk=","strokes":-9007199254740993,'
-                b'"signed":false,"weight":0.1,"pages":-1,"x":1.0}')
+                b'"signed":false,"weight":0.1,"inks":["red",""],"pages":-1,"pens":[],"x":1.0}')
         call = imagecall.from_json(text)
         assert call.sketch.drawing.image == b"hi" and not call.sketch.HasField("pages"), call
+        assert call.sketch.inks == ["red", ""] and not call.sketch.pens, call
         assert call.sketch.strokes == -9007199254740993 and call.sketch.HasField("signed"), call
         assert imagecall.to_json(call) == text, imagecall.to_json(call)
         assert imagecall.view(call).type == "sketch_call"

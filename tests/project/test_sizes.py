@@ -222,9 +222,9 @@ def test_no_other_module_has_a_size_from_which_another_path_is_taken() -> None:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Compare) and _compares_size(node):
-                found.append(f"{path.name}:{node.lineno}")
+                found.append(f"{path.name}: {ast.unparse(node)}")
             if isinstance(node, ast.AnnAssign | ast.Assign) and _is_size(node):
-                found.append(f"{path.name}:{node.lineno}")
+                found.append(f"{path.name}: {ast.unparse(node)}")
     assert found == []
 
 

@@ -3,11 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from imagecall.server.limits import Limits
-from imagecall.server.settings import SERVER, SettingError, read_settings
+from imagecall.access.limits import Limits
+from imagecall.access.setting import SettingError
+from imagecall.rpc.headers import Header
+from imagecall.server.settings import BackendSettings, ServerSettings, misspelt, read_settings
 
 COMMAND = [sys.executable, "-m", "imagecall", "serve"]
 
@@ -23,17 +26,86 @@ def test_a_flag_comes_before_the_environment_and_that_before_the_file(tmp_path: 
     )
     file.write_text("\n".join(lines))
     environment = {"IMAGECALL_MAX_CALLS": "4", "IMAGECALL_MAX_CONNECTIONS": "5"}
-    settings = read_settings({"max_calls": "6"}, SERVER, environment, file)
-    assert (settings.max_calls, settings.max_connections, settings.workers) == (6, 5, 3)
+    settings = read_settings(ServerSettings, {"max_calls": "6"}, environment, file)
+    assert (settings.limits.calls, settings.limits.connections, settings.workers) == (6, 5, 3)
     assert (settings.http, settings.metrics, settings.traces) == (None, True, False)
 
 
-def test_the_defaults_of_the_limits_are_those_of_the_package() -> None:
-    settings = read_settings({}, SERVER, {})
-    limits = Limits()
-    for name in Limits.__dataclass_fields__:
-        shown = {"idle_seconds": "idle_seconds"}.get(name, f"max_{name}")
-        assert getattr(settings, shown) == getattr(limits, name), name
+def test_without_any_setting_the_defaults_are_those_of_the_dataclasses() -> None:
+    assert read_settings(ServerSettings, {}, {}) == ServerSettings()
+    assert ServerSettings().limits == Limits()
+
+
+def test_a_misspelt_variable_is_named_with_the_nearest_right_one() -> None:
+    environment = {"IMAGECALL_MAX_CALL": "1", "IMAGECALL_MAX_CALLS": "1", "IMAGECALL_API_KEY": "k"}
+    [warning] = misspelt(environment)
+    assert "IMAGECALL_MAX_CALL is not known; did you mean IMAGECALL_MAX_CALLS?" in warning
+    assert "k" not in warning.split()
+
+
+SEVERAL = [
+    ({"forward_header": ["A", "B"]}, {"IMAGECALL_FORWARD_HEADER": "C"}, "", ("A", "B")),
+    ({}, {"IMAGECALL_FORWARD_HEADER": "A, B,"}, 'forward-header = "C"', ("A", "B")),
+    ({}, {}, 'forward-header = ["A", "B"]', ("A", "B")),
+    ({}, {}, 'forward-header = "A,B"', ("A", "B")),
+    ({"forward_header": ["off"]}, {}, 'forward-header = "A,B"', ()),
+    ({}, {"IMAGECALL_FORWARD_HEADER": "off"}, "", ()),
+    ({}, {}, "forward-header = []", ()),
+]
+
+
+@pytest.mark.parametrize(("arguments", "environment", "text", "names"), SEVERAL)
+def test_a_setting_can_have_several_values(
+    arguments: Any, environment: dict[str, str], text: str, names: tuple[str, ...], tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    assert read_settings(ServerSettings, arguments, environment, file).forward_headers == names
+
+
+def test_headers_for_the_backend_stand_in_lines_of_the_environment_and_in_a_list_of_the_file(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('backend-header = ["a: 1, 2", "b: c: d"]')
+    headers = (Header("a", "1, 2"), Header("b", "c: d"))
+    environment = {"IMAGECALL_BACKEND_HEADER": "a:1, 2\n\n b: c: d \n"}
+    assert read_settings(ServerSettings, {}, {}, file).backend.headers == headers
+    assert read_settings(BackendSettings, {}, environment).headers == headers
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("s3cret", "is not NAME: VALUE"),
+        ("s3c ret: x", "the name of a header has characters"),
+        ("s3cret : x", "the name of a header has characters"),
+        (": s3cret", "the name of a header has characters"),
+        ("a:", "a header has no value"),
+        ("a: s3cret\r\nb: c", "the value of a header is not printable ASCII"),
+        ("a: s3cret\0", "the value of a header is not printable ASCII"),
+        ("a: s3crét", "the value of a header is not printable ASCII"),
+        ("Content-Length: 53", 'the header "content-length" is set for each request'),
+        ("Accept: s3cret", 'the header "accept" is set for each request'),
+        ("X-Request-ID: s3cret", 'the header "x-request-id" is set for each request'),
+        ("Transfer-Encoding: s3cret", 'the header "transfer-encoding" belongs to a connection'),
+        ("Host: s3cret", 'the header "host" belongs to a connection'),
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_refused_and_not_quoted(text: str, message: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        read_settings(BackendSettings, {"backend_header": [text]}, {})
+    assert str(caught.value).startswith("--backend-header: ")
+    assert message in str(caught.value)
+    assert "s3c" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["Connection", "Host", "Content-Type", "a b", "", "x-bin", "grpc-x"]
+)
+def test_a_header_that_cannot_go_on_is_refused(name: str) -> None:
+    with pytest.raises(SettingError, match="--forward-header: the "):
+        read_settings(ServerSettings, {"forward_header": [name]}, {})
 
 
 @pytest.mark.parametrize(
@@ -44,6 +116,8 @@ def test_the_defaults_of_the_limits_are_those_of_the_package() -> None:
         ("max-calls", "is not TOML"),
         ("max-calls = [1]", '"max-calls" in FILE must be a string, a number, true or false'),
         ('reflection = "yes"', "'yes' is none of on, off"),
+        ("forward-header = [1]", '"forward-header" in FILE must be a string, or a list of strings'),
+        ("backend-header = 1", '"backend-header" in FILE must be a string, or a list of strings'),
         ('grpc = "localhost"', "is not HOST:PORT"),
         ("idle-seconds = 0", "is not a number of seconds above 0"),
     ],
@@ -52,7 +126,7 @@ def test_a_faulty_file_is_a_sentence(text: str, message: str, tmp_path: Path) ->
     file = tmp_path / "settings.toml"
     file.write_text(text)
     with pytest.raises(SettingError) as caught:
-        read_settings({}, SERVER, {}, file)
+        read_settings(ServerSettings, {}, {}, file)
     shown = str(caught.value).replace(str(file), "FILE").replace("are not TOML", "is not TOML")
     assert message in shown
 
@@ -71,6 +145,8 @@ def test_a_faulty_file_is_a_sentence(text: str, message: str, tmp_path: Path) ->
         (["--tokens-file", "/nowhere"], 1, "the file of tokens, /nowhere, cannot be read"),
         (["--tokens-file", __file__], 1, "is not NAME TOKEN"),
         (["--workers", "6", "--tokens-file", "/nowhere"], 1, "the file of tokens, /nowhere"),
+        (["--backend-headers-file", "/nowhere"], 1, "the file of the headers for the backend, /"),
+        (["--backend-headers-file", __file__], 1, f"{__file__}: line 1: the name of a header"),
         (["--workers", "6", "--api-key-file", "/nowhere"], 1, "the file of the API key, /nowhere"),
     ],
 )

@@ -3,12 +3,14 @@
 Each is imported when it is chosen: what draws, and what speaks HTTP, take a while to load.
 """
 
+from collections.abc import Collection, Sequence
 from typing import Final
 
+from imagecall.access.limits import Limits
 from imagecall.generation.backend import Backend
 from imagecall.json.text import MAX_BYTES
 from imagecall.rpc.addresses import server_address
-from imagecall.server.limits import Limits
+from imagecall.rpc.headers import FORWARDED, Header
 
 EMBEDDED: Final = "embedded"
 """The name of the backend that draws test cards."""
@@ -18,13 +20,23 @@ def backend_of(
     name: str,
     api_key: str = "",
     *,
+    headers: Sequence[Header] = (),
+    forward_headers: Collection[str] = FORWARDED,
     max_bytes: int = MAX_BYTES,
     max_image_bytes: int = Limits.image_bytes,
 ) -> Backend:
     """The backend: "embedded", the base URL of a Responses API, http: or https:, or the
     address of another server of our schema, grpc://HOST:PORT, or grpcs: with TLS.
 
-    Raises ValueError for any other name, or what is no key.
+    Args:
+        name: the backend.
+        api_key: the key, or the token, that the backend wants.
+        headers: of each request to the backend.
+        forward_headers: names of the headers of a caller that go on to the API.
+        max_bytes: the limit of an answer without its images.
+        max_image_bytes: the limit of an image.
+
+    Raises ValueError for any other name, and for a key or header that cannot be sent.
     """
     if name == EMBEDDED:
         from imagecall.backends.embedded.backend import EmbeddedBackend
@@ -33,11 +45,20 @@ def backend_of(
     if name.startswith(("http://", "https://")):
         from imagecall.backends.responses_api.backend import HttpBackend
 
-        return HttpBackend(name, api_key, max_bytes=max_bytes, max_image_bytes=max_image_bytes)
+        return HttpBackend(
+            name,
+            api_key,
+            headers=headers,
+            forward_headers=forward_headers,
+            max_bytes=max_bytes,
+            max_image_bytes=max_image_bytes,
+        )
     if name.startswith(("grpc://", "grpcs://")):
         from imagecall.backends.grpc import GrpcBackend
 
-        return GrpcBackend(server_address(name), api_key)
+        address = server_address(name)
+        limits = {"max_bytes": max_bytes, "max_image_bytes": max_image_bytes}
+        return GrpcBackend(address, api_key, headers, **limits)
     choices = (
         f"{EMBEDDED}, the base URL of a Responses API (http:// or https://), grpc://HOST:PORT, "
         "grpcs://HOST:PORT"

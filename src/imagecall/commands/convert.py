@@ -2,12 +2,13 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Final, TypeAlias
 
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
-from imagecall.commands import remote
+from imagecall.commands.arguments import server
 from imagecall.conversion.converter import CALLS, Profile, from_json, to_json
 from imagecall.conversion.document import KINDS, document_from_json, document_to_json
 from imagecall.errors import ConversionError, malformed
@@ -17,6 +18,54 @@ from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 FORMATS: Final = ("json", "binary", "text")
 
 Converted: TypeAlias = ImageGenerationCall | Document
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE", help="input (default: standard input)"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="output (default: standard output)"
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        choices=FORMATS,
+        default="json",
+        help="format of the input (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--to",
+        dest="target",
+        choices=FORMATS,
+        default="text",
+        help="format of the output: json, binary (protobuf), text (protobuf text format); "
+        "default: %(default)s",
+    )
+    parser.add_argument(
+        "--variant",
+        choices=list(CALLS.variants),
+        metavar="VARIANT",
+        help="read the JSON of an item as this variant; see imagecall describe "
+        f"(default: {CALLS.default})",
+    )
+    parser.add_argument(
+        "--profile",
+        choices=[profile.name.lower() for profile in Profile],
+        help="how much to demand of the JSON of an item (default: wire)",
+    )
+    parser.add_argument(
+        "--document",
+        choices=list(KINDS),
+        help="the input is a whole request, response or event instead of an item",
+    )
+    parser.add_argument(
+        "--server",
+        metavar="HOST:PORT",
+        type=server,
+        help="let this server convert between JSON and message (default: convert here)",
+    )
 
 
 def fault(options: argparse.Namespace) -> str | None:
@@ -53,7 +102,9 @@ def _read(data: bytes, options: argparse.Namespace) -> Converted:
         parse = _parse_binary if options.source == "binary" else _parse_text
         return _checked(parse(data, empty), options)
     if options.server:
-        return remote.parse(options.server, data, options)
+        from imagecall.commands.remote import parse_json
+
+        return parse_json(options.server, data, options)
     if options.document:
         return document_from_json(data, kind=options.document)
     variant = options.variant or CALLS.default
@@ -67,7 +118,9 @@ def _write(message: Converted, options: argparse.Namespace) -> bytes:
         case "text":
             return text_format.MessageToString(message, as_utf8=True).encode()
     if options.server:
-        return remote.format(options.server, message) + b"\n"
+        from imagecall.commands.remote import format_json
+
+        return format_json(options.server, message) + b"\n"
     if isinstance(message, Document):
         return document_to_json(message) + b"\n"
     return to_json(message) + b"\n"

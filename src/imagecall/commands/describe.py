@@ -7,11 +7,27 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from imagecall.conversion.converter import CALLS
 from imagecall.conversion.document import kind_name
-from imagecall.conversion.fields import enum_of, key_of, message_of, spellings
+from imagecall.conversion.fields import IMAGE_RESULT, enum_of, key_of, message_of, spellings
 from imagecall.conversion.unions import Variant
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 
 _KINDS: Final = {FieldDescriptor.TYPE_STRING: "a string", FieldDescriptor.TYPE_BOOL: "a boolean"}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument(
+        "variant",
+        nargs="?",
+        choices=list(CALLS.variants),
+        metavar="VARIANT",
+        help="say more of this variant (default: list all)",
+    )
+
+
+def fault(options: argparse.Namespace) -> str | None:
+    """No options of this command contradict each other."""
+    return None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -71,6 +87,8 @@ def _kind(field: FieldDescriptor) -> str:
         known = ", ".join(spellings(enum_of(field)))
         only = "; STRICT takes these only" if key_of(field).closed else ""
         return f"a string, such as {known}{only}"
+    if field.message_type is not None and field.message_type.full_name != IMAGE_RESULT:
+        return "an object"
     if field.message_type is not None:
         return "an image in base64, another string, or null"
     return _KINDS.get(field.type, "a number")

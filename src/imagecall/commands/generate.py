@@ -11,26 +11,97 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final
 
-from PIL import Image, UnidentifiedImageError
-
+from imagecall.access.limits import Limits
+from imagecall.access.setting import seconds, settings_of
 from imagecall.client import ImageClient
-from imagecall.commands.backend_options import chosen_backend
-from imagecall.commands.remote import TOKEN
+from imagecall.commands.arguments import key_and_json, server, utf8
 from imagecall.conversion.converter import CALLS, EVENTS
 from imagecall.conversion.view import CallView, view
 from imagecall.errors import printable
 from imagecall.formats import image_format
 from imagecall.generation.assembly import StreamItem, reassemble
 from imagecall.rpc.addresses import ServerAddress
-from imagecall.server.settings import BACKEND, read_settings
+from imagecall.rpc.channel import credentials_of
+from imagecall.server.backend import backend_from
+from imagecall.server.settings import TOKEN, BackendSettings, add_settings, read_settings
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding, StreamImageRequest
 from imagecall.v1.image_generation_tool_pb2 import ImageGenerationTool, Tool
 from imagecall.v1.image_request_pb2 import ImageRequest, InputImage
+from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import ImageGenCallPartialImageEvent, StreamEvent
 
-FORMATS: Final = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+FORMATS: Final = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+    ".gif": "gif",
+    ".svg": "svg",
+}
 """The output format for each file name extension."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument("prompt", metavar="PROMPT", type=utf8, help="what to draw")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        default=Path("image.png"),
+        help="where to write it; its extension picks the format: .png, .jpg, .webp, .gif or .svg "
+        "(default: %(default)s)",
+    )
+    _add_request_options(parser)
+    parser.add_argument(
+        "--save-partial-images", action="store_true", help="write those too, as FILE.partialN.EXT"
+    )
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=seconds(), help="give up after this time"
+    )
+    parser.add_argument(
+        "--server",
+        metavar="HOST:PORT",
+        type=server,
+        help="let this server generate it; grpcs://HOST:PORT if it has TLS; a token stands in "
+        "$IMAGECALL_TOKEN (default: generate it here)",
+    )
+    add_settings(parser, BackendSettings)
+
+
+def _add_request_options(parser: argparse.ArgumentParser) -> None:
+    """What is asked of the API beside the prompt."""
+    parser.add_argument(
+        "--model", metavar="MODEL", type=utf8, help="model that answers, such as gpt-5"
+    )
+    parser.add_argument("--size", metavar="WxH", type=utf8, help="size in pixels, or auto")
+    parser.add_argument("--quality", metavar="Q", type=utf8, help="low, medium, high or auto")
+    parser.add_argument("--background", metavar="B", type=utf8, help="transparent, opaque or auto")
+    parser.add_argument(
+        "--partial-images",
+        metavar="N",
+        type=int,
+        choices=range(4),
+        help="early images to send, 0 to 3",
+    )
+    parser.add_argument(
+        "--input",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="image to start from; may be given several times",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="KEY=JSON",
+        type=key_and_json,
+        action="append",
+        default=[],
+        help="another key of the request, passed on; may be given several times",
+    )
 
 
 def fault(options: argparse.Namespace) -> str | None:
@@ -42,8 +113,8 @@ def fault(options: argparse.Namespace) -> str | None:
         return f"{options.output} cannot be written: is its directory there?"
     if options.save_partial_images and not options.partial_images:
         return "--save-partial-images needs --partial-images, or there will be none"
-    if options.server and (options.backend or options.api_key_file):
-        return "--server has a backend of its own: --backend and --api-key-file are for one here"
+    if options.server and any(vars(options)[each.key] for each in settings_of(BackendSettings)):
+        return "--server has a backend of its own: --backend and the like are for one here"
     return None
 
 
@@ -68,14 +139,14 @@ async def _happenings(
         server: ServerAddress = options.server
         token = os.environ.get(TOKEN, "")
         async with ImageClient(
-            server.target, credentials=server.credentials, token=token
+            server.target, credentials=credentials_of(server), token=token
         ) as client:
             happenings = client.stream_image(request, timeout=options.timeout)
             async with aclosing(happenings):
                 async for happening in happenings:
                     yield happening
         return
-    backend = chosen_backend(read_settings(vars(options), BACKEND, os.environ))
+    backend = backend_from(read_settings(BackendSettings, vars(options), os.environ), Limits())
     try:
         parts = backend.stream_image(StreamImageRequest(request=request))
         async with aclosing(parts):
@@ -111,13 +182,14 @@ def _image(path: Path) -> bytes:
 
 
 class _Images:
-    """The images of a stream, written as they come, and what is said of them."""
+    """Images of a stream, written as they come, and the lines that describe them."""
 
     def __init__(self, output: Path, save_partial_images: bool) -> None:
         self._output = output
         self._save_partial_images = save_partial_images
         self._written = 0
         self._failure = ""
+        self._words: list[str] = []
 
     def take(self, happening: StreamItem) -> None:
         """Takes an event, or the end."""
@@ -125,6 +197,7 @@ class _Images:
             for call in happening.response.calls:
                 self._take_call(view(call))
             self._failure = _failure(happening)
+            self._words = list(_words(happening.response))
             return
         variant = EVENTS.chosen(happening)
         event: Any = getattr(happening, variant.name)
@@ -141,6 +214,8 @@ class _Images:
             self._say(self._failure)
         elif not self._written:
             self._say("the response has no image")
+        for line in self._words:
+            self._say(line)
         return 0 if self._written and not self._failure else 1
 
     def _take_partial_image(self, event: ImageGenCallPartialImageEvent) -> None:
@@ -193,8 +268,19 @@ def _failure(end: StreamEnd) -> str:
     return printable(f"the response ended as {word}" + (f": {why}" if why else ""))
 
 
+def _words(response: ImageResponse) -> Iterator[str]:
+    """Lines that the model wrote beside an image, or instead of one."""
+    for verb, text in (("wrote", response.output_text), ("refused", response.refusal)):
+        for line in text.strip().splitlines():
+            yield printable(f"the model {verb}: {line}")
+
+
 def _pixels(image: bytes) -> Iterator[str]:
-    """The size of an image, if its header tells."""
+    """The size of an image in pixels, if its header has it and Pillow is installed."""
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ModuleNotFoundError:
+        return
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # It is not decoded.

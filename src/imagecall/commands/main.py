@@ -1,18 +1,37 @@
-"""The command `imagecall`: serve, generate, convert, describe."""
+"""The command `imagecall`. Each of its commands is a module, imported when it is asked for."""
 
 import argparse
 import io
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Final
 
-from imagecall.commands import convert, describe, generate, serve
-from imagecall.conversion.converter import CALLS, Profile
-from imagecall.conversion.document import KINDS
-from imagecall.errors import ConversionError, GenerationError, ImagecallError, printable
-from imagecall.json.text import parse
-from imagecall.rpc.addresses import ServerAddress, server_address
-from imagecall.server.settings import BACKEND, SERVER, SettingError, add_settings, seconds
+import imagecall
+from imagecall.access.setting import SettingError
+from imagecall.errors import GenerationError, ImagecallError, printable
+
+_COMMANDS: Final = {
+    "serve": "run the gRPC server",
+    "generate": "generate an image from a prompt",
+    "convert": "convert an item, or a whole document",
+    "describe": "list the variants and their JSON",
+}
+"""The commands, which are modules of this package, with a phrase each for the help."""
+
+_EXTRAS: Final = {
+    "aiohttp": "server",
+    "grpc_channelz": "server",
+    "grpc_health": "server",
+    "grpc_reflection": "server",
+    "starlette": "server",
+    "uvicorn": "server",
+    "PIL": "embedded",
+    "opentelemetry": "observe",
+    "prometheus_client": "observe",
+}
+"""The extra of this package that brings a module."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,8 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # A file name may be in any language.
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
     try:
+        options = _parser(given).parse_args(given)
         if (fault := options.check(options)) is not None:
             options.parser.error(fault)
         if sys.stdout is None:
@@ -39,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingError as error:
         _fail(str(error))
         return 2
+    except ModuleNotFoundError as error:
+        return _fail(_missing(error))
     except TimeoutError:
         return _fail("it took longer than the time limit")
     except OSError as error:
@@ -48,186 +70,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def _missing(error: ModuleNotFoundError) -> str:
+    """A sentence that names the extra with a module. Raises the error for any other module."""
+    extra = _EXTRAS.get((error.name or "").partition(".")[0])
+    if extra is None:
+        raise error
+    checkout = (Path(imagecall.__file__).parents[2] / "pyproject.toml").exists()
+    package = f"--editable '.[{extra}]'" if checkout else f"'imagecall[{extra}]'"
+    return f"the package {error.name} is not installed: pip install {package}"
+
+
 def _fail(message: str) -> int:
     if sys.stderr is not None:
         print(f"imagecall: {message}", file=sys.stderr)
     return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser, with the options of the command that the arguments name."""
     parser = argparse.ArgumentParser(
         prog="imagecall",
         description="gRPC for the image_generation_call items of the Responses API.",
     )
+    version = f"imagecall {imagecall.__version__}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_serve(commands.add_parser("serve", help="run the gRPC server"))
-    _add_generate(commands.add_parser("generate", help="generate an image from a prompt"))
-    _add_convert(commands.add_parser("convert", help="convert an item, or a whole document"))
-    _add_describe(commands.add_parser("describe", help="list the variants and their JSON"))
-    for command in commands.choices.values():
-        command.set_defaults(parser=command)
+    for name, phrase in _COMMANDS.items():
+        command = commands.add_parser(name, help=phrase)
+        if name in arguments:
+            module = import_module(f"imagecall.commands.{name}")
+            module.add_options(command)
+            command.set_defaults(run=module.run, check=module.fault, parser=command)
     return parser
-
-
-def _add_serve(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=serve.run, check=lambda _: None)
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        type=Path,
-        help="settings in TOML: names as of the flags, without the dashes before them",
-    )
-    add_settings(parser, SERVER)
-    parser.epilog = (
-        "Each setting can also be given in the environment, such as IMAGECALL_MAX_CALLS, or in the "
-        "file of --config (IMAGECALL_CONFIG); the flag counts first, then the environment. The key "
-        "for the backend may stand in IMAGECALL_API_KEY."
-    )
-
-
-def _add_generate(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=generate.run, check=generate.fault)
-    parser.add_argument("prompt", metavar="PROMPT", type=_text, help="what to draw")
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FILE",
-        default=Path("image.png"),
-        help="where to write it; its extension picks the format: .png, .jpg, .jpeg or .webp "
-        "(default: %(default)s)",
-    )
-    _add_request_options(parser)
-    parser.add_argument(
-        "--save-partial-images", action="store_true", help="write those too, as FILE.partialN.EXT"
-    )
-    parser.add_argument(
-        "--timeout", metavar="SECONDS", type=seconds(), help="give up after this time"
-    )
-    parser.add_argument(
-        "--server",
-        metavar="HOST:PORT",
-        type=_server,
-        help="let this server generate it; grpcs://HOST:PORT if it has TLS; a token stands in "
-        "$IMAGECALL_TOKEN (default: generate it here)",
-    )
-    add_settings(parser, BACKEND)
-
-
-def _add_request_options(parser: argparse.ArgumentParser) -> None:
-    """What is asked of the API beside the prompt."""
-    parser.add_argument(
-        "--model", metavar="MODEL", type=_text, help="model that answers, such as gpt-5"
-    )
-    parser.add_argument("--size", metavar="WxH", type=_text, help="size in pixels, or auto")
-    parser.add_argument("--quality", metavar="Q", type=_text, help="low, medium, high or auto")
-    parser.add_argument("--background", metavar="B", type=_text, help="transparent, opaque or auto")
-    parser.add_argument(
-        "--partial-images",
-        metavar="N",
-        type=int,
-        choices=range(4),
-        help="early images to send, 0 to 3",
-    )
-    parser.add_argument(
-        "--input",
-        metavar="FILE",
-        type=Path,
-        action="append",
-        default=[],
-        help="image to start from; may be given several times",
-    )
-    parser.add_argument(
-        "--set",
-        metavar="KEY=JSON",
-        type=_key_and_json,
-        action="append",
-        default=[],
-        help="another key of the request, passed on; may be given several times",
-    )
-
-
-def _add_convert(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=convert.run, check=convert.fault)
-    parser.add_argument(
-        "file", nargs="?", type=Path, metavar="FILE", help="input (default: standard input)"
-    )
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="output (default: standard output)"
-    )
-    parser.add_argument(
-        "--from",
-        dest="source",
-        choices=convert.FORMATS,
-        default="json",
-        help="format of the input (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--to",
-        dest="target",
-        choices=convert.FORMATS,
-        default="text",
-        help="format of the output: json, binary (protobuf), text (protobuf text format); "
-        "default: %(default)s",
-    )
-    parser.add_argument(
-        "--variant",
-        choices=list(CALLS.variants),
-        metavar="VARIANT",
-        help="read the JSON of an item as this variant; see imagecall describe "
-        f"(default: {CALLS.default})",
-    )
-    parser.add_argument(
-        "--profile",
-        choices=[profile.name.lower() for profile in Profile],
-        help="how much to demand of the JSON of an item (default: wire)",
-    )
-    parser.add_argument(
-        "--document",
-        choices=list(KINDS),
-        help="the input is a whole request, response or event instead of an item",
-    )
-    parser.add_argument(
-        "--server",
-        metavar="HOST:PORT",
-        type=_server,
-        help="let this server convert between JSON and message (default: convert here)",
-    )
-
-
-def _add_describe(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=describe.run, check=lambda _: None)
-    parser.add_argument(
-        "variant",
-        nargs="?",
-        choices=list(CALLS.variants),
-        metavar="VARIANT",
-        help="say more of this variant (default: list all)",
-    )
-
-
-def _server(text: str) -> ServerAddress:
-    try:
-        return server_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _text(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError("it is not UTF-8") from None
-    return text
-
-
-def _key_and_json(text: str) -> tuple[str, str]:
-    name, equals, json = _text(text).partition("=")
-    if not (name and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=JSON")
-    try:
-        parse(json.encode())
-    except ConversionError as error:
-        hint = f"{error}; a string needs quotes: '{name}=\"...\"'"
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=JSON: {hint}") from None
-    return name, json

@@ -8,8 +8,10 @@ import grpc
 
 from imagecall.conversion.document import KINDS
 from imagecall.json.diagnosis import diagnose
-from imagecall.rpc.addresses import ServerAddress, bearer
+from imagecall.rpc.addresses import ServerAddress
+from imagecall.rpc.channel import bearer, blocking_channel
 from imagecall.rpc.status import error_of
+from imagecall.server.settings import TOKEN
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.document_pb2 import Document
@@ -19,11 +21,7 @@ _UNLIMITED: Final = [("grpc.max_receive_message_length", -1)]
 _SECONDS: Final = 60.0
 
 
-TOKEN: Final = "IMAGECALL_TOKEN"
-"""The variable of the environment that has the bearer token for a server."""
-
-
-def parse(
+def parse_json(
     server: ServerAddress, data: bytes, options: argparse.Namespace
 ) -> ImageGenerationCall | Document:
     """JSON as a message. Raises ConversionError as the server does; ConnectionError."""
@@ -31,7 +29,7 @@ def parse(
         text = data.decode()
     except UnicodeDecodeError:
         raise diagnose(data) from None
-    with _channel(server) as channel:
+    with blocking_channel(server, _UNLIMITED) as channel:
         stub = ConversionServiceStub(channel)
         try:
             if options.document:
@@ -45,9 +43,9 @@ def parse(
             raise _translated(error, server) from None
 
 
-def format(server: ServerAddress, message: ImageGenerationCall | Document) -> bytes:
+def format_json(server: ServerAddress, message: ImageGenerationCall | Document) -> bytes:
     """A message as JSON. Raises ConversionError as the server does; ConnectionError."""
-    with _channel(server) as channel:
+    with blocking_channel(server, _UNLIMITED) as channel:
         stub = ConversionServiceStub(channel)
         try:
             if isinstance(message, Document):
@@ -59,12 +57,6 @@ def format(server: ServerAddress, message: ImageGenerationCall | Document) -> by
             return stub.FormatCall(call, timeout=_SECONDS, metadata=_metadata()).json.encode()
         except grpc.RpcError as error:
             raise _translated(error, server) from None
-
-
-def _channel(server: ServerAddress) -> grpc.Channel:
-    if server.credentials:
-        return grpc.secure_channel(server.target, server.credentials, _UNLIMITED)
-    return grpc.insecure_channel(server.target, _UNLIMITED)
 
 
 def _metadata() -> tuple[tuple[str, str], ...]:

@@ -3,7 +3,7 @@
 See proto/imagecall/v1/conversion_service.proto. Messages in, messages out.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
 from google.rpc import code_pb2
@@ -12,7 +12,6 @@ from imagecall.conversion.converter import CALLS, Profile, call_pieces, read_cal
 from imagecall.conversion.document import document_from_json, document_to_json, kind_name
 from imagecall.errors import ConversionError
 from imagecall.json.pieces import NOTHING_APART, Apart, join
-from imagecall.observing.observer import CALL_SEEN, note_item
 from imagecall.sizes import MESSAGE
 from imagecall.v1 import conversion_error_pb2
 from imagecall.v1.conversion_service_pb2 import (
@@ -33,7 +32,18 @@ _OVERHEAD: Final = 64
 
 _CHUNK: Final = "_chunk"
 _DOCUMENT: Final = "document"
-"""What stands for the variant of a document that is refused as a whole."""
+"""In place of the variant, for a document that is refused as a whole."""
+
+_NO_VARIANT: Final = "none"
+
+Count: TypeAlias = Callable[[str, str, str], None]
+"""Receives direction ("parse", "format"), variant and outcome of each item that was converted or
+refused; the outcome is "ok", or the reason of the refusal."""
+
+
+def uncounted(direction: str, variant: str, outcome: str) -> None:
+    """Counts nothing."""
+
 
 _PROFILES: Final[dict[int, Profile]] = {
     number: Profile.WIRE if number == 0 else Profile[name.removeprefix("PROFILE_")]
@@ -48,6 +58,7 @@ def parse_call(
     profile: int,
     max_bytes: int,
     apart: bool,
+    count: Count = uncounted,
 ) -> Mapping[str, bytes]:
     """`read_call` with variant and profile as a request has them. Raises ConversionError."""
     if profile not in _PROFILES:
@@ -57,62 +68,67 @@ def parse_call(
     try:
         images = read_call(target, json, named, _PROFILES[profile], max_bytes, apart)
     except ConversionError as error:
-        note_item("parse", named if named in CALLS.variants else "unknown", error.reason)
+        count("parse", named if named in CALLS.variants else "unknown", error.reason)
         raise
-    if CALL_SEEN.get():
-        note_item("parse", target.WhichOneof("variant"))
+    count("parse", _variant_of(target), "ok")
     return images
 
 
-def format_call(call: ImageGenerationCall, apart: Apart, max_bytes: int) -> bytes:
+def format_call(
+    call: ImageGenerationCall, apart: Apart, max_bytes: int, count: Count = uncounted
+) -> bytes:
     """`to_json` of a call and the images beside it. Raises ConversionError."""
     try:
         json = join(call_pieces(call, apart), max_bytes)
     except ConversionError as error:
-        note_item("format", call.WhichOneof("variant"), error.reason)
+        count("format", _variant_of(call), error.reason)
         raise
-    if CALL_SEEN.get():
-        note_item("format", call.WhichOneof("variant"))
+    count("format", _variant_of(call), "ok")
     return json
 
 
-def format_serialized(data: bytes, max_bytes: int) -> bytes:
+def format_serialized(data: bytes, max_bytes: int, count: Count = uncounted) -> bytes:
     """`json_from_serialized`. Raises ConversionError."""
     short, images = take_out(data, ImageGenerationCall.DESCRIPTOR)
     try:
         call = parsed(ImageGenerationCall, short)
     except ConversionError as error:
-        note_item("format", None, error.reason)
+        count("format", _NO_VARIANT, error.reason)
         raise
-    return format_call(call, images, max_bytes)
+    return format_call(call, images, max_bytes, count)
 
 
-def parse_document(json: str | bytes, kind: int, max_bytes: int) -> Document:
+def parse_document(
+    json: str | bytes, kind: int, max_bytes: int, count: Count = uncounted
+) -> Document:
     """`document_from_json` with the kind as a request has it. Raises ConversionError."""
     try:
         document = document_from_json(json, kind=kind_name(kind), max_bytes=max_bytes)
     except ConversionError as error:
-        note_item("parse", _DOCUMENT, error.reason)
+        count("parse", _DOCUMENT, error.reason)
         raise
-    _note_calls("parse", document)
+    _count_calls(count, "parse", document)
     return document
 
 
-def format_document(document: Document, max_bytes: int) -> bytes:
+def format_document(document: Document, max_bytes: int, count: Count = uncounted) -> bytes:
     """`document_to_json`. Raises ConversionError."""
     try:
         json = document_to_json(document, max_bytes=max_bytes)
     except ConversionError as error:
-        note_item("format", _DOCUMENT, error.reason)
+        count("format", _DOCUMENT, error.reason)
         raise
-    _note_calls("format", document)
+    _count_calls(count, "format", document)
     return json
 
 
-def _note_calls(direction: str, document: Document) -> None:
-    if CALL_SEEN.get():
-        for lifted in document.calls:
-            note_item(direction, lifted.call.WhichOneof("variant"))
+def _count_calls(count: Count, direction: str, document: Document) -> None:
+    for lifted in document.calls:
+        count(direction, _variant_of(lifted.call), "ok")
+
+
+def _variant_of(call: ImageGenerationCall) -> str:
+    return call.WhichOneof("variant") or _NO_VARIANT
 
 
 def in_place(error: ConversionError) -> conversion_error_pb2.ConversionError:
@@ -132,9 +148,10 @@ Sized: TypeAlias = tuple[ConversionResult, int]
 class CallStream:
     """One stream of conversions: how many items there were, and the pieces of the next."""
 
-    def __init__(self, max_bytes: int, max_items: int) -> None:
+    def __init__(self, max_bytes: int, max_items: int, count: Count = uncounted) -> None:
         self._max_bytes = max_bytes
         self._max_items = max_items
+        self._count = count
         self._index = 0
         self._assembly: Assembly | None = None
         self._assembled = ""
@@ -213,14 +230,16 @@ class CallStream:
             case "json":
                 return self._parse_call(given, conversion)
             case "call" if isinstance(given, bytes):
-                return self._written(format_serialized(given, self._max_bytes))
+                return self._written(format_serialized(given, self._max_bytes, self._count))
             case "call":
-                return self._written(format_call(given, NOTHING_APART, self._max_bytes))
+                return self._written(
+                    format_call(given, NOTHING_APART, self._max_bytes, self._count)
+                )
             case "document" if isinstance(given, bytes):
                 document = parsed(Document, given)
-                return self._written(format_document(document, self._max_bytes))
+                return self._written(format_document(document, self._max_bytes, self._count))
             case "document":
-                return self._written(format_document(given, self._max_bytes))
+                return self._written(format_document(given, self._max_bytes, self._count))
         message = "the Conversion is empty: set json, call or document, or a chunk of one"
         raise ConversionError("EMPTY_ONEOF", "", message)
 
@@ -228,13 +247,15 @@ class CallStream:
         result = ConversionResult(index=self._index)
         apart = len(json) > MESSAGE
         variant, profile = conversion.variant, conversion.profile
-        images = parse_call(result.call, json, variant, profile, self._max_bytes, apart)
+        images = parse_call(
+            result.call, json, variant, profile, self._max_bytes, apart, self._count
+        )
         if not images and (size := result.ByteSize()) <= MESSAGE:
             return iter([(result, size)])
         return self._chunks("call_chunk", put_in(result.call, images))
 
     def _parse_document(self, json: str | bytes, kind: int) -> Iterator[Sized]:
-        document = parse_document(json, kind, self._max_bytes)
+        document = parse_document(json, kind, self._max_bytes, self._count)
         result = ConversionResult(index=self._index, document=document)
         if (size := result.ByteSize()) <= MESSAGE:
             return iter([(result, size)])

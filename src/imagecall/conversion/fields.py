@@ -5,7 +5,7 @@ field of a message, or says that the field cannot carry it exactly; `write` give
 for what was put there, and refuses what `read` would not have put there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from pybase64 import b64decode
 from imagecall.errors import ConversionError, pointer_to, quoted
 from imagecall.json.large_strings import Spans
 from imagecall.json.pieces import Apart, LargeImage, Piece, image_piece
-from imagecall.json.text import JsonValue, quote, type_name
+from imagecall.json.text import JsonValue, join_elements, quote, type_name
 from imagecall.sizes import APART
 from imagecall.v1 import options_pb2
 from imagecall.v1.image_result_pb2 import ImageResult
@@ -128,6 +128,23 @@ def _simple_codec(field: FieldDescriptor, kind: type, wanted: str) -> Codec:
 
     def write(value: str | bool, pieces: list[Piece], apart: Apart) -> None:
         pieces.append(start + quote(value))
+
+    return Codec(write, read)
+
+
+def strings_codec(field: FieldDescriptor) -> Codec:
+    """A JSON array of strings and a repeated string field, which cannot carry an empty array."""
+    name, start = field.name, member_start(field)
+    mismatch = _mismatch(field, "an array of strings that is not empty")
+
+    def read(target: Message, value: JsonValue, spans: Spans) -> bool:
+        if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
+            return mismatch(value)
+        getattr(target, name).extend(value)
+        return True
+
+    def write(values: Iterable[str], pieces: list[Piece], apart: Apart) -> None:
+        pieces.append(start + join_elements(map(quote, values)))
 
     return Codec(write, read)
 

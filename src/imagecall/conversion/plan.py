@@ -11,7 +11,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from imagecall.conversion.fast_path import PlainRead, compile_plain_read
+from imagecall.conversion.fast_path import Member, PlainRead, plain_read
 from imagecall.conversion.fields import (
     IMAGE_RESULT,
     INTEGERS,
@@ -29,6 +29,7 @@ from imagecall.conversion.fields import (
     other_spelling_write,
     spellings,
     string_codec,
+    strings_codec,
 )
 from imagecall.conversion.objects import TYPE, ObjectPlan, Plan, RawObjectPlan, as_object
 from imagecall.conversion.unions import UnionPlan, Variant
@@ -100,19 +101,15 @@ def object_plan(descriptor: Descriptor) -> ObjectPlan:
 
 
 def _plain_read(keys: Mapping[str, FieldDescriptor], variant: str) -> PlainRead:
-    strings = {key: f for key, f in keys.items() if f.type == FieldDescriptor.TYPE_STRING}
-    enums = {key: f for key, f in keys.items() if _is_enum(f)}
-    return compile_plain_read(
-        variant,
-        {key: f.name for key, f in strings.items() if not key_of(f).lenient},
-        {key: (f.name, spellings(enum_of(f))) for key, f in enums.items()},
-        {key: f.name for key, f in keys.items() if _is_image(f) and not key_of(f).lenient},
-        {key: f.name for key, f in strings.items() if key_of(f).lenient},
-    )
-
-
-def _is_enum(field: FieldDescriptor) -> bool:
-    return field.type == FieldDescriptor.TYPE_ENUM
+    members: dict[str, Member] = {TYPE: ("tag", "", {})}
+    for key, field in keys.items():
+        if field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated:
+            members[key] = "string", field.name, {}
+        elif field.type == FieldDescriptor.TYPE_ENUM:
+            members[key] = "enum", field.name, spellings(enum_of(field))
+        elif _is_image(field) and not key_of(field).lenient:
+            members[key] = "image", field.name, {}
+    return plain_read(variant, members)
 
 
 def _is_image(field: FieldDescriptor) -> bool:
@@ -140,6 +137,8 @@ def _plan(descriptor: Descriptor) -> Plan:
 
 def _codec(field: FieldDescriptor, other: FieldDescriptor | None) -> Codec:
     """The codec of a field that is a key, and for an enum of the field for other spellings."""
+    if field.is_repeated and field.type == FieldDescriptor.TYPE_STRING and key_of(field).lenient:
+        return strings_codec(field)
     if not field.has_presence and other is None:
         raise TypeError(f"{field.full_name}: a key must be optional, or absence would be lost")
     match field.type:

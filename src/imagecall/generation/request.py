@@ -1,22 +1,19 @@
 """An ImageRequest as the JSON body of a POST /responses, and back.
 
-The body that is written of what was read of another means the same: a prompt that stood in a
-message of its own comes back as a string, and a message without a "type" has one.
+The body that is written of what was read of another is the same JSON value, but for the exceptions
+that ImageRequest names in proto/imagecall/v1/image_request.proto.
 """
 
-from base64 import b64encode
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from imagecall.conversion.converter import CALLS, from_json, to_json, tool_from_json, tool_to_json
 from imagecall.conversion.document import document_from_json
-from imagecall.conversion.fields import decode_base64
-from imagecall.conversion.objects import raw_value
+from imagecall.conversion.objects import TYPE, raw_value
 from imagecall.conversion.replay import to_input
 from imagecall.errors import ConversionError, pointer_to, quoted
-from imagecall.formats import media_type
 from imagecall.generation.chunked_fields import images
+from imagecall.generation.user_message import has_default_form, read_message, write_message
 from imagecall.json.diagnosis import MAX_DEPTH
 from imagecall.json.text import (
     MAX_BYTES,
@@ -33,11 +30,30 @@ from imagecall.json.text import (
     type_name,
 )
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
-from imagecall.v1.image_request_pb2 import ImageRequest, InputImage
+from imagecall.v1.image_request_pb2 import EmptyTools, ImageRequest
 
+_NULL: Final = b"null"
 _OWN_KEYS: Final = ("model", "input", "tools", "stream")
-_DEFAULT_TOOLS: Final = b'[{"type":"image_generation"}]'
-_UNKNOWN_TYPE: Final = "application/octet-stream"
+_EMPTY_VALUES: Final[Mapping[str, tuple[JsonValue, ...]]] = {
+    "model": (None,),
+    "input": (None, "", []),
+}
+"""The values of own keys that no field holds, which stand among the extra fields."""
+
+_CONTEXT_KEYS: Final = ("prompt", "previous_response_id", "conversation")
+"""The keys of which APIs take one in place of an "input"."""
+
+_IMAGE_TOOL: Final = "image_generation"
+_EMPTY_TOOLS: Final[Mapping[int, bytes | None]] = {
+    EmptyTools.EMPTY_TOOLS_UNSPECIFIED: b'[{"type":"%b"}]' % _IMAGE_TOOL.encode(),
+    EmptyTools.EMPTY_TOOLS_ABSENT: None,
+    EmptyTools.EMPTY_TOOLS_ARRAY: b"[]",
+    EmptyTools.EMPTY_TOOLS_NULL: _NULL,
+}
+"""The "tools" of a request that has none; None where there is no such key."""
+
+_IMPLIED_TYPES: Final = {"role": "message", "id": "item_reference"}
+"""The types that APIs take an item without a type for, by a key that it has."""
 
 
 def request_to_json(request: ImageRequest, *, stream: bool) -> bytes:
@@ -48,10 +64,16 @@ def request_to_json(request: ImageRequest, *, stream: bool) -> bytes:
     EMPTY_PROMPT, NOT_REPLAYABLE for an earlier call that the APIs do not take back, and as to_json
     does.
     """
-    body = {"model": quote(request.model)} if request.model else {}
-    body["input"] = _input(request)
-    body["tools"] = _tools(request)
-    body |= extra_values(request)
+    others = extra_values(request)
+    found = {
+        "model": quote(request.model) if request.model else None,
+        "input": _input(request, others),
+        "tools": _tools(request),
+    }
+    body = {name: value for name, value in found.items() if value is not None}
+    for name in body.keys() & others.keys():
+        raise _made_by_fields(name)
+    body |= others
     if stream:
         body["stream"] = b"true"
     return check_depth(join_members(body))
@@ -78,27 +100,25 @@ def request_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> ReadR
     document = document_from_json(text, kind="request", max_bytes=max_bytes)
     raws = members(document.json.encode())
     request = ImageRequest()
-    for name in ("model", "tools", "stream"):
-        if raws.get(name) == b"null":
-            del raws[name]
-    if model := raws.pop("model", b""):
-        request.model = _string(model, "model")
-    _read_tools(request, raws.pop("tools", b"[]"))
+    if raws.get("model", _NULL) != _NULL:
+        request.model = _string(raws.pop("model"), "model")
+    _read_tools(request, raws.pop("tools", None), parse(raws.get("tool_choice", _NULL)))
     calls = {call.pointer: call.call for call in document.calls}
-    _read_input(request, raws.pop("input", b"[]"), calls)
-    stream = parse(raws.pop("stream", b"false"))
-    if not isinstance(stream, bool):
+    if _read_input(request, raws.get("input", _NULL), calls):
+        del raws["input"]
+    stream = parse(raws.pop("stream", _NULL))
+    if not isinstance(stream, bool | None):
         raise _wrong_type("stream", wanted="true or false", value=stream)
     for name, raw in raws.items():
         request.extra_fields.add(name=name, json=raw.decode())
     return ReadRequest(request, bool(stream))
 
 
-def _string(raw: bytes, *tokens: str | int) -> str:
+def _string(raw: bytes, name: str) -> str:
     value = parse(raw)
     if isinstance(value, str) and value:
         return value
-    raise _wrong_type(*tokens, wanted="a string that is not empty", value=value)
+    raise _wrong_type(name, wanted="a string that is not empty", value=value)
 
 
 def _wrong_type(*tokens: str | int, wanted: str, value: JsonValue) -> ConversionError:
@@ -107,95 +127,72 @@ def _wrong_type(*tokens: str | int, wanted: str, value: JsonValue) -> Conversion
     return ConversionError("WRONG_TYPE", pointer_to(*tokens), message)
 
 
-def _array(raw: bytes, name: str, wanted: str) -> list[bytes]:
-    value = parse(raw)
-    if not isinstance(value, list):
-        raise _wrong_type(name, wanted=wanted, value=value)
-    return elements(raw)
+def _read_tools(request: ImageRequest, raw: bytes | None, choice: JsonValue) -> None:
+    if raw not in (None, _NULL):
+        if not isinstance(value := parse(raw), list):
+            raise _wrong_type("tools", wanted="an array", value=value)
+        for index, tool in enumerate(elements(raw)):
+            try:
+                request.tools.append(tool_from_json(tool))
+            except ConversionError as error:
+                raise error.under(pointer_to("tools", index)) from None
+        raw = b"[]"
+    if not request.tools and not _names_image_tool(choice):
+        request.empty_tools = next(n for n, empty in _EMPTY_TOOLS.items() if empty == raw)  # type: ignore[assignment]  # a number of EmptyTools
 
 
-def _read_tools(request: ImageRequest, raw: bytes) -> None:
-    for index, tool in enumerate(_array(raw, "tools", "an array")):
-        try:
-            request.tools.append(tool_from_json(tool))
-        except ConversionError as error:
-            raise error.under(pointer_to("tools", index)) from None
+def _names_image_tool(choice: JsonValue) -> bool:
+    """Whether a "tool_choice" names the image tool, alone or among those that are allowed."""
+    match choice:
+        case {"type": "allowed_tools", "tools": list(tools)}:
+            return any(map(_names_image_tool, tools))
+        case {"type": str(name)}:
+            return name == _IMAGE_TOOL
+    return False
 
 
 def _read_input(
     request: ImageRequest, raw: bytes, calls: Mapping[str, ImageGenerationCall]
-) -> None:
-    if raw.startswith(b'"'):
-        request.prompt = _string(raw, "input")
-        return
-    items = _array(raw, "input", "a string or an array")
-    if items and (last := _read_message(items[-1])):
-        request.prompt = last.prompt
-        request.input_images.extend(last.input_images)
-        del items[-1]
-    for index, item in enumerate(items):
-        pointer = pointer_to("input", index)
-        request.input_items.append(calls[pointer] if pointer in calls else _other(item, pointer))
-
-
-def _other(raw: bytes, pointer: str) -> ImageGenerationCall:
-    """An item that is no call, such as a message, which may lack its "type"."""
+) -> bool:
+    """Reads an input; whether it has anything in it."""
     value = parse(raw)
-    if isinstance(value, dict) and "role" in value and "type" not in value:
-        raw = join_members({"type": b'"message"'} | members(raw))
+    if value in _EMPTY_VALUES["input"]:
+        return False
+    if isinstance(value, str):
+        request.prompt = value
+        return True
+    if not isinstance(value, list):
+        raise _wrong_type("input", wanted="a string or an array", value=value)
+    items = elements(raw)
+    if last := read_message(items[-1], value[-1]):
+        request.MergeFrom(last)
+        del items[-1]
+    for index, (item, meaning) in enumerate(zip(items, value, strict=False)):
+        pointer = pointer_to("input", index)
+        request.input_items.append(calls.get(pointer) or _other(item, meaning, pointer))
+    if (items or request.input_images) and has_default_form(request):
+        request.ClearField("message_json")
+    return True
+
+
+def _other(raw: bytes, value: JsonValue, pointer: str) -> ImageGenerationCall:
+    """An item that is no call, such as a message, which may lack its "type"."""
+    if implied := _implied_type(value):
+        call = ImageGenerationCall()
+        call.unknown_item.type = implied
+        call.unknown_item.json = raw.decode()
+        return call
     try:
         return from_json(raw)
     except ConversionError as error:
         raise error.under(pointer) from None
 
 
-def _read_message(raw: bytes) -> ImageRequest | None:
-    """The prompt and the images of a user's message; None if it is none, or has more than these."""
-    value = parse(raw)
-    if not isinstance(value, dict) or value.get("role") != "user":
-        return None
-    if value.get("type", "message") != "message" or value.keys() - {"type", "role", "content"}:
-        return None
-    content = value.get("content")
-    parts = [{"type": "input_text", "text": content}] if isinstance(content, str) else content
-    message = ImageRequest()
-    if not isinstance(parts, list) or not all(map(partial(_read_part, message), parts)):
-        return None
-    return message if message.prompt.strip() else None
-
-
-def _read_part(message: ImageRequest, part: JsonValue) -> bool:
-    """Reads a part of a message, if it is the text, or an image after it."""
-    match part:
-        case {"type": "input_text", "text": str(text), **rest} if text and not (
-            rest or message.prompt
-        ):
-            message.prompt = text
-            return not message.input_images
-        case {"type": "input_image", "image_url": str(url), **rest}:
-            image = _from_url(url)
-        case {"type": "input_image", "file_id": str(name), **rest}:
-            image = InputImage(file_id=name)
-        case _:
-            return False
-    detail = rest.pop("detail", None)
-    if rest or not isinstance(detail, str | None):
-        return False
-    if detail not in (None, "auto"):
-        image.detail = detail
-    message.input_images.append(image)
-    return True
-
-
-def _from_url(url: str) -> InputImage:
-    """An image by its URL, or the bytes of a data: URL that would be written the same."""
-    head, _, data = url.partition(";base64,")
-    try:
-        image = decode_base64(data) if head.startswith("data:") else b""
-    except ValueError:
-        image = b""
-    written = head == f"data:{media_type(image) or _UNKNOWN_TYPE}"
-    return InputImage(image=image) if image and written else InputImage(url=url)
+def _implied_type(item: JsonValue) -> str:
+    """The type that an item without one is taken for; "" if it has a type, or is none."""
+    if not isinstance(item, dict) or item.get(TYPE) is not None:
+        return ""
+    return next((implied for key, implied in _IMPLIED_TYPES.items() if key in item), "")
 
 
 def extra_values(request: ImageRequest) -> dict[str, bytes]:
@@ -205,19 +202,23 @@ def extra_values(request: ImageRequest) -> dict[str, bytes]:
     values: dict[str, bytes] = {}
     for extra in request.extra_fields:
         pointer = pointer_to(extra.name)
-        if extra.name in _OWN_KEYS:
-            message = f"an extra field has the key {quoted(extra.name)}, which other fields make"
-            raise ConversionError("NOT_CANONICAL", pointer, message)
         if extra.name in values:
             message = f"two extra fields have the key {quoted(extra.name)}"
             raise ConversionError("DUPLICATE_KEY", pointer, message)
-        values[extra.name], _ = raw_value(extra.json, pointer, MAX_DEPTH - 1)
+        values[extra.name], value = raw_value(extra.json, pointer, MAX_DEPTH - 1)
+        if extra.name in _OWN_KEYS and value not in _EMPTY_VALUES.get(extra.name, ()):
+            raise _made_by_fields(extra.name)
     return values
 
 
-def _tools(request: ImageRequest) -> bytes:
+def _made_by_fields(name: str) -> ConversionError:
+    message = f"an extra field has the key {quoted(name)}, which other fields make"
+    return ConversionError("NOT_CANONICAL", pointer_to(name), message)
+
+
+def _tools(request: ImageRequest) -> bytes | None:
     if not request.tools:
-        return _DEFAULT_TOOLS
+        return _empty_tools(request.empty_tools)
     tools = []
     for index, tool in enumerate(request.tools):
         try:
@@ -227,17 +228,24 @@ def _tools(request: ImageRequest) -> bytes:
     return join_elements(tools)
 
 
-def _input(request: ImageRequest) -> bytes:
-    if not request.prompt.strip() and not request.input_items:
+def _empty_tools(number: int) -> bytes | None:
+    if number in _EMPTY_TOOLS:
+        return _EMPTY_TOOLS[number]
+    message = f"empty_tools has the number {number}, which this schema does not name"
+    raise ConversionError("UNKNOWN_ENUM_NUMBER", pointer_to("tools"), message)
+
+
+def _input(request: ImageRequest, others: Mapping[str, bytes]) -> bytes | None:
+    has_prompt = bool(request.prompt.strip())
+    has_context = any(others.get(key, _NULL) != _NULL for key in _CONTEXT_KEYS)
+    if not (has_prompt or request.input_items or has_context):
         message = "the prompt is empty: say what to draw"
         raise ConversionError("EMPTY_PROMPT", pointer_to("input"), message)
-    if not request.input_items and not request.input_images:
-        return quote(request.prompt)
+    if not (request.input_items or request.input_images or request.message_json):
+        return quote(request.prompt) if request.prompt else None
     items = [_item(index, call) for index, call in enumerate(request.input_items)]
-    parts = list(_parts(request, len(items)))
-    if parts:
-        content = join_elements(parts)
-        items.append(b'{"type":"message","role":"user","content":%b}' % content)
+    if has_prompt or request.input_images or request.message_json:
+        items.append(write_message(request, pointer_to("input", len(items))))
     return join_elements(items)
 
 
@@ -245,7 +253,7 @@ def _item(index: int, call: ImageGenerationCall) -> bytes:
     """An item before the prompt: a call as the APIs take it back, any other as it is."""
     try:
         if CALLS.chosen(call).option.fallback:
-            return to_json(call)
+            return _without_type(call) or to_json(call)
         if any(not place.value for place in images(call)):
             text = "the item's image has no bytes: put in those that came in chunks"
             raise ConversionError("NOT_REPLAYABLE", "", text)
@@ -254,25 +262,7 @@ def _item(index: int, call: ImageGenerationCall) -> bytes:
         raise error.under(pointer_to("input", index)) from None
 
 
-def _parts(request: ImageRequest, index: int) -> Iterator[bytes]:
-    """The content of the user's message, which is the item `index` of the input."""
-    if request.prompt.strip():
-        yield b'{"type":"input_text","text":%b}' % quote(request.prompt)
-    for number, image in enumerate(request.input_images, start=bool(request.prompt.strip())):
-        key, value = _source(image, pointer_to("input", index, "content", number))
-        detail = quote(image.detail if image.HasField("detail") else "auto")
-        yield b'{"type":"input_image","detail":%b,"%b":%b}' % (detail, key, value)
-
-
-def _source(image: InputImage, pointer: str) -> tuple[bytes, bytes]:
-    match image.WhichOneof("source"):
-        case "image" if image.image:
-            declared = media_type(image.image) or _UNKNOWN_TYPE
-            url = b'"data:%b;base64,%b"' % (declared.encode(), b64encode(image.image))
-            return b"image_url", url
-        case "url":
-            return b"image_url", quote(image.url)
-        case "file_id":
-            return b"file_id", quote(image.file_id)
-    message = "the input image is empty: set the bytes of an image, a url, or a file_id"
-    raise ConversionError("EMPTY_ONEOF", pointer, message)
+def _without_type(call: ImageGenerationCall) -> bytes:
+    """The JSON of an item that has no type but the one that it is taken for; empty for another."""
+    raw, value = raw_value(call.unknown_item.json, "", MAX_DEPTH - 2)
+    return raw if _implied_type(value) == call.unknown_item.type != "" else b""

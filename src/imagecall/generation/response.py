@@ -6,6 +6,7 @@ from typing import Final, NamedTuple, TypeAlias
 from imagecall.conversion.document import document_from_json
 from imagecall.conversion.fields import key_of, spellings
 from imagecall.conversion.plan import object_plan
+from imagecall.generation.words import put_words, words_of
 from imagecall.json.large_strings import NO_SPANS
 from imagecall.json.pieces import Piece, join
 from imagecall.json.text import MAX_BYTES, join_members, members, parse
@@ -15,15 +16,20 @@ from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding
 from imagecall.v1.image_response_pb2 import ImageResponse
 
 _PLAN: Final = object_plan(ImageResponse.DESCRIPTOR)
-_KEYS: Final = [key_of(field).name for field in ImageResponse.DESCRIPTOR.fields]
-_OUTPUT: Final = "/output/"
+_OPTIONS: Final = {f.name: key_of(f) for f in ImageResponse.DESCRIPTOR.fields}
+_KEYS: Final = [option.name for option in _OPTIONS.values() if option.name]
+_NO_KEYS: Final = [name for name, key in _OPTIONS.items() if not (key.name or key.role)]
+OUTPUT: Final = "/output/"
+"""Start of the pointers of the calls of a response."""
+
+_MESSAGE: Final = b'"message"'
 
 
 class ReadResponse(NamedTuple):
     """A response that was read.
 
     Attributes:
-        response: what it says of itself, without its calls.
+        response: what it has beside its calls.
         document: all of it.
     """
 
@@ -33,8 +39,8 @@ class ReadResponse(NamedTuple):
     def calls(self) -> Iterator[tuple[int, ImageGenerationCall]]:
         """The calls of its output, by their index there."""
         for call in self.document.calls:
-            if call.pointer.startswith(_OUTPUT):
-                yield int(call.pointer.removeprefix(_OUTPUT)), call.call
+            if call.pointer.startswith(OUTPUT):
+                yield int(call.pointer.removeprefix(OUTPUT)), call.call
 
 
 def response_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> ReadResponse:
@@ -45,15 +51,17 @@ def response_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> Read
     response = ImageResponse()
     summary = join_members(known)
     _PLAN.read(response, summary, parse(summary), NO_SPANS, False)
+    if _MESSAGE in raws.get("output", b""):
+        put_words(response, words_of(parse(raws["output"])))
     return ReadResponse(response, document)
 
 
 def response_to_json(response: ImageResponse) -> bytes:
-    """What a response says of itself, without its calls and its document, as a JSON object."""
+    """The fields of a response that are JSON keys, as a JSON object."""
     summary = ImageResponse()
     summary.CopyFrom(response)
-    summary.ClearField("calls")
-    summary.ClearField("document")
+    for name in _NO_KEYS:
+        summary.ClearField(name)  # type: ignore[arg-type]  # a name of its fields
     pieces: list[Piece] = []
     _PLAN.write(summary, pieces)
     return join(pieces, MAX_BYTES)

@@ -1,5 +1,5 @@
-"""What is seen of a server from outside: request ids, logs, metrics and traces.
+"""Observation of a server from outside: request ids, logs, metrics and traces.
 
-`observer` is what doors and backends use: it needs nothing installed. Behind it stand `metrics`
-(prometheus-client) and `spans` (OpenTelemetry), which `pip install 'imagecall[observe]'` brings.
+`observer` is the part that doors and backends use, and needs no further package. `metrics` needs
+prometheus-client and `traces` OpenTelemetry: `pip install 'imagecall[observe]'` installs both.
 """

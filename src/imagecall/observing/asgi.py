@@ -1,4 +1,4 @@
-"""The requests to the HTTP door: each has an id, and is seen."""
+"""ASGI middleware that gives each request an id and observes it."""
 
 import asyncio
 from collections.abc import Mapping
@@ -6,19 +6,20 @@ from collections.abc import Mapping
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from imagecall.observing.observer import Call, Observer, http_served
+from imagecall.observing.observer import Call, Observer
+from imagecall.observing.operations import http_served
 from imagecall.observing.request_id import HEADER, take_request_id
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Observed:
-    """An app, observed.
+    """Middleware around an app.
 
     Args:
         app: the app.
-        observer: None: nobody wants to know.
-        routes: the paths that there are, and whether images are generated there.
+        observer: None if requests are not observed; they still have an id.
+        routes: the paths that exist; true for those that generate images.
     """
 
     def __init__(self, app: ASGIApp, observer: Observer | None, routes: Mapping[str, bool]) -> None:
@@ -31,40 +32,14 @@ class Observed:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        request_id = take_request_id(headers.get(HEADER)).encode()
-        call = self._begun(scope, headers)
-        status: int | str = ""
+        send = _with_request_id(send, take_request_id(headers.get(HEADER)))
+        if call := self._start(scope, headers):
+            await _observed(call, self._app, scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
-        async def answer(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message["headers"], (HEADER.encode(), request_id)]
-            elif call:
-                call.sent_bytes += len(message.get("body", b""))
-            await send(message)
-
-        if call is None:
-            await self._app(scope, receive, answer)
-            return
-
-        async def take() -> Message:
-            message = await receive()
-            call.received_bytes += len(message.get("body", b""))
-            return message
-
-        try:
-            await self._app(scope, take, answer)
-        except asyncio.CancelledError:
-            call.cancelled()
-            raise
-        finally:
-            if not (status or call.code):
-                call.cancelled()
-            call.end(status)
-
-    def _begun(self, scope: Scope, headers: Headers) -> Call | None:
-        """The call. None: nobody wants to know, or it is a look at a page or at the metrics."""
+    def _start(self, scope: Scope, headers: Headers) -> Call | None:
+        """Starts the call of a request; None for reading a page or the metrics."""
         method = scope["method"]
         if self._observer is None or method in ("GET", "HEAD"):
             return None
@@ -73,4 +48,42 @@ class Observed:
         known = method if method in _METHODS else "_OTHER"
         generates = self._routes.get(route, False)
         operation = http_served(known, route, scope.get("scheme", "http"), generates)
-        return self._observer.begin(operation, headers)
+        return self._observer.start(operation, headers)
+
+
+def _with_request_id(send: Send, request_id: str) -> Send:
+    header = (HEADER.encode(), request_id.encode())
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], header]
+        await send(message)
+
+    return sending
+
+
+async def _observed(call: Call, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Runs the app for a request; counts the bytes, and ends the call."""
+    status: int | str = ""
+
+    async def receiving() -> Message:
+        message = await receive()
+        call.received_bytes += len(message.get("body", b""))
+        return message
+
+    async def sending(message: Message) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+        call.sent_bytes += len(message.get("body", b""))
+        await send(message)
+
+    try:
+        await app(scope, receiving, sending)
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
+    finally:
+        if not (status or call.code):
+            call.cancel()
+        call.end(status)

@@ -1,7 +1,7 @@
 """The log on stderr, as text or as JSON, a line each.
 
-Each line of a request has its id. Of an exception there are its type and where it came from, and
-not its message, which may quote what nobody should read.
+Each line of a request has its id. Of an exception the log has the type and the place where it was
+raised, but not the message, which may quote a secret or an image.
 """
 
 import logging
@@ -15,10 +15,18 @@ import msgspec
 from imagecall.observing.request_id import REQUEST_ID
 
 _REQUEST_ID: Final = "request_id"
+_QUOTING: Final = ("asyncio", "grpc", "opentelemetry.util")
+"""Loggers whose messages quote metadata, exceptions or headers."""
 
 
-class _Quiet(logging.Formatter):
-    """What both forms have."""
+class _Formatter(logging.Formatter):
+    """The common part of both forms: nothing is quoted that may be a secret, and fields."""
+
+    def message(self, record: logging.LogRecord) -> str:
+        """Returns the message, or its fixed text if the logger is one that quotes."""
+        if record.name.startswith(_QUOTING):
+            return str(record.msg).partition("\n")[0]
+        return record.getMessage()
 
     def formatException(self, ei: Any) -> str:
         kind, _, trace = ei
@@ -26,36 +34,37 @@ class _Quiet(logging.Formatter):
         return "".join(traceback.format_tb(trace)) + name
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        """What is known beside the message."""
-        found: dict[str, Any] = getattr(record, "fields", {})
+        """Returns the fields of a line beside its message."""
+        given: dict[str, Any] = getattr(record, "fields", {})
         request_id = REQUEST_ID.get()
-        return {**({_REQUEST_ID: request_id} if request_id else {}), **found}
+        return {**({_REQUEST_ID: request_id} if request_id else {}), **given}
 
 
-class TextFormatter(_Quiet):
-    """For people."""
+class TextFormatter(_Formatter):
+    """Lines for people: the message, then NAME=VALUE of each field."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        record.exc_text = None  # As another handler wrote it.
+        record.exc_text = None  # Set by another handler, with the message of the exception.
         return super().format(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = self.message(record)
         fields = self.fields(record).items()
         return super().formatMessage(record) + "".join(f" {key}={value}" for key, value in fields)
 
 
-class JsonFormatter(_Quiet):
-    """For programs."""
+class JsonFormatter(_Formatter):
+    """Lines for programs: a JSON object each."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": self.message(record),
             **self.fields(record),
         }
         if record.exc_info:
@@ -68,4 +77,4 @@ def set_up_logs(form: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # It tells of its own start and end.
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # Not its start and end.

@@ -1,13 +1,10 @@
-"""The metrics: counted with prometheus-client, as OpenTelemetry names them, for both to read.
+"""Metrics, counted with prometheus-client and read by Prometheus.
 
-Recording with OpenTelemetry's own instruments takes some ten times as long for each call.
+Their names are those of OpenTelemetry's semantic conventions, as Prometheus writes them.
 """
 
 import os
-from collections import Counter as Counts
-from collections.abc import Iterable
-from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Final
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,181 +15,119 @@ from prometheus_client import (
     disable_created_metrics,
 )
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from imagecall.observing.observer import Operation
-
-if TYPE_CHECKING:
-    from imagecall.observing.otlp import MetricsSender
+from imagecall.observing.operations import Operation
+from imagecall.observing.worker_metrics import DIRECTORY
 
 _SECONDS: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
     1, 2.5, 5, 10, 30, 60, 120, 300,
 )  # fmt: skip
-"""From a small item to an image."""
+"""Buckets of durations: from a small item to an image."""
 
-_MULTIPROCESS: Final = "PROMETHEUS_MULTIPROC_DIR"
-"""The directory in which prometheus-client adds up what several processes count."""
-
-
-class Instrument(NamedTuple):
-    """A metric by its OpenTelemetry names."""
-
-    name: str
-    kind: type[MetricWrapperBase]
-    unit: str
-    attributes: tuple[str, ...]
-    help: str
-
-
-_RPC: Final = ("rpc.response.status_code", "error.type")
-_HTTP: Final = ("http.response.status_code", "error.type")
-_SERVER: Final = ("server.address", "server.port")
-_DOOR: Final = "imagecall.door"
-_METHOD: Final = "imagecall.method"
-INSTRUMENTS: Final = (
-    Instrument(
-        "rpc.server.call.duration",
-        Histogram,
-        "s",
-        ("rpc.system.name", "rpc.method", *_RPC),
-        "Calls at the gRPC door",
-    ),
-    Instrument(
-        "http.server.request.duration",
-        Histogram,
-        "s",
-        ("http.request.method", "http.route", "url.scheme", *_HTTP),
+_RPC: Final = ("rpc_system_name", "rpc_method")
+_RPC_OUTCOME: Final = ("rpc_response_status_code", "error_type")
+_HTTP_OUTCOME: Final = ("http_response_status_code", "error_type")
+_SERVER: Final = ("server_address", "server_port")
+_DURATIONS: Final = {
+    "rpc_server_call_duration_seconds": ("Calls at the gRPC door", (*_RPC, *_RPC_OUTCOME)),
+    "http_server_request_duration_seconds": (
         "Requests at the HTTP door",
+        ("http_request_method", "http_route", "url_scheme", *_HTTP_OUTCOME),
     ),
-    Instrument(
-        "rpc.client.call.duration",
-        Histogram,
-        "s",
-        ("rpc.system.name", "rpc.method", *_SERVER, *_RPC),
+    "rpc_client_call_duration_seconds": (
         "Calls to the gRPC backend",
+        (*_RPC, *_SERVER, *_RPC_OUTCOME),
     ),
-    Instrument(
-        "http.client.request.duration",
-        Histogram,
-        "s",
-        ("http.request.method", *_SERVER, *_HTTP),
+    "http_client_request_duration_seconds": (
         "Requests to the API",
+        ("http_request_method", *_SERVER, *_HTTP_OUTCOME),
     ),
-    Instrument("imagecall.received", Counter, "By", (_DOOR, _METHOD), "Bytes of requests"),
-    Instrument("imagecall.sent", Counter, "By", (_DOOR, _METHOD), "Bytes of answers"),
-    Instrument("imagecall.calls.in_progress", Gauge, "{call}", (_DOOR,), "Calls in progress"),
-    Instrument(
-        "imagecall.images.in_flight",
-        Gauge,
-        "{call}",
-        (_DOOR,),
-        "Calls in progress that generate images",
-    ),
-    Instrument(
-        "imagecall.items",
-        Counter,
-        "{item}",
-        ("imagecall.direction", "imagecall.variant", "imagecall.outcome"),
-        "Items parsed, formatted or generated; the outcome is ok, or the reason of the refusal",
-    ),
-    Instrument(
-        "imagecall.calls.refused", Counter, "{call}", (_DOOR, "error.type"), "Calls not taken"
-    ),
-)
-_SUFFIXES: Final = {"s": "_seconds", "By": "_bytes"}
+}
+"""Help and labels of each histogram of durations."""
+
+_DOOR: Final = "imagecall_door"
+_METHOD: Final = (_DOOR, "imagecall_method")
+_ITEM: Final = ("imagecall_direction", "imagecall_variant", "imagecall_outcome")
+_DOORS: Final = ("grpc", "http")
 
 
 class Metrics:
-    """See the module. Each has its own registry."""
+    """The metrics of a server, in a registry of their own.
+
+    Where PROMETHEUS_MULTIPROC_DIR is set, they are those of all processes with that directory.
+    """
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # Twice the lines, read by few.
-        self._registry = CollectorRegistry()
-        self.by_name: dict[str, Any] = {each.name: self._made(each) for each in INSTRUMENTS}
-        self._in_progress = Counts[str]()
-        self._in_flight = Counts[str]()
-        self._duration = cache(self._duration_of)
-        self._series = cache(self._labelled)
-        self._sender: MetricsSender | None = None
-        self._together = _MULTIPROCESS in os.environ
-        if not self._together:
-            ProcessCollector(registry=self._registry)
+        own = CollectorRegistry()
+        self._registry = own
+        self._durations = {
+            name: Histogram(name, text, labels, registry=own, buckets=_SECONDS)
+            for name, (text, labels) in _DURATIONS.items()
+        }
+        self._received = Counter(
+            "imagecall_received_bytes", "Bytes of requests", _METHOD, registry=own
+        )
+        self._sent = Counter("imagecall_sent_bytes", "Bytes of answers", _METHOD, registry=own)
+        self._in_progress = _gauge("imagecall_calls_in_progress", "Calls in progress", own)
+        self._generating = _gauge(
+            "imagecall_images_in_flight", "Calls in progress that generate images", own
+        )
+        self._items = Counter(
+            "imagecall_items",
+            "Items parsed or formatted; the outcome is ok, or the reason of the refusal",
+            _ITEM,
+            registry=own,
+        )
+        self._refused = Counter(
+            "imagecall_calls_refused", "Calls not taken", (_DOOR, "error_type"), registry=own
+        )
+        self._is_shared = DIRECTORY in os.environ
+        if not self._is_shared:
+            ProcessCollector(registry=own)
 
-    def send_with(self, sender: "MetricsSender") -> None:
-        """Has them sent, too."""
-        self._sender = sender
-
-    def close(self) -> None:
-        """Sends them a last time."""
-        if self._sender:
-            self._sender.close()
-
-    def begun(self, operation: Operation) -> None:
-        """Notes that a call has begun; `settle` shows it."""
-        self._in_progress[operation.door] += 1
+    def started(self, operation: Operation) -> None:
+        """Counts a call in progress at a door."""
+        self._in_progress.labels(operation.door).inc()
         if operation.generates:
-            self._in_flight[operation.door] += 1
+            self._generating.labels(operation.door).inc()
 
-    def over(self, operation: Operation) -> None:
-        """Notes that a call is over; `settle` shows it."""
-        self._in_progress[operation.door] -= 1
+    def left(self, operation: Operation, received_bytes: int, sent_bytes: int) -> None:
+        """Counts the end of a call at a door, and its bytes."""
+        self._in_progress.labels(operation.door).dec()
         if operation.generates:
-            self._in_flight[operation.door] -= 1
-
-    def settle(self) -> None:
-        """Shows the calls in progress."""
-        for name, counted in (
-            ("imagecall.calls.in_progress", self._in_progress),
-            ("imagecall.images.in_flight", self._in_flight),
-        ):
-            for door, calls in counted.items():
-                self._series(name, door).set(calls)
-
-    def moved(self, operation: Operation, received: int, sent: int) -> None:
-        """Counts the bytes of a call."""
-        self._series("imagecall.received", operation.door, operation.name).inc(received)
-        self._series("imagecall.sent", operation.door, operation.name).inc(sent)
+            self._generating.labels(operation.door).dec()
+        self._received.labels(operation.door, operation.name).inc(received_bytes)
+        self._sent.labels(operation.door, operation.name).inc(sent_bytes)
 
     def ended(self, operation: Operation, code: str | int, reason: str, seconds: float) -> None:
-        self._duration(operation, code, reason).observe(seconds)
+        """Counts the duration of a call, at a door or from a backend."""
+        histogram = self._durations[operation.duration]
+        histogram.labels(*operation.attributes.values(), code, reason).observe(seconds)
 
     def item(self, direction: str, variant: str, outcome: str) -> None:
-        self._series("imagecall.items", direction, variant, outcome).inc()
+        """Counts an item that was converted or refused."""
+        self._items.labels(direction, variant, outcome).inc()
 
     def refused(self, operation: Operation, reason: str) -> None:
-        self._series("imagecall.calls.refused", operation.door, reason).inc()
+        """Counts a call that was not taken."""
+        self._refused.labels(operation.door, reason).inc()
 
     def text(self, accepted: str) -> tuple[bytes, str]:
-        """The metrics as Prometheus takes them, and the media type, by an Accept header.
-
-        Where processes share a directory, these are the metrics of all.
-        """
+        """The metrics as text for Prometheus, and its media type, by an Accept header."""
         registry = self._registry
-        if self._together:
+        if self._is_shared:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         encode, media_type = choose_encoder(accepted)
         return encode(registry), media_type
 
-    def _made(self, each: Instrument) -> MetricWrapperBase:
-        name = each.name.replace(".", "_") + _SUFFIXES.get(each.unit, "")
-        labels = [attribute.replace(".", "_") for attribute in each.attributes]
-        options: dict[str, Any] = {"registry": self._registry}
-        if each.kind is Histogram:
-            options["buckets"] = _SECONDS
-        if each.kind is Gauge:
-            options["multiprocess_mode"] = "livesum"
-        return each.kind(name, each.help, labels, **options)
 
-    def _duration_of(self, operation: Operation, code: str | int, reason: str) -> Any:
-        return self._labelled(operation.metric, *operation.attributes.values(), code, reason)
-
-    def _labelled(self, name: str, *values: str | int) -> Any:
-        return self.by_name[name].labels(*values)
-
-
-def samples(metric: MetricWrapperBase) -> Iterable[Any]:
-    """The samples of a metric, of this process."""
-    return (sample for family in metric.collect() for sample in family.samples)
+def _gauge(name: str, text: str, registry: CollectorRegistry) -> Gauge:
+    """A gauge for each door, 0 from the start, and the sum of the live processes."""
+    gauge = Gauge(name, text, (_DOOR,), registry=registry, multiprocess_mode="livesum")
+    for door in _DOORS:
+        gauge.labels(door)
+    return gauge

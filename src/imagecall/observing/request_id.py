@@ -1,4 +1,4 @@
-"""The id of a request: one for all hops, which the logs of each have."""
+"""Request ids: one for all servers that a request passes, and in the log lines of each."""
 
 import random
 import re
@@ -6,18 +6,20 @@ from contextvars import ContextVar
 from typing import Final
 
 HEADER: Final = "x-request-id"
-"""The header, or the metadata, that has it."""
+"""Name of the header, and of the metadata, with the request id."""
 
 REQUEST_ID: Final = ContextVar("REQUEST_ID", default="")
-"""That of the request that the current task works for; "": there is none."""
+"""Request id of the current task; "" without one."""
 
-_SANE: Final = re.compile(r"[!-~]{1,128}")
+_VALID: Final = re.compile(r"[!-~]{1,128}")
 
 
 def take_request_id(sent: object) -> str:
-    """Makes the id that a caller sent that of the current task, or a new one if it is not sane."""
-    known = isinstance(sent, str) and _SANE.fullmatch(sent)
-    # It is no secret.
-    found = sent if isinstance(sent, str) and known else f"{random.getrandbits(128):032x}"
-    REQUEST_ID.set(found)
-    return found
+    """Sets the request id of the current task: the one sent if it is valid, else a new one."""
+    request_id = sent if isinstance(sent, str) and _VALID.fullmatch(sent) else _new()
+    REQUEST_ID.set(request_id)
+    return request_id
+
+
+def _new() -> str:
+    return f"{random.getrandbits(128):032x}"  # No secret.

@@ -1,4 +1,4 @@
-"""The calls of the gRPC door, as they are seen."""
+"""Observation of the calls at the gRPC door."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,7 +7,8 @@ from typing import Any, Final, TypeAlias
 
 import grpc
 
-from imagecall.observing.observer import CALL_SEEN, CANCELLED, Observer, rpc_served
+from imagecall.observing.observer import CANCELLED, CURRENT_CALL, Observer
+from imagecall.observing.operations import rpc_served
 from imagecall.observing.request_id import HEADER, REQUEST_ID, take_request_id
 from imagecall.v1.image_generation_service_pb2 import DESCRIPTOR
 
@@ -19,37 +20,37 @@ Behavior: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
 
 
 METADATA: Final[ContextVar[Metadata]] = ContextVar("METADATA", default=())
-"""What came with the current call: the keys in lower case, each as often as it was sent."""
+"""Metadata of the current call: keys in lower case, each as often as the client sent it."""
 
 
 def identify() -> str:
-    """The request id of the current call."""
+    """Returns the request id of the current call, which has one from then on."""
     if known := REQUEST_ID.get():
         return known
     sent = METADATA.get()
     return take_request_id(next((value for key, value in sent if key == HEADER), ""))
 
 
-def answer_with_id(context: Context) -> None:
-    """Puts the request id of the current call into the trailing metadata.
+def answer_with_id(context: Context, further: Metadata = ()) -> None:
+    """Puts the request id of the current call, and further metadata, into the trailing metadata.
 
     Not into the initial metadata, as gRPC retries no call that has answered with it; and not for
     each small conversion, as it would cost more than all else here.
     """
-    context.set_trailing_metadata(((HEADER, identify()),))
+    context.set_trailing_metadata(((HEADER, identify()), *further))
 
 
 def observed(
     method: str, behavior: Behavior, encode: Callable[[Any], bytes], observer: Observer
 ) -> Behavior:
-    """What handles a method, seen by an observer. Its answer is serialized."""
+    """Wraps the behavior of a method: calls are observed, and their answers serialized."""
     operation = rpc_served(method.removeprefix("/"), method.startswith(f"/{_GENERATION}/"))
 
-    async def seen(data: Any, context: Context) -> Any:
+    async def observing(data: Any, context: Context) -> Any:
         metadata: dict[str, str | bytes] = dict(METADATA.get())
-        if HEADER in metadata or observer.log_calls:
-            take_request_id(metadata.get(HEADER))  # If not: where it is told to someone.
-        call = observer.begin(operation, metadata)
+        if HEADER in metadata or observer.log_calls:  # Else the first reader makes the id.
+            take_request_id(metadata.get(HEADER))
+        call = observer.start(operation, metadata)
         if isinstance(data, bytes):
             call.received_bytes = len(data)
         try:
@@ -63,23 +64,23 @@ def observed(
         except asyncio.CancelledError:
             left = context.time_remaining()
             late = left is not None and left <= 0
-            call.cancelled("DEADLINE_EXCEEDED" if late else CANCELLED)
+            call.cancel("DEADLINE_EXCEEDED" if late else CANCELLED)
             raise
-        except Exception:  # What is logged of it has the id.
+        except Exception:  # The log lines about it have the id.
             identify()
             raise
         finally:
             del data  # Or a failed call keeps it until Python looks for cycles.
             call.end(call.code or "UNKNOWN")
 
-    return seen
+    return observing
 
 
 def counted_in(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """The decoding of the requests of a stream, which counts their bytes."""
+    """Wraps the decoding of the requests of a stream, and counts their bytes."""
 
     def counting(data: bytes) -> Any:
-        if (call := CALL_SEEN.get()) is not None:
+        if (call := CURRENT_CALL.get()) is not None:
             call.received_bytes += len(data)
         return decode(data)
 
@@ -87,11 +88,11 @@ def counted_in(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 
 def counted_out(encode: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
-    """The encoding of the answers of a stream, which counts their bytes."""
+    """Wraps the encoding of the answers of a stream, and counts their bytes."""
 
     def counting(answer: Any) -> bytes:
         data = encode(answer)
-        if (call := CALL_SEEN.get()) is not None:
+        if (call := CURRENT_CALL.get()) is not None:
             call.sent_bytes += len(data)
         return data
 

@@ -3,8 +3,6 @@
 import ipaddress
 from typing import Final, NamedTuple
 
-import grpc
-
 _SCHEMES: Final = {"grpc://": False, "grpcs://": True}
 _HIGHEST_PORT: Final = 2**16 - 1
 
@@ -14,12 +12,6 @@ class ServerAddress(NamedTuple):
 
     target: str
     tls: bool = False
-
-    @property
-    def credentials(self) -> grpc.ChannelCredentials | None:
-        """For a channel; the authorities are those of gRPC, or of the file that the variable
-        GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names."""
-        return grpc.ssl_channel_credentials() if self.tls else None
 
 
 def is_address(text: str) -> bool:
@@ -44,8 +36,3 @@ def server_address(text: str) -> ServerAddress:
     if not is_address(target):
         raise ValueError(f"{text!r} is not {scheme}HOST:PORT with a port of 0 to {_HIGHEST_PORT}")
     return ServerAddress(target, _SCHEMES[scheme])
-
-
-def bearer(token: str) -> tuple[tuple[str, str], ...]:
-    """The metadata that has a token; none for none."""
-    return (("authorization", f"Bearer {token}"),) if token else ()

@@ -1,1 +1,1 @@
-"""A running server: settings, limits, tokens, certificates, admission, workers."""
+"""A running server: settings, workers, and the composition of doors and backend."""

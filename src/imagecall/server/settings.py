@@ -6,299 +6,260 @@ and `max-calls` in the file, which is TOML: `--config FILE`, or IMAGECALL_CONFIG
 
 import argparse
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, TypeVar
 
-from imagecall.rpc.addresses import is_address
-from imagecall.server.limits import Limits
+from imagecall.access.limits import Limits
+from imagecall.access.setting import (
+    Setting,
+    SettingError,
+    address,
+    address_or_off,
+    build,
+    choice,
+    number,
+    seconds,
+    sentence,
+    setting,
+    settings_of,
+    switch,
+)
+from imagecall.rpc.headers import FORWARDED, Header, read_forwarded, read_header
 
-_MAX_JSON_BYTES: Final = 2**30
-_MAX_IMAGE_BYTES: Final = 2**32 - 1
-_LARGE: Final = 2**31 - 1
-_WEEK: Final = 7 * 24 * 3600
+API_KEY: Final = "IMAGECALL_API_KEY"
+"""The environment variable with the key for the backend."""
 
+CONFIG: Final = "IMAGECALL_CONFIG"
+"""The environment variable with the path of the file of settings."""
 
-class SettingError(Exception):
-    """A setting that cannot be as it is."""
+TOKEN: Final = "IMAGECALL_TOKEN"
+"""The environment variable with the bearer token for a server that a command calls."""
 
+WORKER: Final = "IMAGECALL_IS_WORKER"
+"""The environment variable that is set in each worker process of a server."""
 
-class Setting(NamedTuple):
-    """A setting.
+_PREFIX: Final = "IMAGECALL_"
 
-    Attributes:
-        name: as a flag, without the dashes before it.
-        read: what makes a value of a text. Raises argparse.ArgumentTypeError.
-        default: the value, as a text. None: there is none.
-        shown: what stands for the value in the help.
-        help: a phrase.
-    """
-
-    name: str
-    read: Callable[[str], Any]
-    default: str | None
-    shown: str
-    help: str
-
-    @property
-    def variable(self) -> str:
-        """The name in the environment."""
-        return "IMAGECALL_" + self.name.upper().replace("-", "_")
+_Settings = TypeVar("_Settings")
 
 
-def address(text: str) -> str:
-    """HOST:PORT."""
-    if not is_address(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT with a port of 0 to 65535")
-    return text
+@dataclass(frozen=True)
+class BackendSettings:
+    """The choice of a backend, which `imagecall generate` has too."""
 
-
-def number(lowest: int, highest: int) -> Callable[[str], int]:
-    """Reads a whole number."""
-
-    def read(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and lowest <= int(text[:20]) <= highest):
-            message = f"{text!r} is not a number from {lowest} to {highest}"
-            raise argparse.ArgumentTypeError(message)
-        return int(text)
-
-    return read
-
-
-def seconds(highest: int = _WEEK) -> Callable[[str], float]:
-    """Reads a time, above 0."""
-
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = 0
-        if not 0 < value <= highest:
-            message = f"{text!r} is not a number of seconds above 0, up to {highest}"
-            raise argparse.ArgumentTypeError(message)
-        return value
-
-    return read
-
-
-def choice(*choices: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in choices:
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(choices)}")
-        return text
-
-    return read
-
-
-def switch(text: str) -> bool:
-    return choice("on", "off")(text) == "on"
-
-
-def _address_or_off(text: str) -> str | None:
-    return None if text == "off" else address(text)
-
-
-BACKEND: Final = (
-    Setting(
+    name: str = setting(
+        "embedded",
         "backend",
         str,
-        "embedded",
         "BACKEND",
         "what generates images: embedded (test cards, no network), the base URL of a Responses API "
         "such as https://openrouter.ai/api/v1, or another server of the same schema: "
         "grpc://HOST:PORT, or grpcs://HOST:PORT with TLS",
-    ),
-    Setting("api-key-file", Path, None, "FILE", "file with the key for the backend"),
-)
-"""The settings that choose a backend, which `imagecall generate` has too."""
+    )
+    api_key_file: Path | None = setting(
+        None, "api-key-file", Path, "FILE", "file with the key for the backend"
+    )
+    headers: tuple[Header, ...] = setting(
+        (),
+        "backend-header",
+        sentence(read_header),
+        "'NAME: VALUE'",
+        "header of each request to the backend, or metadata; may be given several times, in the "
+        "environment a line each",
+        separator="\n",
+    )
+    headers_file: Path | None = setting(
+        None,
+        "backend-headers-file",
+        Path,
+        "FILE",
+        "file with more of them, a line NAME: VALUE each: the list of processes does not show it",
+    )
 
-SERVER: Final = (
-    Setting(
-        "grpc",
-        address,
-        "127.0.0.1:50051",
-        "HOST:PORT",
-        "where the gRPC door listens; port 0 takes a free one",
-    ),
-    Setting(
-        "http",
-        _address_or_off,
-        "127.0.0.1:8080",
-        "HOST:PORT",
-        "where the HTTP door listens; off: it does not",
-    ),
-    *BACKEND,
-    Setting("workers", number(1, 256), "1", "N", "processes that share the two ports"),
-    Setting(
+
+@dataclass(frozen=True)
+class TlsSettings:
+    """The certificate of all doors, and the authorities of client certificates."""
+
+    cert: Path | None = setting(
+        None,
         "tls-cert",
         Path,
-        None,
         "FILE",
         "certificate chain for both doors, PEM; read anew when it changes",
-    ),
-    Setting("tls-key", Path, None, "FILE", "its private key, PEM; read anew when it changes"),
-    Setting(
+    )
+    key: Path | None = setting(
+        None, "tls-key", Path, "FILE", "its private key, PEM; read anew when it changes"
+    )
+    client_ca: Path | None = setting(
+        None,
         "tls-client-ca",
         Path,
-        None,
         "FILE",
         "authorities, PEM: each client must have a certificate of one; read anew when it changes",
-    ),
-    Setting(
+    )
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """The settings of `imagecall serve`."""
+
+    grpc: str = setting(
+        "127.0.0.1:50051",
+        "grpc",
+        address,
+        "HOST:PORT",
+        "where the gRPC door listens; port 0 takes a free one",
+    )
+    http: str | None = setting(
+        "127.0.0.1:8080",
+        "http",
+        address_or_off,
+        "HOST:PORT",
+        "where the HTTP door listens; off: it does not",
+    )
+    backend: BackendSettings = field(default_factory=BackendSettings)
+    workers: int = setting(1, "workers", number(1, 256), "N", "processes that share the two ports")
+    tls: TlsSettings = field(default_factory=TlsSettings)
+    tokens_file: Path | None = setting(
+        None,
         "tokens-file",
         Path,
-        None,
         "FILE",
         "bearer tokens, one of which each call needs: a line NAME TOKEN each; read anew when it "
         "changes",
-    ),
-    Setting(
+    )
+    without_tokens: bool = setting(
+        False,
         "without-tokens",
         switch,
-        "off",
         "on|off",
         "on: listen on addresses other than loopback, and ask for no token",
-    ),
-    Setting("reflection", switch, "on", "on|off", "gRPC reflection: tells clients the schema"),
-    Setting("channelz", switch, "off", "on|off", "gRPC channelz: tells clients of connections"),
-    Setting(
-        "max-json-bytes",
-        number(1, _MAX_JSON_BYTES),
-        str(Limits.json_bytes),
-        "N",
-        "longest JSON text, read or written",
-    ),
-    Setting(
-        "max-image-bytes",
-        number(1, _MAX_IMAGE_BYTES),
-        str(Limits.image_bytes),
-        "N",
-        "largest image that a backend may answer with",
-    ),
-    Setting(
-        "max-stream-items",
-        number(1, _LARGE),
-        str(Limits.stream_items),
-        "N",
-        "most items on one stream of ConvertCalls",
-    ),
-    Setting(
-        "max-calls",
-        number(1, _LARGE),
-        str(Limits.calls),
-        "N",
-        "most calls in progress, of both doors, of one worker",
-    ),
-    Setting(
-        "max-connections",
-        number(1, _LARGE),
-        str(Limits.connections),
-        "N",
-        "most connections to a door of one worker",
-    ),
-    Setting(
-        "max-metadata-bytes",
-        number(1024, 1024 * 1024),
-        str(Limits.metadata_bytes),
-        "N",
-        "largest metadata of a call, or header of an HTTP request",
-    ),
-    Setting(
-        "max-call-seconds",
-        seconds(),
-        str(Limits.call_seconds),
-        "SECONDS",
-        "longest call, whatever its own deadline",
-    ),
-    Setting(
-        "idle-seconds",
-        seconds(),
-        str(Limits.idle_seconds),
-        "SECONDS",
-        "close a connection that has had no call for so long",
-    ),
-    Setting(
+    )
+    reflection: bool = setting(
+        True, "reflection", switch, "on|off", "gRPC reflection: tells clients the schema"
+    )
+    channelz: bool = setting(
+        False, "channelz", switch, "on|off", "gRPC channelz: tells clients of connections"
+    )
+    limits: Limits = field(default_factory=Limits)
+    forward_headers: tuple[str, ...] = setting(
+        FORWARDED,
+        "forward-header",
+        sentence(read_forwarded),
+        "NAME",
+        "header, or metadata, of a caller that goes on to the API; may be given several times, and "
+        "then stands for the default; off: none",
+        separator=",",
+    )
+    drain_delay_seconds: float = setting(
+        1.0,
         "drain-delay-seconds",
         seconds(),
-        "1",
         "SECONDS",
         "at SIGTERM, how long new calls are taken after health says NOT_SERVING, until load "
         "balancers have heard it",
-    ),
-    Setting(
+    )
+    drain_seconds: float = setting(
+        30.0,
         "drain-seconds",
         seconds(),
-        "30",
         "SECONDS",
         "then, how long the calls in progress may take",
-    ),
-    Setting(
-        "log-format", choice("text", "json"), "text", "text|json", "form of the log, on stderr"
-    ),
-    Setting("log-calls", switch, "off", "on|off", "a line of the log for each call"),
-    Setting(
-        "metrics", switch, "off", "on|off", "metrics: GET /metrics of the HTTP door, and by OTLP"
-    ),
-    Setting(
+    )
+    log_format: str = setting(
+        "text", "log-format", choice("text", "json"), "text|json", "form of the log, on stderr"
+    )
+    log_calls: bool = setting(
+        False, "log-calls", switch, "on|off", "a line of the log for each call"
+    )
+    metrics: bool = setting(
+        False, "metrics", switch, "on|off", "metrics for Prometheus: GET /metrics of the HTTP door"
+    )
+    traces: bool = setting(
+        False,
         "traces",
         switch,
-        "off",
         "on|off",
-        "traces, by OTLP: where to, the variables OTEL_EXPORTER_OTLP_... of OpenTelemetry say",
-    ),
-)
-"""The settings of `imagecall serve`."""
+        "traces by OTLP, as the variables OTEL_... of OpenTelemetry set",
+    )
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """The address of each door that is to listen, by the name of its setting."""
+        return {"grpc": self.grpc} | ({"http": self.http} if self.http else {})
 
 
-def add_settings(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> None:
-    """Adds the flags."""
-    for setting in settings:
-        shown = "" if setting.default is None else f" (default: {setting.default})"
+def add_settings(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
+    """Adds a flag for each setting of a dataclass."""
+    for each in settings_of(kind):
+        shown = "" if each.default is None else f" (default: {each.default})"
+        action = "append" if each.separator else "store"
         parser.add_argument(
-            f"--{setting.name}",
-            metavar=setting.shown,
-            help=setting.help + shown,
+            f"--{each.name}", metavar=each.metavar, help=each.help + shown, action=action
         )
 
 
 def read_settings(
-    given: Mapping[str, Any],
-    settings: Sequence[Setting],
+    kind: type[_Settings],
+    arguments: Mapping[str, Any],
     environment: Mapping[str, str],
     file: Path | None = None,
-) -> argparse.Namespace:
-    """The value of each setting, under its name with underscores.
+) -> _Settings:
+    """The settings of a dataclass such as ServerSettings.
 
     Args:
-        given: what the command line says; names have underscores there too.
-        settings: which there are.
-        environment: what the environment says.
-        file: what stands behind both.
+        kind: the dataclass.
+        arguments: the values from the command line; names have underscores there.
+        environment: the variables of the environment.
+        file: a file of TOML, which counts last.
 
     Raises SettingError with a sentence that names where the setting was set.
     """
-    in_file = _read_file(file, settings) if file else {}
-    values = argparse.Namespace()
-    for setting in settings:
-        key = setting.name.replace("-", "_")
+    in_file = _read_file(file, kind) if file else {}
+
+    def value_of(each: Setting) -> Any:
         sources = (
-            (given.get(key), f"--{setting.name}"),
-            (environment.get(setting.variable) or None, f"${setting.variable}"),
-            (in_file.get(setting.name), f'"{setting.name}" in {file}'),
-            (setting.default, ""),
+            (arguments.get(each.key), f"--{each.name}"),
+            (environment.get(each.variable) or None, f"${each.variable}"),
+            (in_file.get(each.name), f'"{each.name}" in {file}'),
+            (each.default, ""),
         )
-        text, where = next(
-            ((text, where) for text, where in sources if text is not None), (None, "")
-        )
+        given: Any
+        given, where = next((found for found in sources if found[0] is not None), (None, ""))
         try:
-            value = None if text is None else setting.read(text)
+            if each.separator:
+                return tuple(map(each.read, _texts(given, each.separator)))
+            return None if given is None else each.read(given)
         except argparse.ArgumentTypeError as error:
             raise SettingError(f"{where}: {error}") from None
-        setattr(values, key, value)
-    return values
+
+    settings: _Settings = build(kind, value_of)
+    return settings
 
 
-def _read_file(file: Path, settings: Sequence[Setting]) -> dict[str, str]:
+def misspelt(environment: Mapping[str, str]) -> Iterator[str]:
+    """A warning for each IMAGECALL_ variable that no command reads, with the nearest known one."""
+    known = {each.variable for each in settings_of(ServerSettings)}
+    known |= {API_KEY, CONFIG, TOKEN, WORKER}
+    for name in environment:
+        if name.startswith(_PREFIX) and name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            yield f"the environment variable {name} is not known{hint}"
+
+
+def _texts(given: str | list[str] | None, separator: str) -> list[str]:
+    """Returns the texts of a setting with several values; none for the word "off"."""
+    if isinstance(given, str):
+        given = [text for text in map(str.strip, given.split(separator)) if text]
+    return [] if given is None or given == ["off"] else given
+
+
+def _read_file(file: Path, kind: type[Any]) -> dict[str, str | list[str]]:
     try:
         found = tomllib.loads(file.read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -306,16 +267,26 @@ def _read_file(file: Path, settings: Sequence[Setting]) -> dict[str, str]:
         raise SettingError(f"the settings in {file} cannot be read: {reason}") from None
     except tomllib.TOMLDecodeError as error:
         raise SettingError(f"the settings in {file} are not TOML: {error}") from None
-    names = {setting.name for setting in settings}
+    known = {each.name: each for each in settings_of(kind)}
     for name, value in found.items():
-        if name not in names:
+        if name not in known:
             raise SettingError(
                 f'there is no setting "{name}", which {file} has; see imagecall serve --help'
             )
-        if not isinstance(value, str | int | float):
+        if known[name].separator:
+            if not _is_texts(value):
+                raise SettingError(f'"{name}" in {file} must be a string, or a list of strings')
+        elif not isinstance(value, str | int | float):
             raise SettingError(f'"{name}" in {file} must be a string, a number, true or false')
     return {name: _text(value) for name, value in found.items()}
 
 
-def _text(value: str | float | bool) -> str:
+def _is_texts(value: object) -> bool:
+    values = value if isinstance(value, list) else [value]
+    return all(isinstance(each, str) for each in values)
+
+
+def _text(value: str | float | bool | list[str]) -> str | list[str]:
+    if isinstance(value, list):
+        return value
     return ("on" if value else "off") if isinstance(value, bool) else str(value)

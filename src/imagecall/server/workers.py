@@ -4,20 +4,18 @@ The kernel spreads connections over them (SO_REUSEPORT). A process that dies is 
 stop when their stdin ends: this one closes it to stop them, the system if this one is gone.
 """
 
-import argparse
 import asyncio
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
-from imagecall.doors.grpc.listeners import reserved
-
-WORKER: Final = "IMAGECALL_IS_WORKER"
-"""The variable of the environment that tells a process that it is one of several."""
+from imagecall.access.ports import reserved
+from imagecall.observing.worker_metrics import WorkerMetrics, worker_metrics
+from imagecall.server.settings import WORKER, ServerSettings
 
 READY: Final = "ready"
 """What a worker says once it listens."""
@@ -27,11 +25,13 @@ _RESTART_SECONDS: Final = 1.0
 
 
 async def run_workers(
-    settings: argparse.Namespace, arguments: Sequence[str], announce: Callable[[str, str], None]
+    settings: ServerSettings,
+    arguments: Sequence[str],
+    announce: Callable[[Mapping[str, str]], None],
 ) -> int:
     """Runs the workers until SIGINT or SIGTERM, or until one cannot start; returns the exit code.
 
-    `arguments` are those of the command line; `announce` is told the addresses of the two doors
+    `arguments` are those of the command line; `announce` gets the address of each door, by name,
     once all workers listen.
     """
     stopping = asyncio.Event()
@@ -39,17 +39,17 @@ async def run_workers(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     with ExitStack() as stack:
-        grpc = reserved(settings.grpc, stack)
-        http = reserved(settings.http, stack) if settings.http else "off"
-        own = ["--grpc", grpc, "--http", http, "--workers", "1"]
-        command = [sys.executable, "-m", "imagecall", *arguments, *own]
-        workers = [_Worker(command, stopping) for _ in range(settings.workers)]
+        bound = {name: reserved(at, stack) for name, at in settings.addresses.items()}
+        own = [part for name, at in bound.items() for part in (f"--{name}", at)]
+        command = [sys.executable, "-m", "imagecall", *arguments, *own, "--workers", "1"]
+        metrics = stack.enter_context(worker_metrics()) if settings.metrics else None
+        workers = [_Worker(command, stopping, metrics) for _ in range(settings.workers)]
         running = [asyncio.create_task(worker.run()) for worker in workers]
         ready = asyncio.create_task(_all_ready(workers))
         either: set[asyncio.Future[Any]] = {ready, *running}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
-            announce(grpc, http)
+            announce(bound)
         codes = await asyncio.gather(*running)
         ready.cancel()
         return max(codes, key=abs)
@@ -63,9 +63,13 @@ async def _all_ready(workers: Sequence["_Worker"]) -> None:
 class _Worker:
     """One of the processes, and those that take its place."""
 
-    def __init__(self, command: list[str], stopping: asyncio.Event) -> None:
+    def __init__(
+        self, command: list[str], stopping: asyncio.Event, metrics: WorkerMetrics | None
+    ) -> None:
         self._command = command
         self._stopping = stopping
+        self._metrics = metrics
+        self._environment = os.environ | {WORKER: "1"} | (metrics.environment if metrics else {})
         self.ready = asyncio.Event()
 
     async def run(self) -> int:
@@ -73,7 +77,7 @@ class _Worker:
         while True:
             process = await asyncio.create_subprocess_exec(
                 *self._command,
-                env=os.environ | {WORKER: "1"},
+                env=self._environment,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
             )
@@ -84,6 +88,8 @@ class _Worker:
                 self._stopping.set()
                 return code or 1
             _log.error("worker %d ended with %d; another begins", process.pid, code)
+            if self._metrics:
+                self._metrics.forget(process.pid)
             await asyncio.sleep(_RESTART_SECONDS)
 
     async def _one(self, process: asyncio.subprocess.Process) -> int:

@@ -42,6 +42,10 @@ class ImageGenerationTool(_message.Message):
     INPUT_IMAGE_MASK_FIELD_NUMBER: _builtins.int
     PARTIAL_IMAGES_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
+    COMPLEXITY_FIELD_NUMBER: _builtins.int
+    FRAME_COUNT_FIELD_NUMBER: _builtins.int
+    FRAME_DURATION_MS_FIELD_NUMBER: _builtins.int
+    SVG_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Image model, such as "gpt-image-1". Not set: no key, or a value of
     another type, which is in extra_fields. JSON key "model".
@@ -61,8 +65,8 @@ class ImageGenerationTool(_message.Message):
     "background".
     """
     output_format: _builtins.str
-    """File format, such as "png", "webp" or "jpeg". Not set: no key, or a
-    value of another type, which is in extra_fields. JSON key
+    """File format, such as "png", "webp", "jpeg", "gif" or "svg". Not set: no
+    key, or a value of another type, which is in extra_fields. JSON key
     "output_format".
     """
     output_compression: _builtins.int
@@ -87,6 +91,20 @@ class ImageGenerationTool(_message.Message):
     """What to do: "generate", "edit" or "auto". Not set: no key, or a value
     of another type, which is in extra_fields. JSON key "action".
     """
+    complexity: _builtins.str
+    """Effort of planning the image: "low", "medium" or "high". Not set: no key,
+    or a value of another type, which is in extra_fields. JSON key
+    "complexity".
+    """
+    frame_count: _builtins.int
+    """Number of frames of a gif. Not set: no key, or a value of another type,
+    which is in extra_fields. JSON key "frame_count".
+    """
+    frame_duration_ms: _builtins.int
+    """Time that each frame of a gif is shown, in milliseconds. Not set: no key,
+    or a value of another type, which is in extra_fields. JSON key
+    "frame_duration_ms".
+    """
     @_builtins.property
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
         """The other keys of the tool, in order."""
@@ -95,6 +113,12 @@ class ImageGenerationTool(_message.Message):
     def input_image_mask(self) -> Global___ImageMask:
         """Mask of the part to repaint. Not set: no key, or a value of another
         type, which is in extra_fields. JSON key "input_image_mask".
+        """
+
+    @_builtins.property
+    def svg(self) -> Global___ImageGenerationSvg:
+        """How an svg is written. Not set: no key, or a value of another type, which
+        is in extra_fields. JSON key "svg".
         """
 
     def __init__(
@@ -112,15 +136,25 @@ class ImageGenerationTool(_message.Message):
         input_image_mask: Global___ImageMask | None = ...,
         partial_images: _builtins.int | None = ...,
         action: _builtins.str | None = ...,
+        complexity: _builtins.str | None = ...,
+        frame_count: _builtins.int | None = ...,
+        frame_duration_ms: _builtins.int | None = ...,
+        svg: Global___ImageGenerationSvg | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_background", b"_background", "_input_fidelity", b"_input_fidelity", "_model", b"_model", "_moderation", b"_moderation", "_output_compression", b"_output_compression", "_output_format", b"_output_format", "_partial_images", b"_partial_images", "_quality", b"_quality", "_size", b"_size", "action", b"action", "background", b"background", "input_fidelity", b"input_fidelity", "input_image_mask", b"input_image_mask", "model", b"model", "moderation", b"moderation", "output_compression", b"output_compression", "output_format", b"output_format", "partial_images", b"partial_images", "quality", b"quality", "size", b"size"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_background", b"_background", "_complexity", b"_complexity", "_frame_count", b"_frame_count", "_frame_duration_ms", b"_frame_duration_ms", "_input_fidelity", b"_input_fidelity", "_model", b"_model", "_moderation", b"_moderation", "_output_compression", b"_output_compression", "_output_format", b"_output_format", "_partial_images", b"_partial_images", "_quality", b"_quality", "_size", b"_size", "action", b"action", "background", b"background", "complexity", b"complexity", "frame_count", b"frame_count", "frame_duration_ms", b"frame_duration_ms", "input_fidelity", b"input_fidelity", "input_image_mask", b"input_image_mask", "model", b"model", "moderation", b"moderation", "output_compression", b"output_compression", "output_format", b"output_format", "partial_images", b"partial_images", "quality", b"quality", "size", b"size", "svg", b"svg"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_background", b"_background", "_input_fidelity", b"_input_fidelity", "_model", b"_model", "_moderation", b"_moderation", "_output_compression", b"_output_compression", "_output_format", b"_output_format", "_partial_images", b"_partial_images", "_quality", b"_quality", "_size", b"_size", "action", b"action", "background", b"background", "extra_fields", b"extra_fields", "input_fidelity", b"input_fidelity", "input_image_mask", b"input_image_mask", "model", b"model", "moderation", b"moderation", "output_compression", b"output_compression", "output_format", b"output_format", "partial_images", b"partial_images", "quality", b"quality", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_background", b"_background", "_complexity", b"_complexity", "_frame_count", b"_frame_count", "_frame_duration_ms", b"_frame_duration_ms", "_input_fidelity", b"_input_fidelity", "_model", b"_model", "_moderation", b"_moderation", "_output_compression", b"_output_compression", "_output_format", b"_output_format", "_partial_images", b"_partial_images", "_quality", b"_quality", "_size", b"_size", "action", b"action", "background", b"background", "complexity", b"complexity", "extra_fields", b"extra_fields", "frame_count", b"frame_count", "frame_duration_ms", b"frame_duration_ms", "input_fidelity", b"input_fidelity", "input_image_mask", b"input_image_mask", "model", b"model", "moderation", b"moderation", "output_compression", b"output_compression", "output_format", b"output_format", "partial_images", b"partial_images", "quality", b"quality", "size", b"size", "svg", b"svg"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__action: _TypeAlias = _typing.Literal["action"]  # noqa: Y015
     _WhichOneofArgType__action: _TypeAlias = _typing.Literal["_action", b"_action"]  # noqa: Y015
     _WhichOneofReturnType__background: _TypeAlias = _typing.Literal["background"]  # noqa: Y015
     _WhichOneofArgType__background: _TypeAlias = _typing.Literal["_background", b"_background"]  # noqa: Y015
+    _WhichOneofReturnType__complexity: _TypeAlias = _typing.Literal["complexity"]  # noqa: Y015
+    _WhichOneofArgType__complexity: _TypeAlias = _typing.Literal["_complexity", b"_complexity"]  # noqa: Y015
+    _WhichOneofReturnType__frame_count: _TypeAlias = _typing.Literal["frame_count"]  # noqa: Y015
+    _WhichOneofArgType__frame_count: _TypeAlias = _typing.Literal["_frame_count", b"_frame_count"]  # noqa: Y015
+    _WhichOneofReturnType__frame_duration_ms: _TypeAlias = _typing.Literal["frame_duration_ms"]  # noqa: Y015
+    _WhichOneofArgType__frame_duration_ms: _TypeAlias = _typing.Literal["_frame_duration_ms", b"_frame_duration_ms"]  # noqa: Y015
     _WhichOneofReturnType__input_fidelity: _TypeAlias = _typing.Literal["input_fidelity"]  # noqa: Y015
     _WhichOneofArgType__input_fidelity: _TypeAlias = _typing.Literal["_input_fidelity", b"_input_fidelity"]  # noqa: Y015
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
@@ -142,6 +176,12 @@ class ImageGenerationTool(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__background) -> _WhichOneofReturnType__background | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__complexity) -> _WhichOneofReturnType__complexity | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__frame_count) -> _WhichOneofReturnType__frame_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__frame_duration_ms) -> _WhichOneofReturnType__frame_duration_ms | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__input_fidelity) -> _WhichOneofReturnType__input_fidelity | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
@@ -159,6 +199,79 @@ class ImageGenerationTool(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__size) -> _WhichOneofReturnType__size | None: ...
 
 Global___ImageGenerationTool: _TypeAlias = ImageGenerationTool  # noqa: Y015
+
+@_typing.final
+class ImageGenerationSvg(_message.Message):
+    """How an SVG image is written."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
+    EXTRA_FIELDS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Model that writes the SVG. Not set: no key, or a value of another type,
+    which is in extra_fields. JSON key "model".
+    """
+    @_builtins.property
+    def reasoning(self) -> Global___ImageGenerationSvgReasoning:
+        """How much that model reasons. Not set: no key, or a value of another type,
+        which is in extra_fields. JSON key "reasoning".
+        """
+
+    @_builtins.property
+    def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
+        """The other keys of the settings, in order."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str | None = ...,
+        reasoning: Global___ImageGenerationSvgReasoning | None = ...,
+        extra_fields: _abc.Iterable[_extra_field_pb2.ExtraField] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "model", b"model", "reasoning", b"reasoning"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "extra_fields", b"extra_fields", "model", b"model", "reasoning", b"reasoning"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+
+Global___ImageGenerationSvg: _TypeAlias = ImageGenerationSvg  # noqa: Y015
+
+@_typing.final
+class ImageGenerationSvgReasoning(_message.Message):
+    """How much the model that writes an SVG image reasons."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EFFORT_FIELD_NUMBER: _builtins.int
+    EXTRA_FIELDS_FIELD_NUMBER: _builtins.int
+    effort: _builtins.str
+    """Effort: "none", "minimal", "low", "medium", "high", "xhigh" or "max". Not
+    set: no key, or a value of another type, which is in extra_fields. JSON
+    key "effort".
+    """
+    @_builtins.property
+    def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
+        """The other keys of the settings, in order."""
+
+    def __init__(
+        self,
+        *,
+        effort: _builtins.str | None = ...,
+        extra_fields: _abc.Iterable[_extra_field_pb2.ExtraField] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_effort", b"_effort", "effort", b"effort"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_effort", b"_effort", "effort", b"effort", "extra_fields", b"extra_fields"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__effort: _TypeAlias = _typing.Literal["effort"]  # noqa: Y015
+    _WhichOneofArgType__effort: _TypeAlias = _typing.Literal["_effort", b"_effort"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__effort) -> _WhichOneofReturnType__effort | None: ...
+
+Global___ImageGenerationSvgReasoning: _TypeAlias = ImageGenerationSvgReasoning  # noqa: Y015
 
 @_typing.final
 class ImageMask(_message.Message):

@@ -27,7 +27,7 @@ from imagecall.v1 import image_generation_call_pb2 as imagecall_dot_v1_dot_image
 from imagecall.v1 import image_generation_tool_pb2 as imagecall_dot_v1_dot_image__generation__tool__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n imagecall/v1/image_request.proto\x12\x0cimagecall.v1\x1a\x1eimagecall/v1/extra_field.proto\x1a(imagecall/v1/image_generation_call.proto\x1a(imagecall/v1/image_generation_tool.proto\"\xe8\x01\n\x0cImageRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12!\n\x05tools\x18\x03 \x03(\x0b\x32\x12.imagecall.v1.Tool\x12.\n\x0cinput_images\x18\x04 \x03(\x0b\x32\x18.imagecall.v1.InputImage\x12.\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraField\x12\x36\n\x0binput_items\x18\x06 \x03(\x0b\x32!.imagecall.v1.ImageGenerationCall\"i\n\nInputImage\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12\r\n\x03url\x18\x02 \x01(\tH\x00\x12\x11\n\x07\x66ile_id\x18\x03 \x01(\tH\x00\x12\x13\n\x06\x64\x65tail\x18\x04 \x01(\tH\x01\x88\x01\x01\x42\x08\n\x06sourceB\t\n\x07_detailB*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n imagecall/v1/image_request.proto\x12\x0cimagecall.v1\x1a\x1eimagecall/v1/extra_field.proto\x1a(imagecall/v1/image_generation_call.proto\x1a(imagecall/v1/image_generation_tool.proto\"\xad\x02\n\x0cImageRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12!\n\x05tools\x18\x03 \x03(\x0b\x32\x12.imagecall.v1.Tool\x12.\n\x0cinput_images\x18\x04 \x03(\x0b\x32\x18.imagecall.v1.InputImage\x12.\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraField\x12\x36\n\x0binput_items\x18\x06 \x03(\x0b\x32!.imagecall.v1.ImageGenerationCall\x12-\n\x0b\x65mpty_tools\x18\x07 \x01(\x0e\x32\x18.imagecall.v1.EmptyTools\x12\x14\n\x0cmessage_json\x18\x08 \x01(\t\"i\n\nInputImage\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12\r\n\x03url\x18\x02 \x01(\tH\x00\x12\x11\n\x07\x66ile_id\x18\x03 \x01(\tH\x00\x12\x13\n\x06\x64\x65tail\x18\x04 \x01(\tH\x01\x88\x01\x01\x42\x08\n\x06sourceB\t\n\x07_detail*n\n\nEmptyTools\x12\x1b\n\x17\x45MPTY_TOOLS_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45MPTY_TOOLS_ABSENT\x10\x01\x12\x15\n\x11\x45MPTY_TOOLS_ARRAY\x10\x02\x12\x14\n\x10\x45MPTY_TOOLS_NULL\x10\x03\x42*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,10 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'imagecall.v1.image_request_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\014imagecall.v1P\001Z\030imagecall/v1;imagecallv1'
+  _globals['_EMPTYTOOLS']._serialized_start=577
+  _globals['_EMPTYTOOLS']._serialized_end=687
   _globals['_IMAGEREQUEST']._serialized_start=167
-  _globals['_IMAGEREQUEST']._serialized_end=399
-  _globals['_INPUTIMAGE']._serialized_start=401
-  _globals['_INPUTIMAGE']._serialized_end=506
+  _globals['_IMAGEREQUEST']._serialized_end=468
+  _globals['_INPUTIMAGE']._serialized_start=470
+  _globals['_INPUTIMAGE']._serialized_end=575
 # @@protoc_insertion_point(module_scope)

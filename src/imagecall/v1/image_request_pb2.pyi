@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from imagecall.v1 import extra_field_pb2 as _extra_field_pb2
 from imagecall.v1 import image_generation_call_pb2 as _image_generation_call_pb2
 from imagecall.v1 import image_generation_tool_pb2 as _image_generation_tool_pb2
@@ -21,6 +22,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _EmptyTools:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EmptyToolsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EmptyTools.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EMPTY_TOOLS_UNSPECIFIED: _EmptyTools.ValueType  # 0
+    """An image is asked for: the tools are one ImageGenerationTool with nothing set."""
+    EMPTY_TOOLS_ABSENT: _EmptyTools.ValueType  # 1
+    """No tools at all: there is no key "tools"."""
+    EMPTY_TOOLS_ARRAY: _EmptyTools.ValueType  # 2
+    """No tools at all: "tools" is an empty array."""
+    EMPTY_TOOLS_NULL: _EmptyTools.ValueType  # 3
+    """No tools at all: "tools" is null."""
+
+class EmptyTools(_EmptyTools, metaclass=_EmptyToolsEnumTypeWrapper):
+    """What the body of a request says of tools where it has none."""
+
+EMPTY_TOOLS_UNSPECIFIED: EmptyTools.ValueType  # 0
+"""An image is asked for: the tools are one ImageGenerationTool with nothing set."""
+EMPTY_TOOLS_ABSENT: EmptyTools.ValueType  # 1
+"""No tools at all: there is no key "tools"."""
+EMPTY_TOOLS_ARRAY: EmptyTools.ValueType  # 2
+"""No tools at all: "tools" is an empty array."""
+EMPTY_TOOLS_NULL: EmptyTools.ValueType  # 3
+"""No tools at all: "tools" is null."""
+Global___EmptyTools: _TypeAlias = EmptyTools  # noqa: Y015
+
 @_typing.final
 class ImageRequest(_message.Message):
     """What to draw, and with what: the body of a POST /responses. What is not set
@@ -34,6 +63,11 @@ class ImageRequest(_message.Message):
       [ITEM, ..., {"type": "message", "role": "user", "content": [
         {"type": "input_text", "text": PROMPT},
         {"type": "input_image", "detail": DETAIL, "image_url": IMAGE}, ...]}]
+
+    The HTTP door makes an ImageRequest of a body so that the body made of it is
+    the same JSON value again, but for the key "stream", which the method stands
+    for; for calls in the "input", see input_items; and for an image tool that is
+    added where "tool_choice" names it and there are no tools.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -44,18 +78,35 @@ class ImageRequest(_message.Message):
     INPUT_IMAGES_FIELD_NUMBER: _builtins.int
     EXTRA_FIELDS_FIELD_NUMBER: _builtins.int
     INPUT_ITEMS_FIELD_NUMBER: _builtins.int
+    EMPTY_TOOLS_FIELD_NUMBER: _builtins.int
+    MESSAGE_JSON_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """What to draw, in words. The text of the "input". Blank: refused, unless
-    there are input_items.
+    there are input_items, or extra_fields has a "prompt", a
+    "previous_response_id" or a "conversation" that is not null. Empty, and no
+    input_items: no key.
     """
     model: _builtins.str
     """Model that answers, such as "gpt-5" or "openai/gpt-5-image". Empty: no key,
     for a backend that has a default. JSON key "model".
     """
+    empty_tools: Global___EmptyTools.ValueType
+    """What the body says of tools where tools is empty. Of no meaning where it is
+    not: the tools are exactly those.
+    """
+    message_json: _builtins.str
+    """The user's message as raw JSON text, where its form is not the one above: with
+    "" in the place of the prompt, and of the "image_url" or the "file_id" of each
+    of input_images, in their order, and without the "detail" of those that have
+    one set. Such as {"role":"user","content":""}. Empty: the form above.
+
+    A service that draws needs only the prompt and the images.
+    """
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[_image_generation_tool_pb2.Tool]:
-        """Tools. JSON key "tools". Empty: one ImageGenerationTool with nothing set. An
-        image model, a size, a format and the like belong in the image tool.
+        """Tools. JSON key "tools". Empty: see empty_tools; by default one
+        ImageGenerationTool with nothing set. An image model, a size, a format and
+        the like belong in the image tool.
         """
 
     @_builtins.property
@@ -66,7 +117,8 @@ class ImageRequest(_message.Message):
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
         """Other keys of the request, in order, passed on untouched: "tool_choice",
         "previous_response_id", "instructions", "user", ... Those that other fields
-        stand for ("model", "input", "tools", "stream") are refused here.
+        stand for ("model", "input", "tools", "stream") are refused here, but for a
+        "model" or an "input" that is null where the body has none otherwise.
         """
 
     @_builtins.property
@@ -77,6 +129,10 @@ class ImageRequest(_message.Message):
         the form in which the APIs take it: its id, result and status. One without
         an id is refused, and so is one whose image has no bytes: put in those that
         came in chunks.
+
+        APIs take some items without a "type", or with null for it. The json of such
+        an UnknownItem is so too; its type is the one that they read it as: "message"
+        where it has a "role", or else "item_reference" where it has an "id".
         """
 
     def __init__(
@@ -88,10 +144,12 @@ class ImageRequest(_message.Message):
         input_images: _abc.Iterable[Global___InputImage] | None = ...,
         extra_fields: _abc.Iterable[_extra_field_pb2.ExtraField] | None = ...,
         input_items: _abc.Iterable[_image_generation_call_pb2.ImageGenerationCall] | None = ...,
+        empty_tools: Global___EmptyTools.ValueType = ...,
+        message_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_fields", b"extra_fields", "input_images", b"input_images", "input_items", b"input_items", "model", b"model", "prompt", b"prompt", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["empty_tools", b"empty_tools", "extra_fields", b"extra_fields", "input_images", b"input_images", "input_items", b"input_items", "message_json", b"message_json", "model", b"model", "prompt", b"prompt", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -116,7 +174,9 @@ class InputImage(_message.Message):
     file_id: _builtins.str
     """Identifier of a file that was uploaded to the API."""
     detail: _builtins.str
-    """How closely the model looks at it: "low", "high", "auto". Not set: "auto"."""
+    """How closely the model looks at it: "low", "high", "auto". Not set: "auto", or
+    what the request's message_json has.
+    """
     def __init__(
         self,
         *,

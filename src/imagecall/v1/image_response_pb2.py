@@ -26,9 +26,10 @@ from imagecall.v1 import document_pb2 as imagecall_dot_v1_dot_document__pb2
 from imagecall.v1 import extra_field_pb2 as imagecall_dot_v1_dot_extra__field__pb2
 from imagecall.v1 import image_generation_call_pb2 as imagecall_dot_v1_dot_image__generation__call__pb2
 from imagecall.v1 import options_pb2 as imagecall_dot_v1_dot_options__pb2
+from imagecall.v1 import tool_usage_pb2 as imagecall_dot_v1_dot_tool__usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!imagecall/v1/image_response.proto\x12\x0cimagecall.v1\x1a\x1bimagecall/v1/document.proto\x1a\x1eimagecall/v1/extra_field.proto\x1a(imagecall/v1/image_generation_call.proto\x1a\x1aimagecall/v1/options.proto\"\xeb\x03\n\rImageResponse\x12\x1b\n\x02id\x18\x01 \x01(\tB\n\xb2\xe3\x18\x06\n\x02id \x01H\x00\x88\x01\x01\x12!\n\x05model\x18\x02 \x01(\tB\r\xb2\xe3\x18\t\n\x05model \x01H\x01\x88\x01\x01\x12#\n\x06status\x18\x03 \x01(\tB\x0e\xb2\xe3\x18\n\n\x06status \x01H\x02\x88\x01\x01\x12\x31\n\x05usage\x18\x04 \x01(\x0b\x32\x13.imagecall.v1.UsageB\r\xb2\xe3\x18\t\n\x05usage \x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02\x12\x39\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x1b.imagecall.v1.ResponseErrorB\r\xb2\xe3\x18\t\n\x05\x65rror \x01\x12W\n\x12incomplete_details\x18\x07 \x01(\x0b\x32\x1f.imagecall.v1.IncompleteDetailsB\x1a\xb2\xe3\x18\x16\n\x12incomplete_details \x01\x12\x30\n\x05\x63\x61lls\x18\x08 \x03(\x0b\x32!.imagecall.v1.ImageGenerationCall\x12(\n\x08\x64ocument\x18\t \x01(\x0b\x32\x16.imagecall.v1.DocumentB\x05\n\x03_idB\x08\n\x06_modelB\t\n\x07_status\"\xb2\x02\n\x05Usage\x12/\n\x0cinput_tokens\x18\x01 \x01(\x05\x42\x14\xb2\xe3\x18\x10\n\x0cinput_tokens \x01H\x00\x88\x01\x01\x12\x31\n\routput_tokens\x18\x02 \x01(\x05\x42\x15\xb2\xe3\x18\x11\n\routput_tokens \x01H\x01\x88\x01\x01\x12/\n\x0ctotal_tokens\x18\x03 \x01(\x05\x42\x14\xb2\xe3\x18\x10\n\x0ctotal_tokens \x01H\x02\x88\x01\x01\x12\x1f\n\x04\x63ost\x18\x04 \x01(\x01\x42\x0c\xb2\xe3\x18\x08\n\x04\x63ost \x01H\x03\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02\x42\x0f\n\r_input_tokensB\x10\n\x0e_output_tokensB\x0f\n\r_total_tokensB\x07\n\x05_cost\"\xa4\x01\n\rResponseError\x12\x1f\n\x04\x63ode\x18\x01 \x01(\tB\x0c\xb2\xe3\x18\x08\n\x04\x63ode \x01H\x00\x88\x01\x01\x12%\n\x07message\x18\x02 \x01(\tB\x0f\xb2\xe3\x18\x0b\n\x07message \x01H\x01\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02\x42\x07\n\x05_codeB\n\n\x08_message\"{\n\x11IncompleteDetails\x12#\n\x06reason\x18\x01 \x01(\tB\x0e\xb2\xe3\x18\n\n\x06reason \x01H\x00\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02\x42\t\n\x07_reasonB*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!imagecall/v1/image_response.proto\x12\x0cimagecall.v1\x1a\x1bimagecall/v1/document.proto\x1a\x1eimagecall/v1/extra_field.proto\x1a(imagecall/v1/image_generation_call.proto\x1a\x1aimagecall/v1/options.proto\x1a\x1dimagecall/v1/tool_usage.proto\"\x84\x05\n\rImageResponse\x12\x1b\n\x02id\x18\x01 \x01(\tB\n\xb2\xe3\x18\x06\n\x02id \x01H\x00\x88\x01\x01\x12!\n\x05model\x18\x02 \x01(\tB\r\xb2\xe3\x18\t\n\x05model \x01H\x01\x88\x01\x01\x12#\n\x06status\x18\x03 \x01(\tB\x0e\xb2\xe3\x18\n\n\x06status \x01H\x02\x88\x01\x01\x12\x31\n\x05usage\x18\x04 \x01(\x0b\x32\x13.imagecall.v1.UsageB\r\xb2\xe3\x18\t\n\x05usage \x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02\x12\x39\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x1b.imagecall.v1.ResponseErrorB\r\xb2\xe3\x18\t\n\x05\x65rror \x01\x12W\n\x12incomplete_details\x18\x07 \x01(\x0b\x32\x1f.imagecall.v1.IncompleteDetailsB\x1a\xb2\xe3\x18\x16\n\x12incomplete_details \x01\x12\x30\n\x05\x63\x61lls\x18\x08 \x03(\x0b\x32!.imagecall.v1.ImageGenerationCall\x12(\n\x08\x64ocument\x18\t \x01(\x0b\x32\x16.imagecall.v1.Document\x12?\n\ntool_usage\x18\x14 \x01(\x0b\x32\x17.imagecall.v1.ToolUsageB\x12\xb2\xe3\x18\x0e\n\ntool_usage \x01\x12\x1e\n\x0boutput_text\x18\x0b \x01(\tB\x04\xd8\xe3\x18\x02H\x03\x88\x01\x01\x12\x1a\n\x07refusal\x18\x0c \x01(\tB\x04\xd8\xe3\x18\x02H\x04\x88\x01\x01\x42\x05\n\x03_idB\x08\n\x06_modelB\t\n\x07_statusB\x0e\n\x0c_output_textB\n\n\x08_refusal\"\xb2\x02\n\x05Usage\x12/\n\x0cinput_tokens\x18\x01 \x01(\x05\x42\x14\xb2\xe3\x18\x10\n\x0cinput_tokens \x01H\x00\x88\x01\x01\x12\x31\n\routput_tokens\x18\x02 \x01(\x05\x42\x15\xb2\xe3\x18\x11\n\routput_tokens \x01H\x01\x88\x01\x01\x12/\n\x0ctotal_tokens\x18\x03 \x01(\x05\x42\x14\xb2\xe3\x18\x10\n\x0ctotal_tokens \x01H\x02\x88\x01\x01\x12\x1f\n\x04\x63ost\x18\x04 \x01(\x01\x42\x0c\xb2\xe3\x18\x08\n\x04\x63ost \x01H\x03\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02\x42\x0f\n\r_input_tokensB\x10\n\x0e_output_tokensB\x0f\n\r_total_tokensB\x07\n\x05_cost\"\xfb\x01\n\rResponseError\x12\x1f\n\x04\x63ode\x18\x01 \x01(\tB\x0c\xb2\xe3\x18\x08\n\x04\x63ode \x01H\x00\x88\x01\x01\x12%\n\x07message\x18\x02 \x01(\tB\x0f\xb2\xe3\x18\x0b\n\x07message \x01H\x01\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02\x12!\n\x05param\x18\x06 \x01(\tB\r\xb2\xe3\x18\t\n\x05param \x01H\x02\x88\x01\x01\x12\x1f\n\x04type\x18\x07 \x01(\tB\x0c\xb2\xe3\x18\x08\n\x04type \x01H\x03\x88\x01\x01\x42\x07\n\x05_codeB\n\n\x08_messageB\x08\n\x06_paramB\x07\n\x05_type\"{\n\x11IncompleteDetails\x12#\n\x06reason\x18\x01 \x01(\tB\x0e\xb2\xe3\x18\n\n\x06reason \x01H\x00\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02\x42\t\n\x07_reasonB*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,6 +51,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMAGERESPONSE'].fields_by_name['error']._serialized_options = b'\262\343\030\t\n\005error \001'
   _globals['_IMAGERESPONSE'].fields_by_name['incomplete_details']._loaded_options = None
   _globals['_IMAGERESPONSE'].fields_by_name['incomplete_details']._serialized_options = b'\262\343\030\026\n\022incomplete_details \001'
+  _globals['_IMAGERESPONSE'].fields_by_name['tool_usage']._loaded_options = None
+  _globals['_IMAGERESPONSE'].fields_by_name['tool_usage']._serialized_options = b'\262\343\030\016\n\ntool_usage \001'
+  _globals['_IMAGERESPONSE'].fields_by_name['output_text']._loaded_options = None
+  _globals['_IMAGERESPONSE'].fields_by_name['output_text']._serialized_options = b'\330\343\030\002'
+  _globals['_IMAGERESPONSE'].fields_by_name['refusal']._loaded_options = None
+  _globals['_IMAGERESPONSE'].fields_by_name['refusal']._serialized_options = b'\330\343\030\002'
   _globals['_USAGE'].fields_by_name['input_tokens']._loaded_options = None
   _globals['_USAGE'].fields_by_name['input_tokens']._serialized_options = b'\262\343\030\020\n\014input_tokens \001'
   _globals['_USAGE'].fields_by_name['output_tokens']._loaded_options = None
@@ -66,16 +73,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESPONSEERROR'].fields_by_name['message']._serialized_options = b'\262\343\030\013\n\007message \001'
   _globals['_RESPONSEERROR'].fields_by_name['extra_fields']._loaded_options = None
   _globals['_RESPONSEERROR'].fields_by_name['extra_fields']._serialized_options = b'\262\343\030\002(\002'
+  _globals['_RESPONSEERROR'].fields_by_name['param']._loaded_options = None
+  _globals['_RESPONSEERROR'].fields_by_name['param']._serialized_options = b'\262\343\030\t\n\005param \001'
+  _globals['_RESPONSEERROR'].fields_by_name['type']._loaded_options = None
+  _globals['_RESPONSEERROR'].fields_by_name['type']._serialized_options = b'\262\343\030\010\n\004type \001'
   _globals['_INCOMPLETEDETAILS'].fields_by_name['reason']._loaded_options = None
   _globals['_INCOMPLETEDETAILS'].fields_by_name['reason']._serialized_options = b'\262\343\030\n\n\006reason \001'
   _globals['_INCOMPLETEDETAILS'].fields_by_name['extra_fields']._loaded_options = None
   _globals['_INCOMPLETEDETAILS'].fields_by_name['extra_fields']._serialized_options = b'\262\343\030\002(\002'
-  _globals['_IMAGERESPONSE']._serialized_start=183
-  _globals['_IMAGERESPONSE']._serialized_end=674
-  _globals['_USAGE']._serialized_start=677
-  _globals['_USAGE']._serialized_end=983
-  _globals['_RESPONSEERROR']._serialized_start=986
-  _globals['_RESPONSEERROR']._serialized_end=1150
-  _globals['_INCOMPLETEDETAILS']._serialized_start=1152
-  _globals['_INCOMPLETEDETAILS']._serialized_end=1275
+  _globals['_IMAGERESPONSE']._serialized_start=214
+  _globals['_IMAGERESPONSE']._serialized_end=858
+  _globals['_USAGE']._serialized_start=861
+  _globals['_USAGE']._serialized_end=1167
+  _globals['_RESPONSEERROR']._serialized_start=1170
+  _globals['_RESPONSEERROR']._serialized_end=1421
+  _globals['_INCOMPLETEDETAILS']._serialized_start=1423
+  _globals['_INCOMPLETEDETAILS']._serialized_end=1546
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf.internal import containers as _containers
 from imagecall.v1 import document_pb2 as _document_pb2
 from imagecall.v1 import extra_field_pb2 as _extra_field_pb2
 from imagecall.v1 import image_generation_call_pb2 as _image_generation_call_pb2
+from imagecall.v1 import tool_usage_pb2 as _tool_usage_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -38,6 +39,9 @@ class ImageResponse(_message.Message):
     INCOMPLETE_DETAILS_FIELD_NUMBER: _builtins.int
     CALLS_FIELD_NUMBER: _builtins.int
     DOCUMENT_FIELD_NUMBER: _builtins.int
+    TOOL_USAGE_FIELD_NUMBER: _builtins.int
+    OUTPUT_TEXT_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifier of the response. Not set: the API sent none. JSON key "id"."""
     model: _builtins.str
@@ -46,7 +50,18 @@ class ImageResponse(_message.Message):
     """Status of the response as the API spells it: "completed", "failed",
     "incomplete", "in_progress", "cancelled", "queued", or another. Look at it
     before the calls: a response that failed is no gRPC error. Not set: the
-    API sent none. JSON key "status".
+    API sent none; for a gRPC backend that set none, a server puts "completed" if
+    there is an image, else the answer is DATA_LOSS. JSON key "status".
+    """
+    output_text: _builtins.str
+    """Text that the model wrote: the "output_text" parts of its messages, joined in
+    order, as "output_text" of OpenAI's SDKs is. No JSON key. Cut after 1 MiB: the
+    document has all of it. Not set: the model wrote none.
+    """
+    refusal: _builtins.str
+    """Why the model refused, in its words: the "refusal" parts of its messages,
+    joined in order. No JSON key. Cut after 1 MiB. Not set: the model did not
+    refuse.
     """
     @_builtins.property
     def usage(self) -> Global___Usage:
@@ -78,7 +93,13 @@ class ImageResponse(_message.Message):
     @_builtins.property
     def document(self) -> _document_pb2.Document:
         """The whole response, with what the fields above have no place for, such as
-        the messages of the model, and with its calls. Set if asked for.
+        the annotations of a text, and with its calls. Set if asked for.
+        """
+
+    @_builtins.property
+    def tool_usage(self) -> _tool_usage_pb2.ToolUsage:
+        """What the tools consumed beside usage. Not set: the API sent nothing. JSON
+        key "tool_usage".
         """
 
     def __init__(
@@ -93,21 +114,32 @@ class ImageResponse(_message.Message):
         incomplete_details: Global___IncompleteDetails | None = ...,
         calls: _abc.Iterable[_image_generation_call_pb2.ImageGenerationCall] | None = ...,
         document: _document_pb2.Document | None = ...,
+        tool_usage: _tool_usage_pb2.ToolUsage | None = ...,
+        output_text: _builtins.str | None = ...,
+        refusal: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_id", b"_id", "_model", b"_model", "_status", b"_status", "document", b"document", "error", b"error", "id", b"id", "incomplete_details", b"incomplete_details", "model", b"model", "status", b"status", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_id", b"_id", "_model", b"_model", "_output_text", b"_output_text", "_refusal", b"_refusal", "_status", b"_status", "document", b"document", "error", b"error", "id", b"id", "incomplete_details", b"incomplete_details", "model", b"model", "output_text", b"output_text", "refusal", b"refusal", "status", b"status", "tool_usage", b"tool_usage", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_id", b"_id", "_model", b"_model", "_status", b"_status", "calls", b"calls", "document", b"document", "error", b"error", "extra_fields", b"extra_fields", "id", b"id", "incomplete_details", b"incomplete_details", "model", b"model", "status", b"status", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_id", b"_id", "_model", b"_model", "_output_text", b"_output_text", "_refusal", b"_refusal", "_status", b"_status", "calls", b"calls", "document", b"document", "error", b"error", "extra_fields", b"extra_fields", "id", b"id", "incomplete_details", b"incomplete_details", "model", b"model", "output_text", b"output_text", "refusal", b"refusal", "status", b"status", "tool_usage", b"tool_usage", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__id: _TypeAlias = _typing.Literal["id"]  # noqa: Y015
     _WhichOneofArgType__id: _TypeAlias = _typing.Literal["_id", b"_id"]  # noqa: Y015
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__output_text: _TypeAlias = _typing.Literal["output_text"]  # noqa: Y015
+    _WhichOneofArgType__output_text: _TypeAlias = _typing.Literal["_output_text", b"_output_text"]  # noqa: Y015
+    _WhichOneofReturnType__refusal: _TypeAlias = _typing.Literal["refusal"]  # noqa: Y015
+    _WhichOneofArgType__refusal: _TypeAlias = _typing.Literal["_refusal", b"_refusal"]  # noqa: Y015
     _WhichOneofReturnType__status: _TypeAlias = _typing.Literal["status"]  # noqa: Y015
     _WhichOneofArgType__status: _TypeAlias = _typing.Literal["_status", b"_status"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__id) -> _WhichOneofReturnType__id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__output_text) -> _WhichOneofReturnType__output_text | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__refusal) -> _WhichOneofReturnType__refusal | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
 
@@ -179,6 +211,8 @@ class ResponseError(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     EXTRA_FIELDS_FIELD_NUMBER: _builtins.int
+    PARAM_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """A word, such as "server_error" or "rate_limit_exceeded". Not set: no key, or
     a value of another type, which is in extra_fields. JSON key "code".
@@ -186,6 +220,14 @@ class ResponseError(_message.Message):
     message: _builtins.str
     """A sentence. Not set: no key, or a value of another type, which is in
     extra_fields. JSON key "message".
+    """
+    param: _builtins.str
+    """Parameter of the request that caused the error. Not set: no key, or a value
+    of another type, which is in extra_fields. JSON key "param".
+    """
+    type: _builtins.str
+    """Type of the error, such as "image_generation_user_error". Not set: no key,
+    or a value of another type, which is in extra_fields. JSON key "type".
     """
     @_builtins.property
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
@@ -197,19 +239,29 @@ class ResponseError(_message.Message):
         code: _builtins.str | None = ...,
         message: _builtins.str | None = ...,
         extra_fields: _abc.Iterable[_extra_field_pb2.ExtraField] | None = ...,
+        param: _builtins.str | None = ...,
+        type: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "_message", b"_message", "code", b"code", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "_message", b"_message", "_param", b"_param", "_type", b"_type", "code", b"code", "message", b"message", "param", b"param", "type", b"type"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "_message", b"_message", "code", b"code", "extra_fields", b"extra_fields", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "_message", b"_message", "_param", b"_param", "_type", b"_type", "code", b"code", "extra_fields", b"extra_fields", "message", b"message", "param", b"param", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__code: _TypeAlias = _typing.Literal["code"]  # noqa: Y015
     _WhichOneofArgType__code: _TypeAlias = _typing.Literal["_code", b"_code"]  # noqa: Y015
     _WhichOneofReturnType__message: _TypeAlias = _typing.Literal["message"]  # noqa: Y015
     _WhichOneofArgType__message: _TypeAlias = _typing.Literal["_message", b"_message"]  # noqa: Y015
+    _WhichOneofReturnType__param: _TypeAlias = _typing.Literal["param"]  # noqa: Y015
+    _WhichOneofArgType__param: _TypeAlias = _typing.Literal["_param", b"_param"]  # noqa: Y015
+    _WhichOneofReturnType__type: _TypeAlias = _typing.Literal["type"]  # noqa: Y015
+    _WhichOneofArgType__type: _TypeAlias = _typing.Literal["_type", b"_type"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__code) -> _WhichOneofReturnType__code | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__message) -> _WhichOneofReturnType__message | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__param) -> _WhichOneofReturnType__param | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__type) -> _WhichOneofReturnType__type | None: ...
 
 Global___ResponseError: _TypeAlias = ResponseError  # noqa: Y015
 

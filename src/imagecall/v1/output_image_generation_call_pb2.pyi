@@ -8,6 +8,8 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from imagecall.v1 import extra_field_pb2 as _extra_field_pb2
+from imagecall.v1 import image_generation_call_error_pb2 as _image_generation_call_error_pb2
+from imagecall.v1 import image_generation_call_svg_usage_pb2 as _image_generation_call_svg_usage_pb2
 from imagecall.v1 import image_generation_status_pb2 as _image_generation_status_pb2
 from imagecall.v1 import image_result_pb2 as _image_result_pb2
 import builtins as _builtins
@@ -41,6 +43,8 @@ class OutputImageGenerationCall(_message.Message):
     BACKGROUND_FIELD_NUMBER: _builtins.int
     OUTPUT_FORMAT_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    SVG_USAGE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifier of the call, such as "ig_123"; any string, the empty one too.
     Not set: no key. JSON key "id", required by STRICT.
@@ -74,7 +78,7 @@ class OutputImageGenerationCall(_message.Message):
     "background".
     """
     output_format: _builtins.str
-    """Declared file format, such as "png", "jpeg" or "webp"; the first bytes
+    """Declared file format: "png", "jpeg", "webp", "gif", "svg"; the first bytes
     of the image are the authority. Not set: no key, or a value of another
     type, which is in extra_fields. JSON key "output_format".
     """
@@ -92,6 +96,18 @@ class OutputImageGenerationCall(_message.Message):
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
         """The other keys of the item, in order."""
 
+    @_builtins.property
+    def error(self) -> _image_generation_call_error_pb2.ImageGenerationCallError:
+        """Why the call failed. Not set: no key, or a value of another type, which
+        is in extra_fields. JSON key "error".
+        """
+
+    @_builtins.property
+    def svg_usage(self) -> _image_generation_call_svg_usage_pb2.ImageGenerationCallSvgUsage:
+        """Tokens that writing an SVG image consumed. Not set: no key, or a value of
+        another type, which is in extra_fields. JSON key "svg_usage".
+        """
+
     def __init__(
         self,
         *,
@@ -106,10 +122,12 @@ class OutputImageGenerationCall(_message.Message):
         background: _builtins.str | None = ...,
         output_format: _builtins.str | None = ...,
         action: _builtins.str | None = ...,
+        error: _image_generation_call_error_pb2.ImageGenerationCallError | None = ...,
+        svg_usage: _image_generation_call_svg_usage_pb2.ImageGenerationCallSvgUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_background", b"_background", "_id", b"_id", "_output_format", b"_output_format", "_quality", b"_quality", "_revised_prompt", b"_revised_prompt", "_size", b"_size", "_unknown_status", b"_unknown_status", "action", b"action", "background", b"background", "id", b"id", "output_format", b"output_format", "quality", b"quality", "result", b"result", "revised_prompt", b"revised_prompt", "size", b"size", "unknown_status", b"unknown_status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_background", b"_background", "_id", b"_id", "_output_format", b"_output_format", "_quality", b"_quality", "_revised_prompt", b"_revised_prompt", "_size", b"_size", "_unknown_status", b"_unknown_status", "action", b"action", "background", b"background", "error", b"error", "id", b"id", "output_format", b"output_format", "quality", b"quality", "result", b"result", "revised_prompt", b"revised_prompt", "size", b"size", "svg_usage", b"svg_usage", "unknown_status", b"unknown_status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_background", b"_background", "_id", b"_id", "_output_format", b"_output_format", "_quality", b"_quality", "_revised_prompt", b"_revised_prompt", "_size", b"_size", "_unknown_status", b"_unknown_status", "action", b"action", "background", b"background", "extra_fields", b"extra_fields", "id", b"id", "output_format", b"output_format", "quality", b"quality", "result", b"result", "revised_prompt", b"revised_prompt", "size", b"size", "status", b"status", "unknown_status", b"unknown_status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_background", b"_background", "_id", b"_id", "_output_format", b"_output_format", "_quality", b"_quality", "_revised_prompt", b"_revised_prompt", "_size", b"_size", "_unknown_status", b"_unknown_status", "action", b"action", "background", b"background", "error", b"error", "extra_fields", b"extra_fields", "id", b"id", "output_format", b"output_format", "quality", b"quality", "result", b"result", "revised_prompt", b"revised_prompt", "size", b"size", "status", b"status", "svg_usage", b"svg_usage", "unknown_status", b"unknown_status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__action: _TypeAlias = _typing.Literal["action"]  # noqa: Y015
     _WhichOneofArgType__action: _TypeAlias = _typing.Literal["_action", b"_action"]  # noqa: Y015
@@ -170,6 +188,8 @@ class OutputImageGenerationCallItem(_message.Message):
     OUTPUT_FORMAT_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    SVG_USAGE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifier of the call, such as "ig_123"; any string, the empty one too.
     Not set: no key. JSON key "id", required by STRICT.
@@ -203,7 +223,7 @@ class OutputImageGenerationCallItem(_message.Message):
     "background".
     """
     output_format: _builtins.str
-    """Declared file format, such as "png", "jpeg" or "webp"; the first bytes
+    """Declared file format: "png", "jpeg", "webp", "gif", "svg"; the first bytes
     of the image are the authority. Not set: no key, or a value of another
     type, which is in extra_fields. JSON key "output_format".
     """
@@ -225,6 +245,18 @@ class OutputImageGenerationCallItem(_message.Message):
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
         """The other keys of the item, in order."""
 
+    @_builtins.property
+    def error(self) -> _image_generation_call_error_pb2.ImageGenerationCallError:
+        """Why the call failed. Not set: no key, or a value of another type, which
+        is in extra_fields. JSON key "error".
+        """
+
+    @_builtins.property
+    def svg_usage(self) -> _image_generation_call_svg_usage_pb2.ImageGenerationCallSvgUsage:
+        """Tokens that writing an SVG image consumed. Not set: no key, or a value of
+        another type, which is in extra_fields. JSON key "svg_usage".
+        """
+
     def __init__(
         self,
         *,
@@ -240,10 +272,12 @@ class OutputImageGenerationCallItem(_message.Message):
         output_format: _builtins.str | None = ...,
         action: _builtins.str | None = ...,
         prompt: _builtins.str | None = ...,
+        error: _image_generation_call_error_pb2.ImageGenerationCallError | None = ...,
+        svg_usage: _image_generation_call_svg_usage_pb2.ImageGenerationCallSvgUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_background", b"_background", "_id", b"_id", "_output_format", b"_output_format", "_prompt", b"_prompt", "_quality", b"_quality", "_revised_prompt", b"_revised_prompt", "_size", b"_size", "_unknown_status", b"_unknown_status", "action", b"action", "background", b"background", "id", b"id", "output_format", b"output_format", "prompt", b"prompt", "quality", b"quality", "result", b"result", "revised_prompt", b"revised_prompt", "size", b"size", "unknown_status", b"unknown_status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_background", b"_background", "_id", b"_id", "_output_format", b"_output_format", "_prompt", b"_prompt", "_quality", b"_quality", "_revised_prompt", b"_revised_prompt", "_size", b"_size", "_unknown_status", b"_unknown_status", "action", b"action", "background", b"background", "error", b"error", "id", b"id", "output_format", b"output_format", "prompt", b"prompt", "quality", b"quality", "result", b"result", "revised_prompt", b"revised_prompt", "size", b"size", "svg_usage", b"svg_usage", "unknown_status", b"unknown_status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_background", b"_background", "_id", b"_id", "_output_format", b"_output_format", "_prompt", b"_prompt", "_quality", b"_quality", "_revised_prompt", b"_revised_prompt", "_size", b"_size", "_unknown_status", b"_unknown_status", "action", b"action", "background", b"background", "extra_fields", b"extra_fields", "id", b"id", "output_format", b"output_format", "prompt", b"prompt", "quality", b"quality", "result", b"result", "revised_prompt", b"revised_prompt", "size", b"size", "status", b"status", "unknown_status", b"unknown_status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_background", b"_background", "_id", b"_id", "_output_format", b"_output_format", "_prompt", b"_prompt", "_quality", b"_quality", "_revised_prompt", b"_revised_prompt", "_size", b"_size", "_unknown_status", b"_unknown_status", "action", b"action", "background", b"background", "error", b"error", "extra_fields", b"extra_fields", "id", b"id", "output_format", b"output_format", "prompt", b"prompt", "quality", b"quality", "result", b"result", "revised_prompt", b"revised_prompt", "size", b"size", "status", b"status", "svg_usage", b"svg_usage", "unknown_status", b"unknown_status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__action: _TypeAlias = _typing.Literal["action"]  # noqa: Y015
     _WhichOneofArgType__action: _TypeAlias = _typing.Literal["_action", b"_action"]  # noqa: Y015
@@ -303,6 +337,7 @@ class OutputImageGenerationServerToolItem(_message.Message):
     PROMPT_FIELD_NUMBER: _builtins.int
     IMAGE_B64_FIELD_NUMBER: _builtins.int
     IMAGE_URL_FIELD_NUMBER: _builtins.int
+    ERROR_TEXT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifier of the call, such as "ig_123"; any string, the empty one too.
     Not set: no key. JSON key "id", optional.
@@ -327,6 +362,10 @@ class OutputImageGenerationServerToolItem(_message.Message):
     image_url: _builtins.str
     """Where the image can be fetched. Not set: no key, or a value of another
     type, which is in extra_fields. JSON key "imageUrl".
+    """
+    error_text: _builtins.str
+    """Why the call failed, in words. Not set: no key, or a value of another
+    type, which is in extra_fields. JSON key "error".
     """
     @_builtins.property
     def result(self) -> _image_result_pb2.ImageResult:
@@ -356,11 +395,14 @@ class OutputImageGenerationServerToolItem(_message.Message):
         prompt: _builtins.str | None = ...,
         image_b64: _image_result_pb2.ImageResult | None = ...,
         image_url: _builtins.str | None = ...,
+        error_text: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_id", b"_id", "_image_url", b"_image_url", "_prompt", b"_prompt", "_revised_prompt", b"_revised_prompt", "_unknown_status", b"_unknown_status", "id", b"id", "image_b64", b"image_b64", "image_url", b"image_url", "prompt", b"prompt", "result", b"result", "revised_prompt", b"revised_prompt", "unknown_status", b"unknown_status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_error_text", b"_error_text", "_id", b"_id", "_image_url", b"_image_url", "_prompt", b"_prompt", "_revised_prompt", b"_revised_prompt", "_unknown_status", b"_unknown_status", "error_text", b"error_text", "id", b"id", "image_b64", b"image_b64", "image_url", b"image_url", "prompt", b"prompt", "result", b"result", "revised_prompt", b"revised_prompt", "unknown_status", b"unknown_status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_id", b"_id", "_image_url", b"_image_url", "_prompt", b"_prompt", "_revised_prompt", b"_revised_prompt", "_unknown_status", b"_unknown_status", "extra_fields", b"extra_fields", "id", b"id", "image_b64", b"image_b64", "image_url", b"image_url", "prompt", b"prompt", "result", b"result", "revised_prompt", b"revised_prompt", "status", b"status", "unknown_status", b"unknown_status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error_text", b"_error_text", "_id", b"_id", "_image_url", b"_image_url", "_prompt", b"_prompt", "_revised_prompt", b"_revised_prompt", "_unknown_status", b"_unknown_status", "error_text", b"error_text", "extra_fields", b"extra_fields", "id", b"id", "image_b64", b"image_b64", "image_url", b"image_url", "prompt", b"prompt", "result", b"result", "revised_prompt", b"revised_prompt", "status", b"status", "unknown_status", b"unknown_status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__error_text: _TypeAlias = _typing.Literal["error_text"]  # noqa: Y015
+    _WhichOneofArgType__error_text: _TypeAlias = _typing.Literal["_error_text", b"_error_text"]  # noqa: Y015
     _WhichOneofReturnType__id: _TypeAlias = _typing.Literal["id"]  # noqa: Y015
     _WhichOneofArgType__id: _TypeAlias = _typing.Literal["_id", b"_id"]  # noqa: Y015
     _WhichOneofReturnType__image_url: _TypeAlias = _typing.Literal["image_url"]  # noqa: Y015
@@ -371,6 +413,8 @@ class OutputImageGenerationServerToolItem(_message.Message):
     _WhichOneofArgType__revised_prompt: _TypeAlias = _typing.Literal["_revised_prompt", b"_revised_prompt"]  # noqa: Y015
     _WhichOneofReturnType__unknown_status: _TypeAlias = _typing.Literal["unknown_status"]  # noqa: Y015
     _WhichOneofArgType__unknown_status: _TypeAlias = _typing.Literal["_unknown_status", b"_unknown_status"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__error_text) -> _WhichOneofReturnType__error_text | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__id) -> _WhichOneofReturnType__id | None: ...
     @_typing.overload

@@ -1,19 +1,20 @@
-"""The backend that needs no key and no network: it draws test cards, and fails when it is asked to.
+"""The backend that needs no key and no network: it draws test cards, and injects faults on request.
 
-The pictures are a pure function of the request. How a client deals with failures, delays and very
-large images can be tried with the request key "embedded", an object; its members are those of
-imagecall.backends.embedded.order.Asked.
+The pictures are a pure function of the request. The members of the request key "embedded" are those
+of imagecall.backends.embedded.fault_injection.Asked.
 """
 
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
 
-from imagecall.backends.embedded.order import KEY, Order
+from imagecall.backends.embedded.answer import Answer
+from imagecall.backends.embedded.fault_injection import KEY
+from imagecall.backends.embedded.order import Order
 from imagecall.backends.embedded.test_card.card import Card, draw
 from imagecall.backends.embedded.test_card.padding import pad
 from imagecall.errors import ConversionError, damaged_answer, pointer_to
@@ -35,7 +36,7 @@ from imagecall.v1.stream_event_pb2 import StreamEvent
 from imagecall.wire.chunks import end_of_image, pieces
 
 _Key: TypeAlias = tuple[str, float, int | None]
-"""What a picture is known by: its card, its sharpness, and how large a file is asked for."""
+"""Key of a picture: its card, its sharpness, and the size of the file that is asked for."""
 
 _KEPT_BYTES: Final = 256 * 1024 * 1024
 
@@ -49,7 +50,7 @@ class Picture:
 
 
 class EmbeddedBackend:
-    """See the module. It keeps the last pictures, up to 256 MiB, as they may be asked for again."""
+    """Draws test cards. Keeps the last pictures, up to 256 MiB, for requests of the same ones."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[_Key, Picture] = OrderedDict()
@@ -58,48 +59,51 @@ class EmbeddedBackend:
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
         order = await asyncio.to_thread(Order, request.request)
         await asyncio.sleep(order.asked.delay_seconds)
-        order.fail(midway=order.asked.midway)
+        order.asked.fail(midway=order.asked.midway)
         if order.asked.ending == "cut":
             raise damaged_answer("it ends in the middle")
         picture = await self._picture(order, 1.0) if order.has_image else None
-        end = end_of(
-            order.response(picture.data if picture else None),
-            order.ending,
-            request.include_document,
-        )
+        answer = Answer(order)
+        read = answer.response(picture.data if picture else None)
+        end = end_of(read, answer.ending, request.include_document)
         return GenerateImageResponse(response=end.response)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         order = await asyncio.to_thread(Order, request.request)
-        steps = order.settings.partial_images + 1
-        if order.asked.http_status and not order.asked.midway:
+        answer = Answer(order)
+        if order.asked.fails_at_once:
             await asyncio.sleep(order.asked.delay_seconds)
-            order.fail(midway=False)
-        for event in order.beginning(request.include_other_events):
+            order.asked.fail(midway=False)
+        for event in _wanted(request, answer.opening()):
             yield StreamImageResponse(event=event)
-        for step in range(steps - 1):
-            await asyncio.sleep(order.asked.delay_seconds / steps)
-            picture = await self._picture(order, (step + 1) / steps)
-            async for part in _with_image(order.partial_image(step), picture):
-                yield part
-        await asyncio.sleep(order.asked.delay_seconds / steps)
-        order.fail(midway=True)
-        final = await self._picture(order, 1.0) if order.has_image else None
-        if final is not None:
-            yield StreamImageResponse(event=order.completed())
-        if final is not None and order.asked.ending == "cut":
-            for piece in pieces(final.data[: len(final.data) // 2]):
-                await turn()
-                yield piece._replace(end=None)
-            raise damaged_answer("it ends in the middle of the image")
-        async for part in _with_image(order.done(), final):
+        async for part in self._begun(order, answer):
             yield part
-        end = end_of(order.response(None), order.ending, request.include_document, _delivered)
+        order.asked.fail(midway=True)
+        final = await self._picture(order, 1.0) if order.has_image else None
+        async for part in _final_image(order, answer, final):
+            yield part
+        for event in _wanted(request, answer.message()):
+            yield StreamImageResponse(event=event)
+        read = answer.response(None)
+        end = end_of(read, answer.ending, request.include_document, _delivered)
         async for part in _with_image(end, final):
             yield part
 
+    async def _begun(self, order: Order, answer: Answer) -> AsyncGenerator[Part, None]:
+        """The beginning of an image, and its partial ones, over the time that drawing takes."""
+        partial_images = order.settings.partial_images if order.draws else 0
+        steps = partial_images + 1
+        for event in answer.begun() if order.draws else ():
+            yield StreamImageResponse(event=event)
+        for step in range(partial_images):
+            await asyncio.sleep(order.asked.delay_seconds / steps)
+            picture = await self._picture(order, (step + 1) / steps)
+            async for part in _with_image(answer.partial_image(step), picture):
+                yield part
+        await asyncio.sleep(order.asked.delay_seconds / steps)
+
     async def close(self) -> None:
-        """There is nothing to give back."""
+        """Does nothing: there is nothing to give back."""
 
     async def _picture(self, order: Order, sharpness: float) -> Picture:
         """A picture of an order: one that was kept, or drawn now, beside the event loop."""
@@ -136,6 +140,28 @@ def _drawn(card: Card, sharpness: float, size: int | None) -> Picture:
             pointer = pointer_to(KEY, "image_bytes")
             raise ConversionError("UNSUPPORTED", pointer, str(error)) from None
     return Picture(data, hashlib.sha256(data).digest())
+
+
+def _wanted(request: StreamImageRequest, events: Iterator[StreamEvent]) -> list[StreamEvent]:
+    """The events that concern no image, if they are wanted. They count in any case."""
+    made = list(events)
+    return made if request.include_other_events else []
+
+
+async def _final_image(
+    order: Order, answer: Answer, final: Picture | None
+) -> AsyncGenerator[Part, None]:
+    """The end of the image, if one was begun, or of the stream, where that is cut."""
+    if final is not None:
+        yield StreamImageResponse(event=answer.completed())
+    if order.asked.ending == "cut":
+        for piece in pieces(final.data[: len(final.data) // 2]) if final else ():
+            await turn()
+            yield piece._replace(end=None)
+        raise damaged_answer("it ends in the middle of the image")
+    if order.draws:
+        async for part in _with_image(answer.done(), final):
+            yield part
 
 
 async def _with_image(

@@ -1,7 +1,7 @@
-"""What the image tool of a request asks for, as far as the embedded backend can do it."""
+"""Settings of the image tool of a request, as far as the embedded backend can draw them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,11 +9,13 @@ from imagecall.backends.embedded.test_card.card import FORMATS, SIDES
 from imagecall.conversion.converter import TOOLS
 from imagecall.conversion.fields import key_of
 from imagecall.errors import ConversionError, pointer_to, quoted
+from imagecall.json.text import parse
 from imagecall.v1.image_generation_tool_pb2 import Tool
 
 _DEFAULT_SIDE: Final = 1024
 _STEP: Final = 32
 _AUTO: Final = "auto"
+_NUMBER: Final = "n"
 _TRANSPARENT: Final = "transparent"
 _OPAQUE: Final = "opaque"
 _QUALITIES: Final = {
@@ -24,7 +26,7 @@ _QUALITIES: Final = {
     "xhigh": "high",
     "max": "high",
 }
-"""What is drawn for each quality of the API."""
+"""The quality that is drawn for each quality of the APIs."""
 
 _SIZE: Final = re.compile(r"([1-9]\d{0,5})x([1-9]\d{0,5})", re.ASCII)
 _RATIO: Final = re.compile(r"([1-9]\d?):([1-9]\d?)", re.ASCII)
@@ -34,7 +36,7 @@ _PARTIAL_IMAGES: Final = range(4)
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """What to draw, beside the prompt. What the request leaves open is decided here."""
+    """Settings of an image, beside the prompt, with a value for each that a request leaves open."""
 
     width: int
     height: int
@@ -50,30 +52,39 @@ class ImageSettings:
         return f"{self.width}x{self.height}"
 
 
-def settings_of(tools: list[Tool]) -> ImageSettings:
-    """The settings of the first image tool; the defaults if no tools are given.
+_DEFAULTS: Final = ImageSettings(
+    width=_DEFAULT_SIDE,
+    height=_DEFAULT_SIDE,
+    quality=_QUALITIES[_AUTO],
+    background=_OPAQUE,
+    output_format=FORMATS[0],
+    compression=None,
+    partial_images=0,
+)
 
+
+def settings_of(tools: Sequence[Tool], *, needed: bool = True) -> ImageSettings:
+    """The settings of the first image tool, wherever it stands; the defaults if there are no tools.
+
+    Tools that are not for images are let be beside it, and alone where no image is `needed`.
     Raises ConversionError: UNSUPPORTED with the pointer of what cannot be done, WRONG_TYPE.
     """
     for index, tool in enumerate(tools):
-        variant = TOOLS.chosen(tool)
-        if variant.option.fallback:
-            name = getattr(tool, variant.name).type
-            text = f"there is no tool {quoted(name)}; choose one of {', '.join(TOOLS.by_type)}"
-            raise ConversionError("UNSUPPORTED", pointer_to("tools", index), text)
-    if tools:
-        return _Reading(*_parameters(tools[0])).settings()
-    return ImageSettings(
-        _DEFAULT_SIDE, _DEFAULT_SIDE, _QUALITIES[_AUTO], _OPAQUE, FORMATS[0], None, 0
-    )
+        if not TOOLS.chosen(tool).option.fallback:
+            return _Reading(*_parameters(tool, index)).settings()
+    if tools and needed:
+        name = getattr(tools[0], TOOLS.chosen(tools[0]).name).type
+        text = f"there is no image tool beside {quoted(name)}; add {' or '.join(TOOLS.by_type)}"
+        raise ConversionError("UNSUPPORTED", pointer_to("tools", 0), text)
+    return _DEFAULTS
 
 
-def _parameters(tool: Tool) -> tuple[Any, tuple[str | int, ...]]:
-    """The message that has the settings of the first tool, and the place of it."""
+def _parameters(tool: Tool, index: int) -> tuple[Any, tuple[str | int, ...]]:
+    """The message that has the settings of a tool, and its place in the request."""
     message = getattr(tool, TOOLS.chosen(tool).name)
     if "parameters" in message.DESCRIPTOR.fields_by_name:
-        return message.parameters, ("tools", 0, "parameters")
-    return message, ("tools", 0)
+        return message.parameters, ("tools", index, "parameters")
+    return message, ("tools", index)
 
 
 class _Reading:
@@ -85,6 +96,7 @@ class _Reading:
 
     def settings(self) -> ImageSettings:
         self._refuse_wrong_types()
+        self._refuse_several()
         width, height = self._size()
         output_format = self._choice("output_format", dict(zip(FORMATS, FORMATS, strict=True)))
         backgrounds = {_AUTO: _OPAQUE, _OPAQUE: _OPAQUE, _TRANSPARENT: _TRANSPARENT}
@@ -109,6 +121,13 @@ class _Reading:
                 pointer = pointer_to(*self._tokens, extra.name)
                 message = f"{quoted(extra.name)} has a value of the wrong type"
                 raise ConversionError("WRONG_TYPE", pointer, message)
+
+    def _refuse_several(self) -> None:
+        """Refuses a number of images: APIs have the key "n", for which the tools have no field."""
+        for extra in self._tool.extra_fields:
+            if extra.name == _NUMBER and parse(extra.json.encode()) not in (None, 1):
+                text = f"{quoted(_NUMBER)} must be 1: the embedded backend draws one image"
+                raise self._unsupported(_NUMBER, text)
 
     def _value(self, name: str) -> Any:
         has = name in self._tool.DESCRIPTOR.fields_by_name and self._tool.HasField(name)

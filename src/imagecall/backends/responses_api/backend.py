@@ -1,34 +1,55 @@
-"""The backend that asks a Responses API over HTTP: OpenRouter's, OpenAI's, or any other.
+"""The backend that calls a Responses API over HTTP: OpenRouter's, OpenAI's, or any other.
 
-A call is never sent twice. Whether an error may have come after the API began to bill is said with
-it, see GenerationError.may_be_billed.
+A call is never sent twice. GenerationError.may_be_billed is set where an error may have come after
+the API began to bill. An API may answer with a stream where a response was asked for, and the other
+way round: the first bytes of the answer decide how it is read.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from typing import Final
-from urllib.parse import urlsplit
 
 import aiohttp
 
-from imagecall.backends.responses_api.errors import failed, not_understood, refused, without_key
+from imagecall.access.limits import Limits
+from imagecall.backends.responses_api.body import IDENTITY, TRANSPORT_ERRORS, Body, inflater_of
+from imagecall.backends.responses_api.errors import (
+    failed,
+    not_understood,
+    refused,
+    secrets_of,
+    without_secrets,
+)
 from imagecall.backends.responses_api.stream import ResponseStream
-from imagecall.errors import ConversionError, GenerationError, damaged_answer, too_large_answer
+from imagecall.backends.responses_api.target import target_of
+from imagecall.errors import ConversionError, GenerationError, damaged_answer
+from imagecall.generation.assembly import reassemble
 from imagecall.generation.backend import Part
+from imagecall.generation.call_context import CALL
+from imagecall.generation.composition import compose
 from imagecall.generation.fairness import turn
 from imagecall.generation.parts import in_parts
 from imagecall.generation.request import request_to_json
 from imagecall.generation.response import ReadResponse, end_of, ending_of, response_from_json
-from imagecall.json.text import MAX_BYTES, members, parse
-from imagecall.observing.observer import http_called, upstream
-from imagecall.server.limits import Limits
+from imagecall.json.text import MAX_BYTES, parse
+from imagecall.observing.observer import client_call
+from imagecall.observing.operations import http_called
+from imagecall.rpc.headers import AUTHORIZATION, FORWARDED, Header, by_name, forwarded, lower
 from imagecall.sizes import FOLLOWED, OFFLOAD, PIECE
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     GenerateImageResponse,
     StreamImageRequest,
 )
+from imagecall.v1.image_response_pb2 import ImageResponse
 
 CONNECT_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 300.0
@@ -40,20 +61,21 @@ _MAX_HEADER_BYTES: Final = 64 * 1024
 _ERROR_SECONDS: Final = 2.0
 """How long the body of an error is waited for, as its status is known."""
 
-_IDENTITY: Final = "identity"
-
 
 class HttpBackend:
     """See the module.
 
     Args:
-        base_url: where the API is, without "/responses": "https://openrouter.ai/api/v1".
+        base_url: the URL of the API without "/responses": "https://openrouter.ai/api/v1". A query
+            is kept behind the path.
         api_key: sent as a bearer token. "": none is sent.
+        headers: sent with each request.
+        forward_headers: names of the headers, or metadata, of a caller that are sent too.
         idle_seconds: after how long a silence a call is given up.
         max_bytes: the limit of an answer, or of an event of a stream without its image.
         max_image_bytes: the limit of an image of a stream.
 
-    Raises ValueError for what is no base URL, or no key.
+    Raises ValueError for a URL, proxy, key or header that cannot be used.
     """
 
     def __init__(
@@ -61,13 +83,20 @@ class HttpBackend:
         base_url: str,
         api_key: str = "",
         *,
+        headers: Sequence[Header] = (),
+        forward_headers: Collection[str] = FORWARDED,
         idle_seconds: float = IDLE_SECONDS,
         max_bytes: int = MAX_BYTES,
         max_image_bytes: int = Limits.image_bytes,
     ) -> None:
-        self._url = _checked_url(base_url) + "/responses"
-        self._operation = http_called(self._url)
-        self._api_key = _checked_key(api_key)
+        self._target = target_of(base_url)
+        self._operation = http_called(self._target.shown)
+        key = _checked_key(api_key)
+        self._own = {name: (h.name, h.value) for name, h in by_name(headers, key).items()}
+        if key:
+            self._own[AUTHORIZATION] = ("Authorization", f"Bearer {key}")
+        self._forward = lower(forward_headers)
+        self._secrets = secrets_of(key, headers)
         self._idle_seconds = idle_seconds
         self._max_bytes = max_bytes
         self._max_image_bytes = max_image_bytes
@@ -75,15 +104,26 @@ class HttpBackend:
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
         body = request_to_json(request.request, stream=False)
-        async with self._post(body, "application/json") as answer:
-            read = await self._response(await self._whole(answer), answer.headers)
-        end = end_of(read, 0, request.include_document)
-        return GenerateImageResponse(response=end.response)
+        async with self._post(body, "application/json") as (answer, received):
+            start = await received.beginning()
+            if _is_json(start):
+                read = await self._response(received, start, answer.headers)
+                response = end_of(read, 0, request.include_document).response
+            else:
+                response = await self._composed(received, start, request)
+        return GenerateImageResponse(response=response)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         body = request_to_json(request.request, stream=True)
-        async with self._post(body, "text/event-stream") as answer:
-            parts = self._parts(answer, request)
+        async with self._post(body, "text/event-stream") as (answer, received):
+            start = await received.beginning()
+            if _is_json(start):
+                read = await self._response(received, start, answer.headers)
+                end = end_of(read, ending_of(read.response), request.include_document)
+                for part in in_parts(end):
+                    yield part
+                return
+            parts = self._parts(received, start, request, self._max_image_bytes)
             async with aclosing(parts):
                 async for part in parts:
                     yield part
@@ -93,34 +133,32 @@ class HttpBackend:
             await self._session.close()
 
     @asynccontextmanager
-    async def _post(self, body: bytes, accept: str) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Sends a request; the answer, once it is known to be none of an error."""
-        headers = {"Accept": accept, "Content-Type": "application/json"}
-        if self._api_key:
-            headers["Authorization"] = f"Bearer {self._api_key}"
-        with upstream(self._operation) as hop, _failures():
-            headers.update(hop.headers)
+    async def _post(
+        self, body: bytes, accept: str
+    ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Body]]:
+        """Sends a request; gives the answer and its body. Raises GenerationError for an error."""
+        with client_call(self._operation) as observed, _failures():
             async with asyncio.timeout(self._idle_seconds):
                 answer = await self._opened().post(
-                    self._url, data=body, headers=headers, allow_redirects=False
+                    self._target.url,
+                    data=body,
+                    headers=self._headers(accept, observed.headers),
+                    allow_redirects=False,
+                    proxy=self._target.proxy,
                 )
             async with answer:
-                hop.code = answer.status
-                await self._accept(answer)
-                yield answer
+                observed.code = answer.status
+                if answer.status != 200:
+                    start = await _start_of_error(answer)
+                    raise refused(answer.status, answer.headers, start, self._secrets)
+                inflater = inflater_of(answer)
+                yield answer, Body(answer, inflater, self._idle_seconds, self._max_bytes)
 
-    async def _accept(self, answer: aiohttp.ClientResponse) -> None:
-        """Raises GenerationError for an answer that is an error, or not as it was asked for."""
-        if answer.status != 200:
-            start = await _start(answer)
-            raise refused(answer.status, answer.headers, start, self._api_key)
-        if answer.headers.get("content-encoding", _IDENTITY).lower() != _IDENTITY:
-            raise not_understood("compressed bytes, which were not asked for", may_be_billed=True)
-
-    async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
-        """The next bytes of an answer; empty at its end."""
-        async with asyncio.timeout(self._idle_seconds):
-            return await answer.content.readany()
+    def _headers(self, accept: str, of_call: Mapping[str, str]) -> list[tuple[str, str]]:
+        """The headers of a request. Those of the caller give way to others."""
+        others = [("Accept", accept), ("Content-Type", "application/json"), *of_call.items()]
+        sent = forwarded(CALL.get().metadata, self._forward - self._own.keys())
+        return [*others, *self._own.values(), *((name, str(value)) for name, value in sent)]
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -128,86 +166,94 @@ class HttpBackend:
                 auto_decompress=False,
                 connector=aiohttp.TCPConnector(limit=0),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"Accept-Encoding": _IDENTITY, "User-Agent": "imagecall"},
+                headers={"Accept-Encoding": IDENTITY, "User-Agent": "imagecall"},
                 read_bufsize=_READ_BYTES,
                 # How long it is silent is ours to measure: while a slow client keeps us from
                 # reading, it is not.
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
                 max_field_size=_MAX_HEADER_BYTES,
                 max_line_size=_MAX_HEADER_BYTES,
-                trust_env=True,
             )
         return self._session
 
     async def _parts(
-        self, answer: aiohttp.ClientResponse, request: StreamImageRequest
+        self, body: Body, start: bytes, request: StreamImageRequest, max_image_bytes: int
     ) -> AsyncGenerator[Part, None]:
-        """The parts of a stream, or of a whole response of an API that does not stream."""
-        first = await self._read(answer)
-        while first.isspace():
-            first = await self._read(answer)
-        match first.lstrip()[:1]:
-            case b"{" | b"[":
-                read = await self._response(first + await self._whole(answer), answer.headers)
-                end = end_of(read, ending_of(read.response), request.include_document)
-                for part in in_parts(end):
-                    yield part
-                return
-            case b"<":
-                raise not_understood("HTML", may_be_billed=True)
-        stream = ResponseStream(request, self._api_key, self._max_bytes, self._max_image_bytes)
-        received = first
+        """The parts of a stream."""
+        if start.startswith(b"<"):
+            raise not_understood("HTML", may_be_billed=True)
+        stream = ResponseStream(request, self._secrets, self._max_bytes, max_image_bytes)
+        received = start
+        failure: Exception | None = None
         while received and not stream.ended:
             for piece in _slices(received, stream):
                 await (turn() if len(piece) >= PIECE else asyncio.sleep(0))
                 for part in stream.feed(piece):
                     yield part
-            received = b"" if stream.ended else await self._read(answer)
-        for part in stream.finish():
-            yield part
+            received = b""
+            if not stream.ended:
+                try:
+                    received = await body.read()
+                except TRANSPORT_ERRORS as error:
+                    failure = error
+        try:
+            for part in stream.finish():
+                yield part
+        except GenerationError as error:
+            raise failure or error from None
 
-    async def _whole(self, answer: aiohttp.ClientResponse) -> bytes:
-        """The rest of an answer. Raises GenerationError: TOO_LARGE."""
-        pieces: list[bytes] = []
-        size = 0
-        while piece := await self._read(answer):
-            pieces.append(piece)
-            size += len(piece)
-            if size > self._max_bytes:
-                raise too_large_answer("the API's answer", self._max_bytes)
-        return b"".join(pieces)
+    async def _composed(
+        self, body: Body, start: bytes, request: GenerateImageRequest
+    ) -> ImageResponse:
+        """The response of an API that answers with a stream."""
+        asked = StreamImageRequest(
+            request=request.request, include_document=request.include_document
+        )
+        async with aclosing(self._parts(body, start, asked, self._max_bytes)) as parts:
+            items = [item async for item in reassemble(parts, self._max_bytes)]
+        return compose(items, request.include_document)
 
-    async def _response(self, body: bytes, headers: Mapping[str, str]) -> ReadResponse:
+    async def _response(self, body: Body, start: bytes, headers: Mapping[str, str]) -> ReadResponse:
         """Reads a whole answer. Raises GenerationError, also for the error that it may be."""
-        if len(body) >= OFFLOAD:
-            return await asyncio.to_thread(self._read_response, body, headers)
-        return self._read_response(body, headers)
+        text = await body.whole_json(start)
+        if len(text) >= OFFLOAD:
+            return await asyncio.to_thread(self._read_response, text, headers)
+        return self._read_response(text, headers)
 
     def _read_response(self, body: bytes, headers: Mapping[str, str]) -> ReadResponse:
-        body = without_key(body, self._api_key)
+        body = without_secrets(body, self._secrets)
         try:
             read = response_from_json(body, max_bytes=self._max_bytes)
         except ConversionError as error:
-            if body.lstrip()[:1] == b"{":
+            if body.startswith(b"{"):
                 raise damaged_answer(f"{error.pointer or 'it'}: {error}") from None
-            what = "HTML" if body.lstrip()[:1] == b"<" else "what is not JSON"
-            raise not_understood(what, may_be_billed=True) from None
-        raws = members(read.document.json.encode())
-        if "output" in raws or raws.get("object") == b'"response"':
+            raise not_understood("what is not JSON", may_be_billed=True) from None
+        value = parse(read.document.json.encode())
+        if "output" in value or value.get("object") == "response":
             return read
-        if said := parse(raws.get("error", b"null")):
-            raise failed(said, self._api_key, headers)
-        raise not_understood("JSON without a response", may_be_billed=True)
+        said = value.get("error") or value
+        if said is value and not (value.get("message") or value.get("detail")):
+            raise not_understood("JSON without a response", may_be_billed=True)
+        raise failed(said, self._secrets, headers)
 
 
-async def _start(answer: aiohttp.ClientResponse) -> bytes:
-    """What comes of the body of an error in a short time."""
-    body = b""
-    with suppress(TimeoutError, aiohttp.ClientError, ConnectionError):
+async def _start_of_error(answer: aiohttp.ClientResponse) -> bytes:
+    """What comes of the body of an error in a short time; as it is, in an unknown encoding."""
+    inflater = None
+    with suppress(GenerationError):
+        inflater = inflater_of(answer)
+    body = Body(answer, inflater, _ERROR_SECONDS, _MAX_ERROR_BYTES)
+    start = b""
+    with suppress(GenerationError, *TRANSPORT_ERRORS):
         async with asyncio.timeout(_ERROR_SECONDS):
-            while len(body) < _MAX_ERROR_BYTES and (piece := await answer.content.readany()):
-                body += piece
-    return body[:_MAX_ERROR_BYTES]
+            while len(start) < _MAX_ERROR_BYTES and (piece := await body.read()):
+                start += piece
+    return start[:_MAX_ERROR_BYTES]
+
+
+def _is_json(start: bytes) -> bool:
+    """Whether a body that begins so is JSON, not a stream of events."""
+    return start[:1] in (b"{", b"[")
 
 
 def _slices(received: bytes, stream: ResponseStream) -> Iterator[bytes]:
@@ -255,17 +301,6 @@ def _why(error: Exception) -> str:
         case aiohttp.ConnectionTimeoutError():
             return "it takes too long"
     return "it failed"
-
-
-def _checked_url(base_url: str) -> str:
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(f"{base_url!r} is no base URL such as https://openrouter.ai/api/v1")
-    if parts.username is not None or any(map(str.isspace, base_url)):
-        raise ValueError("the base URL has a user name or white space in it, which it must not")
-    _ = parts.port  # Raises ValueError for what is no port.
-    parts.hostname.encode("idna")  # Raises UnicodeError, which is a ValueError, for no host.
-    return base_url.rstrip("/")
 
 
 def _checked_key(api_key: str) -> str:

@@ -3,14 +3,19 @@
 An HTTP status becomes the reason that has it as an option in
 proto/imagecall/v1/conversion_error.proto; an error that comes without one, in a stream or with the
 status 200, is taken for the status that its code or type goes with.
+
+Some APIs spell numbers as strings, and what is absent as "None"; some frame the body of an error as
+an event of a stream.
 """
 
+import codecs
 import re
 import time
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from imagecall.errors import (
     REASONS_BY_HTTP_STATUS,
@@ -21,6 +26,7 @@ from imagecall.errors import (
     printable,
 )
 from imagecall.json.text import JsonValue, parse
+from imagecall.rpc.headers import Header
 
 _MAX_MESSAGE: Final = 600
 _MAX_POINTER: Final = 300
@@ -48,36 +54,53 @@ _STATUSES: Final = {
 }
 """The HTTP statuses that an API sends with the code or type of an error."""
 
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_EVENT_DATA: Final = re.compile(rb"^data:[ ]?(.*?)\r?$", re.MULTILINE)
+_DIGITS: Final = re.compile(r"[0-9]{3}")
+_NONE: Final = "None"
+_CONTROL: Final = "Cc"
 _PARAM: Final = re.compile(r"[^.\[\]]+")
-_MIN_KEY: Final = 16
-"""The length from which a key is looked for in what an API says."""
+_MIN_SECRET: Final = 16
+"""Shortest word of a secret that is masked."""
+
+Secrets: TypeAlias = tuple[str, ...]
+"""Words that no text of an API may show: the API key, and those in headers of the operator."""
 
 _KEY: Final = re.compile(r"\b(?:sk|key|pk|rk)-[\w*.-]{3,}[\w*]", re.ASCII)
 
 
-def without_key(data: bytes, api_key: str) -> bytes:
-    """What an API sent, without our key: APIs quote the one that they refuse."""
-    key = api_key.encode()
-    return data.replace(key, b"[key]") if len(key) >= _MIN_KEY and key in data else data
+def secrets_of(api_key: str, headers: Iterable[Header]) -> Secrets:
+    """Returns the words to mask. Short ones would be found in places where they are no secret."""
+    values = [api_key, *(header.value for header in headers if header.is_secret)]
+    words = {word for value in values for word in value.split() if len(word) >= _MIN_SECRET}
+    return tuple(sorted(words, key=len, reverse=True))
 
 
-def _without_keys(text: str, api_key: str) -> str:
-    """A sentence of an API in which no key stands, nor what is left of one."""
-    return _KEY.sub("[key]", without_key(text.encode(errors="replace"), api_key).decode())
+def without_secrets(data: bytes, secrets: Secrets) -> bytes:
+    """Masks secrets in the bytes of an API: APIs quote the key that they refuse."""
+    for secret in secrets:
+        data = data.replace(secret.encode(), b"[key]")
+    return data
 
 
-def refused(status: int, headers: Mapping[str, str], body: bytes, api_key: str) -> GenerationError:
+def _masked(text: str, secrets: Secrets) -> str:
+    """Masks secrets in a sentence of an API, and parts of a key."""
+    return _KEY.sub("[key]", without_secrets(text.encode(errors="replace"), secrets).decode())
+
+
+def refused(
+    status: int, headers: Mapping[str, str], body: bytes, secrets: Secrets
+) -> GenerationError:
     """The error for an answer with a status of 300 or more, or below 200."""
-    error = _error_object(body)
-    return _error(status, error, _said(error, body), headers, api_key, may_be_billed=False)
+    error = _error_in(body)
+    return _error(status, error, _said(error, body), headers, secrets, may_be_billed=False)
 
 
-def failed(error: JsonValue, api_key: str, headers: Mapping[str, str]) -> GenerationError:
+def failed(error: JsonValue, secrets: Secrets, headers: Mapping[str, str]) -> GenerationError:
     """The error for an error object that came in a stream, or with the status 200."""
     fields = error if isinstance(error, dict) else {"message": str(error)}
-    return _error(
-        _status_of(fields), fields, _text(fields, "message"), headers, api_key, may_be_billed=True
-    )
+    said = _text(fields, "message") or _text(fields, "detail")
+    return _error(_status_of(fields), fields, said, headers, secrets, may_be_billed=True)
 
 
 def not_understood(what: str, may_be_billed: bool = False) -> GenerationError:
@@ -91,7 +114,7 @@ def _error(
     fields: Mapping[str, Any],
     said: str,
     headers: Mapping[str, str],
-    api_key: str,
+    secrets: Secrets,
     may_be_billed: bool,
 ) -> GenerationError:
     if not 400 <= status < 600:
@@ -106,12 +129,12 @@ def _error(
     message = f"{head}: {said}" if said else head
     return GenerationError(
         reason_of(status),
-        cut_by_bytes(printable(_without_keys(message, api_key)), _MAX_MESSAGE),
-        pointer=cut_by_bytes(_without_keys(_pointer(fields.get("param")), api_key), _MAX_POINTER),
+        cut_by_bytes(printable(_masked(message, secrets)), _MAX_MESSAGE),
+        pointer=cut_by_bytes(_masked(_pointer(fields.get("param")), secrets), _MAX_POINTER),
         retry_seconds=_retry_seconds(headers),
         may_be_billed=may_be_billed,
         metadata={
-            name: cut_by_bytes(printable(_without_keys(value, api_key)), _MAX_WORD)
+            name: cut_by_bytes(printable(_masked(value, secrets)), _MAX_WORD)
             for name, value in known.items()
             if value
         },
@@ -126,24 +149,39 @@ def reason_of(status: int) -> str:
 
 def _status_of(fields: Mapping[str, Any]) -> int:
     """The HTTP status that an error goes with."""
-    for value in (fields.get("code"), fields.get("status"), fields.get("type")):
-        if isinstance(value, int) and 400 <= value < 600:
-            return value
+    for key in ("code", "status", "status_code", "type"):
+        value = fields.get(key)
+        number = _number(value)
+        if number is not None and 400 <= number < 600:
+            return number
         if isinstance(value, str) and value in _STATUSES:
             return _STATUSES[value]
     return _SERVER_ERROR
 
 
-def _error_object(body: bytes) -> Mapping[str, Any]:
-    """The error object of a JSON body; an empty one if there is none."""
-    try:
-        value = parse(body)
-    except ConversionError:
-        return {}
+def _number(value: JsonValue) -> int | None:
+    """An integer, also one that stands in a string; None for another value."""
+    if isinstance(value, str) and _DIGITS.fullmatch(value):
+        return int(value)
+    return value if isinstance(value, int) else None
+
+
+def error_of(value: JsonValue) -> Mapping[str, Any]:
+    """The error object of a JSON body or event; an empty one if there is none."""
     if isinstance(value, list) and value:
         value = value[0]
-    error = value.get("error", value) if isinstance(value, dict) else {}
-    return error if isinstance(error, dict) else {"message": error}
+    error = value.get("error") or value if isinstance(value, dict) else {}
+    return error if isinstance(error, dict) else {"message": str(error)}
+
+
+def _error_in(body: bytes) -> Mapping[str, Any]:
+    """The error object of a body, JSON or framed as an event; an empty one if there is none."""
+    body = body.removeprefix(_BYTE_ORDER_MARK)
+    for text in (body, *_EVENT_DATA.findall(body)):
+        with suppress(ConversionError):
+            if error := error_of(parse(text)):
+                return error
+    return {}
 
 
 def _said(error: Mapping[str, Any], body: bytes) -> str:
@@ -152,7 +190,21 @@ def _said(error: Mapping[str, Any], body: bytes) -> str:
         return message
     if body.lstrip()[:1] == b"<":
         return "with HTML"
-    return body[:_MAX_BODY].decode(errors="replace").strip() if body != b"{}" else ""
+    if body.strip() in (b"", b"{}"):
+        return ""
+    text = _decoded(body)
+    return f"with {len(body):,} bytes that are no text" if text is None else text
+
+
+def _decoded(body: bytes) -> str | None:
+    """The beginning of a body as a line of text; None if it is none."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    try:
+        text = decoder.decode(body[:_MAX_BODY], final=len(body) <= _MAX_BODY)
+    except UnicodeDecodeError:
+        return None
+    line = " ".join(text.split())
+    return None if any(unicodedata.category(letter) == _CONTROL for letter in line) else line
 
 
 def _text(fields: Mapping[str, Any], key: str) -> str:
@@ -162,12 +214,13 @@ def _text(fields: Mapping[str, Any], key: str) -> str:
 
 def _word(fields: Mapping[str, Any], key: str) -> str:
     value = fields.get(key)
-    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    known = isinstance(value, str | int) and not isinstance(value, bool) and value != _NONE
+    return str(value) if known else ""
 
 
 def _pointer(param: JsonValue) -> str:
     """The JSON Pointer of what OpenAI names as `tools[0].size`."""
-    tokens = _PARAM.findall(param) if isinstance(param, str) else []
+    tokens = _PARAM.findall(param) if isinstance(param, str) and param != _NONE else []
     return pointer_to(*tokens)
 
 

@@ -9,11 +9,15 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from imagecall.conversion.converter import CALLS, EVENTS
+from imagecall.conversion.view import view
+from imagecall.errors import quoted
 from imagecall.generation.chunked_fields import images, texts
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.stream_event_pb2 import StreamEvent
 
 _ADDED: Final = "output_item_added_event"
+_WITHOUT_IMAGE: Final = frozenset({"failed", "incomplete", "cancelled"})
+"""Statuses of a final item that will never have a result."""
 
 Key: TypeAlias = tuple[int | None, str | None]
 """The index of an item in the output, and its id, as far as they are known."""
@@ -26,11 +30,17 @@ class Items:
         self._begun: dict[Key, str] = {}
         self._final: list[Key] = []
         self._empty: set[str] = set()
+        self._awaited: dict[Key, str] = {}
 
     @property
     def open(self) -> list[str]:
         """The items that were begun and are not final."""
         return list(self._begun.values())
+
+    @property
+    def awaited(self) -> list[str]:
+        """The items whose image has not come: the open ones, and those that are final without."""
+        return [*self._begun.values(), *self._awaited.values()]
 
     @property
     def done(self) -> int:
@@ -49,11 +59,21 @@ class Items:
         key = (message.output_index if message.HasField("output_index") else None, name)
         if variant.name != _ADDED:
             self._final.append(key)
-            if name is not None and not _has_result(message.item):
-                self._empty.add(name)
-            self._begun = {k: v for k, v in self._begun.items() if not _same(k, key)}
-        elif not any(_same(key, final) for final in self._final):
-            self._begun[key] = "an item" if name is None else f'"{name}"'
+            for noted in (self._begun, self._awaited):
+                for same in [other for other in noted if is_same(other, key)]:
+                    del noted[same]
+            self._note_result(message.item, key)
+        elif not any(is_same(key, final) for final in self._final):
+            self._begun[key] = _called(name)
+
+    def _note_result(self, call: ImageGenerationCall, key: Key) -> None:
+        """Takes notice of a final item, whose image may be in the response only."""
+        if _has_result(call):
+            return
+        if key[1] is not None:
+            self._empty.add(key[1])
+        if view(call).status not in _WITHOUT_IMAGE:
+            self._awaited[key] = _called(key[1])
 
     def has_id(self, call: ImageGenerationCall) -> bool:
         """Whether an item with the id of this one is final, and had its result then."""
@@ -87,12 +107,16 @@ def _has_result(call: ImageGenerationCall) -> bool:
     return bool(images(call)) or any(place.value for place in texts(call) if "result" in place.path)
 
 
+def _called(name: str | None) -> str:
+    return "an item" if name is None else quoted(name)
+
+
 def _id(call: ImageGenerationCall) -> str | None:
     item = getattr(call, CALLS.chosen(call).name)
     return item.id if item.HasField("id") else None
 
 
-def _same(one: Key, other: Key) -> bool:
+def is_same(one: Key, other: Key) -> bool:
     """Whether two items may be the same: by their ids, or else by their indexes."""
     if one[1] and other[1]:
         return one[1] == other[1]

@@ -4,37 +4,51 @@ What holds, see proto/imagecall/v1/image_generation_service.proto: the item of
 `response.output_item.done` is the authority, and nothing in it is rewritten; an item for which that
 event did not come is taken from the response at the end; an image leaves in chunks while it
 arrives; a stream that ends before an image it had begun is damaged.
+
+Once every image that was begun has come, nothing that follows is a loss: whatever becomes of the
+rest, the stream has an end. Of a faulty event that costs no image, no more than its number is kept.
 """
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
-from imagecall.backends.responses_api.errors import failed, not_understood, without_key
+from imagecall.backends.responses_api.errors import (
+    Secrets,
+    error_of,
+    failed,
+    not_understood,
+    without_secrets,
+)
+from imagecall.backends.responses_api.events import Event, read_event
 from imagecall.backends.responses_api.items import Items
-from imagecall.backends.responses_api.large_base64 import LargeBase64, Use
+from imagecall.backends.responses_api.large_base64 import LargeBase64
+from imagecall.backends.responses_api.large_strings import (
+    LargeStrings,
+    fill,
+    fill_end,
+    response_of,
+)
 from imagecall.backends.responses_api.sse import SseEvent, SseReader
-from imagecall.conversion.converter import CALLS, EVENTS, event_from_json
-from imagecall.errors import ConversionError, damaged_answer, too_large_answer
+from imagecall.backends.responses_api.streamed_words import StreamedWords
+from imagecall.conversion.converter import EVENTS, event_from_json
+from imagecall.errors import ConversionError, GenerationError, damaged_answer, too_large_answer
 from imagecall.generation.backend import Part
-from imagecall.generation.chunked_fields import images, texts
 from imagecall.generation.parts import in_parts
-from imagecall.generation.response import ENDINGS, ReadResponse, end_of, response_from_json
-from imagecall.json.text import JsonValue, closing_brackets, members, parse
+from imagecall.generation.response import ENDINGS, ReadResponse, end_of
+from imagecall.generation.words import put_words
+from imagecall.json.text import JsonValue, parse
 from imagecall.v1.image_generation_service_pb2 import (
     StreamEnd,
     StreamEnding,
     StreamImageRequest,
 )
-from imagecall.v1.image_response_pb2 import ImageResponse
-from imagecall.v1.stream_event_pb2 import StreamEvent
+from imagecall.v1.image_response_pb2 import ImageResponse, ResponseError
 from imagecall.wire.chunks import Chunker
 
 _DONE: Final = b"[DONE]"
-_ERRORS: Final = ("error", "response.error")
+_COMPLETED: Final = StreamEnding.STREAM_ENDING_COMPLETED
 _MOST_MISSING: Final = 2**31 - 1
-_NO_RESPONSE: Final = "a stream without a response"
 
 
 class ResponseStream:
@@ -42,25 +56,29 @@ class ResponseStream:
 
     Args:
         request: what is wanted beside the events of image generation calls.
-        api_key: the key that no text may show.
+        secrets: masked in each event.
         max_bytes: the limit of an event, without an image that is streamed.
         max_image_bytes: the limit of an image that is streamed.
     """
 
     def __init__(
-        self, request: StreamImageRequest, api_key: str, max_bytes: int, max_image_bytes: int
+        self, request: StreamImageRequest, secrets: Secrets, max_bytes: int, max_image_bytes: int
     ) -> None:
         self._request = request
-        self._api_key = api_key
+        self._secrets = secrets
         self._max_bytes = max_bytes
         self._max_image_bytes = max_image_bytes
         self._chunker: Chunker | None = None
         self._items = Items()
-        self._wanted = _Wanted(request, self._items)
+        self._words = StreamedWords()
+        self._large = LargeStrings(request, self._items)
         # Not a method of ours, which would keep us, and an image, until cycles are looked for.
-        self._reader = SseReader(EVENTS.image_keys, self._wanted.choose, max_bytes)
+        self._reader = SseReader(EVENTS.image_keys, self._large.choose, max_bytes)
         self._response = ImageResponse()
-        self._spoke = False
+        self._has_data = False
+        self._has_spoken = False
+        self._is_broken = False
+        self._foreign_error: GenerationError | None = None
         self._last_number: int | None = None
         self._missing = 0
         self.ended = False
@@ -70,9 +88,27 @@ class ResponseStream:
         """Whether a large string has begun and not ended."""
         return self._reader.in_string
 
+    @property
+    def _is_settled(self) -> bool:
+        """Whether an image has come, and every other that was begun."""
+        is_streaming = self._large.streams or self._chunker is not None
+        return self._items.done > 0 and not self._items.awaited and not is_streaming
+
     def feed(self, received: bytes) -> Iterator[Part]:
         """Takes what arrived; gives parts of the answer. Raises GenerationError."""
-        for part in self._reader.feed(received):
+        yield from self._take(self._reader.feed(received))
+        if self._is_broken and not self.ended:
+            yield from self._ended(StreamEnding.STREAM_ENDING_UNANNOUNCED)
+
+    def finish(self) -> Iterator[Part]:
+        """The connection has ended; gives the last parts of the answer. Raises GenerationError."""
+        if not self.ended:
+            yield from self._take(self._reader.finish())
+        if not self.ended:
+            yield from self._unannounced_end(announced=False)
+
+    def _take(self, read: Iterator[bytes | SseEvent]) -> Iterator[Part]:
+        for part in self._unbroken(read):
             if isinstance(part, SseEvent):
                 yield from self._read(part)
             else:
@@ -80,12 +116,14 @@ class ResponseStream:
             if self.ended:
                 return
 
-    def finish(self) -> Iterator[Part]:
-        """The connection has ended; gives the last parts of the answer. Raises GenerationError."""
-        for event in [] if self.ended else self._reader.finish():
-            yield from self._read(event)
-        if not self.ended:
-            yield from self._unannounced_end(announced=False)
+    def _unbroken(self, read: Iterator[bytes | SseEvent]) -> Iterator[bytes | SseEvent]:
+        """What is read, up to a damage that costs nothing."""
+        try:
+            yield from read
+        except GenerationError:
+            if not self._is_settled:
+                raise
+            self._is_broken = True
 
     def _stream(self, piece: bytes) -> Iterator[Part]:
         self._chunker = self._chunker or Chunker()
@@ -97,47 +135,51 @@ class ResponseStream:
 
     def _read(self, sse: SseEvent) -> Iterator[Part]:
         """Reads an event."""
+        self._large.streams = False
+        self._has_data = True
         if sse.data.strip() == _DONE:
             yield from self._unannounced_end(announced=True)
             return
-        self._wanted.streams = False
-        sse.data = without_key(sse.data, self._api_key)
-        value = self._parsed(sse)
-        if not isinstance(value, dict):
+        event = read_event(sse.name, without_secrets(sse.data, self._secrets))
+        if event is None:
             return
-        tag = value.get("type")
-        named = tag if isinstance(tag, str) else sse.name
-        if named in _ERRORS or (not isinstance(tag, str) and value.get("error")):
-            error = value.get("error") or {key: v for key, v in value.items() if key != "type"}
-            raise failed(error, self._api_key, {})
-        if not isinstance(tag, str):
+        if event.is_error:
+            yield from self._error(event)
             return
-        self._spoke = True
-        self._count(value.get("sequence_number"))
-        if tag in ENDINGS:
-            yield from self._end(sse, ENDINGS[tag])
-            return
-        yield from self._event(sse)
+        if event.is_foreign_error:
+            self._foreign_error = failed(event.error, self._secrets, {})
+        if event.tag:
+            yield from self._read_typed(event, sse.large)
+        elif event.fault and not self._is_settled:
+            raise self._damaged(f"an event is not JSON: {event.fault}")
 
-    def _parsed(self, sse: SseEvent) -> JsonValue:
-        """What an event means. Of a faulty one that can be done without, no more than its type."""
-        try:
-            return parse(sse.data)
-        except ConversionError as error:
-            tag = _loose_type(sse.data)
-            if not self._can_do_without(tag, sse.data):
-                raise damaged_answer(f"an event is not JSON: {error}") from None
-            sse.data = b"{}"
-            return {"type": tag} if tag in ENDINGS else None
+    def _read_typed(self, event: Event, large: list[LargeBase64]) -> Iterator[Part]:
+        """Reads an event that has a type."""
+        self._has_spoken = True
+        self._count(event.value.get("sequence_number"))
+        self._words.note(event.tag, event.value)
+        if event.tag in ENDINGS:
+            yield from self._end(event, large)
+        elif event.fault:
+            self._leave_out(event, event.fault)
+        else:
+            yield from self._event(event, large)
 
-    def _can_do_without(self, tag: str, data: bytes) -> bool:
-        """Whether what an event of this type says was said before, or was not asked for."""
-        if tag in ENDINGS:
-            items = sum(data.count(f'"{name}"'.encode()) for name in CALLS.by_type)
-            said = items <= self._items.done and not self._items.open
-            return said and self._items.done > 0 and not self._request.include_document
-        known = tag in EVENTS.by_type or tag in _ERRORS
-        return bool(tag) and not known and not self._request.include_other_events
+    def _error(self, event: Event) -> Iterator[Part]:
+        """Raises the error of an event; once no image can be lost, it is how the stream ends."""
+        error = failed(event.error, self._secrets, {})
+        if not self._is_settled:
+            raise error
+        self._response.error.CopyFrom(_response_error(event.error))
+        yield from self._ended(StreamEnding.STREAM_ENDING_FAILED)
+
+    def _leave_out(self, event: Event, fault: ConversionError) -> None:
+        """Leaves out a faulty event. Raises GenerationError for one that may cost an image."""
+        costs_image = event.may_have_image and (event.is_of_item or not self._is_settled)
+        if costs_image or self._chunker is not None:
+            raise self._damaged(f"an event is not JSON: {fault}")
+        if self._request.include_other_events or event.tag in EVENTS.by_type:
+            self._missing = min(self._missing + 1, _MOST_MISSING)
 
     def _count(self, number: JsonValue) -> None:
         """Counts the events that are missing, as far as the sequence numbers show it."""
@@ -150,17 +192,16 @@ class ResponseStream:
             elif number < last:
                 self._missing = max(self._missing - 1, 0)  # One that comes late.
 
-    def _event(self, sse: SseEvent) -> Iterator[Part]:
-        try:
-            event = event_from_json(sse.data, max_bytes=self._max_bytes)
-        except ConversionError as error:
-            raise damaged_answer(f"{error.pointer or 'an event'}: {error}") from None
-        other = EVENTS.chosen(event).option.fallback
-        if other:
-            self._learn(event)
+    def _event(self, read: Event, large: list[LargeBase64]) -> Iterator[Part]:
+        if read.tag not in EVENTS.by_type:
+            self._learn(read)
             if not self._request.include_other_events:
                 return
-        sent = _fill(event, sse.large)
+        try:
+            event = event_from_json(read.data, max_bytes=self._max_bytes)
+        except ConversionError as error:
+            raise self._damaged(f"{error.pointer or 'an event'}: {error}") from None
+        sent = fill(event, large)
         self._items.note(event)
         if sent:
             assert self._chunker is not None
@@ -168,132 +209,93 @@ class ResponseStream:
             self._chunker = None
         yield from in_parts(event, {sent} if sent else ())
 
-    def _learn(self, event: StreamEvent) -> None:
+    def _learn(self, event: Event) -> None:
         """Keeps what an event says of the response, for an end that says nothing."""
-        with suppress(ConversionError):
-            if read := _response_of(event.unknown_item.json.encode()):
-                self._response = read.response
+        if isinstance(event.value.get("response"), dict):
+            with suppress(ConversionError):
+                if read := response_of(event.data):
+                    self._response = read.response
 
-    def _end(self, sse: SseEvent, ending: int) -> Iterator[Part]:
-        try:
-            read = _response_of(sse.data)
-        except ConversionError as error:
-            raise damaged_answer(f"{error.pointer} of the response: {error}") from None
+    def _end(self, event: Event, large: list[LargeBase64]) -> Iterator[Part]:
+        """Reads an event that ends the stream."""
+        ending = ENDINGS[event.tag]
+        read = self._response_at_end(event, ending)
         if read is None:
+            yield from self._end_without_response(event, ending)
+            return
+        calls = [call for _, call in read.calls()]
+        if ending == _COMPLETED and not (calls or self._items.done):
+            self._check_output(read)
+        delivered = self._items.delivered(calls)
+        end = end_of(read, ending, self._request.include_document, delivered)
+        fill_end(end, large)
+        yield from self._send(end)
+
+    def _response_at_end(self, event: Event, ending: int) -> ReadResponse | None:
+        """The response of an event that ends the stream; None if that has none that is needed."""
+        try:
+            if event.fault:
+                raise event.fault
+            return response_of(event.data)
+        except ConversionError as error:
+            can_lose = ending == _COMPLETED and not self._is_settled
+            if can_lose or event.items_named > self._items.done:
+                raise self._damaged(f"{error.pointer} of the response: {error}") from None
+            return None
+
+    def _check_output(self, read: ReadResponse) -> None:
+        """Raises GenerationError for a response without output where an image was begun."""
+        if self._items.open and not parse(read.document.json.encode()).get("output"):
+            raise self._damaged(f"it ends before the image of {self._items.open[0]}")
+
+    def _end_without_response(self, event: Event, ending: int) -> Iterator[Part]:
+        if ending == _COMPLETED:
             yield from self._unannounced_end(announced=False, ending=ending)
             return
-        delivered = self._items.delivered([call for _, call in read.calls()])
-        end = end_of(read, ending, self._request.include_document, delivered)
-        _fill(end, [large for large in sse.large if large.use is not Use.SKIP])
-        skipped = {large.marker for large in sse.large if large.use is Use.SKIP}
-        if any(place.value in skipped for place in images(end)):
-            raise damaged_answer("two items of the response have the same id")
-        yield from self._ended(end)
+        if event.failure:
+            self._response.error.CopyFrom(_response_error(event.failure))
+        yield from self._ended(ending)
 
     def _unannounced_end(
         self, announced: bool, ending: int = StreamEnding.STREAM_ENDING_UNANNOUNCED
     ) -> Iterator[Part]:
         """The end of a stream that does not say what the response is."""
-        if not self._spoke:
-            raise not_understood(_NO_RESPONSE, may_be_billed=True)
-        missing = f"; {self._missing} events are missing" if self._missing else ""
-        if self._items.open:
-            raise damaged_answer(f"it ends before the image of {self._items.open[0]}{missing}")
+        if not self._has_spoken:
+            what = "a stream without a response" if self._has_data else "neither JSON nor events"
+            raise self._foreign_error or not_understood(what, may_be_billed=True)
+        if lost := self._items.open if announced else self._items.awaited:
+            raise self._damaged(f"it ends before the image of {lost[0]}")
         if not (announced or self._items.done):
-            raise damaged_answer(f"it ends before an image{missing}")
-        end = StreamEnd(ending=ending, response=self._response)  # type: ignore[arg-type]  # a number of StreamEnding
-        yield from self._ended(end)
+            raise self._damaged("it ends before an image")
+        yield from self._ended(ending)
 
-    def _ended(self, end: StreamEnd) -> Iterator[Part]:
+    def _damaged(self, what: str) -> GenerationError:
+        """The error for a stream that lost an image, or for the error that it passed over."""
+        missing = f"; {self._missing} events are missing" if self._missing else ""
+        return self._foreign_error or damaged_answer(what + missing)
+
+    def _ended(self, ending: int) -> Iterator[Part]:
+        """The end of a stream of whose response no more is known than what came before."""
+        yield from self._send(StreamEnd(ending=ending, response=self._response))  # type: ignore[arg-type]  # a number of StreamEnding
+
+    def _send(self, end: StreamEnd) -> Iterator[Part]:
+        put_words(end.response, self._words.words)
         end.missing_events = self._missing
         self.ended = True
         yield from in_parts(end)
 
 
-class _Wanted:
-    """What is wanted of the large strings of a stream.
-
-    Attributes:
-        streams: whether an image of the event that arrives is streamed: but one.
-    """
-
-    def __init__(self, request: StreamImageRequest, items: Items) -> None:
-        self._request = request
-        self._items = items
-        self.streams = False
-
-    def choose(self, data: bytes) -> Use:
-        """What is wanted of a large string, by what stands before it in the event."""
-        marker = LargeBase64(Use.HOLD)
-        known = data + marker.text_marker + b'"'
-        try:
-            event = event_from_json(known + closing_brackets(data[:-1]))
-        except ConversionError:
-            return Use.HOLD
-        variant = EVENTS.chosen(event)
-        if variant.option.fallback:
-            return self._choose_in_other(event, marker)
-        if self.streams or all(place.value != marker.marker for place in images(event)):
-            return Use.HOLD
-        self.streams = True
-        return Use.STREAM
-
-    def _choose_in_other(self, event: StreamEvent, marker: LargeBase64) -> Use:
-        """The same for an event that concerns no image call, such as one that ends the stream."""
-        text = event.unknown_item.json.encode()
-        if event.unknown_item.type not in ENDINGS:
-            return Use.HOLD if self._request.include_other_events else Use.SKIP
-        if self._request.include_document:
-            return Use.HOLD
-        try:
-            read = _response_of(text)
-        except ConversionError:
-            return Use.HOLD
-        for _, call in read.calls() if read else ():
-            if any(place.value == marker.marker for place in images(call)):
-                return Use.SKIP if self._items.has_id(call) else Use.HOLD
-        return Use.HOLD
+def _response_error(error: JsonValue) -> ResponseError:
+    """The error of a stream as that of a response."""
+    fields = error_of({"error": error})
+    found = ResponseError()
+    if isinstance(code := fields.get("code"), str | int):
+        found.code = _text(code)
+    if isinstance(message := fields.get("message"), str):
+        found.message = _text(message)
+    return found
 
 
-def _loose_type(data: bytes) -> str:
-    """The "type" of an event that is not quite JSON, such as for half a surrogate pair in it."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        return ""
-    tag = value.get("type") if isinstance(value, dict) else ""
-    return tag if isinstance(tag, str) else ""
-
-
-def _response_of(event: bytes) -> ReadResponse | None:
-    """The response that an event is of; None if it has none. Raises ConversionError."""
-    response = members(event).get("response", b"")
-    return response_from_json(response) if response.startswith(b"{") else None
-
-
-def _fill(message: StreamEvent | StreamEnd, large: Iterable[LargeBase64]) -> str:
-    """Puts the large strings of an event in the place of their markers.
-
-    Returns the path of the image that was streamed; "" if none was.
-    """
-    places = images(message)
-    streamed = ""
-    for string in large:
-        own = [place for place in places if place.value == string.marker]
-        for place in own:
-            place.value = string.image or b""
-            if string.use is Use.STREAM:
-                streamed = place.path
-        if string.image is not None:
-            _fill_text(message, string)
-        elif not own:
-            raise damaged_answer("an image is not where it began")
-    return streamed
-
-
-def _fill_text(message: StreamEvent | StreamEnd, string: LargeBase64) -> None:
-    """Puts a string that is not an image of ours back into the raw JSON that has its marker."""
-    for place in texts(message):
-        marker = string.text_marker.decode()
-        if marker in place.value:
-            place.value = place.value.replace(marker, string.text.decode())
+def _text(value: str | int) -> str:
+    """A text without halves of surrogate pairs, which protobuf refuses."""
+    return str(value).encode(errors="replace").decode()

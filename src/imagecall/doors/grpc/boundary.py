@@ -1,4 +1,4 @@
-"""What is true of every gRPC method: who may call it, how requests are decoded, how failures end.
+"""Guards every gRPC method: admission, decoding of requests, and the status of failures.
 
 A request that is no message of its type, and every exception of the package, becomes a status as
 imagecall.rpc.status says. What nobody foresaw becomes INTERNAL with a number that stands in the
@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from imagecall.access.admission import Admission
 from imagecall.doors.internal_error import unforeseen
 from imagecall.doors.offload import done
 from imagecall.errors import ImagecallError
@@ -30,7 +31,6 @@ from imagecall.observing.rpc import (
     observed,
 )
 from imagecall.rpc.status import code_of, trailers_of
-from imagecall.server.admission import Admission
 from imagecall.wire.cost import parsed
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -41,16 +41,16 @@ _Message = TypeVar("_Message", bound=Message)
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
-"""What handles a method. None: there is no such method."""
+"""Handler of a method. None: there is no such method."""
 
 _REST_SECONDS: Final = 0.5
-"""How long the rest of a stream is taken that is refused in its middle."""
+"""Time to take the rest of a stream that is refused in its middle."""
 
 _UNSEEN_SECONDS: Final = 0.02
 """The same for a call that was not taken at all."""
 
-_OPEN: Final = "/grpc.health.v1.Health/"
-"""The methods that anyone may call, however much there is to do."""
+_OPEN_METHODS: Final = "/grpc.health.v1.Health/"
+"""Prefix of the methods that anyone may call, however busy the server is."""
 
 
 async def _abort(context: Context, error: ImagecallError) -> NoReturn:
@@ -108,7 +108,7 @@ def takes_serialized(method: _Method) -> _Method:
 
 
 class Boundary(grpc.GenericRpcHandler):
-    """Handles every method of a server, by the handlers that are added to it; see the module.
+    """Handles every method of a server, by the handlers that are added to it.
 
     Servicers are added to it as they are to a server, by the generated functions. It is no
     interceptor, as grpcio makes new ones of its own for each call of a server that has any.
@@ -125,40 +125,88 @@ class Boundary(grpc.GenericRpcHandler):
         """Adds the handlers of a service, by the names of its methods."""
         for name, handler in handlers.items():
             method = f"/{service}/{name}"
-            if method.startswith(_OPEN):
-                self._handlers[method] = _wrap(handler, method, self.stopping)
+            if method.startswith(_OPEN_METHODS):
+                self._handlers[method] = _open(handler, self.stopping)
             else:
-                self._handlers[method] = _wrap(handler, method, self._admission, self._observer)
+                self._handlers[method] = _admitted(handler, method, self._admission, self._observer)
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Adds nothing: generated functions add each handler in both ways."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
-        """What handles a call, which is to begin in this task; None if there is no such method."""
+        """Returns the handler of a call that begins in this task; None: no such method."""
         details: Any = handler_call_details
         METADATA.set(details.invocation_metadata or ())
         return self._handlers.get(details.method)
 
 
-def _wrap(
-    handler: Any,
-    method: str,
-    admission: Admission | asyncio.Event,
-    observer: Observer | None = None,
+def _open(handler: Any, stopping: asyncio.Event) -> Handler:
+    """Guards a method that takes every call, until the server stops."""
+    work = _work(handler, counts=False)
+
+    async def guarded(data: Any, context: Context) -> Any:
+        try:
+            return await _until(stopping, work(data, context), context)
+        except Exception as error:  # Each becomes a status; an unforeseen one reveals nothing.
+            await _refuse(context, error)
+
+    return _rebuilt(handler, guarded, _encoder(handler))
+
+
+def _admitted(
+    handler: Any, method: str, admission: Admission, observer: Observer | None
 ) -> Handler:
-    """The handler, guarded. With an event instead of an admission, which ends it, each is taken."""
+    """Guards a method whose calls an admission takes or refuses, and an observer records."""
+    work = _work(handler, counts=bool(observer))
+
+    async def guarded(data: Any, context: Context) -> Any:
+        rest_seconds = _UNSEEN_SECONDS
+        try:
+            _enter(admission)
+            rest_seconds = _REST_SECONDS
+            return await _in_progress(admission, work(data, context))
+        except Exception as error:  # Each becomes a status; an unforeseen one reveals nothing.
+            if handler.request_streaming:
+                await _take_rest(data, rest_seconds)
+            del data  # See _let_go.
+            await _refuse(context, error)
+
+    encode = _encoder(handler)
+    if not observer:
+        return _rebuilt(handler, guarded, encode)
+    write = counted_out(encode) if handler.response_streaming else encode
+    return _rebuilt(handler, observed(method, guarded, encode, observer), write)
+
+
+def _enter(admission: Admission) -> None:
+    """Takes the current call. Raises ImagecallError if the call is refused."""
+    try:
+        admission.check_metadata(METADATA.get())
+        note_caller(admission.enter(_authorization() if admission.asks else ""))
+    except ImagecallError as error:
+        note_refusal(error)
+        raise
+
+
+async def _in_progress(admission: Admission, work: Awaitable[Any]) -> Any:
+    """Awaits the work of a call that was taken, within the limit of time, and lets it leave."""
+    try:
+        async with asyncio.timeout(admission.limits.call_seconds) as limit:
+            return await work
+    except TimeoutError:
+        if limit.expired():
+            raise admission.too_long() from None
+        raise
+    finally:
+        admission.leave()
+
+
+def _work(handler: Any, counts: bool) -> Callable[[Any, Context], Awaitable[Any]]:
+    """Returns the work of a method: decodes the request, and writes the answers of a stream."""
     behavior: Any = (
         handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
     )
-    encode = _encoder(handler)
-    write = counted_out(encode) if observer and handler.response_streaming else encode
-    given = _given(handler, behavior, bool(observer))
-    make: Any = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[handler.request_streaming, handler.response_streaming]
+    given = _given(handler, behavior, counts)
 
     async def one(data: Any, context: Context) -> Any:
         return await behavior(await given(data), context)
@@ -168,43 +216,23 @@ def _wrap(
             async for response in responses:
                 await _write(context, response)
 
-    work = many if inspect.isasyncgenfunction(behavior) else one
+    return many if inspect.isasyncgenfunction(behavior) else one
 
-    async def guarded(data: Any, context: Context) -> Any:
-        rest_seconds = _UNSEEN_SECONDS
-        try:
-            if isinstance(admission, asyncio.Event):
-                return await _until(admission, work(data, context), context)
-            try:
-                admission.check_metadata(METADATA.get())
-                caller = admission.enter(_authorization() if admission.asks else "")
-            except ImagecallError as error:
-                note_refusal(error)
-                raise
-            rest_seconds = _REST_SECONDS
-            try:
-                note_caller(caller)
-                async with asyncio.timeout(admission.limits.call_seconds) as limit:
-                    return await work(data, context)
-            except TimeoutError:
-                if limit.expired():
-                    raise admission.too_long() from None
-                raise
-            finally:
-                admission.leave()
-        except Exception as error:  # Each becomes a status; what nobody foresaw tells nothing.
-            if handler.request_streaming:
-                await _take_rest(data, rest_seconds)
-            del data  # See _let_go.
-            await _refuse(context, error)
 
-    seen = observed(method, guarded, encode, observer) if observer else guarded
-    rebuilt: Handler = make(seen, None, write)
+def _rebuilt(handler: Any, behavior: Any, encode: Callable[[Any], bytes]) -> Handler:
+    """Builds the handler anew, with another behavior that takes its requests serialized."""
+    make: Any = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[handler.request_streaming, handler.response_streaming]
+    rebuilt: Handler = make(behavior, None, encode)
     return rebuilt
 
 
 async def _until(stopping: asyncio.Event, work: Awaitable[Any], context: Context) -> Any:
-    """What the work gives, unless the server stops before."""
+    """Awaits the work, unless the server stops before."""
     working, stop = asyncio.ensure_future(work), asyncio.create_task(stopping.wait())
     try:
         await asyncio.wait({working, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -262,7 +290,7 @@ def _encoder(handler: Any) -> Callable[[Any], bytes]:
 
 
 def _given(handler: Any, behavior: Any, counts: bool) -> Callable[[Any], Awaitable[Any]]:
-    """What makes of the data of a call what its behavior takes, if it is large in a thread."""
+    """Returns the function that decodes the data of a call, large data in a thread."""
     decode = _decoder(handler)
 
     async def as_it_is(data: bytes) -> bytes:

@@ -5,7 +5,16 @@ imagecall.doors.http.answers.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, suppress
 from functools import partial
 from importlib.resources import files
@@ -22,29 +31,39 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from imagecall.access.admission import Admission
 from imagecall.conversion.converter import from_json
 from imagecall.conversion.view import view
 from imagecall.doors.http.answers import whole_answer
+from imagecall.doors.http.body import read_body
 from imagecall.doors.http.errors import API, JSON, http_error, refused
 from imagecall.doors.http.event_stream import END_OF_STREAM, Arrived, EventStream
+from imagecall.doors.http.head import CheckedHead
+from imagecall.doors.http.keepalive import COMMENT, KEEPALIVE_SECONDS, TimedItems, TimedSend
 from imagecall.doors.http.middleware import Admitted
+from imagecall.doors.http.upgrade import WithoutWebSocket
 from imagecall.doors.internal_error import unforeseen
 from imagecall.doors.offload import done
 from imagecall.errors import GenerationError, ImagecallError
 from imagecall.formats import media_type
 from imagecall.generation.assembly import ImagesApart, reassemble
 from imagecall.generation.backend import Backend
+from imagecall.generation.call_context import CALL, CallContext
 from imagecall.generation.chunked_fields import images
 from imagecall.generation.fairness import turn
 from imagecall.generation.request import request_from_json
 from imagecall.generation.response_keys import new_response_id, response_keys
 from imagecall.json.pieces import Piece, size_of, slices_of
-from imagecall.json.text import members, too_large
+from imagecall.json.text import members
 from imagecall.observing.asgi import Observed
 from imagecall.observing.observer import Observer, note_failure
-from imagecall.server.admission import Admission
+from imagecall.rpc.headers import AUTHORIZATION, FORWARDED, forwarded, lower
 from imagecall.sizes import PIECE
-from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
+from imagecall.v1.image_generation_service_pb2 import (
+    GenerateImageRequest,
+    StreamEnd,
+    StreamImageRequest,
+)
 from imagecall.v1.image_request_pb2 import ImageRequest
 
 PATHS: Final = (
@@ -58,7 +77,6 @@ PATHS: Final = (
 _CONVERT: Final = "/convert"
 _METRICS: Final = "/metrics"
 _SSE: Final = "text/event-stream"
-_IDENTITY: Final = "identity"
 _PAGE_POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -69,14 +87,24 @@ _STOPPED: Final = "the server ended the call"
 
 
 def http_app(
-    backend: Backend, admission: Admission | None = None, observer: Observer | None = None
+    backend: Backend,
+    admission: Admission | None = None,
+    observer: Observer | None = None,
+    *,
+    forward_headers: Collection[str] = FORWARDED,
+    keepalive_seconds: float = KEEPALIVE_SECONDS,
 ) -> Starlette:
-    """The app.
+    """Returns the app, which does not close the backend.
 
-    `admission` says which calls are taken, and `observer` sees them; the backend is not closed.
+    Args:
+        backend: generates images.
+        admission: decides which calls are taken, and with which limits.
+        observer: counts and traces the calls. None: nothing does.
+        forward_headers: names of the headers of a caller that a backend may pass on.
+        keepalive_seconds: longest silence of a stream.
     """
     admission = admission or Admission()
-    door = _Door(backend, admission)
+    door = _Door(backend, admission, forward_headers, keepalive_seconds)
     shown = observer if observer and observer.metrics else None
     paths = {**dict.fromkeys(PATHS, True), _CONVERT: False}
     return Starlette(
@@ -89,6 +117,8 @@ def http_app(
         ],
         middleware=[
             Middleware(Observed, observer, paths),
+            Middleware(CheckedHead, admission),
+            Middleware(WithoutWebSocket),
             Middleware(Admitted, admission),
         ],
         exception_handlers={HTTPException: http_error, ImagecallError: refused},
@@ -126,23 +156,40 @@ def _shown(observer: Observer, admission: Admission) -> Endpoint:
 
 
 class _Door:
-    def __init__(self, backend: Backend, admission: Admission) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        admission: Admission,
+        forward_headers: Collection[str],
+        keepalive_seconds: float,
+    ) -> None:
         self._backend = backend
         self._admission = admission
+        # A token that is for us is not for others.
+        self._forward = lower(forward_headers) - ({AUTHORIZATION} if admission.asks else set())
         self._max_bytes = admission.limits.json_bytes
+        self._keepalive_seconds = keepalive_seconds
 
     async def responses(self, request: Request) -> Response:
         """POST /v1/responses, plain and as a stream."""
-        body = await self._body(request)
+        body = await read_body(request, self._max_bytes)
         read = partial(request_from_json, body, max_bytes=self._max_bytes)
         wanted = await done(len(body), read)
+        CALL.set(self._call_context(request))
         keys = response_keys(members(body), new_response_id())
         if not wanted.stream:
             return await _unless_gone(request, self._answer(wanted.request, keys))
         asked = StreamImageRequest(
             request=wanted.request, include_document=True, include_other_events=True
         )
-        return await _unless_gone(request, _begin(self._arriving(asked), EventStream(keys)))
+        return _Stream(self._arriving(asked), EventStream(keys), self._keepalive_seconds)
+
+    def _call_context(self, request: Request) -> CallContext:
+        """Returns what a backend may pass on of a request."""
+        connection = ",".join(request.headers.getlist("connection"))  # RFC 9110, section 7.6.1.
+        names = self._forward - {name.strip().lower() for name in connection.split(",")}
+        seconds = self._admission.limits.call_seconds
+        return CallContext(forwarded(request.headers.items(), names), time.monotonic() + seconds)
 
     async def _arriving(self, asked: StreamImageRequest) -> AsyncGenerator[Arrived, None]:
         large = ImagesApart()
@@ -157,7 +204,7 @@ class _Door:
 
     async def convert(self, request: Request) -> Response:
         """POST /convert: an item as protobuf text, for the page."""
-        body = await self._body(request)
+        body = await read_body(request, self._max_bytes)
         call = await done(len(body), partial(from_json, body, max_bytes=self._max_bytes))
         seen = view(call)
         image = seen.image
@@ -189,23 +236,6 @@ class _Door:
         headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
         page = files("imagecall.doors.http").joinpath("page.html").read_bytes()
         return Response(page, media_type="text/html", headers=headers)
-
-    async def _body(self, request: Request) -> bytes:
-        """The body. Raises ConversionError: TOO_LARGE before it is read whole; HTTPException."""
-        declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if declared != JSON:
-            raise HTTPException(415, f"the Content-Type must be {JSON}")
-        if request.headers.get("content-encoding", _IDENTITY).lower() != _IDENTITY:
-            raise HTTPException(415, "the body must not be compressed")
-        length = request.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > self._max_bytes:
-            raise too_large(int(length), self._max_bytes)
-        body = bytearray()
-        async for piece in request.stream():
-            body += piece
-            if len(body) > self._max_bytes:
-                raise too_large(len(body), self._max_bytes)
-        return bytes(body)
 
 
 class _Gone(Response):
@@ -257,25 +287,25 @@ class _Whole(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _begin(arriving: AsyncGenerator[Arrived, None], events: EventStream) -> Response:
-    """A stream, once its first event is there: until then a failure has a status of its own."""
-    first = await anext(arriving)
-    return _Stream(first, arriving, events)
-
-
 class _Stream(Response):
-    """A stream of events, which ends when the client goes."""
+    """Stream of events, with comments while none comes; it ends when the client goes.
+
+    Until the first byte a failure has a status of its own.
+    """
 
     def __init__(
-        self, first: Arrived, rest: AsyncGenerator[Arrived, None], events: EventStream
+        self,
+        arriving: AsyncGenerator[Arrived, None],
+        events: EventStream,
+        keepalive_seconds: float,
     ) -> None:
         super().__init__(media_type=_SSE)
         self.headers["cache-control"] = "no-cache"
         self.headers["x-accel-buffering"] = "no"
         del self.headers["content-length"]
-        self._first = first
-        self._rest = rest
+        self._arriving = arriving
         self._events = events
+        self._keepalive_seconds = keepalive_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def work() -> Response:
@@ -285,14 +315,12 @@ class _Stream(Response):
         await _unless_gone(Request(scope, receive), work())
 
     async def _send(self, send: Send) -> None:
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(start)
-        async with aclosing(self._rest):
+        async with aclosing(TimedItems(self._arriving)) as items:
+            first = await self._first(items)
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             with suppress(OSError):  # The client has gone.
                 try:
-                    await self._say(self._first, send)
-                    async for arrived in self._rest:
-                        await self._say(arrived, send)
+                    await self._say_all(first, items, send)
                 except ImagecallError as error:
                     await self._say_error(error, send)
                 except asyncio.CancelledError:  # The server stops, or the client has gone.
@@ -301,6 +329,23 @@ class _Stream(Response):
                 except Exception as error:  # So that nothing of it is told to the client.
                     await self._say_error(unforeseen(error), send)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _first(self, items: TimedItems[Arrived]) -> Arrived | None:
+        """Returns the first item; None where the stream begins with a comment."""
+        try:
+            return await items.next(self._keepalive_seconds)
+        except ImagecallError:
+            raise
+        except Exception as error:
+            raise unforeseen(error) from None
+
+    async def _say_all(self, first: Arrived | None, items: TimedItems[Arrived], send: Send) -> None:
+        timed = TimedSend(send, self._keepalive_seconds)
+        item = first
+        while item is None or not isinstance(item.item, StreamEnd):
+            await (timed(_piece(COMMENT)) if item is None else self._say(item, timed))
+            item = await items.next(timed.seconds_left)
+        await self._say(item, timed)
 
     async def _say_error(self, error: ImagecallError, send: Send) -> None:
         note_failure(error)

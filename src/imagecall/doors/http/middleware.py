@@ -8,11 +8,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from imagecall.access.admission import Admission
 from imagecall.doors.http.errors import http_error, refused
 from imagecall.errors import GenerationError, ImagecallError, quoted
 from imagecall.observing.observer import note_caller, note_refusal
 from imagecall.rpc.addresses import is_loopback
-from imagecall.server.admission import Admission
 from imagecall.sizes import SMALL_BODY
 
 _BODY_SECONDS: Final = 20.0
@@ -105,6 +105,12 @@ def _not_local(origin: str) -> HTTPException:
     return HTTPException(403, message)
 
 
+def _stopped(taken: bool) -> GenerationError:
+    """The error for a call that the server ends as it stops; one that was taken may be billed."""
+    message = "the server stopped before the call was over"
+    return GenerationError("", message, code="UNAVAILABLE", may_be_billed=taken)
+
+
 class Admitted:
     """The app, with the calls that are taken; everyone may see the page."""
 
@@ -146,5 +152,9 @@ class Admitted:
                 late = arriving.too_late()
                 answer = refused if isinstance(late, ImagecallError) else http_error
                 await (await answer(request, late))(scope, receive, send)
+        except asyncio.CancelledError:
+            if not begun:  # Or SDKs send again what may be billed, for an answer of the server.
+                await (await refused(request, _stopped(arriving.taken)))(scope, receive, send)
+            raise
         finally:
             arriving.leave()

@@ -2,124 +2,42 @@
 
 import asyncio
 import socket
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from functools import partial
 from math import ceil
-from typing import Any, Final, cast
+from typing import Final
 
-import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from imagecall.doors.grpc.listeners import not_free
+from imagecall.access.admission import Admission
+from imagecall.access.certificates import Certificates
+from imagecall.access.ports import not_free
 from imagecall.doors.http.app import http_app
+from imagecall.doors.http.keepalive import KEEPALIVE_SECONDS
 from imagecall.generation.backend import Backend
 from imagecall.observing.observer import Observer
-from imagecall.server.admission import Admission
-from imagecall.server.certificates import Certificates
+from imagecall.rpc.headers import FORWARDED
 
-_ACCEPTED_AT_ONCE: Final = 4
-"""How many connections asyncio takes before others go on: what it calls the backlog."""
-
-_BEGUN_AT_ONCE: Final = 4
-"""How many of the connections that have sent something begin with it before others go on."""
-
-_BACKLOG: Final = 2048
-_HEAD_SECONDS: Final = 20.0
+_LAST_WORD_SECONDS: Final = 1.0
+"""Longest wait for the answers of calls that the server ended."""
 
 
-class _Turns:
-    """Lets a few begin in each round of the event loop, in order, however many come at once."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Callable[[], None]] = deque()
-
-    def wait(self, begin: Callable[[], None]) -> None:
-        """Has it called in its turn, in a later round."""
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._next)
-        self._waiting.append(begin)
-
-    def _next(self) -> None:
-        loop = asyncio.get_running_loop()
-        for _ in range(min(_BEGUN_AT_ONCE, len(self._waiting))):
-            loop.call_soon(self._waiting.popleft())
-        if self._waiting:
-            loop.call_soon(self._next)
-
-
-class _Protocol(H11Protocol):
-    """A connection, which must send the head of a request in time once it has begun with it.
-
-    As long may it send the rest of a body whose request is answered already. What it sends first
-    waits for its turn, so that those who connect all at once keep nobody else waiting.
-    """
-
-    _head: asyncio.TimerHandle | None = None
-    _begun = False
-
-    def __init__(self, turns: _Turns, *args: Any, **named: Any) -> None:
-        super().__init__(*args, **named)
-        self._turns = turns
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._wait_for_head()
-
-    def data_received(self, data: bytes) -> None:
-        if self._begun:
-            self._received(data)
-        else:
-            self.transport.pause_reading()
-            self._turns.wait(partial(self._begin, data))
-
-    def _begin(self, data: bytes) -> None:
-        if self.transport.is_closing():
-            return
-        self._begun = True
-        self.transport.resume_reading()
-        self._received(data)
-
-    def _received(self, data: bytes) -> None:
-        super().data_received(data)
-        answered = self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
-        if self.conn.their_state is not h11.IDLE and not answered:
-            self._stop_waiting()
-        elif self._head is None:
-            self._wait_for_head()
+class _Connection(H11Protocol):
+    """A connection of uvicorn that is freed once it is lost."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
-        super().connection_lost(exc)
-        # uvicorn leaves this timer, and so all of the connection, to its end after a reset.
-        self._unset_keepalive_if_required()
-
-    def _wait_for_head(self) -> None:
-        self._head = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
-
-    def _stop_waiting(self) -> None:
-        if self._head is not None:
-            self._head.cancel()
-            self._head = None
+        """Hides the error: after a reset uvicorn keeps a connection until it would be idle."""
+        super().connection_lost(None)
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves signals to the program, and says when it is ready."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ready = asyncio.Event()
+    """A server of uvicorn that leaves signals to the program."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()
 
 
 class HttpServer:
@@ -132,7 +50,9 @@ class HttpServer:
         certificates: for TLS. None: there is none.
         share_port: whether other processes may listen on the same port.
         app: the app that the app stands in.
-        observer: what sees the calls. None: nobody wants to know.
+        observer: records the calls; None if nothing is recorded.
+        forward_headers: names of the headers of a caller that a backend may pass on.
+        keepalive_seconds: longest silence of a stream.
     """
 
     def __init__(
@@ -145,6 +65,8 @@ class HttpServer:
         share_port: bool = False,
         app: ASGIApp | None = None,
         observer: Observer | None = None,
+        forward_headers: Collection[str] = FORWARDED,
+        keepalive_seconds: float = KEEPALIVE_SECONDS,
     ) -> None:
         admission = admission or Admission()
         limits = admission.limits
@@ -153,15 +75,23 @@ class HttpServer:
         self._address = address
         self._share_port = share_port
         config = uvicorn.Config(
-            app or http_app(backend, admission, observer),
-            http=cast(Any, partial(_Protocol, _Turns())),
+            app
+            or http_app(
+                backend,
+                admission,
+                observer,
+                forward_headers=forward_headers,
+                keepalive_seconds=keepalive_seconds,
+            ),
+            http=_Connection,
+            ws="none",
+            log_level="error",  # Not what strangers send: requests that are none, upgrades.
             access_log=False,
             log_config=None,
             lifespan="off",
             server_header=False,
             h11_max_incomplete_event_size=limits.metadata_bytes,
             limit_concurrency=limits.connections,
-            backlog=_ACCEPTED_AT_ONCE,
             timeout_keep_alive=ceil(limits.idle_seconds),
         )
         config.load()
@@ -183,14 +113,20 @@ class HttpServer:
             listening.close()
             raise not_free(self._address) from None
         self._serving = asyncio.create_task(self._server.serve([listening]))
-        await self._server.ready.wait()
-        listening.listen(_BACKLOG)  # After asyncio, which would take as many at once.
+        # uvicorn has a flag for this, and no event.
+        while not (self._server.started or self._serving.done()):  # noqa: ASYNC110
+            await asyncio.sleep(0)
         return f"{self._address.rpartition(':')[0]}:{listening.getsockname()[1]}"
+
+    async def drain(self) -> None:
+        """Nothing to do: GET /health reports what the admission knows."""
 
     async def stop(self, grace: float) -> None:
         """Takes no new requests, and gives those in progress `grace` seconds."""
         if self._serving is None:
             return
-        self._server.config.timeout_graceful_shutdown = int(grace)
+        self._server.config.timeout_graceful_shutdown = ceil(grace)
         self._server.should_exit = True
         await self._serving
+        if ended := self._server.server_state.tasks:  # They still say why they ended.
+            await asyncio.wait(ended, timeout=_LAST_WORD_SECONDS)

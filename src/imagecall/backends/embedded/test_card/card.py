@@ -63,14 +63,26 @@ def draw(card: Card, sharpness: float = 1.0) -> bytes:
     """The image file of a card.
 
     A sharpness between 0 and 1 gives an early partial image: the same picture, size and format,
-    but coarser. Raises ValueError for a sharpness that is not in (0, 1].
+    but coarser, and a smaller file. Raises ValueError for a sharpness that is not in (0, 1].
     """
     if not 0 < sharpness <= 1:
         raise ValueError(f"sharpness is {sharpness}, not above 0 and up to 1")
     picture = _picture(card)
-    if sharpness < 1:
-        picture = _coarsened(picture, sharpness)
-    return _encoded(picture, card)
+    file = _encoded(picture, card)
+    return file if sharpness == 1 else _partial(picture, card, sharpness, len(file))
+
+
+def _partial(picture: Image.Image, card: Card, sharpness: float, size: int) -> bytes:
+    """The file of a coarser picture, of less than `size` bytes: coarser still until it is."""
+    # Lossless data, PNG and any alpha, is small in blocks; what is lossy is small where smooth.
+    lossless = card.output_format == "png" or picture.mode == "RGBA"
+    filling = Image.Resampling.NEAREST if lossless else Image.Resampling.BICUBIC
+    block = 1 + max(4.0, min(picture.size) / 36) * (1 - sharpness) ** 1.5
+    file = _encoded(_coarsened(picture, block, filling), card)
+    while len(file) >= size and block < max(picture.size):
+        block *= 1.3
+        file = _encoded(_coarsened(picture, block, filling), card)
+    return file
 
 
 def _picture(card: Card) -> Image.Image:
@@ -102,12 +114,11 @@ def _oversampling(card: Card) -> int:
     return factor
 
 
-def _coarsened(picture: Image.Image, sharpness: float) -> Image.Image:
+def _coarsened(picture: Image.Image, block: float, filling: Image.Resampling) -> Image.Image:
+    """The picture with no detail finer than blocks of about `block` pixels a side."""
     width, height = picture.size
-    block = 1 + max(4.0, min(width, height) / 36) * (1 - sharpness) ** 1.5
-    small = (_blocks(width, block), _blocks(height, block))
-    coarse = picture.resize(small, Image.Resampling.BOX)
-    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+    coarse = picture.resize((_blocks(width, block), _blocks(height, block)), Image.Resampling.BOX)
+    return coarse.resize((width, height), filling)
 
 
 def _blocks(side: int, block: float) -> int:

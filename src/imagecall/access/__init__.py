@@ -1,0 +1,1 @@
+"""Who may call a server and how much: limits, tokens, certificates, admission."""

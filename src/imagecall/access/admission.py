@@ -1,0 +1,94 @@
+"""Which calls a server takes: of whom, how many at once, for how long, with how much metadata."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from imagecall.access.limits import Limits
+from imagecall.access.tokens import Tokens
+from imagecall.errors import ConversionError, GenerationError
+
+_RETRY_SECONDS: Final = 1.0
+_ENTRY_BYTES: Final = 32
+
+
+class Admission:
+    """See the module.
+
+    Args:
+        limits: how many calls, and how long each may take.
+        tokens: of which each call must have one. None: none is asked for.
+        local: whether only programs of this machine are to call, who are asked for nothing.
+    """
+
+    def __init__(
+        self, limits: Limits | None = None, tokens: Tokens | None = None, *, local: bool = False
+    ) -> None:
+        self.limits = limits or Limits()
+        self.local = local
+        self._tokens = tokens
+        self.in_progress = 0
+        self.bodies = 0
+        """How many bodies of HTTP requests are being read that are not small."""
+        self.draining = False
+        """Whether the server is about to stop, so that no new calls should be sent to it."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether a token is asked for."""
+        return self._tokens is not None
+
+    def holder(self, authorization: str) -> str:
+        """Who calls, "" if no token is asked for. Raises GenerationError: TOKEN_REQUIRED."""
+        return self._tokens.holder(authorization) if self._tokens else ""
+
+    def enter(self, authorization: str) -> str:
+        """Takes a call, which must `leave`; returns who calls, "" if no token is asked for.
+
+        Raises GenerationError: TOKEN_REQUIRED, TOO_MANY_CALLS.
+        """
+        caller = self.holder(authorization)
+        self.take()
+        return caller
+
+    def take(self) -> None:
+        """The same for one who is known."""
+        if self.in_progress >= self.limits.calls:
+            raise self._too_many("calls in progress")
+        self.in_progress += 1
+
+    def check_metadata(self, metadata: Iterable[tuple[str | bytes, str | bytes]]) -> None:
+        """Raises ConversionError (TOO_LARGE) for metadata, or HTTP headers, past the limit.
+
+        An entry counts its key, its value, and 32 bytes: RFC 9113, section 6.5.2.
+        """
+        size = sum(len(key) + len(value) + _ENTRY_BYTES for key, value in metadata)
+        if size > self.limits.metadata_bytes:
+            limit = self.limits.metadata_bytes
+            message = f"the metadata has {size:,} bytes; the limit is {limit:,}"
+            raise ConversionError("TOO_LARGE", "", message)
+
+    def take_body(self) -> None:
+        """Takes a body that is not small, which must `leave_body`.
+
+        Raises GenerationError: TOO_MANY_CALLS.
+        """
+        if self.bodies >= self.limits.calls:
+            raise self._too_many("requests that it reads")
+        self.bodies += 1
+
+    def _too_many(self, what: str) -> GenerationError:
+        message = f"the server has {self.limits.calls:,} {what}, and takes no more"
+        return GenerationError("TOO_MANY_CALLS", message, retry_seconds=_RETRY_SECONDS)
+
+    def leave(self) -> None:
+        """To be called when a call is over that was taken."""
+        self.in_progress -= 1
+
+    def leave_body(self) -> None:
+        """To be called when a body is read that was taken."""
+        self.bodies -= 1
+
+    def too_long(self) -> GenerationError:
+        """The error for a call that is past the limit."""
+        message = f"the call took more than {self.limits.call_seconds:g} s"
+        return GenerationError("CALL_TOO_LONG", message, may_be_billed=True)

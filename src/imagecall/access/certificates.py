@@ -1,0 +1,89 @@
+"""The certificate of a server, and who may vouch for its clients, read anew when files change.
+
+A connection keeps what it began with; each new handshake takes what the files say then.
+"""
+
+import ssl
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+
+from imagecall.access.watched_files import WatchedFiles
+
+
+class _Loaded(NamedTuple):
+    certificate: bytes
+    key: bytes
+    authorities: bytes | None
+    context: ssl.SSLContext
+
+
+class Certificates:
+    """See the module. Raises OSError with a sentence if a file is faulty.
+
+    Args:
+        certificate: the chain, PEM.
+        key: its private key, PEM.
+        authorities: PEM. None: clients need no certificate.
+    """
+
+    def __init__(self, certificate: Path, key: Path, authorities: Path | None = None) -> None:
+        self._certificate, self._key, self._authorities = certificate, key, authorities
+        paths = [certificate, key, *([authorities] if authorities else [])]
+        self._files = WatchedFiles(paths, self._load)
+
+    def for_grpc(self) -> grpc.ServerCredentials:
+        """For one server of the gRPC door: the next needs its own."""
+        given = self._files.get()
+
+        def fetch() -> Any:
+            nonlocal given
+            loaded = self._files.get()
+            if loaded is given:
+                return None  # Nothing has changed.
+            given = loaded
+            return _configuration(loaded)
+
+        required = self._authorities is not None
+        return grpc.dynamic_ssl_server_credentials(_configuration(given), fetch, required)
+
+    def for_http(self) -> ssl.SSLContext:
+        """For the HTTP door."""
+        context = self._load().context
+
+        def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+            connection.context = self._files.get().context
+
+        context.sni_callback = choose
+        return context
+
+    def _load(self) -> _Loaded:
+        certificate, key = _read(self._certificate), _read(self._key)
+        authorities = _read(self._authorities) if self._authorities else None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_alpn_protocols(["http/1.1"])
+        try:
+            context.load_cert_chain(self._certificate, self._key)
+        except ssl.SSLError:
+            message = f"{self._certificate} and {self._key} are no certificate with its key in PEM"
+            raise OSError(message) from None
+        if self._authorities:
+            context.verify_mode = ssl.CERT_REQUIRED
+            try:
+                context.load_verify_locations(self._authorities)
+            except ssl.SSLError:
+                raise OSError(f"{self._authorities} has no certificates in PEM") from None
+        return _Loaded(certificate, key, authorities, context)
+
+
+def _configuration(loaded: _Loaded) -> Any:
+    pair = [(loaded.key, loaded.certificate)]
+    return grpc.ssl_server_certificate_configuration(pair, loaded.authorities)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise OSError(f"{path} cannot be read: {error.strerror}") from None

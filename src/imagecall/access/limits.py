@@ -1,0 +1,67 @@
+"""Limits on what one client may cost a server. What is past a limit is refused with a reason."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from imagecall.access.setting import number, seconds, setting
+from imagecall.json.text import MAX_BYTES
+
+_MOST: Final = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of a server; each is a setting of `imagecall serve`."""
+
+    json_bytes: int = setting(
+        MAX_BYTES, "max-json-bytes", number(1, 2**30), "N", "longest JSON text, read or written"
+    )
+    image_bytes: int = setting(
+        512 * 1024 * 1024,
+        "max-image-bytes",
+        number(1, 2**32 - 1),
+        "N",
+        "largest image that a backend may answer with",
+    )
+    stream_items: int = setting(
+        1_000_000,
+        "max-stream-items",
+        number(1, _MOST),
+        "N",
+        "most items on one stream of ConvertCalls",
+    )
+    calls: int = setting(
+        1000,
+        "max-calls",
+        number(1, _MOST),
+        "N",
+        "most calls in progress, of both doors, of one worker",
+    )
+    connections: int = setting(
+        10_000,
+        "max-connections",
+        number(1, _MOST),
+        "N",
+        "most connections to a door of one worker",
+    )
+    metadata_bytes: int = setting(
+        16 * 1024,
+        "max-metadata-bytes",
+        number(1024, 1024 * 1024),
+        "N",
+        "largest metadata of a call, or header of an HTTP request",
+    )
+    call_seconds: float = setting(
+        3600.0,
+        "max-call-seconds",
+        seconds(),
+        "SECONDS",
+        "longest call, whatever its own deadline",
+    )
+    idle_seconds: float = setting(
+        600.0,
+        "idle-seconds",
+        seconds(),
+        "SECONDS",
+        "close a connection that has had no call for so long",
+    )

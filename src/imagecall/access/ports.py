@@ -1,0 +1,49 @@
+"""Ports that several processes share: reserved before the first of them listens."""
+
+import errno
+import socket
+from contextlib import ExitStack
+from typing import Any, Final
+
+_MISSING: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""Errors of an address that this machine does not have, such as one of IPv6."""
+
+_ANY: Final = ("::", "0.0.0.0")
+"""Meaning of "::" in gRPC's core, which does without IPv6 where there is none."""
+
+
+def not_free(address: str) -> OSError:
+    """Builds the error for an address that nothing can listen on."""
+    return OSError(f"cannot listen on {address}: is it free, and a HOST:PORT?")
+
+
+def reserved(address: str, stack: ExitStack) -> str:
+    """Reserves HOST:PORT, and returns the address with the port that the system chose for 0.
+
+    Until the end of the stack only sockets with SO_REUSEPORT can listen there. Raises OSError if
+    any socket listens there already, with SO_REUSEPORT or without.
+    """
+    host, _, text = address.rpartition(":")
+    plain = host.strip("[]")
+    try:
+        port = int(text)
+        for name in _ANY if plain == "::" else (plain,):
+            for family, *_, place in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
+                port = _reserve(family, (place[0], port, *place[2:]), stack)
+    except (OSError, ValueError, OverflowError):  # Also of malformed names.
+        raise not_free(address) from None
+    return f"{host}:{port}"
+
+
+def _reserve(family: int, place: Any, stack: ExitStack) -> int:
+    """Binds a socket, and returns its port. Raises OSError."""
+    try:
+        reserving = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserving.bind(place)  # Fails if another server listens there.
+    except OSError as error:
+        if error.errno in _MISSING:
+            return int(place[1])
+        raise
+    reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return int(reserving.getsockname()[1])

@@ -1,0 +1,16 @@
+"""Files with secrets: text in UTF-8, with or without a byte order mark."""
+
+from pathlib import Path
+
+
+def read_secret(path: Path, what: str) -> str:
+    """The text of a file. Raises OSError with a sentence; `what` names the file in it."""
+    try:
+        text = path.read_text(encoding="utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise OSError(f"the file of {what}, {path}, is no text") from None
+    except OSError as error:
+        raise OSError(f"the file of {what}, {path}, cannot be read: {error.strerror}") from None
+    if not text:
+        raise OSError(f"the file of {what}, {path}, has none in it")
+    return text

@@ -1,0 +1,167 @@
+"""Definition of one setting: a field of a frozen dataclass that has a flag, a parser and a help.
+
+A setting is written once, as a field `max_calls: int = setting(1000, "max-calls", …)`. The flags,
+the environment variables, the keys of the file and the tables of the README follow from it.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import field, fields, is_dataclass
+from typing import Any, Final, NamedTuple
+
+from imagecall.rpc.addresses import is_address
+
+_PREFIX: Final = "IMAGECALL_"
+_KEY: Final = "setting"
+_WEEK: Final = 7 * 24 * 3600
+
+
+class SettingError(Exception):
+    """A setting with a value that cannot be used."""
+
+
+class Setting(NamedTuple):
+    """A setting.
+
+    Attributes:
+        name: the flag, without the dashes before it.
+        read: converts a text to the value. Raises argparse.ArgumentTypeError.
+        default: the default value as a text; None if there is none.
+        metavar: stands for the value in the help.
+        help: a phrase.
+        separator: stands between several values in the environment, and in the default. "": the
+            setting has one value. With several, the flag can be repeated, the file can have a list,
+            and the value is a tuple.
+    """
+
+    name: str
+    read: Callable[[str], Any]
+    default: str | None
+    metavar: str
+    help: str
+    separator: str = ""
+
+    @property
+    def variable(self) -> str:
+        """The name in the environment."""
+        return _PREFIX + self.name.upper().replace("-", "_")
+
+    @property
+    def key(self) -> str:
+        """The name among the parsed arguments of a command line."""
+        return self.name.replace("-", "_")
+
+
+def setting(
+    default: Any,
+    name: str,
+    read: Callable[[str], Any],
+    metavar: str,
+    help: str,
+    separator: str = "",
+) -> Any:
+    """A dataclass field that is a setting; see Setting."""
+    found = Setting(name, read, _text(default), metavar, help, separator)
+    return field(default=default, metadata={_KEY: found})
+
+
+def _text(default: Any) -> str | None:
+    match default:
+        case None | ():
+            return None
+        case tuple():
+            return ", ".join(default)
+        case bool():
+            return "on" if default else "off"
+        case float():
+            return f"{default:g}"
+    return str(default)
+
+
+def settings_of(kind: type[Any]) -> Iterator[Setting]:
+    """The settings of a dataclass, and of the dataclasses that its fields hold, in order."""
+    for each in fields(kind):
+        if is_dataclass(each.type):
+            yield from settings_of(each.type)  # type: ignore[arg-type]  # a class, not an instance
+        else:
+            yield each.metadata[_KEY]
+
+
+def build(kind: type[Any], value_of: Callable[[Setting], Any]) -> Any:
+    """An instance of a dataclass of settings, each value given by `value_of`."""
+    return kind(
+        **{
+            each.name: build(each.type, value_of)  # type: ignore[arg-type]  # a class
+            if is_dataclass(each.type)
+            else value_of(each.metadata[_KEY])
+            for each in fields(kind)
+        }
+    )
+
+
+def address(text: str) -> str:
+    """Reads HOST:PORT."""
+    if not is_address(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT with a port of 0 to 65535")
+    return text
+
+
+def address_or_off(text: str) -> str | None:
+    """Reads HOST:PORT, or "off" as None."""
+    return None if text == "off" else address(text)
+
+
+def sentence(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Reads with a function whose ValueErrors are sentences about the setting."""
+
+    def reading(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return reading
+
+
+def number(lowest: int, highest: int) -> Callable[[str], int]:
+    """Reads a whole number."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and lowest <= int(text[:20]) <= highest):
+            message = f"{text!r} is not a number from {lowest} to {highest}"
+            raise argparse.ArgumentTypeError(message)
+        return int(text)
+
+    return read
+
+
+def seconds(highest: int = _WEEK) -> Callable[[str], float]:
+    """Reads a duration above 0."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0
+        if not 0 < value <= highest:
+            message = f"{text!r} is not a number of seconds above 0, up to {highest}"
+            raise argparse.ArgumentTypeError(message)
+        return value
+
+    return read
+
+
+def choice(*choices: str) -> Callable[[str], str]:
+    """Reads one of some words."""
+
+    def read(text: str) -> str:
+        if text not in choices:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(choices)}")
+        return text
+
+    return read
+
+
+def switch(text: str) -> bool:
+    """Reads "on" or "off"."""
+    return choice("on", "off")(text) == "on"

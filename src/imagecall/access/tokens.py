@@ -1,0 +1,67 @@
+"""The bearer tokens (RFC 6750) that a server takes, each with the name of who has it."""
+
+import hashlib
+import hmac
+import re
+from pathlib import Path
+from typing import Final
+
+from imagecall.access.secret_file import read_secret
+from imagecall.access.watched_files import WatchedFiles
+from imagecall.errors import GenerationError
+
+_LINE: Final = re.compile(r"(?P<name>\S+)[ \t]+(?P<token>[A-Za-z0-9._~+/-]+=*)")
+_MIN_LENGTH: Final = 16
+_BEARER: Final = "bearer "
+
+
+class Tokens:
+    """The tokens of a file: a line "NAME TOKEN" each; blank lines and those with # do not count.
+
+    They are read anew when the file changes. Raises OSError with a sentence if it is faulty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._digests = WatchedFiles([path], self._read)
+
+    def holder(self, authorization: str) -> str:
+        """The name of who has the token of an `authorization` header.
+
+        Raises GenerationError: TOKEN_REQUIRED. How long it takes tells nothing of the tokens.
+        """
+        given = ""
+        if authorization[: len(_BEARER)].lower() == _BEARER:
+            given = authorization[len(_BEARER) :].strip()
+        digest = _digest(given)
+        found = ""
+        for name, known in self._digests.get():
+            if hmac.compare_digest(digest, known):
+                found = name
+        if found and given:
+            return found
+        message = "no token that this server knows: send the metadata or header authorization: "
+        raise GenerationError("TOKEN_REQUIRED", message + "Bearer TOKEN")
+
+    def _read(self) -> list[tuple[str, bytes]]:
+        what = f"the file of tokens, {self._path}"
+        lines = read_secret(self._path, "tokens").splitlines()
+        found = []
+        for number, line in enumerate(map(str.strip, lines), start=1):
+            if not line or line.startswith("#"):
+                continue
+            match = _LINE.fullmatch(line)
+            if match is None:
+                raise OSError(f"line {number} of {what}, is not NAME TOKEN")
+            if len(match["token"]) < _MIN_LENGTH:
+                raise OSError(
+                    f"the token in line {number} of {what}, has less than {_MIN_LENGTH} characters"
+                )
+            found.append((match["name"], _digest(match["token"])))
+        if not found:
+            raise OSError(f"{what}, has none in it")
+        return found
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode(errors="replace")).digest()

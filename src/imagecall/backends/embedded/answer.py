@@ -1,0 +1,161 @@
+"""The answer to an order, in the events and the response object of the APIs, images left empty.
+
+Everything in it is as an API would answer, and request keys are echoed where APIs echo them.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from imagecall.backends.embedded.message import Fields, message_events, message_item
+from imagecall.backends.embedded.order import Order
+from imagecall.conversion.converter import event_from_json
+from imagecall.generation.response import ReadResponse, response_from_json
+from imagecall.generation.response_keys import response_keys
+from imagecall.json.text import JsonValue, join_members, members
+from imagecall.v1.image_generation_service_pb2 import StreamEnding
+from imagecall.v1.stream_event_pb2 import StreamEvent
+
+_MODEL: Final = "imagecall-test-card"
+_NO_IMAGE: Final = 'No image was drawn, as "tool_choice" allows none.'
+_FAILURES: Final[dict[str, Fields]] = {
+    "failed": {"error": {"code": "server_error", "message": "the request asked for a failure"}},
+    "incomplete": {"incomplete_details": {"reason": "max_output_tokens"}},
+}
+_ENDINGS: Final = {
+    "completed": StreamEnding.STREAM_ENDING_COMPLETED,
+    "failed": StreamEnding.STREAM_ENDING_FAILED,
+    "incomplete": StreamEnding.STREAM_ENDING_INCOMPLETE,
+    "none": StreamEnding.STREAM_ENDING_UNANNOUNCED,
+    "cut": StreamEnding.STREAM_ENDING_UNANNOUNCED,
+}
+
+
+class Answer:
+    """The answer to one order. The sequence numbers of events count up as they are made.
+
+    Attributes:
+        ending: how a stream ends.
+    """
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._id = f"ig_{order.digest[:24]}"
+        self._message_id = f"msg_{order.digest[:24]}"
+        self._prompt = order.card.prompt
+        self._number = 0
+        self._response = _response_object(order, f"resp_{order.digest[24:48]}")
+        self.ending = _ENDINGS[order.asked.ending]
+
+    def opening(self) -> Iterator[StreamEvent]:
+        """The events before the first item."""
+        yield self._event("response.created", response=self._response)
+        yield self._event("response.in_progress", response=self._response)
+
+    def begun(self) -> Iterator[StreamEvent]:
+        """The events of an image until drawing begins."""
+        item: Fields = {"type": "image_generation_call", "id": self._id, "status": "in_progress"}
+        item["result"] = None
+        yield self._event("response.output_item.added", item=item, output_index=0)
+        yield self._call_event("in_progress")
+        yield self._call_event("generating")
+
+    def partial_image(self, index: int) -> StreamEvent:
+        """The event of a partial image."""
+        shown = self._shown()
+        return self._call_event(
+            "partial_image", partial_image_index=index, partial_image_b64="", **shown
+        )
+
+    def completed(self) -> StreamEvent:
+        """The event before the final item of a call that did not fail."""
+        return self._call_event("completed")
+
+    def done(self) -> StreamEvent:
+        """The event of the final item."""
+        return self._event("response.output_item.done", item=self._image_item(), output_index=0)
+
+    def message(self) -> Iterator[StreamEvent]:
+        """The events of the message after the image, or in its place."""
+        if self._order.succeeds:
+            index = int(self._order.draws)
+            for fields in message_events(self._message_id, self._text(), index):
+                yield self._numbered(fields)
+
+    def response(self, image: bytes | None) -> ReadResponse:
+        """The response at the end, with its image, or with an empty one."""
+        ending = self._order.asked.ending
+        status = ending if ending in _FAILURES else "completed"
+        response = self._response | _FAILURES.get(ending, {})
+        response |= {"status": status, "completed_at": int(time.time())}
+        response["output"] = list(self._output())
+        response["usage"] = _usage(self._prompt)
+        read = response_from_json(_compact(response))
+        if image is not None:
+            read.document.calls[-1].call.output_image_generation_call.result.image = image
+        return read
+
+    def _output(self) -> Iterator[JsonValue]:
+        if self._order.draws:
+            yield self._image_item()
+        if self._order.succeeds:
+            yield message_item(self._message_id, self._text())
+
+    def _image_item(self) -> Fields:
+        status, result = ("completed", "") if self._order.has_image else ("failed", None)
+        item: Fields = {"type": "image_generation_call", "id": self._id}
+        item |= {"result": result, "status": status, "revised_prompt": self._prompt}
+        return item | self._shown()
+
+    def _text(self) -> str:
+        settings = self._order.settings
+        drawn = f"Here is a test card of {settings.size} pixels, as {settings.output_format}."
+        return drawn if self._order.draws else _NO_IMAGE
+
+    def _shown(self) -> Fields:
+        """The settings of the image, as its item and its events have them."""
+        settings = self._order.settings
+        return {
+            "size": settings.size,
+            "quality": settings.quality,
+            "background": settings.background,
+            "output_format": settings.output_format,
+        }
+
+    def _call_event(self, name: str, **fields: JsonValue) -> StreamEvent:
+        tag = f"response.image_generation_call.{name}"
+        return self._event(tag, item_id=self._id, output_index=0, **fields)
+
+    def _event(self, tag: str, **fields: JsonValue) -> StreamEvent:
+        return self._numbered({"type": tag} | fields)
+
+    def _numbered(self, fields: Fields) -> StreamEvent:
+        number, self._number = self._number, self._number + 1
+        return event_from_json(_compact(fields | {"sequence_number": number}))
+
+
+def _compact(value: JsonValue) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _response_object(order: Order, name: str) -> Fields:
+    """The response when it begins."""
+    asked = members(order.body)
+    if not order.has_tools:
+        # OpenRouter's SDKs of 2025 refuse an image tool here, and their requests cannot have one.
+        asked.pop("tools", None)
+    keys: Fields = json.loads(join_members(response_keys(asked, name)))
+    return keys | {"model": keys["model"] or _MODEL}
+
+
+def _usage(prompt: str) -> Fields:
+    """Nothing is consumed that anyone would pay for; the words of the prompt are counted."""
+    words = len(prompt.split())
+    return {
+        "input_tokens": words,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": 0,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": words,
+    }

@@ -1,0 +1,58 @@
+"""Fault injection: the request key "embedded", with which a request asks for failures and sizes."""
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from imagecall.backends.responses_api.errors import reason_of
+from imagecall.errors import ConversionError, GenerationError, pointer_to
+
+KEY: Final = "embedded"
+_MAX_IMAGE_BYTES: Final = 256 * 1024 * 1024
+
+
+class Asked(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Members of the request key "embedded"."""
+
+    delay_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0
+    """Seconds until the image is drawn, or the failure: in steps as many as there are images."""
+    http_status: Annotated[int, msgspec.Meta(ge=400, le=599)] | None = None
+    """Status of an API to fail as. None: no failure."""
+    retry_after_seconds: Annotated[float, msgspec.Meta(ge=0, le=86400)] | None = None
+    """Seconds after which the failure allows a retry. None: it names no time."""
+    midway: bool = False
+    """Fails not at once but in the middle of the stream."""
+    ending: Literal["completed", "failed", "incomplete", "none", "cut"] = "completed"
+    """End of the stream: as a response ends, without an event for it, or within the image."""
+    image_bytes: Annotated[int, msgspec.Meta(ge=1, le=_MAX_IMAGE_BYTES)] | None = None
+    """Size of the final image file, exactly. None: as it was drawn. Partial ones keep theirs."""
+
+    @property
+    def fails_at_once(self) -> bool:
+        """The failure comes before the first event of a stream."""
+        return self.http_status is not None and not self.midway
+
+    def fail(self, *, midway: bool) -> None:
+        """Raises the GenerationError that the request asks for at this moment, if any."""
+        status = self.http_status
+        if status is None or midway != self.midway:
+            return
+        head = "the API failed" if midway else f"the API answered {status}"
+        raise GenerationError(
+            reason_of(status),
+            f"{head}: the request asked for a failure",
+            retry_seconds=self.retry_after_seconds,
+            may_be_billed=midway,
+            metadata={} if midway else {"http_status": str(status)},
+        )
+
+
+def asked_of(raw: bytes) -> Asked:
+    """Reads the value of the key, raw JSON text. Raises ConversionError: UNSUPPORTED."""
+    try:
+        return msgspec.json.decode(raw, type=Asked)
+    except msgspec.ValidationError as error:
+        said, _, path = str(error).partition(" - at `$.")
+        pointer = pointer_to(KEY, *([path.rstrip("`")] if path else []))
+        text = f'"{KEY}" takes {", ".join(Asked.__struct_fields__)}, see the README: {said}'
+        raise ConversionError("UNSUPPORTED", pointer, text) from None

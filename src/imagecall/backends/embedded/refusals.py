@@ -1,0 +1,51 @@
+"""Request keys that change how an API answers, and that the embedded backend follows or refuses.
+
+Nothing is stored between requests, so a key that refers to an earlier one is refused, as an API
+refuses an identifier that is not known.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from imagecall.conversion.converter import TOOLS
+from imagecall.errors import ConversionError, pointer_to, quoted
+from imagecall.json.text import JsonValue, parse
+
+_NULL: Final = b"null"
+_UNSUPPORTED_KEYS: Final = {
+    "background": "the embedded backend answers at once, not in the background: leave it out",
+    "previous_response_id": "the embedded backend stores no responses, so that none is known: "
+    "send the earlier items in the input",
+    "conversation": "the embedded backend stores no conversations, so that none is known: "
+    "send the earlier items in the input",
+}
+
+
+def refuse_unsupported(values: Mapping[str, bytes]) -> None:
+    """Refuses request keys, given as raw JSON text, that ask for stored or background responses.
+
+    Raises ConversionError: UNSUPPORTED, with the pointer of the key.
+    """
+    for key, reason in _UNSUPPORTED_KEYS.items():
+        if values.get(key, _NULL) not in (_NULL, b"false"):
+            raise ConversionError("UNSUPPORTED", pointer_to(key), f"{quoted(key)}: {reason}")
+
+
+def allows_image(values: Mapping[str, bytes]) -> bool:
+    """Reports if the "tool_choice" of a request, whose keys are raw JSON text, allows an image.
+
+    Raises ConversionError: UNSUPPORTED for a choice of a tool that is not for images.
+    """
+    match parse(values.get("tool_choice", _NULL)):
+        case "none":
+            return False
+        case {"type": "allowed_tools", "tools": list(allowed)}:
+            return any(_types(allowed))
+        case {"type": str(name)} if name not in (*TOOLS.by_type, "allowed_tools"):
+            text = f"the embedded backend calls no tool {quoted(name)}; it draws images only"
+            raise ConversionError("UNSUPPORTED", pointer_to("tool_choice"), text)
+    return True
+
+
+def _types(tools: Iterable[JsonValue]) -> Iterable[bool]:
+    return (isinstance(tool, dict) and tool.get("type") in TOOLS.by_type for tool in tools)

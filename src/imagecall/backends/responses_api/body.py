@@ -1,0 +1,171 @@
+"""Body of an API's answer: its bytes as they arrive, decoded.
+
+APIs and proxies compress answers for which no compression was asked.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Final
+
+import aiohttp
+import msgspec
+
+from imagecall.backends.responses_api.errors import not_understood
+from imagecall.errors import damaged_answer, quoted, too_large_answer
+from imagecall.generation.fairness import turn
+from imagecall.rpc.inflater import Inflater
+from imagecall.sizes import PIECE
+
+TRANSPORT_ERRORS: Final = (aiohttp.ClientError, ConnectionError, TimeoutError)
+"""Exceptions of a body that does not come to its end."""
+
+IDENTITY: Final = "identity"
+_COMPRESSED: Final = frozenset({"gzip", "x-gzip", "deflate"})
+_WHOLE_SECONDS: Final = 1.0
+"""Time without a byte after which a JSON text that may be whole is looked at."""
+
+_MAX_RATIO: Final = 100
+"""Limit of how many times larger than its compressed form a body is; base64 is 1.3 times."""
+
+_MAX_UNCHECKED_BYTES: Final = 32 * 1024 * 1024
+"""Decoded size up to which the ratio is not checked."""
+
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+
+
+class Body:
+    """Body of an answer.
+
+    Args:
+        answer: an answer whose body was not read.
+        inflater: decoder of the body. None: it is not compressed.
+        idle_seconds: time without a byte after which reading it is given up.
+        max_bytes: limit of a JSON text, and of the white space before it.
+    """
+
+    def __init__(
+        self,
+        answer: aiohttp.ClientResponse,
+        inflater: Inflater | None,
+        idle_seconds: float,
+        max_bytes: int,
+    ) -> None:
+        self._content = answer.content
+        self._inflater = inflater
+        self._decoded: Iterator[bytes] = iter(())
+        self._idle_seconds = idle_seconds
+        self._max_bytes = max_bytes
+        self._received_bytes = 0
+        self._decoded_bytes = 0
+        self._error: Exception | None = None
+
+    async def read(self, seconds: float | None = None) -> bytes:
+        """Next bytes; empty at the end. Raises one of TRANSPORT_ERRORS, or GenerationError."""
+        if self._inflater is None:
+            return await self._receive(seconds)
+        while True:
+            try:
+                piece = next(filter(None, self._decoded), b"")
+            except ValueError as error:
+                raise damaged_answer(f"its compression: {error}") from None
+            self._check_ratio(len(piece))
+            if len(piece) >= PIECE:
+                await turn()
+            if piece:
+                return piece
+            received = await self._receive(seconds)
+            if not received:
+                return self._end(self._inflater)
+            self._received_bytes += len(received)
+            self._decoded = self._inflater.pieces(received)
+
+    def _check_ratio(self, size: int) -> None:
+        """Raises GenerationError (ANSWER_TOO_LARGE) for a body that no image compresses to."""
+        self._decoded_bytes += size
+        if self._decoded_bytes > max(_MAX_UNCHECKED_BYTES, _MAX_RATIO * self._received_bytes):
+            raise too_large_answer("the API's answer", _MAX_RATIO, "times its compressed size")
+
+    async def beginning(self) -> bytes:
+        """First bytes, without a byte order mark and white space; empty for a body of those."""
+        start = b""
+        passed = 0
+        while not start or _BYTE_ORDER_MARK.startswith(start):
+            received = await self.read()
+            if not received:
+                return start
+            start = (start + received).lstrip().removeprefix(_BYTE_ORDER_MARK).lstrip()
+            passed += len(received)
+            if not start and passed > self._max_bytes:
+                raise too_large_answer("the API's answer", self._max_bytes)
+        return start
+
+    async def whole_json(self, start: bytes) -> bytes:
+        """JSON text that begins with `start`; whole is also one whose transfer has no end.
+
+        Raises one of TRANSPORT_ERRORS, or GenerationError.
+        """
+        pieces = [start]
+        size = len(start)
+        while piece := await self._read_on(pieces):
+            pieces.append(piece)
+            size += len(piece)
+            if size > self._max_bytes:
+                raise too_large_answer("the API's answer", self._max_bytes)
+        return b"".join(pieces)
+
+    async def _read_on(self, pieces: list[bytes]) -> bytes:
+        """Next bytes of a JSON text; empty at its end."""
+        last = next((piece for piece in reversed(pieces) if not piece.isspace()), b"")
+        if not last.rstrip().endswith(b"}"):
+            return await self.read()
+        try:
+            return await self.read(min(_WHOLE_SECONDS, self._idle_seconds))
+        except TRANSPORT_ERRORS as error:
+            if await asyncio.to_thread(_is_json, b"".join(pieces)):
+                return b""
+            if not isinstance(error, TimeoutError):
+                raise
+        return await self.read()
+
+    async def _receive(self, seconds: float | None) -> bytes:
+        """Next bytes as they were sent; those before a failure come before its exception."""
+        if self._error is not None:
+            raise self._error
+        try:
+            async with asyncio.timeout(self._idle_seconds if seconds is None else seconds):
+                return await self._content.readany()
+        except (aiohttp.ClientError, ConnectionError) as error:
+            self._content.set_exception(None)  # type: ignore[arg-type]  # else nothing can be read
+            self._error = error
+            if left := self._content.read_nowait():
+                return left
+            raise
+
+    @staticmethod
+    def _end(inflater: Inflater) -> bytes:
+        if not inflater.ended:
+            raise aiohttp.ClientPayloadError("the compressed body has no end")
+        return b""
+
+
+def inflater_of(answer: aiohttp.ClientResponse) -> Inflater | None:
+    """Decoder of an answer's body; None for one that is not compressed.
+
+    Raises GenerationError (NOT_UNDERSTOOD) for an encoding other than gzip and deflate.
+    """
+    words = [word.strip() for word in answer.headers.get("content-encoding", "").split(",")]
+    encodings = [word for word in words if word.lower() not in ("", IDENTITY)]
+    if not encodings:
+        return None
+    if len(encodings) > 1 or encodings[0].lower() not in _COMPRESSED:
+        given = quoted(", ".join(encodings))
+        raise not_understood(f"the content encoding {given}, not gzip or deflate", True)
+    return Inflater(strict=False)
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except ValueError:
+        return False
+    return True

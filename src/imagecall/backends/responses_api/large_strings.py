@@ -1,0 +1,109 @@
+"""Use of the large strings of a stream's events, and their return to where they stood.
+
+An image of an event is streamed while it arrives, but one of each event. A string that nobody needs
+is skipped: that of an event that was not asked for, and an image of the response that was final
+before.
+"""
+
+from collections.abc import Iterable
+
+from imagecall.backends.responses_api.events import read_event
+from imagecall.backends.responses_api.items import Items
+from imagecall.backends.responses_api.large_base64 import LargeBase64, Use
+from imagecall.conversion.converter import EVENTS, event_from_json
+from imagecall.errors import ConversionError, damaged_answer
+from imagecall.generation.chunked_fields import images, texts
+from imagecall.generation.response import ENDINGS, ReadResponse, response_from_json
+from imagecall.json.text import closing_brackets, members
+from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamImageRequest
+from imagecall.v1.stream_event_pb2 import StreamEvent
+
+
+class LargeStrings:
+    """Chooses the use of the large strings of a stream.
+
+    Attributes:
+        streams: whether an image of the event that arrives is streamed.
+    """
+
+    def __init__(self, request: StreamImageRequest, items: Items) -> None:
+        self._request = request
+        self._items = items
+        self.streams = False
+
+    def choose(self, name: str, data: bytes) -> Use:
+        """The use of a large string, by the name of its event and the data before that string."""
+        marker = LargeBase64(Use.HOLD)
+        known = data + marker.text_marker + b'"'
+        begun = read_event(name, known + closing_brackets(data[:-1]))
+        if begun is None or begun.fault:
+            return Use.HOLD
+        try:
+            event = event_from_json(begun.data)
+        except ConversionError:
+            return Use.HOLD
+        variant = EVENTS.chosen(event)
+        if variant.option.fallback:
+            return self._choose_in_other(event, marker)
+        if self.streams or all(place.value != marker.marker for place in images(event)):
+            return Use.HOLD
+        self.streams = True
+        return Use.STREAM
+
+    def _choose_in_other(self, event: StreamEvent, marker: LargeBase64) -> Use:
+        """The same for an event that concerns no image call, such as one that ends the stream."""
+        text = event.unknown_item.json.encode()
+        if event.unknown_item.type not in ENDINGS:
+            return Use.HOLD if self._request.include_other_events else Use.SKIP
+        if self._request.include_document:
+            return Use.HOLD
+        try:
+            read = response_of(text)
+        except ConversionError:
+            return Use.HOLD
+        for _, call in read.calls() if read else ():
+            if any(place.value == marker.marker for place in images(call)):
+                return Use.SKIP if self._items.has_id(call) else Use.HOLD
+        return Use.HOLD
+
+
+def response_of(event: bytes) -> ReadResponse | None:
+    """The response that an event is of; None if it has none. Raises ConversionError."""
+    response = members(event).get("response", b"")
+    return response_from_json(response) if response.startswith(b"{") else None
+
+
+def fill(message: StreamEvent | StreamEnd, large: Iterable[LargeBase64]) -> str:
+    """Puts the large strings of an event in the place of their markers.
+
+    Returns the path of the image that was streamed; "" if none was.
+    """
+    places = images(message)
+    streamed = ""
+    for string in large:
+        own = [place for place in places if place.value == string.marker]
+        for place in own:
+            place.value = string.image or b""
+            if string.use is Use.STREAM:
+                streamed = place.path
+        if string.image is not None:
+            _fill_text(message, string)
+        elif not own:
+            raise damaged_answer("an image is not where it began")
+    return streamed
+
+
+def fill_end(end: StreamEnd, large: Iterable[LargeBase64]) -> None:
+    """Puts the large strings of the event that ends a stream into its end."""
+    fill(end, [string for string in large if string.use is not Use.SKIP])
+    skipped = {string.marker for string in large if string.use is Use.SKIP}
+    if any(place.value in skipped for place in images(end)):
+        raise damaged_answer("two items of the response have the same id")
+
+
+def _fill_text(message: StreamEvent | StreamEnd, string: LargeBase64) -> None:
+    """Puts a string that is not an image of ours back into the raw JSON that has its marker."""
+    for place in texts(message):
+        marker = string.text_marker.decode()
+        if marker in place.value:
+            place.value = place.value.replace(marker, string.text.decode())

@@ -1,0 +1,62 @@
+"""Address of a Responses API: its URL, and the proxy on the way there."""
+
+from typing import Final, NamedTuple
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+_SCHEMES: Final = ("http", "https")
+
+
+class Target(NamedTuple):
+    """Address of an API.
+
+    Attributes:
+        url: where requests go, with the query of the base URL.
+        shown: the same without the query, which may have a key in it.
+        proxy: URL of the proxy, which may have a password in it. None: there is none.
+    """
+
+    url: str
+    shown: str
+    proxy: str | None
+
+
+def target_of(base_url: str) -> Target:
+    """Returns the address below a base URL, whose query is kept behind the path.
+
+    The proxy is that of HTTP_PROXY, HTTPS_PROXY and NO_PROXY. No other credentials than those of
+    its URL are sent to it: ~/.netrc, which aiohttp's `trust_env` reads, plays no part.
+
+    Raises ValueError for what is no base URL, or no proxy.
+    """
+    parts = _checked(base_url)
+    path = parts.path.rstrip("/") + "/responses"
+    shown = parts._replace(path=path, query="").geturl()
+    return Target(parts._replace(path=path).geturl(), shown, _proxy_of(parts))
+
+
+def _checked(base_url: str) -> SplitResult:
+    parts = urlsplit(base_url)
+    if parts.username is not None or any(map(str.isspace, base_url)):
+        raise ValueError("the base URL has a user name or white space in it, which it must not")
+    if parts.scheme not in _SCHEMES or not parts.hostname or parts.fragment:
+        shown = parts._replace(query="", fragment="").geturl()
+        raise ValueError(f"{shown!r} is no base URL such as https://openrouter.ai/api/v1")
+    _ = parts.port  # Raises ValueError for what is no port.
+    parts.hostname.encode("idna")  # Raises UnicodeError, which is a ValueError, for no host.
+    return parts
+
+
+def _proxy_of(parts: SplitResult) -> str | None:
+    proxy = getproxies().get(parts.scheme)
+    if not proxy or proxy_bypass(parts.netloc):
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        found = urlsplit(proxy)
+        usable = found.scheme in _SCHEMES and bool(found.hostname) and found.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(f"{parts.scheme.upper()}_PROXY is not http://HOST:PORT")
+    return proxy

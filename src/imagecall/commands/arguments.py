@@ -1,0 +1,37 @@
+"""Values of command-line options: each function reads one, for argparse."""
+
+import argparse
+
+from imagecall.errors import ConversionError
+from imagecall.json.text import parse
+from imagecall.rpc.addresses import ServerAddress, server_address
+
+
+def server(text: str) -> ServerAddress:
+    """HOST:PORT, grpc://HOST:PORT or grpcs://HOST:PORT."""
+    try:
+        return server_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def utf8(text: str) -> str:
+    """A text that can be written in UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("it is not UTF-8") from None
+    return text
+
+
+def key_and_json(text: str) -> tuple[str, str]:
+    """KEY=JSON: a key, and the raw JSON text of its value."""
+    name, equals, json = utf8(text).partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=JSON")
+    try:
+        parse(json.encode())
+    except ConversionError as error:
+        hint = f"{error}; a string needs quotes: '{name}=\"...\"'"
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=JSON: {hint}") from None
+    return name, json

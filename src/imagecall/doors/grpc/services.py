@@ -1,0 +1,232 @@
+"""The services of proto/imagecall/v1 as grpcio's servicers."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import aclosing
+from typing import Any, Final, TypeVar
+
+import grpc
+
+from imagecall.access.limits import Limits
+from imagecall.conversion.batch import (
+    CallStream,
+    Count,
+    format_call,
+    format_document,
+    parse_call,
+    parse_document,
+    uncounted,
+)
+from imagecall.doors.grpc.boundary import (
+    REQUEST_BYTES,
+    Context,
+    request_of,
+    takes_serialized,
+)
+from imagecall.doors.offload import done
+from imagecall.errors import ImagecallError, damaged_answer
+from imagecall.generation.backend import Backend
+from imagecall.generation.call_context import CALL, AnswerMetadata, CallContext
+from imagecall.generation.parts import sendable
+from imagecall.json.pieces import under
+from imagecall.observing.request_id import HEADER
+from imagecall.observing.rpc import METADATA, answer_with_id, identify
+from imagecall.rpc.headers import Metadata
+from imagecall.sizes import APART
+from imagecall.v1 import conversion_service_pb2 as pb
+from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
+from imagecall.v1 import image_generation_service_pb2 as generation_pb
+from imagecall.v1 import image_generation_service_pb2_grpc as generation_pb_grpc
+from imagecall.wire.splice import put_in, serialized_with, take_out, take_text
+
+_T = TypeVar("_T")
+_Parse = TypeVar("_Parse", pb.ParseCallRequest, pb.ParseDocumentRequest)
+_Format = TypeVar("_Format", pb.FormatCallResponse, pb.FormatDocumentResponse)
+
+_HOP_BY_HOP: Final = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "grpc-accept-encoding",
+        "grpc-previous-rpc-attempts",
+        "host",
+        "te",
+        "transfer-encoding",
+        "user-agent",
+    }
+)
+"""Hop-by-hop metadata (RFC 9110, section 7.6.1), which no backend passes on."""
+
+_COMMIT_SECONDS: Final = 1.0
+"""Time after which the work of a backend counts as one that may be billed."""
+
+_ITEM_BYTES: Final = 512
+"""Least cost of an item, in bytes of JSON that take as long."""
+
+
+class ConversionServicer(pb_grpc.ConversionServiceServicer):
+    """imagecall.v1.ConversionService; see proto/imagecall/v1/conversion_service.proto.
+
+    The handlers raise ConversionError, which Boundary turns into statuses. The unary ones take
+    their requests serialized, and parse large ones beside the event loop, with few copies.
+    """
+
+    def __init__(self, limits: Limits, count: Count = uncounted) -> None:
+        self._max_bytes = limits.json_bytes
+        self._max_items = limits.stream_items
+        self._count = count
+
+    @takes_serialized
+    async def ParseCall(self, request: Any, context: Context) -> Any:
+        return await done(len(request), self._parse_call, request)
+
+    def _parse_call(self, data: bytes) -> Any:
+        request, json = _request_and_json(pb.ParseCallRequest, data)
+        response = pb.ParseCallResponse()
+        variant, profile = request.variant, request.profile
+        images = parse_call(
+            response.call, json, variant, profile, self._max_bytes, apart=True, count=self._count
+        )
+        return put_in(response, images) if images else response
+
+    @takes_serialized
+    async def FormatCall(self, request: Any, context: Context) -> Any:
+        return await done(len(request), self._format_call, request)
+
+    def _format_call(self, data: bytes) -> Any:
+        short, images = take_out(data, pb.FormatCallRequest.DESCRIPTOR)
+        request = request_of(pb.FormatCallRequest, short)
+        json = format_call(request.call, under(images, "call"), self._max_bytes, self._count)
+        return _response_with(pb.FormatCallResponse(), json)
+
+    @takes_serialized
+    async def ParseDocument(self, request: Any, context: Context) -> Any:
+        return await done(len(request), self._parse_document, request)
+
+    def _parse_document(self, data: bytes) -> Any:
+        request, json = _request_and_json(pb.ParseDocumentRequest, data)
+        document = parse_document(json, request.kind, self._max_bytes, self._count)
+        return pb.ParseDocumentResponse(document=document)
+
+    @takes_serialized
+    async def FormatDocument(self, request: Any, context: Context) -> Any:
+        return await done(len(request), self._format_document, request)
+
+    def _format_document(self, data: bytes) -> Any:
+        request = request_of(pb.FormatDocumentRequest, data)
+        json = format_document(request.document, self._max_bytes, self._count)
+        return _response_with(pb.FormatDocumentResponse(), json)
+
+    async def ConvertCalls(
+        self, request_iterator: AsyncIterator[pb.ConvertCallsRequest], context: Context
+    ) -> AsyncIterator[pb.ConvertCallsResponse]:
+        stream = CallStream(self._max_bytes, self._max_items, self._count)
+        async for request in request_iterator:
+            of_items = len(request.conversions) * _ITEM_BYTES
+            size = max(stream.pending_bytes + REQUEST_BYTES.get(), of_items)
+            answers = stream.answer(request)
+            while (response := await done(size, next, answers, None)) is not None:
+                yield response
+        stream.finish()
+
+
+def _request_and_json(kind: type[_Parse], data: bytes) -> tuple[_Parse, bytes]:
+    """Parses a request that holds JSON; a large JSON is copied once."""
+    short, text = take_text(data, kind.DESCRIPTOR, "json")
+    request = request_of(kind, short)
+    return request, request.json.encode() if text is None else text
+
+
+def _response_with(response: _Format, json: bytes) -> _Format | bytes:
+    """Puts JSON into a response, which is returned serialized if the JSON is large."""
+    if len(json) < APART:
+        response.json = json.decode()
+        return response
+    return serialized_with(response, "json", json)
+
+
+class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
+    """imagecall.v1.ImageGenerationService; see proto/imagecall/v1/image_generation_service.proto.
+
+    While the backend works, the initial metadata goes out: from then on gRPC's own retries let the
+    call be, as it may have begun to cost.
+    """
+
+    def __init__(self, backend: Backend, asks: bool) -> None:
+        self._backend = backend
+        # A token that is for us is not for others.
+        self._kept = _HOP_BY_HOP | {"authorization"} if asks else _HOP_BY_HOP
+
+    async def GenerateImage(
+        self, request: generation_pb.GenerateImageRequest, context: Context
+    ) -> generation_pb.GenerateImageResponse:
+        answer = self._enter(context)
+        found = await _committed(context, answer, self._backend.generate_image(request))
+        answer_with_id(context, answer.trailing)
+        return found
+
+    def _enter(self, context: Context) -> AnswerMetadata:
+        """Sets the context of a call that backends may pass on; returns what takes the answer's."""
+        answer_with_id(context)
+        left = context.time_remaining()
+        sent = METADATA.get()
+        answer = AnswerMetadata()
+        known = CallContext(
+            metadata=tuple((key, value) for key, value in sent if key not in self._kept),
+            deadline=None if left is None else time.monotonic() + left,
+            answer=answer,
+        )
+        CALL.set(known)
+        return answer
+
+    async def StreamImage(
+        self, request: generation_pb.StreamImageRequest, context: Context
+    ) -> AsyncIterator[Any]:
+        answer = self._enter(context)
+        async with aclosing(self._backend.stream_image(request)) as parts:
+            first = await _committed(context, answer, anext(parts, None))
+            if first is None:
+                raise damaged_answer("it is empty")
+            yield sendable(first)
+            async for part in parts:
+                yield sendable(part)
+            answer_with_id(context, answer.trailing)
+
+
+async def _committed(context: Context, answer: AnswerMetadata, work: Awaitable[_T]) -> _T:
+    """Awaits the work of a backend, and sends the initial metadata of its answer.
+
+    If the work takes long, the initial metadata goes out meanwhile; what of it the backend sends
+    later then goes into the trailing metadata.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=_COMMIT_SECONDS)
+        # Nothing else speaks to the client now: two that do at once would end in silence.
+        if task.done():
+            await _send_initial(context, answer.initial)
+            return await task
+        sent = answer.initial
+        await _send_initial(context, (*sent, (HEADER, identify())))
+        await asyncio.wait({task})
+        late = answer.initial if answer.initial != sent else ()
+        answer.trailing = (*late, *answer.trailing)
+        if isinstance(error := task.exception(), ImagecallError):
+            error.trailers = (*late, *error.trailers)
+        return await task
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # If it failed as we were cancelled: asked for, or asyncio logs it.
+
+
+async def _send_initial(context: Context, metadata: Metadata) -> None:
+    """Sends the initial metadata, if there is any."""
+    if metadata:
+        try:
+            await context.send_initial_metadata(metadata)
+        except grpc.aio.InternalError:  # The client has gone.
+            raise asyncio.CancelledError from None

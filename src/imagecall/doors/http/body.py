@@ -1,0 +1,70 @@
+"""Bodies of requests: JSON, whole or compressed, read within a limit."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Final
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from imagecall.doors.http.errors import JSON
+from imagecall.generation.fairness import turn
+from imagecall.json.text import too_large
+from imagecall.rpc.inflater import Inflater
+from imagecall.sizes import PIECE
+
+_IDENTITY: Final = "identity"
+_CODINGS: Final = ("gzip", "x-gzip", "deflate")
+_ACCEPTED: Final = {"Accept-Encoding": "gzip, deflate"}
+"""Answer to another coding: RFC 9110, section 12.5.3."""
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Returns the body, decoded.
+
+    Raises ConversionError: TOO_LARGE, as soon as it is. Raises HTTPException: 400 for a damaged
+    body, 415 for another type or coding.
+    """
+    if _word(request.headers.get("content-type", "").partition(";")[0]) != JSON:
+        raise HTTPException(415, f"the Content-Type must be {JSON}")
+    inflater = _inflater(request)
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > max_bytes:
+        raise too_large(int(length), max_bytes)
+    body = bytearray()
+    async with aclosing(_decoded(request, inflater) if inflater else request.stream()) as pieces:
+        async for piece in pieces:
+            body += piece
+            if len(body) > max_bytes:
+                raise too_large(len(body), max_bytes)
+    return bytes(body)
+
+
+async def _decoded(request: Request, inflater: Inflater) -> AsyncGenerator[bytes, None]:
+    """Yields the pieces of a compressed body, with turns for other work between them."""
+    try:
+        async for arrived in request.stream():
+            for piece in inflater.pieces(arrived):
+                yield piece
+                await (turn() if len(piece) >= PIECE else asyncio.sleep(0))
+        if not inflater.ended:
+            raise ValueError("it ends in the middle")
+    except ValueError as error:
+        raise HTTPException(400, f"the compressed body is damaged: {error}") from None
+
+
+def _inflater(request: Request) -> Inflater | None:
+    """Returns a decoder; None for a body that is not compressed."""
+    said = ",".join(request.headers.getlist("content-encoding")).split(",")
+    codings = [word for word in map(_word, said) if word not in ("", _IDENTITY)]
+    if not codings:
+        return None
+    if len(codings) > 1 or codings[0] not in _CODINGS:
+        message = "the Content-Encoding must be gzip, deflate or identity, and only one"
+        raise HTTPException(415, message, _ACCEPTED)
+    return Inflater(strict=True)
+
+
+def _word(text: str) -> str:
+    return text.strip().lower()

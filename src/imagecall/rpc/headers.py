@@ -1,0 +1,166 @@
+"""Headers that go to a backend beside our own: those of its operator, and some of the caller.
+
+No message here quotes a header, as its value, or a name given in its place, may be a secret.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Final, NamedTuple, TypeAlias
+
+FORWARDED: Final = (
+    "Idempotency-Key",
+    "HTTP-Referer",
+    "X-Title",
+    "OpenAI-Organization",
+    "OpenAI-Project",
+)
+"""Headers of a caller that go on to the API by default."""
+
+AUTHORIZATION: Final = "authorization"
+
+_OURS: Final = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "traceparent",
+        "tracestate",
+        "x-request-id",
+    }
+)
+_HOP_BY_HOP: Final = frozenset(
+    {
+        "connection",
+        "host",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Headers of a connection: RFC 9110, section 7.6.1."""
+
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_METADATA_NAME: Final = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)")
+_CREDENTIAL: Final = re.compile("auth|cookie|credential|key|password|secret|signature|token")
+
+Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
+
+
+class Header(NamedTuple):
+    """Header of an operator.
+
+    Attributes:
+        name: as it is sent.
+        value: printable ASCII.
+        from_file: a header of a file of secrets.
+    """
+
+    name: str
+    value: str
+    from_file: bool = False
+
+    @property
+    def is_secret(self) -> bool:
+        """Tells a secret by its place, or by its name."""
+        return self.from_file or bool(_CREDENTIAL.search(self.name.lower()))
+
+
+def read_header(text: str) -> Header:
+    """Reads "NAME: VALUE". Raises ValueError."""
+    name, colon, value = text.partition(":")
+    if not colon:
+        raise ValueError("a header is not NAME: VALUE")
+    header = Header(name, value.strip(" \t"))
+    _check(header)
+    return header
+
+
+def read_headers(text: str) -> Iterable[Header]:
+    """Reads a file with a header a line; blank lines and those with # do not count.
+
+    Raises ValueError.
+    """
+    for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
+        if line and not line.startswith("#"):
+            try:
+                yield read_header(line)._replace(from_file=True)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from None
+
+
+def read_forwarded(text: str) -> str:
+    """Reads the name of a header that is forwarded. Raises ValueError."""
+    _check_name(text)
+    check_metadata_name(text)
+    return text
+
+
+def check_metadata_name(name: str) -> None:
+    """Raises ValueError for a header that cannot be gRPC metadata."""
+    if not _METADATA_NAME.fullmatch(name.lower()) or name.lower() == "user-agent":
+        raise ValueError("the name of a header is none that gRPC metadata can have")
+
+
+def by_name(headers: Iterable[Header], api_key: str) -> dict[str, Header]:
+    """Returns the headers by their names in lower case.
+
+    Raises ValueError for one that cannot be sent, that comes twice, or that the API key is for.
+    """
+    found: dict[str, Header] = {}
+    for header in headers:
+        _check(header)
+        name = header.name.lower()
+        if name in found:
+            raise ValueError("a header for the backend is given twice")
+        if name == AUTHORIZATION and api_key:
+            raise ValueError("the header authorization and the API key are the same: give one")
+        found[name] = header
+    return found
+
+
+def forwarded(sent: Iterable[tuple[str, str | bytes]], names: frozenset[str]) -> Metadata:
+    """Returns the headers, or metadata, of a caller that have one of the names, in lower case.
+
+    A value that is not printable ASCII is left out: it cannot be sent as it came.
+    """
+    return tuple(
+        (name, value)
+        for name, value in ((name.lower(), value) for name, value in sent)
+        if name in names and isinstance(value, str) and _is_value(value)
+    )
+
+
+def lower(names: Iterable[str]) -> frozenset[str]:
+    """Returns names as they are compared."""
+    return frozenset(name.lower() for name in names)
+
+
+def _check(header: Header) -> None:
+    _check_name(header.name)
+    if not header.value:
+        raise ValueError("a header has no value")
+    if not _is_value(header.value):
+        raise ValueError("the value of a header is not printable ASCII")
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError("the name of a header has characters that no name has, or none")
+    for names, why in (
+        (_OURS, "is set for each request"),
+        (_HOP_BY_HOP, "belongs to a connection, not to a request"),
+    ):
+        if name.lower() in names:
+            raise ValueError(f'the header "{name.lower()}" {why}')
+
+
+def _is_value(text: str) -> bool:
+    return text.isascii() and text.isprintable()

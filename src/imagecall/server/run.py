@@ -1,0 +1,177 @@
+"""The composition of a running server: its doors before a backend, until it is told to stop."""
+
+import asyncio
+import gc
+import os
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from imagecall.access.admission import Admission
+from imagecall.access.certificates import Certificates
+from imagecall.access.tokens import Tokens
+from imagecall.doors.door import Door
+from imagecall.doors.grpc.server import GrpcServer
+from imagecall.doors.http.server import HttpServer
+from imagecall.generation.backend import Backend
+from imagecall.observing.observer import Observer
+from imagecall.observing.start import observer_from
+from imagecall.rpc.addresses import is_loopback
+from imagecall.server.backend import backend_from
+from imagecall.server.settings import WORKER, ServerSettings, TlsSettings
+from imagecall.server.workers import READY, stop_with_parent
+
+_OLD_THRESHOLD: Final = 50
+"""Threshold of the oldest generation of the garbage collector, by default 10. A pass over the
+objects of a thousand connections takes 20 milliseconds."""
+
+_ONE_SIGNAL_SECONDS: Final = 0.1
+"""SIGTERM and the end of stdin within this time count as one signal."""
+
+Announce = Callable[[Mapping[str, str]], None]
+"""Receives the bound address of each door, by its name."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a server that its doors share.
+
+    Attributes:
+        backend: generates the images.
+        admission: decides which calls are taken.
+        certificates: for TLS; None without.
+        observer: receives what is measured; None if nothing is.
+        share_port: allows other processes to listen on the same ports.
+    """
+
+    backend: Backend
+    admission: Admission
+    certificates: Certificates | None
+    observer: Observer | None
+    share_port: bool
+
+
+def doors(settings: ServerSettings, parts: Parts) -> dict[str, Door]:
+    """The doors that the settings ask for, by the name of the setting with their address."""
+    found: dict[str, Door] = {
+        "grpc": GrpcServer(
+            settings.grpc,
+            parts.backend,
+            parts.admission,
+            certificates=parts.certificates,
+            observer=parts.observer,
+            share_port=parts.share_port,
+            reflection=settings.reflection,
+            channelz=settings.channelz,
+        )
+    }
+    if settings.http is not None:
+        found["http"] = HttpServer(
+            settings.http,
+            parts.backend,
+            parts.admission,
+            certificates=parts.certificates,
+            observer=parts.observer,
+            share_port=parts.share_port,
+            forward_headers=settings.forward_headers,
+        )
+    return found
+
+
+def check(settings: ServerSettings) -> None:
+    """Raises OSError with a sentence for settings with which no server can start."""
+    admission_from(settings)
+    certificates_from(settings.tls)
+    backend_from(settings.backend, settings.limits, settings.forward_headers)
+
+
+async def serve(settings: ServerSettings, announce: Announce) -> None:
+    """Runs one process of a server until SIGINT or SIGTERM. Raises OSError."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    is_worker = WORKER in os.environ
+    parts = Parts(
+        backend_from(settings.backend, settings.limits, settings.forward_headers),
+        admission_from(settings),
+        certificates_from(settings.tls),
+        observer_from(settings.metrics, settings.traces, settings.log_calls),
+        is_worker,
+    )
+    running = doors(settings, parts)
+    try:
+        bound = {name: await door.start() for name, door in running.items()}
+        _collect_garbage_rarely()
+        if is_worker:
+            print(READY, flush=True)
+        else:
+            announce(bound)
+        # A signal to the process group reaches a worker twice: itself, and by its stdin.
+        with stop_with_parent(stopped) if is_worker else nullcontext():
+            await stopped.wait()
+        await _drain(settings, parts.admission, running, stopped)
+    finally:
+        await asyncio.gather(*(door.stop(settings.drain_seconds) for door in running.values()))
+        await parts.backend.close()
+        if parts.observer:
+            parts.observer.close()
+
+
+async def _drain(
+    settings: ServerSettings,
+    admission: Admission,
+    running: Mapping[str, Door],
+    stopped: asyncio.Event,
+) -> None:
+    """Waits until load balancers know that the server stops. A second signal ends the wait."""
+    admission.draining = True
+    for door in running.values():
+        await door.drain()
+    await asyncio.sleep(_ONE_SIGNAL_SECONDS)
+    stopped.clear()
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stopped.wait(), settings.drain_delay_seconds)
+
+
+def admission_from(settings: ServerSettings) -> Admission:
+    """The admission of calls. Raises OSError for an address that strangers could reach."""
+    if not settings.tokens_file and not settings.without_tokens:
+        for address in settings.addresses.values():
+            if not is_loopback(address.rpartition(":")[0]):
+                raise OSError(
+                    f"{address} can be reached from elsewhere: give --tokens-file FILE, or, if "
+                    "something else keeps strangers out, --without-tokens on"
+                )
+    tokens = Tokens(settings.tokens_file) if settings.tokens_file else None
+    return Admission(settings.limits, tokens, local=not (tokens or settings.without_tokens))
+
+
+def certificates_from(tls: TlsSettings) -> Certificates | None:
+    """The certificates; None without TLS. Raises OSError for files that are missing or faulty."""
+    if tls.cert and tls.key:
+        return Certificates(tls.cert, tls.key, tls.client_ca)
+    if tls.cert or tls.key:
+        raise OSError("--tls-cert and --tls-key belong together")
+    if tls.client_ca:
+        raise OSError("--tls-client-ca needs --tls-cert and --tls-key")
+    return None
+
+
+def take_all_descriptors() -> None:
+    """Raises the limit of open files to the highest that the system allows."""
+    import resource  # Not everywhere.
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS reports "unlimited", and refuses it.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _collect_garbage_rarely() -> None:
+    """Lets the garbage collector pass rarely over all objects, which stops all else meanwhile."""
+    gc.collect()
+    gc.freeze()  # The objects of start-up stay.
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, _OLD_THRESHOLD)

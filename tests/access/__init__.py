@@ -1,0 +1,1 @@
+"""Limits, tokens, certificates, admission."""
