@@ -39,7 +39,7 @@ class _Field(NamedTuple):
 
 
 _Replace: TypeAlias = Callable[[str, FieldDescriptor, memoryview], _Value | None]
-"""Given the path of a field, the field and its value: the value to put there, or None."""
+"""Takes the path of a field, the field and its value; gives another value, or None."""
 
 
 def attach_images(message: Message, images: Mapping[str, bytes]) -> bytes:

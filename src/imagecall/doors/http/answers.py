@@ -11,6 +11,7 @@ from imagecall.conversion.converter import call_pieces
 from imagecall.conversion.document import document_members
 from imagecall.errors import ConversionError, GenerationError, ImagecallError, damaged_answer
 from imagecall.generation.response import response_to_json
+from imagecall.generation.response_keys import final_keys
 from imagecall.json.pieces import (
     NOTHING_APART,
     Apart,
@@ -99,7 +100,7 @@ def whole_answer(response: ImageResponse, keys: Mapping[str, bytes]) -> list[Pie
 
     Raises GenerationError if it is not what a backend may answer.
     """
-    defaults: dict[str, Sequence[Piece]] = {key: [raw] for key, raw in keys.items()}
+    defaults: dict[str, Sequence[Piece]] = {key: [raw] for key, raw in final_keys(keys).items()}
     try:
         return check_depth_of(join_member_pieces(defaults | response_members(response)))
     except ConversionError as error:

@@ -354,6 +354,7 @@ class _Stream(Response):
     async def _say(self, arrived: Arrived, send: Send) -> None:
         for line in self._events.lines(arrived):
             await _send_pieces(line, send)
+            await asyncio.sleep(0)  # Others have their turn: an end may be thousands of lines.
 
 
 async def _send_pieces(pieces: Iterable[Piece], send: Send) -> None:
