@@ -19,7 +19,7 @@ from imagecall.v1 import options_pb2
 from imagecall.wire.chunks import Assembly, Piece, damaged, end_of_image, pieces
 
 MAX_PATH: Final = 500
-"""The length up to which a path of a sender stands whole in a sentence."""
+"""Longest path of a sender that stands whole in a sentence."""
 
 _MAX_LISTED: Final = 3
 _MAX_UTF8: Final = 4  # bytes of a character

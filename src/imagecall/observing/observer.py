@@ -138,8 +138,8 @@ class Call(_Observation):
         """Notes the error with which the call fails."""
         self.code = error.code
         self.reason = _reason_of(error)
-        ours = error.reason in _OF_ANSWERS and not error.status
-        self._sentence = str(error) if ours else ""
+        is_own = error.reason in _OF_ANSWERS and not error.status
+        self._sentence = str(error) if is_own else ""
 
     def cancel(self, code: str = CANCELLED) -> None:
         """Notes that the call ends early, by its client or by its deadline."""

@@ -9,15 +9,13 @@ from urllib.parse import urlsplit
 _PORTS: Final = {"http": 80, "https": 443}
 _RPC_CODE: Final = "rpc.response.status_code"
 _HTTP_CODE: Final = "http.response.status_code"
+_FAILED_DEPENDENCY: Final = 424
 _SERVER_FAULTS: Final = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 )
 """gRPC codes that are a fault of the server, and not of its client, by the conventions."""
 
 _Attributes: TypeAlias = Mapping[str, str | int]
-
-
-_FAILED_DEPENDENCY: Final = 424
 
 
 @dataclass(frozen=True)

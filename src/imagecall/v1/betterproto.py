@@ -378,7 +378,8 @@ class StreamEnding(betterproto.Enum):
 
     FAILED = 3
     """
-    The response failed: the event "response.failed". See ImageResponse.error.
+    The response failed: the event "response.failed", or an error after all
+     images had come. See ImageResponse.error.
     """
 
     CANCELLED = 4
@@ -386,8 +387,8 @@ class StreamEnding(betterproto.Enum):
 
     UNANNOUNCED = 5
     """
-    Nothing: the stream ended without an event for it, all the same with every
-     image that it had begun. Some servers do that.
+    Nothing: the stream ended without an event for it, or broke, all the same
+     with every image that it had begun. Some servers do that.
     """
 
 
@@ -2430,7 +2431,8 @@ class StreamEnd(betterproto.Message):
     missing_events: int = betterproto.int32_field(3)
     """
     Number of events that are missing, as the sequence numbers of the others
-     show. Above 0: something was lost before it reached the server, but no image.
+     show, or that were left out because their JSON is faulty, such as half a
+     surrogate pair in a text. Above 0: something was lost, but no image.
     """
 
 
