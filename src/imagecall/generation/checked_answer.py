@@ -67,12 +67,18 @@ class CheckedStream:
 
     def __init__(self, limits: AnswerLimits) -> None:
         self._limits = limits
-        self._stream = Reassembly(lambda: _Value(limits), _image_of)
+        self._texts = _Texts(limits.text_bytes)
+        self._stream = Reassembly(lambda: _Value(limits, self._texts), _image_of)
         self._has_image = False
         self.begun = False
         """Whether a part came."""
         self.ended = False
         """Whether the end came."""
+
+    @property
+    def text_bytes(self) -> int:
+        """Number of bytes of texts that the next event is to be checked with."""
+        return self._texts.size
 
     def check(self, serialized: bytes) -> bytes:
         """Checks the next part; returns the part to pass on. Raises GenerationError."""
@@ -87,6 +93,7 @@ class CheckedStream:
             if item is None or isinstance(part, RawChunk):
                 return serialized
             self._check_item(item)
+            self._texts.size = 0
         if not isinstance(item, StreamEnd):
             return serialized
         self.ended = True
@@ -198,12 +205,27 @@ def _is_newer(event: StreamEvent) -> bool:
     return event.WhichOneof("variant") is None and event.ByteSize() < size
 
 
+class _Texts:
+    """Number of bytes of texts that are kept for an event, and the most."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.size = 0
+
+    def add(self, size: int) -> None:
+        """Counts bytes. Raises GenerationError past the limit."""
+        self.size += size
+        if self.size > self._limit:
+            raise too_large_answer("the texts of an event", self._limit)
+
+
 class _Value(Assembly):
     """A value in chunks, of which its text is kept if it is one, else its first bytes."""
 
-    def __init__(self, limits: AnswerLimits) -> None:
+    def __init__(self, limits: AnswerLimits, texts: _Texts) -> None:
         super().__init__(limits.image_bytes)
         self._limits = limits
+        self._texts = texts
         self._decoder = getincrementaldecoder("utf-8")()
         self._is_text = True
         self._first = b""
@@ -215,12 +237,17 @@ class _Value(Assembly):
 
     def _keep(self, data: bytes | memoryview) -> None:
         self._first += data[: MAX_PROLOG_BYTES - len(self._first)]
-        if self._is_text:
-            self._is_text = self.size <= self._limits.text_bytes and self._decodes(data)
-        if self._is_text:
+        if self._is_text and self.size <= self._limits.text_bytes and self._decodes(data):
+            self._texts.add(len(data))
             super()._keep(data)
         else:
-            self._pieces.clear()
+            self._drop()
+
+    def _drop(self) -> None:
+        """Keeps no text any more."""
+        self._is_text = False
+        self._texts.size -= sum(map(len, self._pieces))
+        self._pieces.clear()
 
     def _decodes(self, data: bytes | memoryview) -> bool:
         try:
@@ -236,7 +263,7 @@ class _Value(Assembly):
         media, claimed = expected["media_type"], self.end.media_type
         newer = not media and claimed not in MEDIA_TYPES.values()
         self._check_end(claimed if newer else media, expected["final_image"])
-        self._pieces.clear()
+        self._drop()
 
     def whole(self) -> bytes:
         """Returns the text. Raises ConversionError, GenerationError."""

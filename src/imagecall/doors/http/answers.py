@@ -42,6 +42,7 @@ _STATUSES: Final = {
 }
 """The HTTP status of each gRPC status code; 500 for others."""
 
+_COMPLETED: Final = b'"completed"'
 _TOO_LARGE: Final = frozenset({"TOO_LARGE", "TOO_MANY_VALUES", "UPSTREAM_TOO_LARGE"})
 _FAULTS_OF_UPSTREAM: Final = frozenset({"UPSTREAM_ANSWER_TOO_LARGE", "UPSTREAM_NOT_UNDERSTOOD"})
 
@@ -101,6 +102,7 @@ def whole_answer(response: ImageResponse, keys: Mapping[str, bytes]) -> list[Pie
     Raises GenerationError if it is not what a backend may answer.
     """
     defaults: dict[str, Sequence[Piece]] = {key: [raw] for key, raw in final_keys(keys).items()}
+    defaults["status"] = [_COMPLETED]  # Without it, an application waits for more.
     try:
         return check_depth_of(join_member_pieces(defaults | response_members(response)))
     except ConversionError as error:

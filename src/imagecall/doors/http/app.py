@@ -194,7 +194,8 @@ class _Door:
     async def _arriving(self, asked: StreamImageRequest) -> AsyncGenerator[Arrived, None]:
         large = ImagesApart()
         async with aclosing(self._backend.stream_image(asked)) as parts:
-            async for item in reassemble(parts, self._max_bytes, large.keep):
+            limit = self._admission.limits.image_bytes
+            async for item in reassemble(parts, limit, large.keep):
                 yield Arrived(item, large.take())
 
     async def _answer(self, request: ImageRequest, keys: Mapping[str, bytes]) -> Response:
