@@ -112,7 +112,8 @@ class CheckedStream:
             with _writing(name):
                 event_to_json(item, max_bytes=self._limits.text_bytes)
             if item.WhichOneof("variant") == _DONE:
-                self._has_image |= _has_image(getattr(item, _DONE).item)
+                done = getattr(item, _DONE)
+                self._has_image |= done.HasField("item") and _has_image(done.item)
 
     def _settled(self, end: StreamEnd, serialized: bytes) -> bytes:
         """Returns the end with its ending, where the backend left the ending unset."""

@@ -53,7 +53,7 @@ class Items:
         message = getattr(event, variant.name)
         if variant.option.fallback or "item" not in message.DESCRIPTOR.fields_by_name:
             return
-        if CALLS.chosen(message.item).option.fallback:
+        if not message.HasField("item") or CALLS.chosen(message.item).option.fallback:
             return
         name = _id(message.item)
         key = (message.output_index if message.HasField("output_index") else None, name)

@@ -160,8 +160,8 @@ class ResponseStream:
         self._words.note(event.tag, event.value)
         if event.tag in ENDINGS:
             yield from self._end(event, large)
-        elif event.fault:
-            self._leave_out(event, event.fault)
+        elif event.fault or event.lacks_item:
+            self._leave_out(event)
         else:
             yield from self._event(event, large)
 
@@ -173,11 +173,11 @@ class ResponseStream:
         self._response.error.CopyFrom(_response_error(event.error))
         yield from self._ended(StreamEnding.STREAM_ENDING_FAILED)
 
-    def _leave_out(self, event: Event, fault: ConversionError) -> None:
+    def _leave_out(self, event: Event) -> None:
         """Leaves out a faulty event. Raises GenerationError for one that may cost an image."""
         costs_image = event.may_have_image and (event.is_of_item or not self._is_settled)
         if costs_image or self._chunker is not None:
-            raise self._damaged(f"an event is not JSON: {fault}")
+            raise self._damaged(f"an event is not JSON: {event.fault}")
         if self._request.include_other_events or event.tag in EVENTS.by_type:
             self._missing = min(self._missing + 1, _MOST_MISSING)
 
