@@ -41,7 +41,13 @@ class ImagecallError(Exception):
         pointer: JSON Pointer (RFC 6901) of the culprit in the JSON that was given, or that would
             have been written; "" for the whole. Cut after 1,024 characters.
         code: name of the gRPC status code, such as "INVALID_ARGUMENT".
+        status: the google.rpc.Status that a gRPC server answered with, serialized. Empty: the error
+            is none of a server, or came without details.
+        trailers: further trailing metadata of that answer.
     """
+
+    status: bytes = b""
+    trailers: tuple[tuple[str, str | bytes], ...] = ()
 
     def __init__(self, reason: str, pointer: str, message: str, code: str = "") -> None:
         super().__init__(message)
@@ -105,9 +111,9 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
 
 
-def quoted(name: str) -> str:
-    """A name as it can stand in a sentence: in quotes, printable, cut after 64 characters."""
-    return f'"{printable(name)}"' if len(name) <= 64 else f'"{printable(name[:64])}…"'
+def quoted(name: str, longest: int = 64) -> str:
+    """A name as it can stand in a sentence: in quotes, printable, cut after some characters."""
+    return f'"{printable(name[:longest])}{"…" if len(name) > longest else ""}"'
 
 
 def cut_by_bytes(text: str, size: int) -> str:
@@ -116,11 +122,10 @@ def cut_by_bytes(text: str, size: int) -> str:
     return text if len(data) <= size else data[:size].decode(errors="ignore") + "…"
 
 
-def damaged_answer(what: str) -> GenerationError:
-    """The error for an answer of an API that is not whole."""
-    return GenerationError(
-        "UPSTREAM_DAMAGED", f"the API's answer is damaged: {what}", may_be_billed=True
-    )
+def damaged_answer(what: str, backend: str = "API") -> GenerationError:
+    """The error for an answer of a backend that is not whole."""
+    message = f"the {backend}'s answer is damaged: {what}"
+    return GenerationError("UPSTREAM_DAMAGED", message, may_be_billed=True)
 
 
 def too_large_answer(what: str, limit: int, unit: str = "bytes") -> GenerationError:

@@ -10,6 +10,15 @@ _SIGNATURES: Final = (
     (b"GIF89a", "gif"),
 )
 
+MEDIA_TYPES: Final = {
+    "png": "image/png",
+    "jpeg": "image/jpeg",
+    "webp": "image/webp",
+    "gif": "image/gif",
+    "avif": "image/avif",
+    "svg": "image/svg+xml",
+}
+"""The media type of each format that is known."""
 _MAX_PROLOG_BYTES: Final = 4096
 _SVG: Final = re.compile(
     rb"""(?:\xef\xbb\xbf)?+  # UTF-8's byte order mark
@@ -37,5 +46,4 @@ def image_format(image: bytes) -> str | None:
 
 def media_type(image: bytes) -> str:
     """The media type of an image file: "image/png". "": its format is none that is known."""
-    found = image_format(image)
-    return f"image/{found}{'+xml' if found == 'svg' else ''}" if found else ""
+    return MEDIA_TYPES.get(image_format(image) or "", "")

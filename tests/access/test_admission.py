@@ -376,7 +376,7 @@ async def test_a_call_that_takes_too_long_is_ended() -> None:
         async with aiohttp.ClientSession(f"http://{page}") as session:
             asked = {"input": "a", "embedded": {"delay_seconds": 30}}
             async with session.post("/v1/responses", json=asked) as got:
-                assert got.status == 504
+                assert got.status == 424
                 assert (await got.json())["error"]["type"] == "call_too_long"
 
 

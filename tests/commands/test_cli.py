@@ -268,8 +268,8 @@ async def test_the_words_of_the_model_are_shown(output: list[Event], tmp_path: P
         code, _, said = await asyncio.to_thread(generate, "a fox", *options, cwd=tmp_path)
     assert code == (0 if output else 1)
     assert said.splitlines()[-3:] == [
-        "imagecall: it says: I can't draw",
-        "imagecall: it says: that.\\u001b[1m",
+        "imagecall: the model wrote: I can't draw",
+        "imagecall: the model wrote: that.\\u001b[1m",
         "imagecall: it refuses: No.",
     ]
 

@@ -398,8 +398,9 @@ async def test_a_long_message_of_the_api_does_not_hide_the_status(
 OF_THE_SERVER = ("TOO_MANY_CALLS", "TOKEN_REQUIRED", "CALL_TOO_LONG")
 
 
+@pytest.mark.parametrize("billed", [False, True])
 @pytest.mark.parametrize("reason", CODES)
-async def test_every_error_comes_back_from_its_status(reason: str) -> None:
+async def test_every_error_comes_back_from_its_status(reason: str, billed: bool) -> None:
     class Failing(EmbeddedBackend):
         async def generate_image(self, request: pb.GenerateImageRequest) -> Any:
             raise error
@@ -411,11 +412,14 @@ async def test_every_error_comes_back_from_its_status(reason: str) -> None:
             reason,
             "a sentence",
             pointer="/a/b",
-            retry_seconds=1.5,
-            may_be_billed=True,
+            retry_seconds=None if billed else 0.001,
+            may_be_billed=billed,
             metadata=known,
         )
     async with serving(Failing()) as address, ImageClient(address) as client:
         with pytest.raises(type(error)) as caught:
-            await client.generate_image(a_request())
-    assert (str(caught.value), caught.value.__dict__) == (str(error), error.__dict__)
+            await client.generate_image(a_request(), timeout=5)
+    found = caught.value.__dict__
+    assert Status.FromString(found.pop("status")).details
+    assert found.pop("trailers") == ()
+    assert (str(caught.value), found) == (str(error), error.__dict__)

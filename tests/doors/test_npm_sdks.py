@@ -17,6 +17,8 @@ import pytest
 
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from tests.doors.test_http import door_before
+from tests.doors.test_sent_once import FAILURES, answer_of, before_an_api
+from tests.upstream import JSON
 
 PROGRAMS = Path(__file__).parents[1] / "npm"
 INSTALLED = PROGRAMS / "node_modules"
@@ -38,6 +40,8 @@ KINDS = {
     "openrouter-0.0.1-beta": ("OpenRouterDefaultError",) * 3,
 }
 """The SDKs by their names in package.json, and the error of each for 400, 429 and 500."""
+
+OF_AI_SDK = ("ai", "@ai-sdk/openai")
 
 EVENTS = [
     "response.created",
@@ -112,7 +116,7 @@ def report(sdk: str) -> Any:
 
 def test_every_installed_sdk_is_tested() -> None:
     package = json.loads((PROGRAMS / "package.json").read_text())
-    assert set(package["dependencies"]) == set(KINDS)
+    assert set(package["dependencies"]) == {*KINDS, *OF_AI_SDK}
 
 
 @pytest.mark.parametrize("programs", ["npm", "interop/typescript", "interop/web"])
@@ -155,3 +159,26 @@ def test_an_error_in_the_middle_of_a_stream_arrives_after_the_events_before_it(
         "code": "503",
         "message": "the API failed: the request asked for a failure",
     }
+
+
+async def statuses(address: str, name: str, count: int) -> Any:
+    """The statuses with which an SDK gives up, plain and as a stream, for each of some requests."""
+    await install()
+    return json.loads(await output_of("node", "once.mjs", address, name, str(count)))
+
+
+@pytest.mark.parametrize("name", ["openai", "openrouter-1.3", "ai"])
+async def test_an_sdk_at_its_defaults_sends_once_what_may_be_billed(name: str) -> None:
+    failures = [failure for failure, streams in FAILURES if not streams]
+    async with before_an_api() as (api, address):
+        api.answers = [answer_of(failure) for failure in failures for _ in range(2)]
+        assert await statuses(address, name, len(failures)) == [[424, 424]] * len(failures)
+        assert len(api.requests) == 2 * len(failures)
+
+
+@pytest.mark.parametrize("name", ["openai", "ai"])  # The other one goes on for an hour.
+async def test_an_sdk_at_its_defaults_sends_again_what_cost_nothing(name: str) -> None:
+    async with before_an_api() as (api, address):
+        api.say(b'{"error":{}}', status=503, content_type=JSON, headers={"retry-after": "0"})
+        assert await statuses(address, name, 1) == [[503, 503]]
+        assert len(api.requests) == 6

@@ -282,7 +282,7 @@ async def test_a_response_without_an_image_shows_what_the_model_says(
     api.say(framed(numbered([happy()[0], {"type": "response.completed", "response": final}])))
     await bridge.generate()
     assert await bridge.error() == (
-        "Not generated: the response has no image; it says: I <b>cannot</b> draw that."
+        "Not generated: the response has no image; the model wrote: I <b>cannot</b> draw that."
     )
 
 

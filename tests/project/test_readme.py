@@ -8,17 +8,29 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from imagecall.access.setting import settings_of
 from imagecall.backends.embedded.fault_injection import Asked
 from imagecall.client import SERVICE_CONFIG
 from imagecall.conversion.converter import CALLS
 from imagecall.errors import CODES
 from imagecall.server.settings import ServerSettings
+from tests import tables
 from tests.commands.test_cli import servers as servers
 from tests.interop.__main__ import DROP_UNKNOWN_FIELDS
-from tests.readme_regions import README, guides, marked, shown
+from tests.readme_regions import README, ROOT, guides, marked, shown
 
 ADDRESSES = ("127.0.0.1:50051", "127.0.0.1:8080")
+SCHEMA = ROOT / "proto/README.md"
+PRODUCTION = ROOT / "scripts/deploy/README.md"
+TEXTS = [
+    ROOT / name
+    for name in subprocess.run(
+        ["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+]
+LONGEST = 250
 
 
 def test_the_python_of_the_readme_is_true() -> None:
@@ -27,12 +39,23 @@ def test_the_python_of_the_readme_is_true() -> None:
     assert found.failed == 0
 
 
-def test_the_commands_of_the_readme_print_what_it_shows(
-    servers: tuple[str, str], tmp_path: Path
+def test_the_readme_is_short() -> None:
+    assert README.read_text().count("\n") <= LONGEST
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.parent.name)
+def test_every_link_of_a_text_leads_to_a_file(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+        assert "://" in target or (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("text", [README, SCHEMA], ids=["README", "proto"])
+def test_the_commands_of_a_text_print_what_it_shows(
+    text: Path, servers: tuple[str, str], tmp_path: Path
 ) -> None:
-    blocks = re.findall(r"```console\n(.*?)```", README.read_text(), re.DOTALL)
+    blocks = re.findall(r"```console\n(.*?)```", text.read_text(), re.DOTALL)
     steps = [step for block in blocks for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
-    assert len(steps) >= 9
+    assert len(steps) >= 8
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     for step in steps:
         command, _, shown = step.partition("\n")
@@ -73,23 +96,28 @@ def test_the_programs_of_the_readme_run(servers: tuple[str, str]) -> None:
         assert re.fullmatch(r"ig_\w+ \d+ bytes\n", done.stdout)
 
 
-def test_the_readme_names_every_variant_and_reason_and_public_name() -> None:
+def test_the_readme_names_every_variant_and_public_name() -> None:
     import imagecall
 
     text = README.read_text()
-    for name in [*CALLS.variants, *CODES]:
+    for name in CALLS.variants:
         assert f"`{name}`" in text
     for name in imagecall.__all__:
         assert name in text, name
 
 
 def test_the_service_config_of_the_readme_is_the_one_of_the_client() -> None:
-    [shown] = re.findall(r"```json\n(.*?)```", README.read_text(), re.DOTALL)
+    [shown] = re.findall(r"```json\n(.*?)```", SCHEMA.read_text(), re.DOTALL)
     assert json.loads(shown) == json.loads(SERVICE_CONFIG)
 
 
+def test_the_tables_of_the_schema_are_those_that_are_made_from_it() -> None:
+    assert SCHEMA.read_text() == tables.written()
+    assert all(f"| `{reason}` |" in SCHEMA.read_text() for reason in CODES)
+
+
 def test_the_table_of_failures_names_the_code_of_each_reason() -> None:
-    rows = re.findall(r"^\|.*\| `([A-Z_]+)`[^|]*\| `(UPSTREAM_\w+)` \|$", README.read_text(), re.M)
+    rows = re.findall(r"^\|.*\| `([A-Z_]+)`[^|]*\| `(UPSTREAM_\w+)` \|$", SCHEMA.read_text(), re.M)
     assert {reason: code for code, reason in rows} == {
         reason: code for reason, code in CODES.items() if reason.startswith("UPSTREAM_")
     }
@@ -101,7 +129,9 @@ def test_the_table_of_what_can_be_asked_of_the_embedded_backend_is_complete() ->
 
 
 def test_the_table_of_settings_has_each_with_its_default() -> None:
-    rows = re.findall(r"^\| `--([a-z-]+)` \| (?:`([^`]*)`)? *\| .+ \|$", README.read_text(), re.M)
+    rows = re.findall(
+        r"^\| `--([a-z-]+)` \| (?:`([^`]*)`)? *\| .+ \|$", PRODUCTION.read_text(), re.M
+    )
     assert rows == [(each.name, each.default or "") for each in settings_of(ServerSettings)]
 
 

@@ -4,8 +4,8 @@ Each kind of attacker comes, and is there for a while, in a process of its own, 
 makes small calls at both doors at a steady pace; then it is gone for as long. The bystander's p99
 is the median of such rounds. While the attackers come, all at once, it is shown, and not demanded:
 that is what the proxy is for that the README puts before the doors. After a flood of resets the
-bystander is demanded to be as before within a second; the short form only shows this. No call of the bystander fails, and
-afterwards the server has the descriptors that it had before.
+bystander is demanded to be as before within a second; the short form only shows this. No call of
+the bystander fails, and afterwards the server has the descriptors that it had before.
 """
 
 import asyncio

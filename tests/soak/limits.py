@@ -335,5 +335,5 @@ async def _call_seconds() -> list[Figure]:
             "a call of more than 1 s", ", ".join(map(str, outcomes)), f"{too_long}, {too_long}"
         ),
         at_most("when it is told so", took, 1.5, "s"),
-        exactly("HTTP", str(http), "504 CALL_TOO_LONG"),
+        exactly("HTTP", str(http), "424 CALL_TOO_LONG"),
     ]

@@ -56,7 +56,9 @@ def backend_of(
     if name.startswith(("grpc://", "grpcs://")):
         from imagecall.backends.grpc import GrpcBackend
 
-        return GrpcBackend(server_address(name), api_key, headers)
+        address = server_address(name)
+        limits = {"max_bytes": max_bytes, "max_image_bytes": max_image_bytes}
+        return GrpcBackend(address, api_key, headers, **limits)
     choices = (
         f"{EMBEDDED}, the base URL of a Responses API (http:// or https://), grpc://HOST:PORT, "
         "grpcs://HOST:PORT"

@@ -1,58 +1,115 @@
-"""The backend that is another server of our schema: in another cluster, or of another team.
+"""The backend that is another server of the schema: in another cluster, or of another team.
 
-What goes through is not looked into: chunks are passed on as the bytes that came. The caller's
-metadata and deadline go along, and errors come back with their details.
+Its answers are checked, and passed on as the bytes that came. The caller's metadata and deadline go
+along; the metadata of the answer and the whole status of a failure come back. Where the backend
+quotes the token of this server, "[key]" stands instead.
 """
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Final
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Final, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
 
+from imagecall.access.limits import Limits
+from imagecall.backends.masking import has_secret, mask_error, mask_message, masked
+from imagecall.backends.responses_api.errors import secrets_of
 from imagecall.errors import GenerationError, ImagecallError, damaged_answer
 from imagecall.generation.backend import Part
 from imagecall.generation.call_context import CALL
+from imagecall.generation.checked_answer import (
+    BACKEND,
+    MAX_MESSAGE_BYTES,
+    AnswerLimits,
+    CheckedStream,
+    checked_response,
+    too_large_message,
+    too_large_response,
+)
+from imagecall.json.text import MAX_BYTES
 from imagecall.observing.observer import ClientCall, client_call
 from imagecall.observing.operations import rpc_called
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.rpc.channel import aio_channel, bearer, credentials_of
-from imagecall.rpc.headers import Header, by_name, check_metadata_name
-from imagecall.rpc.status import NOT_SENT, error_of, is_of_the_connection
+from imagecall.rpc.headers import Header, Metadata, by_name, check_metadata_name
+from imagecall.rpc.status import error_of, is_lost, is_not_sent, passed_on
+from imagecall.sizes import OFFLOAD
 from imagecall.v1.image_generation_service_pb2 import (
     DESCRIPTOR,
     GenerateImageRequest,
     GenerateImageResponse,
     StreamImageRequest,
+    StreamImageResponse,
 )
+
+_T = TypeVar("_T")
+
+IDLE_SECONDS: Final = 300.0
+"""Longest silence of a backend: models draw for minutes."""
+
+_STATUS_SECONDS: Final = 5.0
+"""Longest wait for the status of a call after the end of its stream."""
 
 _MAX_BACKOFF_MS: Final = 5000
 _CONNECTIONS: Final = 8
-"""Number of connections, since a server limits the calls on each: this package's own to 64."""
+"""Connections to the backend, since a server limits the calls on each: this package's own to 64."""
+
+_PING_MS: Final = 310_000
+"""Time without a frame after which a connection is pinged. By default, servers of Go, Java and C++
+end a connection that pings more often than once in five minutes while nothing is sent."""
+
+_PONG_MS: Final = 20_000
+"""Longest wait for the answer to a ping, and for a network that takes no data."""
+
+_OVERHEAD_BYTES: Final = 64 * 1024
+"""Most that a request of this server has around its JSON."""
 
 _SERVICE: Final = f"/{DESCRIPTOR.services_by_name['ImageGenerationService'].full_name}"
+_OWN_LIMIT: Final = "CLIENT: Received message larger than max"
+"""Start of the message of gRPC's core for an answer past a limit of this process."""
+
+_PAST_LIMIT: Final = re.compile(r"message.{0,60}\b(larger than|exceeds|too large)\b", re.IGNORECASE)
+"""Messages for a size past a limit: of gRPC for Go, Java, C++, .NET and Node.js, and of tonic."""
+
+_OF_ANSWER: Final = re.compile(r"\b(sen[dt]|encoded)\b", re.IGNORECASE)
+"""Words of such a message where it is the answer that the backend cannot send."""
 
 
 class GrpcBackend:
-    """See the module.
+    """Calls ImageGenerationService of another server.
 
     Args:
         address: of the other server.
         token: the bearer token that it asks for, instead of what the caller sent. "": none.
         headers: metadata of each call, instead of what the caller sent.
+        idle_seconds: after how long a silence a call is given up.
+        max_bytes: the limit of an answer to GenerateImage, or of a text of a stream.
+        max_image_bytes: the limit of an image of a stream.
 
     Raises ValueError for a header that is no metadata.
     """
 
     def __init__(
-        self, address: ServerAddress, token: str = "", headers: Sequence[Header] = ()
+        self,
+        address: ServerAddress,
+        token: str = "",
+        headers: Sequence[Header] = (),
+        *,
+        idle_seconds: float = IDLE_SECONDS,
+        max_bytes: int = MAX_BYTES,
+        max_image_bytes: int = Limits.image_bytes,
     ) -> None:
         self._address = address
         own = by_name(headers, token)
         for name in own:
             check_metadata_name(name)
         self._own = {name: header.value for name, header in own.items()} | dict(bearer(token))
+        self._secrets = secrets_of(token, headers)
+        self._idle_seconds = idle_seconds
+        self._limits = AnswerLimits(max_image_bytes, max_bytes)
         self._channels: list[grpc.aio.Channel] = []
         self._calls = 0
 
@@ -61,29 +118,33 @@ class GrpcBackend:
             f"{_SERVICE}/GenerateImage",
             request_serializer=GenerateImageRequest.SerializeToString,
         )
-        with self._observed("GenerateImage") as observed:
+        with self._observed("GenerateImage") as observed, self._failures():
+            call = method(request, **self._options(observed))
             try:
-                return GenerateImageResponse.FromString(
-                    await method(request, **self._options(observed))
-                )
-            except grpc.RpcError as error:
-                raise _error(error) from None
-            except DecodeError:
-                raise damaged_answer("it is no GenerateImageResponse") from None
+                await self._take_initial(call)
+                serialized = await self._in_time(call)
+                await self._take_trailing(call)
+            finally:
+                call.cancel()
+            if len(serialized or b"") >= OFFLOAD:
+                return await asyncio.to_thread(self._response, serialized)
+            return self._response(serialized)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         method: Any = self._next_channel().unary_stream(
             f"{_SERVICE}/StreamImage", request_serializer=StreamImageRequest.SerializeToString
         )
-        with self._observed("StreamImage") as observed:
+        stream = CheckedStream(self._limits)
+        with self._observed("StreamImage") as observed, self._failures(stream):
             call = method(request, **self._options(observed))
             try:
-                async for part in call:
-                    yield part
-            except grpc.RpcError as error:
-                raise _error(error) from None
+                await self._take_initial(call)
+                while (part := await self._next(call, stream)) is not grpc.aio.EOF:
+                    yield self._masked_part(stream.check(part))
+                await self._take_trailing(call)
             finally:
                 call.cancel()
+            stream.finish()
 
     async def close(self) -> None:
         for channel in self._channels:
@@ -100,6 +161,67 @@ class GrpcBackend:
         kept = [(key, value) for key, value in context.metadata if key not in own]
         return {"metadata": [*kept, *own.items()] or None, "timeout": context.seconds_left}
 
+    async def _next(self, call: Any, stream: CheckedStream) -> Any:
+        """Reads the next message of a stream, or its end."""
+        seconds = _STATUS_SECONDS if stream.ended else self._idle_seconds
+        return await self._in_time(call.read(), min(seconds, self._idle_seconds))
+
+    async def _in_time(self, work: Awaitable[_T], seconds: float | None = None) -> _T:
+        """Awaits what the backend sends. Raises GenerationError: UPSTREAM_TIMEOUT."""
+        try:
+            async with asyncio.timeout(self._idle_seconds if seconds is None else seconds):
+                return await work
+        except TimeoutError:
+            message = f"the {BACKEND} was silent for too long"
+            raise GenerationError("UPSTREAM_TIMEOUT", message, may_be_billed=True) from None
+
+    async def _take_initial(self, call: Any) -> None:
+        """Waits for the initial metadata, which a door may pass on."""
+        metadata = await self._in_time(call.initial_metadata())
+        if (answer := CALL.get().answer) is not None:
+            answer.initial = self._metadata(metadata)
+
+    async def _take_trailing(self, call: Any) -> None:
+        if (answer := CALL.get().answer) is not None:
+            answer.trailing = self._metadata(await call.trailing_metadata())
+
+    def _metadata(self, metadata: Any) -> Metadata:
+        return tuple((name, masked(value, self._secrets)) for name, value in passed_on(metadata))
+
+    def _response(self, serialized: bytes | None) -> GenerateImageResponse:
+        if serialized is None:
+            raise damaged_answer("there is no GenerateImageResponse", BACKEND)
+        response = checked_response(serialized, self._limits)
+        if has_secret(serialized, self._secrets):
+            mask_message(response, self._secrets)
+        return response
+
+    def _masked_part(self, part: bytes) -> bytes:
+        """Masks an event or the end; a chunk stays as it is, or its digest would be another."""
+        if not has_secret(part, self._secrets):
+            return part
+        message = StreamImageResponse.FromString(part)
+        if not message.HasField("chunk"):
+            mask_message(message, self._secrets)
+        return message.SerializeToString()
+
+    @contextmanager
+    def _failures(self, stream: CheckedStream | None = None) -> Iterator[None]:
+        """Turns failures of gRPC into errors of ours, and masks the key in every error."""
+        try:
+            yield
+        except ImagecallError as error:
+            mask_error(error, self._secrets)
+            raise
+        except grpc.RpcError as error:
+            known = error_of(error)
+            if not known.status:
+                known = _of_grpc(known, self._limits, stream)
+            if stream and stream.begun and isinstance(known, GenerationError):
+                known.may_be_billed = True
+            mask_error(known, self._secrets)
+            raise known from None
+
     def _next_channel(self) -> grpc.aio.Channel:
         """The channels in turn; each is made when it is needed."""
         number = self._calls % _CONNECTIONS
@@ -111,20 +233,56 @@ class GrpcBackend:
     def _new_channel(self) -> grpc.aio.Channel:
         options = [
             ("grpc.max_receive_message_length", -1),
+            ("grpc.service_config", _service_config(self._limits)),
             ("grpc.enable_retries", 0),  # The caller's are enough.
             ("grpc.max_reconnect_backoff_ms", _MAX_BACKOFF_MS),
             ("grpc.use_local_subchannel_pool", 1),  # If not, all channels share a connection.
+            ("grpc.keepalive_time_ms", _PING_MS),
+            ("grpc.keepalive_timeout_ms", _PONG_MS),
+            ("grpc.http2.max_pings_without_data", 0),  # If not, a silent call is pinged but twice.
         ]
         return aio_channel(self._address.target, credentials_of(self._address), options)
 
 
-def _error(error: grpc.RpcError) -> ImagecallError:
-    """The error of the other server; a failure to reach it is one of the upstream."""
-    known = error_of(error)
-    if not known.reason and known.code == "UNAVAILABLE":
-        if NOT_SENT in str(known):
-            return GenerationError("UPSTREAM_UNREACHABLE", "the gRPC backend is not reachable")
-        if is_of_the_connection(str(known)):
-            message = "the connection to the gRPC backend was lost"
-            return GenerationError("UPSTREAM_DISCONNECTED", message, may_be_billed=True)
-    return known
+def _service_config(limits: AnswerLimits) -> str:
+    """Returns gRPC's service config: the largest answer of each method."""
+    sizes = {"GenerateImage": limits.text_bytes, "StreamImage": MAX_MESSAGE_BYTES}
+    methods = [
+        {
+            "name": [{"service": _SERVICE.removeprefix("/"), "method": method}],
+            "maxResponseMessageBytes": size,
+        }
+        for method, size in sizes.items()
+    ]
+    return json.dumps({"methodConfig": methods})
+
+
+def _of_grpc(
+    error: ImagecallError, limits: AnswerLimits, stream: CheckedStream | None
+) -> ImagecallError:
+    """Returns the error for a status without details, which gRPC itself may have made."""
+    message = str(error)
+    match error.code:
+        case "UNAVAILABLE" if is_not_sent(message):
+            return GenerationError("UPSTREAM_UNREACHABLE", f"the {BACKEND} is not reachable")
+        case "UNAVAILABLE" if is_lost(message):
+            lost = f"the connection to the {BACKEND} was lost"
+            return GenerationError("UPSTREAM_DISCONNECTED", lost, may_be_billed=True)
+        case "RESOURCE_EXHAUSTED" if _OWN_LIMIT in message:
+            return too_large_message() if stream else too_large_response(limits)
+        case "RESOURCE_EXHAUSTED" | "OUT_OF_RANGE" if _PAST_LIMIT.search(message):
+            return _past_limit(message, limits)
+    return error
+
+
+def _past_limit(message: str, limits: AnswerLimits) -> GenerationError:
+    """Returns the error for a message that the backend cannot take, or cannot send."""
+    if _OF_ANSWER.search(message):
+        text = f"the {BACKEND} cannot send its answer: {message}; raise its limit, or stream"
+        return GenerationError("UPSTREAM_ANSWER_TOO_LARGE", text, may_be_billed=True)
+    most = limits.text_bytes + _OVERHEAD_BYTES
+    text = (
+        f"the request is too large for the {BACKEND}: {message}; "
+        f"raise the receive limit of that server, to {most:,} bytes for every request of this one"
+    )
+    return GenerationError("UPSTREAM_TOO_LARGE", text)

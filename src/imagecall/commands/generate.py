@@ -270,7 +270,10 @@ def _failure(end: StreamEnd) -> str:
 
 def _words(response: ImageResponse) -> Iterator[str]:
     """Lines that the model wrote beside an image, or instead of one."""
-    for head, text in (("it says", response.output_text), ("it refuses", response.refusal)):
+    for head, text in (
+        ("the model wrote", response.output_text),
+        ("the model refused", response.refusal),
+    ):
         for line in text.strip().splitlines():
             yield printable(f"{head}: {line}")
 

@@ -150,11 +150,11 @@ def _lift(kind: int, data: bytes, spans: Spans) -> Document:
         return [b"null"]
 
     document = Document(kind=kind)  # type: ignore[arg-type]  # a number of DocumentKind
-    edits = _edits(data, as_object(parse(data)), _PLACES[kind], "", lift)
+    edited = _edited(data, as_object(parse(data)), _PLACES[kind], "", lift)
     for position, pointer, raw, value in _in_order(kind, found):
         target = document.calls.add(pointer=pointer).call
         _read_item(target, pointer, raw, value, spans, position.variant)
-    document.json = (join(_joined(members(data), edits)) if edits else data).decode()
+    document.json = (join(join_member_pieces(edited)) if edited else data).decode()
     return document
 
 
@@ -193,8 +193,8 @@ def document_pieces(
 
     The limit is that of the document's JSON, without the items. Raises ConversionError.
     """
-    data, edits = _put_back(document, apart, max_bytes)
-    return check_depth_of([data] if not edits else _joined(members(data), edits))
+    data, edited = _put_back(document, apart, max_bytes)
+    return check_depth_of(join_member_pieces(edited) if edited else [data])
 
 
 def document_members(
@@ -204,14 +204,14 @@ def document_members(
 
     Raises ConversionError.
     """
-    data, edits = _put_back(document, apart, sys.maxsize)
-    return {key: edits.get(key, [raw]) for key, raw in members(data).items()}
+    data, edited = _put_back(document, apart, sys.maxsize)
+    return dict(edited) or {key: [raw] for key, raw in members(data).items()}
 
 
 def _put_back(
     document: Document, apart: Apart, max_bytes: int
 ) -> tuple[bytes, dict[str, list[Piece]]]:
-    """A document's JSON, and the pieces of those of its values that have items, by their keys."""
+    """A document's JSON, and the pieces of each of its values by key, if it has items."""
     refuse_unknown_fields(document, "")
     kind_name(document.kind)
     data = encode(document.json, max_bytes)
@@ -232,10 +232,10 @@ def _put_back(
         put.append(_Found(position, pointer, raw, value))
         return _item_pieces(pointer, *calls[pointer], position.variant)
 
-    edits = _edits(data, value, _PLACES[document.kind], "", put_back)
+    edited = _edited(data, value, _PLACES[document.kind], "", put_back)
     order = {found.pointer: None for found in _in_order(document.kind, put)}
     _check_order([call.pointer for call in document.calls], order)
-    return data, edits
+    return data, edited
 
 
 def _item_pieces(
@@ -281,12 +281,12 @@ def _edit(
     Returns the pieces of the edited value; None if nothing changed.
     """
     if places.position is not None:
-        edited = visit(places.position, pointer, raw, value)
-        return None if edited is None else list(edited)
+        put = visit(places.position, pointer, raw, value)
+        return None if put is None else list(put)
     if isinstance(value, list):
         return _edit_elements(raw, value, places, pointer, visit)
-    if isinstance(value, dict) and (edits := _edits(raw, value, places, pointer, visit)):
-        return _joined(members(raw), edits)
+    if isinstance(value, dict) and (edited := _edited(raw, value, places, pointer, visit)):
+        return join_member_pieces(edited)
     return None
 
 
@@ -308,21 +308,21 @@ def _edit_elements(
     )
 
 
-def _edits(
+def _edited(
     raw: bytes, values: dict[str, JsonValue], places: _Places, pointer: str, visit: Visit
 ) -> dict[str, list[Piece]]:
-    """The pieces of those values of an object that are edited, by their keys."""
-    within = {key: places.within[key] for key in values if key in places.within}
-    within.pop(_ANY_INDEX, None)
+    """The pieces of each value of an object, by its key; empty if nothing changed."""
+    within = [key for key in places.within if key in values and key != _ANY_INDEX]
     if not within:
         return {}
-    raws = members(raw)
-    edits = {
-        key: _edit(raws[key], values[key], inner, pointer + pointer_to(key), visit)
-        for key, inner in within.items()
-    }
-    return {key: edit for key, edit in edits.items() if edit is not None}
-
-
-def _joined(raws: Mapping[str, bytes], edits: Mapping[str, list[Piece]]) -> list[Piece]:
-    return join_member_pieces({key: edits.get(key, [raw]) for key, raw in raws.items()})
+    pieces: dict[str, list[Piece]] = {key: [member] for key, member in members(raw).items()}
+    changed = False
+    for key in within:
+        [member] = pieces[key]
+        assert isinstance(member, bytes)
+        inner = places.within[key]
+        edit = _edit(member, values[key], inner, pointer + pointer_to(key), visit)
+        if edit is not None:
+            pieces[key] = edit
+            changed = True
+    return pieces if changed else {}

@@ -1,22 +1,27 @@
 """Events and their images, reassembled from the parts of an answer to StreamImage."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from functools import partial
 from typing import Final, TypeAlias
 
 from google.protobuf.message import DecodeError
 
-from imagecall.errors import quoted
+from imagecall.errors import ConversionError, quoted
 from imagecall.generation.backend import Part
-from imagecall.generation.chunked_fields import put_back
+from imagecall.generation.chunked_fields import MAX_PATH, put_back
 from imagecall.generation.fairness import turn
 from imagecall.json.pieces import Apart, Data
 from imagecall.sizes import PIECE
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
 from imagecall.wire.chunks import Assembly, Piece, damaged
+from imagecall.wire.cost import check_cost
 
 MAX_IMAGE_BYTES: Final = 1024 * 1024 * 1024
 """The default limit of an image, in bytes: 1 GiB."""
+
+_MAX_VALUES: Final = 10_000
+"""The most values that an event may have in chunks."""
 
 StreamItem: TypeAlias = StreamEvent | StreamEnd
 """An event of a stream, or its end."""
@@ -32,23 +37,111 @@ def _size(part: Part) -> int:
             return part.ByteSize()
 
 
-def _part(given: Part) -> Piece | StreamItem | None:
-    """What a part of an answer is; None if it is of a newer schema."""
+def read_part(given: Part) -> Piece | StreamItem | None:
+    """Reads a part of an answer. None: it is of a newer schema.
+
+    Raises ConversionError: CHUNKS_DAMAGED, TOO_MANY_VALUES.
+    """
     if isinstance(given, Piece):
         return given
-    try:
-        message = StreamImageResponse.FromString(given) if isinstance(given, bytes) else given
-    except DecodeError:
-        raise damaged("a part of the answer is no StreamImageResponse") from None
+    message = _message(given) if isinstance(given, bytes) else given
     match message.WhichOneof("part"):
-        case None:
-            return None
         case "chunk":
             return Piece.of(message.chunk)
         case "event":
             return message.event
         case "end":
             return message.end
+    if message.ByteSize() == 0:
+        raise damaged("a part of the answer has neither a chunk nor an event nor an end")
+    return None
+
+
+def _message(serialized: bytes) -> StreamImageResponse:
+    check_cost(StreamImageResponse.DESCRIPTOR, serialized)
+    try:
+        return StreamImageResponse.FromString(serialized)
+    except DecodeError:
+        raise damaged("a part of the answer is no StreamImageResponse") from None
+
+
+class Reassembly:
+    """Puts the values that come in chunks back into the events and the end that follow them.
+
+    Each method raises ConversionError: CHUNKS_DAMAGED, TOO_LARGE.
+
+    Args:
+        assembly: makes the assembly of a value.
+        image_of: gives what is put in the place of an image.
+    """
+
+    def __init__(
+        self,
+        assembly: Callable[[], Assembly],
+        image_of: Callable[[Assembly], bytes] = Assembly.whole,
+    ) -> None:
+        self._new_assembly = assembly
+        self._image_of = image_of
+        self._values: dict[str, Assembly] = {}
+        self._open: Assembly | None = None
+        self._events = 0
+        self._end: StreamEnd | None = None
+
+    def add(self, part: Piece | StreamItem) -> StreamItem | None:
+        """Takes the next part; returns it, whole, if it is an event or the end."""
+        if self._end is not None:
+            raise damaged("the stream goes on after its end")
+        if isinstance(part, Piece):
+            self._add_piece(part)
+            return None
+        self._events += 1
+        if self._open is not None:
+            raise damaged(f"{self.name(part)} comes before the last chunk of a value")
+        try:
+            put_back(part, self._values, self._image_of)
+        except ConversionError as error:
+            raise self._at(self.name(part), error) from None
+        self._values = {}
+        if isinstance(part, StreamEnd):
+            self._end = part
+        return part
+
+    def finish(self) -> StreamEnd:
+        """Returns the end, once the parts are over."""
+        if self._end is None:
+            what = f"{self._events} events" if self._events else "no event"
+            raise damaged(f"the stream has {what}, and no StreamEnd")
+        return self._end
+
+    def _add_piece(self, piece: Piece) -> None:
+        self._open = self._open or self._new_assembly()
+        try:
+            self._open.add(piece)
+        except ConversionError as error:
+            raise self._at(f"before event {self._events + 1}", error) from None
+        if piece.end is not None:
+            self._close(self._open, piece.end.field)
+            self._open = None
+
+    def _close(self, value: Assembly, field: str) -> None:
+        if field in self._values:
+            raise damaged(f"the chunks of {quoted(field, MAX_PATH)} came twice")
+        if len(self._values) == _MAX_VALUES:
+            raise damaged(f"more than {_MAX_VALUES:,} values came before an event")
+        try:
+            value.check()
+        except ConversionError as error:
+            raise self._at(quoted(field, MAX_PATH), error) from None
+        self._values[field] = value
+
+    def name(self, item: StreamItem) -> str:
+        """Returns what an item that was just taken is called in a sentence."""
+        if isinstance(item, StreamEnd):
+            return "StreamEnd"
+        return f"event {self._events} ({item.WhichOneof('variant') or 'of no variant'})"
+
+    def _at(self, place: str, error: ConversionError) -> ConversionError:
+        return ConversionError(error.reason, error.pointer, f"{place}: {error}")
 
 
 class ImagesApart:
@@ -75,7 +168,7 @@ async def reassemble(
     max_image_bytes: int = MAX_IMAGE_BYTES,
     image_of: Callable[[Assembly], bytes] = Assembly.whole,
 ) -> AsyncGenerator[StreamItem, None]:
-    """Events and the end, with the values that came in chunks before them.
+    """Yields events and the end, with the values that came in chunks before them.
 
     The end is given when the parts are over: a call that is left before its status has come is
     cancelled, which is no end that a server can count on. `image_of` gives what is put in the place
@@ -83,36 +176,12 @@ async def reassemble(
 
     Raises ConversionError: CHUNKS_DAMAGED, TOO_LARGE.
     """
-    values: dict[str, Assembly] = {}
-    assembly: Assembly | None = None
-    end: StreamEnd | None = None
+    stream = Reassembly(partial(Assembly, max_image_bytes), image_of)
     async for given in parts:
         if _size(given) >= PIECE:
             await turn()
-        part = _part(given)
-        if part is None:
-            continue  # A part of a newer schema.
-        if end is not None:
-            raise damaged("the stream goes on after its end")
-        if isinstance(part, Piece):
-            assembly = assembly or Assembly(max_image_bytes)
-            assembly.add(part)
-            if part.end is not None:
-                field = part.end.field
-                if field in values:
-                    raise damaged(f"the chunks of {quoted(field)} came twice")
-                assembly.check()
-                values[field] = assembly
-                assembly = None
-            continue
-        if assembly is not None:
-            raise damaged("the chunks of an image end before their last one")
-        put_back(part, values, image_of)
-        values = {}
-        if isinstance(part, StreamEnd):
-            end = part
-        else:
-            yield part
-    if end is None:
-        raise damaged("the stream ended without its end")
-    yield end
+        part = read_part(given)
+        item = None if part is None else stream.add(part)
+        if isinstance(item, StreamEvent):
+            yield item
+    yield stream.finish()

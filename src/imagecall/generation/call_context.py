@@ -7,6 +7,19 @@ from dataclasses import dataclass
 from imagecall.rpc.headers import Metadata
 
 
+@dataclass
+class AnswerMetadata:
+    """Metadata that a backend answered with, for a door that passes metadata on.
+
+    Attributes:
+        initial: came before the answer.
+        trailing: came after the answer. That of a failure is in ImagecallError.trailers.
+    """
+
+    initial: Metadata = ()
+    trailing: Metadata = ()
+
+
 @dataclass(frozen=True)
 class CallContext:
     """A call that is in progress.
@@ -14,10 +27,12 @@ class CallContext:
     Attributes:
         metadata: what the caller sent beside the request.
         deadline: when the call is to be over, by time.monotonic(). None: it has no deadline.
+        answer: takes the metadata of the answer. None: the door passes none on.
     """
 
     metadata: Metadata = ()
     deadline: float | None = None
+    answer: AnswerMetadata | None = None
 
     @property
     def seconds_left(self) -> float | None:

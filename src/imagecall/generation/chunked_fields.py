@@ -5,8 +5,9 @@ proto/imagecall/v1/image_generation_service.proto: images always, other values w
 What is left in the message is an empty value.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -17,6 +18,10 @@ from imagecall.sizes import APART, MEDIUM, MESSAGE
 from imagecall.v1 import options_pb2
 from imagecall.wire.chunks import Assembly, Piece, damaged, end_of_image, pieces
 
+MAX_PATH: Final = 500
+"""Longest path of a sender that stands whole in a sentence."""
+
+_MAX_LISTED: Final = 3
 _MAX_UTF8: Final = 4  # bytes of a character
 
 
@@ -78,19 +83,42 @@ def put_back(
     `image_of` gives what is put in the place of an image. Raises ConversionError: CHUNKS_DAMAGED
     unless there is a value for every image, and a place for every value.
     """
-    places = {place.path: place for place in [*images(message), *texts(message)]}
-    for place in [*images(message), *(text for text in texts(message) if not text.value)]:
-        if place.path not in values:
-            raise damaged(f"the chunks of {place.path} did not come")
+    of_images = {place.path: place for place in images(message)}
+    of_texts = {place.path: place for place in texts(message)}
+    _check_places(of_images, of_texts, values)
     for path, value in values.items():
-        if path not in places or places[path].value:
-            raise damaged(f"chunks came for {quoted(path)}, which is not empty, or not there")
         try:
-            place = places[path]
-            is_image = isinstance(place.value, bytes)
-            place.value = image_of(value) if is_image else value.whole().decode()
+            if path in of_images:
+                of_images[path].value = image_of(value)
+            else:
+                of_texts[path].value = value.whole().decode()
         except UnicodeDecodeError:
             raise damaged(f"the chunks of {path} are not UTF-8") from None
+
+
+def _check_places(
+    of_images: Mapping[str, Place], of_texts: Mapping[str, Place], values: Mapping[str, Assembly]
+) -> None:
+    """Raises ConversionError unless values came for just the places that are to be filled."""
+    came = f"chunks came for {_listed(values)}" if values else "no chunks came"
+    missing = [path for path in of_images if path not in values]
+    missing += [path for path, text in of_texts.items() if not (text.value or path in values)]
+    if missing:
+        inline = sum(len(of_images[path].value) for path in missing if path in of_images)
+        note = f", and not {inline:,} bytes in the message" if inline else ""
+        raise damaged(f"{came}; expected those of {_listed(missing)}{note}")
+    for path in values:
+        place = of_images.get(path) or of_texts.get(path)
+        if place is None:
+            raise damaged(f"{came}; {quoted(path, MAX_PATH)} is no image or long text that is set")
+        if place.value:
+            raise damaged(f"{came}; {path} has {len(place.value):,} bytes in the message as well")
+
+
+def _listed(paths: Iterable[str]) -> str:
+    """Some paths as they can stand in a sentence."""
+    first = [quoted(path, MAX_PATH) for path in islice(paths, _MAX_LISTED + 1)]
+    return ", ".join([*first[:_MAX_LISTED], *(["..."] if len(first) > _MAX_LISTED else [])])
 
 
 def _places(

@@ -19,8 +19,9 @@ _PLAN: Final = object_plan(ImageResponse.DESCRIPTOR)
 _OPTIONS: Final = {f.name: key_of(f) for f in ImageResponse.DESCRIPTOR.fields}
 _KEYS: Final = [option.name for option in _OPTIONS.values() if option.name]
 _NO_KEYS: Final = [name for name, key in _OPTIONS.items() if not (key.name or key.role)]
-_OUTPUT: Final = "/output/"
 _MESSAGE: Final = b'"message"'
+OUTPUT: Final = "/output/"
+"""Start of the pointers of the calls of a response."""
 
 
 class ReadResponse(NamedTuple):
@@ -37,8 +38,8 @@ class ReadResponse(NamedTuple):
     def calls(self) -> Iterator[tuple[int, ImageGenerationCall]]:
         """The calls of its output, by their index there."""
         for call in self.document.calls:
-            if call.pointer.startswith(_OUTPUT):
-                yield int(call.pointer.removeprefix(_OUTPUT)), call.call
+            if call.pointer.startswith(OUTPUT):
+                yield int(call.pointer.removeprefix(OUTPUT)), call.call
 
 
 def response_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> ReadResponse:

@@ -26,6 +26,18 @@ _log: Final = logging.getLogger("imagecall.calls")
 
 CANCELLED: Final = "CANCELLED"
 
+_OF_ANSWERS: Final = frozenset(
+    {
+        "CHUNKS_DAMAGED",
+        "UPSTREAM_ANSWER_TOO_LARGE",
+        "UPSTREAM_DAMAGED",
+        "UPSTREAM_DISCONNECTED",
+        "UPSTREAM_NOT_UNDERSTOOD",
+        "UPSTREAM_UNREACHABLE",
+    }
+)
+"""The reasons whose sentences are of this package alone, and name no more than fields and sizes."""
+
 
 class Observer:
     """Records calls as metrics, as spans and in the log.
@@ -113,11 +125,12 @@ class Call(_Observation):
         sent_bytes: size of its answers.
     """
 
-    __slots__ = ("caller", "received_bytes", "sent_bytes")
+    __slots__ = ("_sentence", "caller", "received_bytes", "sent_bytes")
 
     def __init__(self, observer: Observer, operation: Operation, span: "Span | None") -> None:
         super().__init__(observer, operation, span)
         self.caller = ""
+        self._sentence = ""
         self.received_bytes = 0
         self.sent_bytes = 0
 
@@ -125,6 +138,8 @@ class Call(_Observation):
         """Notes the error with which the call fails."""
         self.code = error.code
         self.reason = _reason_of(error)
+        is_own = error.reason in _OF_ANSWERS and not error.status
+        self._sentence = str(error) if is_own else ""
 
     def cancel(self, code: str = CANCELLED) -> None:
         """Notes that the call ends early, by its client or by its deadline."""
@@ -155,6 +170,7 @@ class Call(_Observation):
             "method": self._operation.name,
             "code": self.code,
             "reason": self.reason,
+            "error": self._sentence,
             "seconds": round(self._seconds, 6),
             "received_bytes": self.received_bytes,
             "sent_bytes": self.sent_bytes,

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 _PORTS: Final = {"http": 80, "https": 443}
 _RPC_CODE: Final = "rpc.response.status_code"
 _HTTP_CODE: Final = "http.response.status_code"
+_FAILED_DEPENDENCY: Final = 424
 _SERVER_FAULTS: Final = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 )
@@ -47,7 +48,8 @@ class Operation:
     def is_fault(self, code: str | int) -> bool:
         """Returns true if a status code alone makes a span one that failed."""
         if isinstance(code, int):
-            return code >= (500 if self.door else 400)
+            # 424: the service behind failed, and the request is not to be sent again.
+            return code >= (500 if self.door else 400) or code == _FAILED_DEPENDENCY
         return code in _SERVER_FAULTS if self.door else code != "OK"
 
     def is_failed(self, code: str | int, reason: str) -> bool:

@@ -31,13 +31,13 @@ def identify() -> str:
     return take_request_id(next((value for key, value in sent if key == HEADER), ""))
 
 
-def answer_with_id(context: Context) -> None:
-    """Puts the request id of the current call into the trailing metadata.
+def answer_with_id(context: Context, further: Metadata = ()) -> None:
+    """Puts the request id of the current call, and further metadata, into the trailing metadata.
 
     Not into the initial metadata, as gRPC retries no call that has answered with it; and not for
     each small conversion, as it would cost more than all else here.
     """
-    context.set_trailing_metadata(((HEADER, identify()),))
+    context.set_trailing_metadata(((HEADER, identify()), *further))
 
 
 def observed(

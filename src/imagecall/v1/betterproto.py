@@ -86,6 +86,15 @@ class ErrorReason(betterproto.Enum):
      With the reasons that begin with UPSTREAM_, the ErrorInfo's metadata has what
      the API said, as far as it did: "http_status", "upstream_code",
      "upstream_type", "upstream_request_id".
+
+     A failure that may have been billed must not be sent again. Its ErrorInfo has
+     "may_be_billed": "true" in the metadata (and an empty reason, where none of
+     these names applies), there is no google.rpc.RetryInfo, and the trailer
+     grpc-retry-pushback-ms is -1. At the HTTP door it is a 424 with the header
+     "x-should-retry: false".
+
+     The status of a gRPC backend is passed on whole, with every detail. Reasons
+     of its own belong under a domain of its own.
     """
 
     UNSPECIFIED = 0
@@ -208,13 +217,19 @@ class ErrorReason(betterproto.Enum):
     """The API does not do that: 405, 501."""
 
     UPSTREAM_TIMEOUT = 33
-    """The API took too long: 408, 504, or silence past the server's limit."""
+    """
+    The API took too long: 408, 504, or silence past the server's limit, that
+     of a gRPC backend too.
+    """
 
     UPSTREAM_CONFLICT = 34
     """The API is doing something that is in the way: 409."""
 
     UPSTREAM_TOO_LARGE = 35
-    """Our request is too large for the API: 413."""
+    """
+    Our request is too large for the API: 413; or for the receive limit of a
+     gRPC backend, which must be as large as the requests that it is to take.
+    """
 
     UPSTREAM_RATE_LIMITED = 36
     """
@@ -238,7 +253,8 @@ class ErrorReason(betterproto.Enum):
     UPSTREAM_DAMAGED = 40
     """
     The answer ends in the middle, or has a hole, or is not JSON where it should
-     be; or a string of more than 5.6 MB is base64 except at its end.
+     be; or a string of more than 5.6 MB is base64 except at its end; or the
+     answer of a gRPC backend breaks a rule of ImageGenerationService.
     """
 
     UPSTREAM_NOT_UNDERSTOOD = 41
@@ -362,7 +378,8 @@ class StreamEnding(betterproto.Enum):
 
     FAILED = 3
     """
-    The response failed: the event "response.failed". See ImageResponse.error.
+    The response failed: the event "response.failed", or an error after all
+     images had come. See ImageResponse.error.
     """
 
     CANCELLED = 4
@@ -370,8 +387,8 @@ class StreamEnding(betterproto.Enum):
 
     UNANNOUNCED = 5
     """
-    Nothing: the stream ended without an event for it, all the same with every
-     image that it had begun. Some servers do that.
+    Nothing: the stream ended without an event for it, or broke, all the same
+     with every image that it had begun. Some servers do that.
     """
 
 
@@ -1952,7 +1969,8 @@ class ImageResponse(betterproto.Message):
     Status of the response as the API spells it: "completed", "failed",
      "incomplete", "in_progress", "cancelled", "queued", or another. Look at it
      before the calls: a response that failed is no gRPC error. Not set: the
-     API sent none. JSON key "status".
+     API sent none; for a gRPC backend that set none, a server puts "completed" if
+     there is an image, else the answer is DATA_LOSS. JSON key "status".
     """
 
     usage: "Usage" = betterproto.message_field(4)
@@ -2333,7 +2351,7 @@ class GenerateImageResponse(betterproto.Message):
     """Response of GenerateImage."""
 
     response: "ImageResponse" = betterproto.message_field(1)
-    """The response of the API."""
+    """The response of the API. Always set."""
 
 
 @dataclass(eq=False, repr=False)
@@ -2397,7 +2415,11 @@ class StreamEnd(betterproto.Message):
     """How a stream ended."""
 
     ending: "StreamEnding" = betterproto.enum_field(1)
-    """What the API said of the end."""
+    """
+    What the API said of the end. A server fills it in for a backend that left
+     it unset: by the status of the response, or as completed if an image came.
+     With neither, the answer is DATA_LOSS.
+    """
 
     response: "ImageResponse" = betterproto.message_field(2)
     """
@@ -2409,7 +2431,8 @@ class StreamEnd(betterproto.Message):
     missing_events: int = betterproto.int32_field(3)
     """
     Number of events that are missing, as the sequence numbers of the others
-     show. Above 0: something was lost before it reached the server, but no image.
+     show, or that were left out because their JSON is faulty, such as half a
+     surrogate pair in a text. Above 0: something was lost, but no image.
     """
 
 

@@ -98,11 +98,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UPSTREAM_UNIMPLEMENTED: _ErrorReason.ValueType  # 32
     """The API does not do that: 405, 501."""
     ERROR_REASON_UPSTREAM_TIMEOUT: _ErrorReason.ValueType  # 33
-    """The API took too long: 408, 504, or silence past the server's limit."""
+    """The API took too long: 408, 504, or silence past the server's limit, that
+    of a gRPC backend too.
+    """
     ERROR_REASON_UPSTREAM_CONFLICT: _ErrorReason.ValueType  # 34
     """The API is doing something that is in the way: 409."""
     ERROR_REASON_UPSTREAM_TOO_LARGE: _ErrorReason.ValueType  # 35
-    """Our request is too large for the API: 413."""
+    """Our request is too large for the API: 413; or for the receive limit of a
+    gRPC backend, which must be as large as the requests that it is to take.
+    """
     ERROR_REASON_UPSTREAM_RATE_LIMITED: _ErrorReason.ValueType  # 36
     """Too many requests: 429. With a RetryInfo if the API said when to try again."""
     ERROR_REASON_UPSTREAM_UNAVAILABLE: _ErrorReason.ValueType  # 37
@@ -115,7 +119,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The API closed the connection before it answered. It may have begun to work."""
     ERROR_REASON_UPSTREAM_DAMAGED: _ErrorReason.ValueType  # 40
     """The answer ends in the middle, or has a hole, or is not JSON where it should
-    be; or a string of more than 5.6 MB is base64 except at its end.
+    be; or a string of more than 5.6 MB is base64 except at its end; or the
+    answer of a gRPC backend breaks a rule of ImageGenerationService.
     """
     ERROR_REASON_UPSTREAM_NOT_UNDERSTOOD: _ErrorReason.ValueType  # 41
     """What answers is no Responses API: HTML, a redirect, other JSON."""
@@ -151,6 +156,15 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     With the reasons that begin with UPSTREAM_, the ErrorInfo's metadata has what
     the API said, as far as it did: "http_status", "upstream_code",
     "upstream_type", "upstream_request_id".
+
+    A failure that may have been billed must not be sent again. Its ErrorInfo has
+    "may_be_billed": "true" in the metadata (and an empty reason, where none of
+    these names applies), there is no google.rpc.RetryInfo, and the trailer
+    grpc-retry-pushback-ms is -1. At the HTTP door it is a 424 with the header
+    "x-should-retry: false".
+
+    The status of a gRPC backend is passed on whole, with every detail. Reasons
+    of its own belong under a domain of its own.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -228,11 +242,15 @@ ERROR_REASON_UPSTREAM_NOT_FOUND: ErrorReason.ValueType  # 31
 ERROR_REASON_UPSTREAM_UNIMPLEMENTED: ErrorReason.ValueType  # 32
 """The API does not do that: 405, 501."""
 ERROR_REASON_UPSTREAM_TIMEOUT: ErrorReason.ValueType  # 33
-"""The API took too long: 408, 504, or silence past the server's limit."""
+"""The API took too long: 408, 504, or silence past the server's limit, that
+of a gRPC backend too.
+"""
 ERROR_REASON_UPSTREAM_CONFLICT: ErrorReason.ValueType  # 34
 """The API is doing something that is in the way: 409."""
 ERROR_REASON_UPSTREAM_TOO_LARGE: ErrorReason.ValueType  # 35
-"""Our request is too large for the API: 413."""
+"""Our request is too large for the API: 413; or for the receive limit of a
+gRPC backend, which must be as large as the requests that it is to take.
+"""
 ERROR_REASON_UPSTREAM_RATE_LIMITED: ErrorReason.ValueType  # 36
 """Too many requests: 429. With a RetryInfo if the API said when to try again."""
 ERROR_REASON_UPSTREAM_UNAVAILABLE: ErrorReason.ValueType  # 37
@@ -245,7 +263,8 @@ ERROR_REASON_UPSTREAM_DISCONNECTED: ErrorReason.ValueType  # 39
 """The API closed the connection before it answered. It may have begun to work."""
 ERROR_REASON_UPSTREAM_DAMAGED: ErrorReason.ValueType  # 40
 """The answer ends in the middle, or has a hole, or is not JSON where it should
-be; or a string of more than 5.6 MB is base64 except at its end.
+be; or a string of more than 5.6 MB is base64 except at its end; or the
+answer of a gRPC backend breaks a rule of ImageGenerationService.
 """
 ERROR_REASON_UPSTREAM_NOT_UNDERSTOOD: ErrorReason.ValueType  # 41
 """What answers is no Responses API: HTML, a redirect, other JSON."""

@@ -38,12 +38,14 @@ class _StreamEndingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StreamEn
     ImageResponse.incomplete_details.
     """
     STREAM_ENDING_FAILED: _StreamEnding.ValueType  # 3
-    """The response failed: the event "response.failed". See ImageResponse.error."""
+    """The response failed: the event "response.failed", or an error after all
+    images had come. See ImageResponse.error.
+    """
     STREAM_ENDING_CANCELLED: _StreamEnding.ValueType  # 4
     """The response was cancelled: the event "response.cancelled"."""
     STREAM_ENDING_UNANNOUNCED: _StreamEnding.ValueType  # 5
-    """Nothing: the stream ended without an event for it, all the same with every
-    image that it had begun. Some servers do that.
+    """Nothing: the stream ended without an event for it, or broke, all the same
+    with every image that it had begun. Some servers do that.
     """
 
 class StreamEnding(_StreamEnding, metaclass=_StreamEndingEnumTypeWrapper):
@@ -60,12 +62,14 @@ STREAM_ENDING_INCOMPLETE: StreamEnding.ValueType  # 2
 ImageResponse.incomplete_details.
 """
 STREAM_ENDING_FAILED: StreamEnding.ValueType  # 3
-"""The response failed: the event "response.failed". See ImageResponse.error."""
+"""The response failed: the event "response.failed", or an error after all
+images had come. See ImageResponse.error.
+"""
 STREAM_ENDING_CANCELLED: StreamEnding.ValueType  # 4
 """The response was cancelled: the event "response.cancelled"."""
 STREAM_ENDING_UNANNOUNCED: StreamEnding.ValueType  # 5
-"""Nothing: the stream ended without an event for it, all the same with every
-image that it had begun. Some servers do that.
+"""Nothing: the stream ended without an event for it, or broke, all the same
+with every image that it had begun. Some servers do that.
 """
 Global___StreamEnding: _TypeAlias = StreamEnding  # noqa: Y015
 
@@ -106,7 +110,7 @@ class GenerateImageResponse(_message.Message):
     RESPONSE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def response(self) -> _image_response_pb2.ImageResponse:
-        """The response of the API."""
+        """The response of the API. Always set."""
 
     def __init__(
         self,
@@ -223,10 +227,14 @@ class StreamEnd(_message.Message):
     RESPONSE_FIELD_NUMBER: _builtins.int
     MISSING_EVENTS_FIELD_NUMBER: _builtins.int
     ending: Global___StreamEnding.ValueType
-    """What the API said of the end."""
+    """What the API said of the end. A server fills it in for a backend that left
+    it unset: by the status of the response, or as completed if an image came.
+    With neither, the answer is DATA_LOSS.
+    """
     missing_events: _builtins.int
     """Number of events that are missing, as the sequence numbers of the others
-    show. Above 0: something was lost before it reached the server, but no image.
+    show, or that were left out because their JSON is faulty, such as half a
+    surrogate pair in a text. Above 0: something was lost, but no image.
     """
     @_builtins.property
     def response(self) -> _image_response_pb2.ImageResponse:

@@ -37,6 +37,14 @@ class ImageGenerationServiceStub(object):
     grpc-retry-pushback-ms of -1 tells gRPC's own retries to let be a call that
     the API may have begun to bill.
 
+    An implementation of this service that stands behind a server of ours is
+    checked. An answer that breaks a rule written here is DATA_LOSS (UPSTREAM_DAMAGED),
+    also at the HTTP door: a message of the stream past 4 MiB, chunks that are
+    missing, repeated or out of order, a ChunkEnd that says anything but the
+    truth, an image in its event, an event or a document that is not JSON once
+    written, no response, or no end. It must take requests as large as the server
+    does: gRPC's receive limit, 4 MiB by default, is to be raised.
+
     Where an API quotes the server's key, "[key]" stands instead. All else is as
     the API sent it.
     """
@@ -70,6 +78,14 @@ class ImageGenerationServiceServicer(object):
     retry. A call is not retried by the server; a trailer
     grpc-retry-pushback-ms of -1 tells gRPC's own retries to let be a call that
     the API may have begun to bill.
+
+    An implementation of this service that stands behind a server of ours is
+    checked. An answer that breaks a rule written here is DATA_LOSS (UPSTREAM_DAMAGED),
+    also at the HTTP door: a message of the stream past 4 MiB, chunks that are
+    missing, repeated or out of order, a ChunkEnd that says anything but the
+    truth, an image in its event, an event or a document that is not JSON once
+    written, no response, or no end. It must take requests as large as the server
+    does: gRPC's receive limit, 4 MiB by default, is to be raised.
 
     Where an API quotes the server's key, "[key]" stands instead. All else is as
     the API sent it.
@@ -141,6 +157,14 @@ class ImageGenerationService(object):
     retry. A call is not retried by the server; a trailer
     grpc-retry-pushback-ms of -1 tells gRPC's own retries to let be a call that
     the API may have begun to bill.
+
+    An implementation of this service that stands behind a server of ours is
+    checked. An answer that breaks a rule written here is DATA_LOSS (UPSTREAM_DAMAGED),
+    also at the HTTP door: a message of the stream past 4 MiB, chunks that are
+    missing, repeated or out of order, a ChunkEnd that says anything but the
+    truth, an image in its event, an event or a document that is not JSON once
+    written, no response, or no end. It must take requests as large as the server
+    does: gRPC's receive limit, 4 MiB by default, is to be raised.
 
     Where an API quotes the server's key, "[key]" stands instead. All else is as
     the API sent it.

@@ -50,7 +50,8 @@ class ImageResponse(_message.Message):
     """Status of the response as the API spells it: "completed", "failed",
     "incomplete", "in_progress", "cancelled", "queued", or another. Look at it
     before the calls: a response that failed is no gRPC error. Not set: the
-    API sent none. JSON key "status".
+    API sent none; for a gRPC backend that set none, a server puts "completed" if
+    there is an image, else the answer is DATA_LOSS. JSON key "status".
     """
     output_text: _builtins.str
     """Text that the model wrote: the "output_text" parts of its messages, joined in

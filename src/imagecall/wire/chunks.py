@@ -16,6 +16,11 @@ from imagecall.v1.chunk_pb2 import Chunk, ChunkEnd
 _FINAL: Final = "output_item_done_event."
 """How the paths of finished images begin."""
 
+_DIGEST_BYTES: Final = 32
+
+MAX_FORMAT_BYTES: Final = 4096
+"""Bytes at the start of an image that show its format."""
+
 
 class Piece(NamedTuple):
     """A chunk that is no message yet, so that its data need not be copied."""
@@ -80,9 +85,9 @@ class Chunker:
     def add(self, data: bytes) -> Piece | None:
         """Takes the next bytes, which become a chunk; gives the one before them, if any."""
         self._digest.update(data)
+        self._first += data[: MAX_FORMAT_BYTES - len(self._first)]
         held, self._held = self._held, data
         if not held:
-            self._first = data
             return None
         piece = Piece(self._offset, held)
         self._offset += len(held)
@@ -129,7 +134,9 @@ class Assembly:
         Raises ConversionError (CHUNKS_DAMAGED) for a chunk that is not the next one. Of more than
         `max_bytes` bytes nothing is kept.
         """
-        if piece.offset != self._size or self.complete:
+        if self._end is not None:
+            raise damaged("a chunk comes after the last one")
+        if piece.offset != self._size:
             raise damaged(f"a chunk begins at byte {piece.offset:,} instead of {self._size:,}")
         data = piece.data
         if not data and not (piece.end is not None and self._size == 0):
@@ -138,9 +145,12 @@ class Assembly:
         if self._size > self._max_bytes:
             self._pieces.clear()
         else:
-            self._pieces.append(data)
+            self._keep(data)
             self._digest.update(data)
         self._end = piece.end
+
+    def _keep(self, data: bytes | memoryview) -> None:
+        self._pieces.append(data)
 
     @property
     def digest(self) -> bytes:
@@ -171,7 +181,8 @@ class Assembly:
             message = f"the chunks have {self._size:,} bytes; the limit is {self._max_bytes:,}"
             raise ConversionError("TOO_LARGE", "", message)
         if self._end.sha256 != self.digest:
-            raise damaged("the SHA-256 digest of the chunks is not that of their end")
+            expected, found = self._end.sha256[:_DIGEST_BYTES].hex() or "none", self.digest.hex()
+            raise damaged(f"the SHA-256 digest of the chunks is {found}; their end has {expected}")
 
 
 def damaged(message: str) -> ConversionError:

@@ -123,7 +123,8 @@ class HttpBackend:
                 for part in in_parts(end):
                     yield part
                 return
-            async with aclosing(self._parts(received, start, request)) as parts:
+            parts = self._parts(received, start, request, self._max_image_bytes)
+            async with aclosing(parts):
                 async for part in parts:
                     yield part
 
@@ -176,12 +177,12 @@ class HttpBackend:
         return self._session
 
     async def _parts(
-        self, body: Body, start: bytes, request: StreamImageRequest
+        self, body: Body, start: bytes, request: StreamImageRequest, max_image_bytes: int
     ) -> AsyncGenerator[Part, None]:
         """The parts of a stream."""
         if start.startswith(b"<"):
             raise not_understood("HTML", may_be_billed=True)
-        stream = ResponseStream(request, self._secrets, self._max_bytes, self._max_image_bytes)
+        stream = ResponseStream(request, self._secrets, self._max_bytes, max_image_bytes)
         received = start
         failure: Exception | None = None
         while received and not stream.ended:
@@ -208,8 +209,8 @@ class HttpBackend:
         asked = StreamImageRequest(
             request=request.request, include_document=request.include_document
         )
-        async with aclosing(self._parts(body, start, asked)) as parts:
-            items = [item async for item in reassemble(parts, self._max_image_bytes)]
+        async with aclosing(self._parts(body, start, asked, self._max_bytes)) as parts:
+            items = [item async for item in reassemble(parts, self._max_bytes)]
         return compose(items, request.include_document)
 
     async def _response(self, body: Body, start: bytes, headers: Mapping[str, str]) -> ReadResponse:

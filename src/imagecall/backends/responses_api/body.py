@@ -24,6 +24,12 @@ _COMPRESSED: Final = frozenset({"gzip", "x-gzip", "deflate"})
 _WHOLE_SECONDS: Final = 1.0
 """Time without a byte after which a JSON text that may be whole is looked at."""
 
+_MAX_RATIO: Final = 100
+"""Limit of how many times larger than its compressed form a body is; base64 is 1.3 times."""
+
+_MAX_UNCHECKED_BYTES: Final = 32 * 1024 * 1024
+"""Decoded size up to which the ratio is not checked."""
+
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
@@ -49,6 +55,8 @@ class Body:
         self._decoded: Iterator[bytes] = iter(())
         self._idle_seconds = idle_seconds
         self._max_bytes = max_bytes
+        self._received_bytes = 0
+        self._decoded_bytes = 0
         self._error: Exception | None = None
 
     async def read(self, seconds: float | None = None) -> bytes:
@@ -60,6 +68,7 @@ class Body:
                 piece = next(filter(None, self._decoded), b"")
             except ValueError as error:
                 raise damaged_answer(f"its compression: {error}") from None
+            self._check_ratio(len(piece))
             if len(piece) >= PIECE:
                 await turn()
             if piece:
@@ -67,7 +76,14 @@ class Body:
             received = await self._receive(seconds)
             if not received:
                 return self._end(self._inflater)
+            self._received_bytes += len(received)
             self._decoded = self._inflater.pieces(received)
+
+    def _check_ratio(self, size: int) -> None:
+        """Raises GenerationError (ANSWER_TOO_LARGE) for a body that no image compresses to."""
+        self._decoded_bytes += size
+        if self._decoded_bytes > max(_MAX_UNCHECKED_BYTES, _MAX_RATIO * self._received_bytes):
+            raise too_large_answer("the API's answer", _MAX_RATIO, "times its compressed size")
 
     async def beginning(self) -> bytes:
         """First bytes, without a byte order mark and white space; empty for a body of those."""

@@ -18,6 +18,7 @@ from imagecall.errors import damaged_answer, too_large_answer
 from imagecall.sizes import FOLLOWED
 
 _END_OF_LINE: Final = re.compile(rb"[\r\n]")
+_BLANK: Final = re.compile(rb"[\r\n]+")
 _LF: Final = ord("\n")
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _DATA: Final = b"data:"
@@ -106,7 +107,13 @@ class SseReader:
         yield from self._end_line()
 
     def _read_line(self, received: bytes, position: int) -> Reading:
-        """Reads a line, or the rest of one, or a part; returns the position after it."""
+        """Reads a line, or the rest of one, or a part; returns the position after it.
+
+        Blank lines that end no event are read at once, however many they are.
+        """
+        if not (self._line or self._data) and (blank := _BLANK.match(received, position)):
+            self._begin_event()
+            return blank.end()
         found = _END_OF_LINE.search(received, position)
         end = found.start() if found else len(received)
         self._line += memoryview(received)[position:end]
@@ -145,7 +152,11 @@ class SseReader:
             if self._data:
                 self._event.data = b"\n".join(self._data)
                 yield self._event
-            self._event, self._data, self._size, self._lines = SseEvent(), [], 0, 0
+            self._begin_event()
+
+    def _begin_event(self) -> None:
+        self._event, self._data, self._size, self._lines = SseEvent(), [], 0, 0
+        self._started = True
 
     def _take_field(self, line: bytes) -> None:
         name, _, value = line.partition(b":")

@@ -25,13 +25,14 @@ from imagecall.doors.grpc.boundary import (
     takes_serialized,
 )
 from imagecall.doors.offload import done
-from imagecall.errors import damaged_answer
+from imagecall.errors import ImagecallError, damaged_answer
 from imagecall.generation.backend import Backend
-from imagecall.generation.call_context import CALL, CallContext
+from imagecall.generation.call_context import CALL, AnswerMetadata, CallContext
 from imagecall.generation.parts import sendable
 from imagecall.json.pieces import under
 from imagecall.observing.request_id import HEADER
 from imagecall.observing.rpc import METADATA, answer_with_id, identify
+from imagecall.rpc.headers import Metadata
 from imagecall.sizes import APART
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
@@ -160,43 +161,59 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
     async def GenerateImage(
         self, request: generation_pb.GenerateImageRequest, context: Context
     ) -> generation_pb.GenerateImageResponse:
-        CALL.set(self._call_context(context))
-        return await _committed(context, self._backend.generate_image(request))
+        answer = self._enter(context)
+        found = await _committed(context, answer, self._backend.generate_image(request))
+        answer_with_id(context, answer.trailing)
+        return found
 
-    def _call_context(self, context: Context) -> CallContext:
-        """Builds the context of a call that backends may pass on."""
+    def _enter(self, context: Context) -> AnswerMetadata:
+        """Sets the context of a call that backends may pass on; returns what takes the answer's."""
         answer_with_id(context)
         left = context.time_remaining()
         sent = METADATA.get()
-        return CallContext(
+        answer = AnswerMetadata()
+        known = CallContext(
             metadata=tuple((key, value) for key, value in sent if key not in self._kept),
             deadline=None if left is None else time.monotonic() + left,
+            answer=answer,
         )
+        CALL.set(known)
+        return answer
 
     async def StreamImage(
         self, request: generation_pb.StreamImageRequest, context: Context
     ) -> AsyncIterator[Any]:
-        CALL.set(self._call_context(context))
+        answer = self._enter(context)
         async with aclosing(self._backend.stream_image(request)) as parts:
-            first = await _committed(context, anext(parts, None))
+            first = await _committed(context, answer, anext(parts, None))
             if first is None:
                 raise damaged_answer("it is empty")
             yield sendable(first)
             async for part in parts:
                 yield sendable(part)
+            answer_with_id(context, answer.trailing)
 
 
-async def _committed(context: Context, work: Awaitable[_T]) -> _T:
-    """Awaits the work of a backend, and sends the initial metadata if that work takes long."""
+async def _committed(context: Context, answer: AnswerMetadata, work: Awaitable[_T]) -> _T:
+    """Awaits the work of a backend, and sends the initial metadata of its answer.
+
+    If the work takes long, the initial metadata goes out meanwhile; what of it the backend sends
+    later then goes into the trailing metadata.
+    """
     task = asyncio.ensure_future(work)
     try:
         await asyncio.wait({task}, timeout=_COMMIT_SECONDS)
-        if not task.done():
-            # Nothing else speaks to the client now: two that do at once would end in silence.
-            try:
-                await context.send_initial_metadata(((HEADER, identify()),))
-            except grpc.aio.InternalError:  # The client has gone.
-                raise asyncio.CancelledError from None
+        # Nothing else speaks to the client now: two that do at once would end in silence.
+        if task.done():
+            await _send_initial(context, answer.initial)
+            return await task
+        sent = answer.initial
+        await _send_initial(context, (*sent, (HEADER, identify())))
+        await asyncio.wait({task})
+        late = answer.initial if answer.initial != sent else ()
+        answer.trailing = (*late, *answer.trailing)
+        if isinstance(error := task.exception(), ImagecallError):
+            error.trailers = (*late, *error.trailers)
         return await task
     finally:
         if not task.done():
@@ -204,3 +221,12 @@ async def _committed(context: Context, work: Awaitable[_T]) -> _T:
             await asyncio.wait({task})
         if not task.cancelled():
             task.exception()  # If it failed as we were cancelled: asked for, or asyncio logs it.
+
+
+async def _send_initial(context: Context, metadata: Metadata) -> None:
+    """Sends the initial metadata, if there is any."""
+    if metadata:
+        try:
+            await context.send_initial_metadata(metadata)
+        except grpc.aio.InternalError:  # The client has gone.
+            raise asyncio.CancelledError from None

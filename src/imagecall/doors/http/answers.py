@@ -27,7 +27,7 @@ _STATUSES: Final = {
     "CANCELLED": 499,
     "INVALID_ARGUMENT": 400,
     "UNAUTHENTICATED": 401,
-    "FAILED_PRECONDITION": 502,
+    "FAILED_PRECONDITION": 400,
     "PERMISSION_DENIED": 403,
     "NOT_FOUND": 404,
     "ABORTED": 409,
@@ -42,24 +42,35 @@ _STATUSES: Final = {
 """The HTTP status of each gRPC status code; 500 for others."""
 
 _TOO_LARGE: Final = frozenset({"TOO_LARGE", "TOO_MANY_VALUES", "UPSTREAM_TOO_LARGE"})
+_FAULTS_OF_UPSTREAM: Final = frozenset({"UPSTREAM_ANSWER_TOO_LARGE", "UPSTREAM_NOT_UNDERSTOOD"})
+
+
+NOT_TO_BE_REPEATED: Final = 424
+"""The status of an answer that no SDK takes for a reason to send the request again."""
+
+
+def may_be_billed(error: ImagecallError) -> bool:
+    """Tells whether the request must not be sent again, as it may cost twice."""
+    return error.code == "DATA_LOSS" or (isinstance(error, GenerationError) and error.may_be_billed)
 
 
 def status_of(error: ImagecallError) -> int:
-    """The HTTP status of an error: that of the API, if it has one."""
+    """Returns the HTTP status that goes with an error: that of the API, if it has one."""
     known = error.metadata.get("http_status", "") if isinstance(error, GenerationError) else ""
     if known.isdecimal() and 400 <= int(known) < 600:
         return int(known)
-    if error.reason == "UPSTREAM_ANSWER_TOO_LARGE":
-        return 502  # Not 429, as the SDKs would have it made, and billed, again.
+    if error.reason in _FAULTS_OF_UPSTREAM:
+        return 502
     return 413 if error.reason in _TOO_LARGE else _STATUSES.get(error.code, 500)
 
 
 def error_object(error: ImagecallError, status: int) -> dict[str, object]:
-    """An error as the SDKs take it: the code is a number, or OpenRouter's refuse it."""
+    """Returns an error as the SDKs take it: the code is a number, or OpenRouter's refuse it."""
+    foreign = error.metadata.get("upstream_code") if isinstance(error, GenerationError) else ""
     return {
         "code": status,
         "message": str(error),
-        "type": (error.reason or error.code).lower(),
+        "type": (error.reason or foreign or error.code).lower(),
         "param": error.pointer or None,
     }
 

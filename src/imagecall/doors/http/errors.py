@@ -8,7 +8,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from imagecall.doors.http.answers import error_object, status_of
+from imagecall.doors.http.answers import (
+    NOT_TO_BE_REPEATED,
+    error_object,
+    may_be_billed,
+    status_of,
+)
 from imagecall.errors import GenerationError, ImagecallError
 from imagecall.observing.observer import note_failure
 
@@ -30,9 +35,15 @@ async def http_error(request: Request, error: Exception) -> Response:
 
 
 async def refused(request: Request, error: Exception) -> Response:
-    """What the converters or the backend raised."""
+    """Answers with what the converters or the backend raised.
+
+    What may be billed gets an answer for which no SDK sends the request again.
+    """
     assert isinstance(error, ImagecallError)
     note_failure(error)
+    if may_be_billed(error):
+        said = error_object(error, NOT_TO_BE_REPEATED)
+        return _error(said, NOT_TO_BE_REPEATED, {"x-should-retry": "false"})
     status = status_of(error)
     headers = {}
     if error.reason == "TOKEN_REQUIRED":

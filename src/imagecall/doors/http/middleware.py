@@ -105,6 +105,12 @@ def _not_local(origin: str) -> HTTPException:
     return HTTPException(403, message)
 
 
+def _stopped(taken: bool) -> GenerationError:
+    """The error for a call that the server ends as it stops; one that was taken may be billed."""
+    message = "the server stopped before the call was over"
+    return GenerationError("", message, code="UNAVAILABLE", may_be_billed=taken)
+
+
 class Admitted:
     """The app, with the calls that are taken; everyone may see the page."""
 
@@ -146,5 +152,9 @@ class Admitted:
                 late = arriving.too_late()
                 answer = refused if isinstance(late, ImagecallError) else http_error
                 await (await answer(request, late))(scope, receive, send)
+        except asyncio.CancelledError:
+            if not begun:  # Or SDKs send again what may be billed, for an answer of the server.
+                await (await refused(request, _stopped(arriving.taken)))(scope, receive, send)
+            raise
         finally:
             arriving.leave()

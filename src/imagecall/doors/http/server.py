@@ -5,6 +5,7 @@ import socket
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from math import ceil
+from typing import Final
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -18,6 +19,9 @@ from imagecall.doors.http.keepalive import KEEPALIVE_SECONDS
 from imagecall.generation.backend import Backend
 from imagecall.observing.observer import Observer
 from imagecall.rpc.headers import FORWARDED
+
+_LAST_WORD_SECONDS: Final = 1.0
+"""Longest wait for the answers of calls that the server ended."""
 
 
 class _Connection(H11Protocol):
@@ -124,3 +128,5 @@ class HttpServer:
         self._server.config.timeout_graceful_shutdown = ceil(grace)
         self._server.should_exit = True
         await self._serving
+        if ended := self._server.server_state.tasks:  # They still say why they ended.
+            await asyncio.wait(ended, timeout=_LAST_WORD_SECONDS)

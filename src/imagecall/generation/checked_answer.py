@@ -1,0 +1,269 @@
+"""Answers of another server of the schema, checked before a door passes them on.
+
+The rules are those of proto/imagecall/v1/image_generation_service.proto. A stream is checked part
+by part: of an image that goes by, its digest and its first bytes are kept, of another value its
+text, as that must be JSON. Parts are passed on as the bytes that came.
+
+What is wrong is DATA_LOSS (UPSTREAM_DAMAGED), or UPSTREAM_ANSWER_TOO_LARGE, and names the field or
+the event, what was expected and what came.
+"""
+
+from codecs import getincrementaldecoder
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from imagecall.conversion.converter import event_to_json, to_json
+from imagecall.conversion.document import document_to_json
+from imagecall.conversion.view import view
+from imagecall.errors import (
+    ConversionError,
+    GenerationError,
+    damaged_answer,
+    quoted,
+    too_large_answer,
+)
+from imagecall.formats import MEDIA_TYPES
+from imagecall.generation.assembly import Reassembly, StreamItem, read_part
+from imagecall.generation.chunked_fields import images
+from imagecall.generation.response import OUTPUT, ending_of, response_to_json
+from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+from imagecall.v1.image_generation_service_pb2 import (
+    GenerateImageResponse,
+    StreamEnd,
+    StreamImageResponse,
+)
+from imagecall.v1.image_response_pb2 import ImageResponse
+from imagecall.v1.stream_event_pb2 import StreamEvent
+from imagecall.wire.chunks import MAX_FORMAT_BYTES, Assembly, Piece, damaged, end_of_image
+from imagecall.wire.cost import parsed
+
+MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+"""Largest message of a stream, which a client with default options takes."""
+
+BACKEND: Final = "gRPC backend"
+_COMPLETED: Final = "completed"
+_DONE: Final = "output_item_done_event"
+
+
+class AnswerLimits(NamedTuple):
+    """Limits of an answer, in bytes: of an image in chunks, and of a text or a whole message."""
+
+    image_bytes: int
+    text_bytes: int
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    """Turns what is wrong with an answer into a fault of the backend."""
+    try:
+        yield
+    except ConversionError as error:
+        raise damaged_answer(str(error), BACKEND) from None
+
+
+class CheckedStream:
+    """An answer to StreamImage that arrives."""
+
+    def __init__(self, limits: AnswerLimits) -> None:
+        self._limits = limits
+        self._stream = Reassembly(lambda: _Value(limits), _image_of)
+        self._has_image = False
+        self.begun = False
+        """Whether a part came."""
+        self.ended = False
+        """Whether the end came."""
+
+    def check(self, serialized: bytes) -> bytes:
+        """Checks the next part; returns the part to pass on. Raises GenerationError."""
+        self.begun = True
+        if len(serialized) > MAX_MESSAGE_BYTES:
+            raise too_large_message(len(serialized))
+        with _faults():
+            part = read_part(serialized)
+            if part is None:
+                return serialized  # Of a newer schema.
+            item = self._stream.add(part)
+            if item is None or isinstance(part, Piece):
+                return serialized
+            self._check_item(item)
+        if not isinstance(item, StreamEnd):
+            return serialized
+        self.ended = True
+        return self._settled(item, serialized)
+
+    def finish(self) -> None:
+        """Checks that nothing is missing at the end. Raises GenerationError."""
+        with _faults():
+            self._stream.finish()
+
+    def _check_item(self, item: StreamItem) -> None:
+        name = self._stream.name(item)
+        if isinstance(item, StreamEnd):
+            _check_response(item.response, f"{name}.response", self._limits)
+        elif not _is_newer(item):
+            with _writing(name):
+                event_to_json(item, max_bytes=self._limits.text_bytes)
+            if item.WhichOneof("variant") == _DONE:
+                self._has_image |= _has_image(getattr(item, _DONE).item)
+
+    def _settled(self, end: StreamEnd, serialized: bytes) -> bytes:
+        """Returns the end with its ending, where the backend left the ending unset."""
+        if end.ending:
+            return serialized
+        status = _status_of(end.response, self._has_image, "StreamEnd.ending")
+        answer = StreamImageResponse.FromString(serialized)
+        answer.end.response.status = status
+        answer.end.ending = ending_of(answer.end.response)  # type: ignore[assignment]  # a number of StreamEnding
+        return answer.SerializeToString()
+
+
+def checked_response(serialized: bytes, limits: AnswerLimits) -> GenerateImageResponse:
+    """Reads an answer to GenerateImage. Raises GenerationError."""
+    if len(serialized) > limits.text_bytes:
+        raise too_large_response(limits)
+    with _faults():
+        answer = parsed(GenerateImageResponse, serialized, "GenerateImageResponse")
+        if not answer.HasField("response"):
+            raise damaged("GenerateImageResponse.response is not set")
+        short = GenerateImageResponse()
+        short.CopyFrom(answer)
+        for place in images(short):
+            place.value = b""
+        _check_response(short.response, "response", limits)
+    answer.response.status = _status_of(answer.response, False, "ImageResponse.status")
+    return answer
+
+
+def too_large_response(limits: AnswerLimits) -> GenerationError:
+    """Returns the error for an answer to GenerateImage past the limit."""
+    return too_large_answer(f"the {BACKEND}'s answer", limits.text_bytes)
+
+
+def too_large_message(size: int | None = None) -> GenerationError:
+    """The error for a message of a stream past the limit; None: its size is not known."""
+    came = f"has {size:,} bytes" if size else "is too large"
+    text = (
+        f"a message of the stream {came}; the most is {MAX_MESSAGE_BYTES:,} bytes: "
+        "large values go in chunks"
+    )
+    return damaged_answer(text, BACKEND)
+
+
+def _check_response(response: ImageResponse, name: str, limits: AnswerLimits) -> None:
+    """Raises ConversionError unless all of a response can be written as JSON."""
+    response.DiscardUnknownFields()
+    with _writing(name):
+        response_to_json(response)
+    for index, call in enumerate(response.calls):
+        with _writing(f"{name}.calls[{index}]"):
+            to_json(call, max_bytes=limits.text_bytes)
+    if not response.HasField("document"):
+        return
+    with _writing(f"{name}.document"):
+        document_to_json(response.document, max_bytes=limits.text_bytes)
+    lifted = sum(call.pointer.startswith(OUTPUT) for call in response.document.calls)
+    if lifted < len(response.calls):
+        count = f"{lifted} calls of the output, and {name}.calls has {len(response.calls)}"
+        raise damaged(f"{name}.document has {count}")
+
+
+@contextmanager
+def _writing(name: str) -> Iterator[None]:
+    """Names the message that cannot be written as JSON, and the place in it."""
+    try:
+        yield
+    except ConversionError as error:
+        place = f"{name} at {error.pointer}" if error.pointer else name
+        raise damaged(f"{place}: {error}") from None
+
+
+def _status_of(response: ImageResponse, has_image: bool, unset: str) -> str:
+    """Returns the status: that of an answer with an image is "completed" where it is not set."""
+    if response.status:
+        return response.status
+    if has_image or any(_has_image(call) for call in response.calls):
+        return _COMPLETED
+    raise damaged_answer(f"{unset} is not set, and there is no image", BACKEND)
+
+
+def _has_image(call: ImageGenerationCall) -> bool:
+    return bool(images(call)) or isinstance(view(call).result, str)
+
+
+def _is_newer(event: StreamEvent) -> bool:
+    """Tells an event of a newer schema, which has no variant here, and drops unknown fields."""
+    size = event.ByteSize()
+    event.DiscardUnknownFields()
+    return event.WhichOneof("variant") is None and event.ByteSize() < size
+
+
+class _Value(Assembly):
+    """A value in chunks, of which its text is kept if it is one, else its first bytes."""
+
+    def __init__(self, limits: AnswerLimits) -> None:
+        super().__init__(limits.image_bytes)
+        self._limits = limits
+        self._decoder = getincrementaldecoder("utf-8")()
+        self._is_text = True
+        self._first = b""
+
+    def add(self, piece: Piece) -> None:
+        super().add(piece)
+        if self.size > self._limits.image_bytes:
+            raise too_large_answer("an image", self._limits.image_bytes)
+
+    def _keep(self, data: bytes | memoryview) -> None:
+        self._first += data[: MAX_FORMAT_BYTES - len(self._first)]
+        if self._is_text:
+            self._is_text = self.size <= self._limits.text_bytes and self._decodes(data)
+        if self._is_text:
+            super()._keep(data)
+        else:
+            self._pieces.clear()
+
+    def _decodes(self, data: bytes | memoryview) -> bool:
+        try:
+            self._decoder.decode(data)
+        except UnicodeDecodeError:
+            return False
+        return True
+
+    def check_image(self) -> None:
+        """Raises ConversionError unless the end is that of such an image."""
+        assert self.end
+        expected = end_of_image(self._first, self.end.field)
+        media, claimed = expected["media_type"], self.end.media_type
+        newer = not media and claimed not in MEDIA_TYPES.values()
+        self._check_end(claimed if newer else media, expected["final_image"])
+        self._pieces.clear()
+
+    def whole(self) -> bytes:
+        """Returns the text. Raises ConversionError, GenerationError."""
+        assert self.end
+        self._check_end("", False)
+        if self.size > self._limits.text_bytes:
+            raise too_large_answer(self.end.field, self._limits.text_bytes)
+        if not self._is_text:
+            raise damaged(f"the chunks of {self.end.field} are not UTF-8")
+        return super().whole()
+
+    def _check_end(self, media: str, final: bool) -> None:
+        assert self.end
+        for name, expected in (("media_type", media), ("final_image", final)):
+            found = getattr(self.end, name)
+            if found != expected:
+                shown, wanted = _shown(found), _shown(expected)
+                text = f"{name} of the chunks of {self.end.field} is {shown} instead of {wanted}"
+                raise damaged(text)
+
+
+def _shown(value: object) -> str:
+    return quoted(value) if isinstance(value, str) else str(value).lower()
+
+
+def _image_of(value: Assembly) -> bytes:
+    """Checks an image; returns what stands for it in the message that is checked."""
+    assert isinstance(value, _Value)
+    value.check_image()
+    return b""

@@ -1,0 +1,181 @@
+"""SDKs at their defaults send a request that may be billed once, as a counter at the API shows."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import openai
+import openrouter
+import pytest
+
+from imagecall.access.admission import Admission
+from imagecall.access.limits import Limits
+from imagecall.backends.embedded.backend import EmbeddedBackend
+from imagecall.backends.responses_api.backend import HttpBackend
+from imagecall.doors.http.server import HttpServer
+from tests.doors.test_http import door_before, post
+from tests.streams import framed, happy, item, response
+from tests.upstream import HANG, JSON, RESET, Answer, Upstream, upstream
+
+TOOL: Any = {"type": "image_generation"}
+ERROR = {"message": "it failed", "code": "server_error"}
+LIMITED = {"message": "slow down", "code": "rate_limit_exceeded"}
+AGAIN = {"retry-after": "1"}
+_BOTH = (False, True)
+
+BEGUN: dict[str, tuple[tuple[Any, ...], dict[str, Any], tuple[bool, ...]]] = {
+    "disconnected": ((), {"status": None}, _BOTH),
+    "reset": ((RESET,), {"status": None}, _BOTH),
+    "cut": ((json.dumps(response(item()))[:90].encode(),), {"whole": False}, _BOTH),
+    "not JSON": ((b'{"id":',), {}, _BOTH),
+    "too large": ((json.dumps(response(item(bytes(9000)))).encode(),), {}, _BOTH),
+    "too slow": ((HANG,), {}, _BOTH),
+    "silent": ((HANG,), {"status": None}, _BOTH),
+    "an error": ((json.dumps({"error": ERROR}).encode(),), {}, _BOTH),
+    "a limit": ((json.dumps({"error": LIMITED}).encode(),), {"headers": AGAIN}, _BOTH),
+    "HTML": ((b"<html>busy</html>",), {"content_type": "text/html"}, _BOTH),
+    "another JSON": ((b'{"choices":[]}',), {}, _BOTH),
+    "an empty stream": ((), {"content_type": "text/event-stream"}, (True,)),
+    "a cut event": ((framed(happy())[:60],), {"content_type": "text/event-stream"}, (True,)),
+    "an error event": (
+        (framed([{"type": "error", "error": ERROR}]),),
+        {"content_type": "text/event-stream"},
+        (True,),
+    ),
+}  # fmt: skip
+"""Failures after the API began, before an event of its answer: what it sends, plain or streamed."""
+
+FAILURES = [(name, streams) for name, (_, _, ways) in BEGUN.items() for streams in ways]
+
+
+@asynccontextmanager
+async def before_an_api() -> AsyncIterator[tuple[Upstream, str]]:
+    """An API, and the address of a door before it that is quick to give up."""
+    async with upstream() as api:
+        backend = HttpBackend(api.url, idle_seconds=0.5, max_bytes=5000)
+        async with door_before(backend) as address:
+            yield api, address
+
+
+def answer_of(failure: str) -> Answer:
+    steps, options, _ = BEGUN[failure]
+    return Answer(steps, **{"content_type": JSON} | options)
+
+
+async def ask_openai(address: str, streams: bool) -> int:
+    """The status that the SDK gives up with."""
+    async with openai.AsyncOpenAI(base_url=f"http://{address}/v1", api_key="none") as client:
+        create: Any = client.responses.create
+        with pytest.raises(openai.APIStatusError) as caught:
+            await create(model="m", input="a fox", tools=[TOOL], stream=streams)
+    return caught.value.status_code
+
+
+async def ask_openrouter(address: str, streams: bool) -> int:
+    """The same."""
+    url = f"http://{address}/api/v1"
+    async with openrouter.OpenRouter(api_key="none", server_url=url) as client:
+        send: Any = client.responses.send_async
+        with pytest.raises(openrouter.errors.OpenRouterError) as caught:
+            await send(model="m", input="a fox", tools=[TOOL], stream=streams)
+    return caught.value.status_code
+
+
+@pytest.mark.parametrize("ask", [ask_openai, ask_openrouter])
+@pytest.mark.parametrize(("failure", "streams"), FAILURES)
+async def test_an_sdk_sends_once_what_may_be_billed(failure: str, streams: bool, ask: Any) -> None:
+    async with before_an_api() as (api, address):
+        api.answers = [answer_of(failure)]
+        assert await asyncio.wait_for(ask(address, streams), 20) == 424
+        assert len(api.requests) == 1
+
+
+@pytest.mark.parametrize(("failure", "streams"), FAILURES)
+async def test_the_answer_says_that_it_is_not_to_be_sent_again(failure: str, streams: bool) -> None:
+    async with before_an_api() as (api, address):
+        api.answers = [answer_of(failure)]
+        answer, said = await post(address, {"input": "a", "stream": streams})
+    assert (answer.status, said["error"]["code"]) == (424, 424)
+    assert answer.headers["x-should-retry"] == "false"
+    assert "retry-after" not in answer.headers
+    assert said["error"]["type"].startswith("upstream_")
+
+
+@pytest.mark.parametrize("streams", _BOTH)
+async def test_the_first_answer_of_an_api_keeps_its_status_and_is_sent_again(streams: bool) -> None:
+    async with before_an_api() as (api, address):
+        for status in (500, 502, 503, 504, 429, 408, 409):
+            api.requests.clear()
+            headers = {"retry-after": "0"} if status == 429 else {}
+            api.say(b'{"error":{}}', status=status, content_type=JSON, headers=headers)
+            assert await ask_openai(address, streams) == status
+            assert len(api.requests) == 3
+        api.requests.clear()
+        api.say(b"{}", status=503, content_type=JSON)
+        asking = asyncio.create_task(ask_openrouter(address, streams))
+        async with asyncio.timeout(20):
+            while len(api.requests) < 2:  # noqa: ASYNC110  # It is a number, not an event.
+                await asyncio.sleep(0.05)
+        asking.cancel()
+        await asyncio.wait({asking})
+
+
+async def test_an_api_that_is_not_there_may_be_asked_again() -> None:
+    async with door_before(HttpBackend("http://127.0.0.1:1/v1")) as address:
+        answer, _ = await post(address, {"input": "a"})
+    assert (answer.status, answer.headers.get("x-should-retry")) == (503, None)
+
+
+async def test_an_error_within_a_stream_keeps_a_code_that_has_a_meaning() -> None:
+    async with before_an_api() as (api, address):
+        for event, code in ((ERROR, "503"), (LIMITED, "429")):
+            api.say(framed([*happy()[:3], {"type": "error", "error": event}]))
+            async with openai.AsyncOpenAI(base_url=f"http://{address}/v1", api_key="n") as client:
+                create: Any = client.responses.create
+                with pytest.raises(openai.APIError) as caught:
+                    async for _ in await create(model="m", input="a", tools=[TOOL], stream=True):
+                        pass
+            assert caught.value.code == code
+
+
+@pytest.mark.parametrize("streams", _BOTH)
+async def test_a_call_that_the_server_ends_is_sent_once(streams: bool) -> None:
+    async with upstream() as api:
+        api.say(HANG, status=None)
+        limits = Limits(call_seconds=0.5)
+        backend = HttpBackend(api.url)
+        async with door_before(backend, admission=Admission(limits)) as address:
+            assert await asyncio.wait_for(ask_openai(address, streams), 20) == 424
+        assert len(api.requests) == 1
+
+
+@pytest.mark.parametrize("streams", _BOTH)
+async def test_a_call_in_progress_when_the_server_stops_is_sent_once(streams: bool) -> None:
+    async with upstream() as api:
+        api.say(HANG, status=None)
+        backend = HttpBackend(api.url)
+        server = HttpServer("127.0.0.1:0", backend)
+        asking = asyncio.create_task(ask_openai(await server.start(), streams))
+        await api.arrived.wait()
+        await server.stop(0)
+        assert await asyncio.wait_for(asking, 20) == 424
+        await asyncio.wait_for(api.left.wait(), 5)
+        await backend.close()
+        assert len(api.requests) == 1
+
+
+async def test_a_fault_of_the_door_itself_is_sent_once() -> None:
+    calls = 0
+
+    class Broken(EmbeddedBackend):
+        async def generate_image(self, request: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            raise ZeroDivisionError
+
+    async with door_before(Broken()) as address:
+        assert await ask_openai(address, False) == 424
+        assert await ask_openrouter(address, False) == 424
+    assert calls == 2

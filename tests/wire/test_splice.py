@@ -1,0 +1,99 @@
+"""Large values put into serialized messages and taken out: always in the field that they are of."""
+
+import json
+import random
+from base64 import b64encode
+from itertools import permutations
+from typing import Any
+
+import imagecall
+from imagecall.conversion.converter import CALLS, Profile, read_call
+from imagecall.json.text import MAX_BYTES
+from imagecall.sizes import APART
+from imagecall.v1 import conversion_service_pb2 as pb
+from imagecall.v1.chunk_pb2 import Chunk, ChunkEnd
+from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+from imagecall.v1.image_generation_service_pb2 import StreamImageResponse
+from imagecall.wire.splice import put_in, serialized_with, take_out
+
+IMAGES = [random.Random(seed).randbytes(APART + seed) for seed in (1, 2)]
+
+
+def test_texts_that_hold_markers_are_no_places_for_images() -> None:
+    """Markers cannot be known; here they are, and stand in every other field too."""
+    values = [b64encode(image).decode() for image in IMAGES]
+    text = json.dumps(
+        {"type": "openrouter:image_generation", "result": values[0], "imageB64": values[1]}
+    )
+    call = ImageGenerationCall()
+    images = read_call(call, text, CALLS.default, Profile.WIRE, MAX_BYTES, True)
+    assert len(images) == 2
+    item = _item(call)
+    for marker in images:
+        item.id += marker
+        item.extra_fields.add(name=marker, json=f'"{marker}"')
+    whole = ImageGenerationCall.FromString(put_in(call, images))
+    found = _item(whole)
+    assert [found.result.image, found.image_b64.image] == IMAGES
+    found.result.image, found.image_b64.image = item.result.image, item.image_b64.image
+    assert whole == call
+
+
+def _item(call: ImageGenerationCall) -> Any:
+    return getattr(call, str(call.WhichOneof("variant")))
+
+
+def test_a_value_that_looks_like_another_field_stays_in_its_own() -> None:
+    end = ChunkEnd(size=1, field="-", sha256=b"-")
+    for data in (
+        b"-",
+        b"x" * APART,
+        StreamImageResponse(chunk=Chunk(data=b"-")).SerializeToString(),
+    ):
+        response = StreamImageResponse(chunk=Chunk(offset=1, end=end))
+        wire = serialized_with(response, "chunk.data", data)
+        expected = StreamImageResponse(chunk=Chunk(offset=1, end=end, data=data))
+        assert wire == expected.SerializeToString()
+    written = pb.FormatCallResponse(json="é" * APART)
+    assert serialized_with(pb.FormatCallResponse(), "json", written.json.encode()) == (
+        written.SerializeToString()
+    )
+
+
+def test_an_image_that_protobuf_merges_away_is_not_written() -> None:
+    def wire(field: str, **result: Any) -> bytes:
+        call = ImageGenerationCall()
+        found = getattr(call.output_image_generation_server_tool_item, field)
+        for name, value in result.items():
+            setattr(found, name, value)
+        return call.SerializeToString()
+
+    other = ImageGenerationCall()
+    other.output_image_generation_call.id = "a"
+    parts = [
+        wire("result", image=IMAGES[0]),
+        wire("image_b64", image=IMAGES[1]),
+        wire("result", image=b""),
+        wire("result", text="https://x"),
+        wire("image_b64", null_value=0),
+        other.SerializeToString(),
+    ]
+    for count in (1, 2, 3):
+        for chosen in permutations(parts, count):
+            data = b"".join(chosen)
+            whole = ImageGenerationCall.FromString(data)
+            assert imagecall.json_from_serialized(data) == imagecall.to_json(whole)
+
+
+def test_images_are_taken_out_of_a_request_by_their_paths() -> None:
+    request = pb.FormatCallRequest()
+    item = request.call.output_image_generation_server_tool_item
+    item.image_b64.image, item.result.image = IMAGES
+    short, images = take_out(request.SerializeToString(), pb.FormatCallRequest.DESCRIPTOR)
+    path = "call.output_image_generation_server_tool_item"
+    assert {name: bytes(data[0]) for name, data in images.items()} == {
+        f"{path}.image_b64.image": IMAGES[0],
+        f"{path}.result.image": IMAGES[1],
+    }
+    left = pb.FormatCallRequest.FromString(short)
+    assert left.call.output_image_generation_server_tool_item.result.WhichOneof("kind") == "image"
