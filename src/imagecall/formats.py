@@ -19,7 +19,10 @@ MEDIA_TYPES: Final = {
     "svg": "image/svg+xml",
 }
 """The media type of each format that is known."""
-_MAX_PROLOG_BYTES: Final = 4096
+
+MAX_PROLOG_BYTES: Final = 4096
+"""Longest start of an image in which its format shows."""
+
 _SVG: Final = re.compile(
     rb"""(?:\xef\xbb\xbf)?+  # UTF-8's byte order mark
     (?:\s++ | <\?[^>]*+> | <!--(?>.*?-->) | <!DOCTYPE[^][>]*+(?:\[[^]]*+\][^>]*+)?+>)*+
@@ -41,7 +44,7 @@ def image_format(image: bytes) -> str | None:
         return "webp"
     if image[4:12] in (b"ftypavif", b"ftypavis"):
         return "avif"
-    return "svg" if _SVG.match(image[:_MAX_PROLOG_BYTES]) else None
+    return "svg" if _SVG.match(image[:MAX_PROLOG_BYTES]) else None
 
 
 def media_type(image: bytes) -> str:

@@ -270,7 +270,7 @@ async def test_the_words_of_the_model_are_shown(output: list[Event], tmp_path: P
     assert said.splitlines()[-3:] == [
         "imagecall: the model wrote: I can't draw",
         "imagecall: the model wrote: that.\\u001b[1m",
-        "imagecall: it refuses: No.",
+        "imagecall: the model refused: No.",
     ]
 
 

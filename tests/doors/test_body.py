@@ -60,10 +60,10 @@ async def in_bytes(body: bytes) -> AsyncIterator[bytes]:
     ("coding", "body"),
     [
         ("gzip", gzip.compress(BODY, mtime=0)),
-        ("x-gzip", gzip.compress(BODY, 0)),
+        ("x-gzip", gzip.compress(BODY, 0, mtime=0)),
         (" GZIP", gzip.compress(BODY, mtime=0)),
         ("identity, gzip", gzip.compress(BODY, mtime=0)),
-        ("gzip", gzip.compress(BODY[:9]) + gzip.compress(b"") + gzip.compress(BODY[9:])),
+        ("gzip", b"".join(gzip.compress(part, mtime=0) for part in (BODY[:9], b"", BODY[9:]))),
         ("deflate", zlib.compress(BODY)),
         ("deflate", raw(BODY)),
         ("identity", BODY),

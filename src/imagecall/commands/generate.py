@@ -270,12 +270,9 @@ def _failure(end: StreamEnd) -> str:
 
 def _words(response: ImageResponse) -> Iterator[str]:
     """Lines that the model wrote beside an image, or instead of one."""
-    for head, text in (
-        ("the model wrote", response.output_text),
-        ("the model refused", response.refusal),
-    ):
+    for verb, text in (("wrote", response.output_text), ("refused", response.refusal)):
         for line in text.strip().splitlines():
-            yield printable(f"{head}: {line}")
+            yield printable(f"the model {verb}: {line}")
 
 
 def _pixels(image: bytes) -> Iterator[str]:

@@ -23,7 +23,7 @@ from imagecall.errors import (
     quoted,
     too_large_answer,
 )
-from imagecall.formats import MEDIA_TYPES
+from imagecall.formats import MAX_PROLOG_BYTES, MEDIA_TYPES
 from imagecall.generation.assembly import Reassembly, StreamItem, read_part
 from imagecall.generation.chunked_fields import images
 from imagecall.generation.response import OUTPUT, ending_of, response_to_json
@@ -35,7 +35,7 @@ from imagecall.v1.image_generation_service_pb2 import (
 )
 from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
-from imagecall.wire.chunks import MAX_FORMAT_BYTES, Assembly, Piece, damaged, end_of_image
+from imagecall.wire.chunks import Assembly, Piece, damaged, end_of_image
 from imagecall.wire.cost import parsed
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
@@ -214,7 +214,7 @@ class _Value(Assembly):
             raise too_large_answer("an image", self._limits.image_bytes)
 
     def _keep(self, data: bytes | memoryview) -> None:
-        self._first += data[: MAX_FORMAT_BYTES - len(self._first)]
+        self._first += data[: MAX_PROLOG_BYTES - len(self._first)]
         if self._is_text:
             self._is_text = self.size <= self._limits.text_bytes and self._decodes(data)
         if self._is_text:

@@ -19,9 +19,10 @@ _PLAN: Final = object_plan(ImageResponse.DESCRIPTOR)
 _OPTIONS: Final = {f.name: key_of(f) for f in ImageResponse.DESCRIPTOR.fields}
 _KEYS: Final = [option.name for option in _OPTIONS.values() if option.name]
 _NO_KEYS: Final = [name for name, key in _OPTIONS.items() if not (key.name or key.role)]
-_MESSAGE: Final = b'"message"'
 OUTPUT: Final = "/output/"
 """Start of the pointers of the calls of a response."""
+
+_MESSAGE: Final = b'"message"'
 
 
 class ReadResponse(NamedTuple):

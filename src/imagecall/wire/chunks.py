@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from imagecall.errors import ConversionError
-from imagecall.formats import media_type
+from imagecall.formats import MAX_PROLOG_BYTES, media_type
 from imagecall.sizes import CHUNK
 from imagecall.v1.chunk_pb2 import Chunk, ChunkEnd
 
@@ -17,9 +17,6 @@ _FINAL: Final = "output_item_done_event."
 """How the paths of finished images begin."""
 
 _DIGEST_BYTES: Final = 32
-
-MAX_FORMAT_BYTES: Final = 4096
-"""Bytes at the start of an image that show its format."""
 
 
 class Piece(NamedTuple):
@@ -85,7 +82,7 @@ class Chunker:
     def add(self, data: bytes) -> Piece | None:
         """Takes the next bytes, which become a chunk; gives the one before them, if any."""
         self._digest.update(data)
-        self._first += data[: MAX_FORMAT_BYTES - len(self._first)]
+        self._first += data[: MAX_PROLOG_BYTES - len(self._first)]
         held, self._held = self._held, data
         if not held:
             return None
