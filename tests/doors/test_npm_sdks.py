@@ -21,7 +21,6 @@ from tests.doors.test_sent_once import FAILURES, answer_of, before_an_api
 from tests.upstream import JSON
 
 PROGRAMS = Path(__file__).parents[1] / "npm"
-INSTALLED = PROGRAMS / "node_modules"
 SECONDS = 100
 
 OPENAI = ("BadRequestError", "RateLimitError", "InternalServerError")
@@ -61,11 +60,11 @@ EVENTS = [
 ]
 
 
-async def output_of(*command: str) -> bytes:
-    """What a program prints. Fails the test if the program fails."""
+async def output_of(*command: str, programs: Path = PROGRAMS) -> bytes:
+    """Runs a program in its directory; returns its output. Fails the test if the program fails."""
     program = await asyncio.create_subprocess_exec(
         *command,
-        cwd=PROGRAMS,
+        cwd=programs,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -80,16 +79,16 @@ async def output_of(*command: str) -> bytes:
     return output
 
 
-async def install() -> None:
-    """Installs the SDKs, unless those of the lock file are there.
+async def install(programs: Path = PROGRAMS) -> None:
+    """Installs the packages of a directory, unless those of its lock file are there.
 
     The scripts of the packages are not run: one checks types.
     """
-    stamp = INSTALLED / ".set-up"
-    want = (PROGRAMS / "package-lock.json").read_text()
+    stamp = programs / "node_modules" / ".set-up"
+    want = (programs / "package-lock.json").read_text()
     if stamp.exists() and stamp.read_text() == want:
         return
-    await output_of("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+    await output_of("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", programs=programs)
     stamp.write_text(want)
 
 
@@ -119,7 +118,7 @@ def test_every_installed_sdk_is_tested() -> None:
     assert set(package["dependencies"]) == {*KINDS, *OF_AI_SDK}
 
 
-@pytest.mark.parametrize("programs", ["npm", "interop/typescript", "interop/web"])
+@pytest.mark.parametrize("programs", ["npm", "npm/frameworks", "interop/typescript", "interop/web"])
 def test_the_lock_file_names_no_registry(programs: str) -> None:
     lock = json.loads((PROGRAMS.parent / programs / "package-lock.json").read_text())
     assert not [name for name, entry in lock["packages"].items() if "resolved" in entry]

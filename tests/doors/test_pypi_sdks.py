@@ -7,7 +7,10 @@ oldest of its line that was found to have the Responses API and a typed image it
 import asyncio
 import base64
 import json
+import os
+import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +25,36 @@ REQUIREMENTS = ROOT / "tests" / "pypi" / "requirements.txt"
 ENVIRONMENT = ROOT / ".venv-sdks"
 
 
-async def run(*command: str) -> bytes:
-    """What a program prints. Fails the test if the program fails."""
-    program = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+async def run(*command: str, env: Mapping[str, str] = os.environ) -> bytes:
+    """Runs a program; returns its output. Fails the test if the program fails."""
+    program = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, env=env
+    )
     output, _ = await program.communicate()
     assert program.returncode == 0, command
     return output
 
 
-async def report() -> Any:
-    stamp, want = ENVIRONMENT / ".set-up", REQUIREMENTS.read_text()
-    python = str(ENVIRONMENT / "bin" / "python")
+def python_with(requirements: Path, environment: Path, *options: str) -> str:
+    """The Python of an environment that has these packages, made unless it is there."""
+    stamp, want = environment / ".set-up", requirements.read_text()
+    python = str(environment / "bin" / "python")
     if not stamp.exists() or stamp.read_text() != want:
-        await run(sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT))
+        subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
         pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        await run(*pip, "--requirement", str(REQUIREMENTS))
+        subprocess.run([*pip, *options, "--requirement", requirements], check=True)
         stamp.write_text(want)
+    return python
+
+
+async def report(python: str) -> Any:
     async with door_before(EmbeddedBackend()) as address:
         return json.loads(await run(python, str(REQUIREMENTS.with_name("program.py")), address))
 
 
 @pytest.fixture(scope="module")
 def reports() -> Any:
-    return asyncio.run(report())
+    return asyncio.run(report(python_with(REQUIREMENTS, ENVIRONMENT)))
 
 
 @pytest.mark.parametrize("sdk", ["openai", "openrouter"])
