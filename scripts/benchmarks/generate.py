@@ -32,7 +32,7 @@ from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import StreamImageRequest
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_request_pb2 import ImageRequest
-from imagecall.wire.chunks import Piece
+from imagecall.wire.chunks import RawChunk
 
 SIZES = {"2 MB": 2_000_000, "64 MB": 64_000_000}
 BARE_METHOD = "/bare.Service/Stream"
@@ -233,7 +233,7 @@ async def latency() -> None:
 async def read_backend(backend: HttpBackend) -> int:
     size = 0
     async for part in backend.stream_image(request()):
-        if isinstance(part, Piece):
+        if isinstance(part, RawChunk):
             size += len(part.data)
     return size
 

@@ -160,6 +160,7 @@ async def test_a_token_for_us_is_not_passed_on(tmp_path: Path) -> None:
                         await client.generate_image(slow(0.01))
 
 
+@pytest.mark.timing
 async def test_past_the_limit_of_calls_one_is_refused_at_once_and_others_go_on() -> None:
     async with (
         doors(Admission(Limits(calls=2))) as (address, page),
@@ -330,6 +331,7 @@ async def test_a_body_is_not_read_without_a_token_and_is_refused_once_whole(
             assert (await working).calls
 
 
+@pytest.mark.timing
 async def test_a_body_comes_at_a_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imagecall.doors.http.middleware._BODY_SECONDS", 0.5)
     async with (
@@ -468,10 +470,10 @@ def test_a_message_whose_json_would_be_refused_is_not_written() -> None:
 
 
 def test_details_of_a_refused_call_have_a_time_to_retry() -> None:
-    from imagecall.rpc.status import status_of
+    from imagecall.rpc.status import to_status
 
     busy = GenerationError("TOO_MANY_CALLS", "busy", retry_seconds=1)
-    kinds = {detail.type_url.rpartition(".")[2] for detail in status_of(busy).details}
+    kinds = {detail.type_url.rpartition(".")[2] for detail in to_status(busy).details}
     assert kinds == {ErrorInfo.DESCRIPTOR.name, RetryInfo.DESCRIPTOR.name}
 
 

@@ -15,7 +15,7 @@ from imagecall.conversion.converter import event_from_json
 from imagecall.generation.parts import in_parts
 from imagecall.generation.response import end_of, response_from_json
 from imagecall.v1.image_generation_service_pb2 import StreamImageResponse
-from imagecall.wire.chunks import Piece
+from imagecall.wire.chunks import RawChunk
 from tests.streams import PNG, Event, happy, item, message_of, response
 
 Metadata = tuple[tuple[str, str | bytes], ...]
@@ -99,7 +99,7 @@ def stream(
 
 def chunk(offset: int, data: bytes, **end: Any) -> StreamImageResponse:
     """A chunk; the last one if it has an end."""
-    message = message_of(Piece(offset, data))
+    message = message_of(RawChunk(offset, data))
     for name, value in end.items():
         setattr(message.chunk.end, name, value)
     return message

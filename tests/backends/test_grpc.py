@@ -110,6 +110,7 @@ async def test_a_hop_takes_more_calls_than_a_connection() -> None:
         await backend.close()
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("way", ["deadline", "cancellation"])
 async def test_a_deadline_and_a_cancellation_go_through_both_hops(way: str) -> None:
     async with upstream() as api, two_hops(HttpBackend(api.url)) as address:

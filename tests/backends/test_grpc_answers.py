@@ -332,3 +332,30 @@ async def test_the_log_of_a_call_has_the_sentence_about_a_damaged_answer(
             _, _, error = await of_http(door, streaming)
     [line] = caplog.records
     assert line.__dict__["fields"]["error"] == error["message"]
+
+
+async def test_texts_in_chunks_are_checked_and_bounded_as_those_in_messages() -> None:
+    def with_extra(text: str, count: int = 1) -> Messages:
+        event = happy()[6] | {f"extra{n}": text for n in range(count)}
+        return stream(events=numbered([*happy()[:6], event, *happy()[7:8]]))
+
+    large = "x" * 1_500_000
+    good = with_extra(large)
+    assert [m for m in good if isinstance(m, pb.StreamImageResponse) and m.HasField("chunk")]
+    async with (
+        doors(Misbehaving(good)) as (address, _),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        stub: Any = ImageGenerationServiceStub(channel)
+        assert [part async for part in stub.StreamImage(A_STREAM)] == good
+    broken: Any = with_extra(large)
+    texts = [m for m in broken if m.chunk.end.field.endswith(".json")]
+    bad = pb.StreamImageResponse.FromString(texts[0].SerializeToString())
+    bad.chunk.data = bad.chunk.data[:-1] + b"x"  # Not the quote at the end.
+    whole = f'"{large}"'.encode()[:-1] + b"x"
+    bad.chunk.end.sha256 = hashlib.sha256(whole).digest()
+    broken[broken.index(texts[0])] = bad
+    await check(Misbehaving(broken), ["/extra0", "not JSON"], streaming=True)
+    async with doors(Misbehaving(with_extra(large, 3)), max_bytes=4_000_000) as (grpc_door, _):
+        failed = await of_grpc(grpc_door, True)
+    assert details(failed)[0].reason == "UPSTREAM_ANSWER_TOO_LARGE"

@@ -196,6 +196,20 @@ async def test_an_error_after_the_image_is_how_the_stream_ends(
         assert (images(found), found.error.message) == ([PNG], "m")
 
 
+async def test_an_event_without_its_item_is_left_out_and_counted(
+    api: Upstream, backend: HttpBackend
+) -> None:
+    for no_item in ({}, {"item": None}, {"item": "ig_1"}):
+        bare = [{"type": f"response.output_item.{kind}", **no_item} for kind in ("added", "done")]
+        api.say(framed([*bare, *happy()]))
+        happenings = await stream(backend)
+        assert len(happenings) == 6
+        assert (await end_of(backend)).missing_events == 2
+        assert images(await generate(backend, include_document=True)) == [PNG]
+        api.say(framed([*happy()[:4], *bare]))
+        assert (await failure(backend)).reason == "UPSTREAM_DAMAGED"
+
+
 @pytest.mark.parametrize("kind", ["failed", "incomplete", "cancelled"])
 async def test_an_end_that_has_no_response_says_how_the_stream_ended(
     api: Upstream, backend: HttpBackend, kind: str

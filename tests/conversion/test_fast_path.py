@@ -17,7 +17,7 @@ from imagecall.json.large_strings import NO_SPANS
 from imagecall.json.text import MAX_BYTES, encode, parse
 from imagecall.sizes import APART, ASIDE
 from imagecall.v1 import conversion_service_pb2 as pb
-from imagecall.wire.splice import take_out, take_text
+from imagecall.wire.splice import detach_images, detach_text
 from tests.cases import ITEMS, REFUSED_JSON, Case, Refusal
 from tests.mutations import mutations
 
@@ -121,7 +121,7 @@ def test_large_images_are_taken_out_of_serialized_messages_and_put_in() -> None:
         item.result.image, item.image_b64.image, item.id = one, two, "a"
         item.extra_fields.add(name="x", json=json.dumps("y" * size))
         data = call.SerializeToString()
-        short, images = take_out(data, call.DESCRIPTOR)
+        short, images = detach_images(data, call.DESCRIPTOR)
         assert len(images) == (2 if size >= APART else 0)
         assert len(short) == len(data) or len(short) < size + 200
         text = imagecall.to_json(call)
@@ -156,12 +156,12 @@ def test_a_large_text_is_taken_out_of_a_serialized_request() -> None:
     text = "x" * APART
     number = kind.DESCRIPTOR.fields_by_name["json"].number
     once = kind(json=text, variant="a", profile=pb.PROFILE_STRICT).SerializeToString()
-    short, taken = take_text(once, kind.DESCRIPTOR, "json")
+    short, taken = detach_text(once, kind.DESCRIPTOR, "json")
     assert taken == text.encode()
     assert len(short) < 20
     assert kind.FromString(short) == kind(variant="a", profile=pb.PROFILE_STRICT)
     padded = length_delimited(number, text.encode(), padding=2) + b"\x12\x01a"
-    short, taken = take_text(padded, kind.DESCRIPTOR, "json")
+    short, taken = detach_text(padded, kind.DESCRIPTOR, "json")
     assert (kind.FromString(short).variant, taken) == ("a", text.encode())
 
 
@@ -180,7 +180,7 @@ def test_a_text_that_is_protobufs_to_judge_stays() -> None:
         b"\x0a" + b"\xff" * 9 + b"\x01" + text,
     )
     for wire in stays:
-        assert take_text(wire, pb.ParseCallRequest.DESCRIPTOR, "json") == (wire, None)
+        assert detach_text(wire, pb.ParseCallRequest.DESCRIPTOR, "json") == (wire, None)
 
 
 def length_delimited(number: int, value: bytes, padding: int = 0) -> bytes:
@@ -219,6 +219,7 @@ def test_lengths_in_more_bytes_than_they_take_are_read_as_protobuf_reads_them(pa
         assert by_bytes(wire) == by_message(wire)
 
 
+@pytest.mark.timing
 def test_many_fields_and_images_take_no_longer_than_a_message() -> None:
     small = length_delimited(5, b"\x18\x01" * 131_072)
     image = length_delimited(5, length_delimited(2, length_delimited(2, bytes(262_144))))

@@ -226,6 +226,7 @@ async def test_a_call_that_has_worked_for_a_while_is_not_retried(
     assert len(api.requests) == 1
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("method", ["GenerateImage", "StreamImage"])
 @pytest.mark.parametrize("way", ["deadline", "cancellation"])
 async def test_a_deadline_and_a_cancellation_reach_the_api_at_once(

@@ -29,7 +29,7 @@ from imagecall.v1.conversion_error_pb2 import ErrorReason
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.document_kind_pb2 import DOCUMENT_KIND_RESPONSE, DocumentKind
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
-from imagecall.wire.chunks import Assembly, Piece, split
+from imagecall.wire.chunks import Assembly, RawChunk, split
 from tests.cases import DOCUMENTS, ITEMS, REFUSED_JSON, REFUSED_MESSAGES
 from tests.json_value import json_value
 
@@ -340,7 +340,7 @@ def whole(results: list[pb.ConversionResult], kind: str) -> bytes:
         match result.WhichOneof("output"):
             case "json_chunk" | "call_chunk" | "document_chunk":
                 assert result.WhichOneof("output") == kind + "_chunk"
-                assembly.add(Piece.of(getattr(result, kind + "_chunk")))
+                assembly.add(RawChunk.of(getattr(result, kind + "_chunk")))
             case "call" if kind == "call" and result.call.ByteSize() > MIB:
                 return result.call.SerializeToString()
             case "json" if len(result.json) > MIB:

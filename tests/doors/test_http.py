@@ -315,6 +315,7 @@ async def test_others_do_not_wait_while_a_large_body_is_read(door: str) -> None:
     assert max(waits) < (time.monotonic() - start) / 2
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("streaming", [False, True])
 async def test_a_client_that_leaves_ends_the_call_of_the_backend(streaming: bool) -> None:
     async with upstream() as api, door_before(HttpBackend(api.url)) as address:

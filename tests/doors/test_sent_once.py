@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import aiohttp
 import openai
 import openrouter
 import pytest
@@ -179,3 +180,28 @@ async def test_a_fault_of_the_door_itself_is_sent_once() -> None:
         assert await ask_openai(address, False) == 424
         assert await ask_openrouter(address, False) == 424
     assert calls == 2
+
+
+async def test_a_plain_answer_without_a_status_is_completed() -> None:
+    said = response(item())
+    del said["status"]
+    async with before_an_api() as (api, address):
+        api.say(json.dumps(said).encode(), content_type=JSON)
+        for streams in _BOTH:
+            async with openai.AsyncOpenAI(base_url=f"http://{address}/v1", api_key="n") as client:
+                create: Any = client.responses.create
+                answer = await create(model="m", input="a", tools=[TOOL], stream=streams)
+                if streams:
+                    answer = [event async for event in answer][-1].response
+            assert answer.status == "completed"
+
+
+async def test_an_image_past_the_limit_of_a_json_text_is_streamed_as_of_every_door() -> None:
+    limits = Limits(json_bytes=1_000_000)
+    body = {"input": "a", "stream": True, "embedded": {"image_bytes": 2_000_000}}
+    async with (
+        door_before(EmbeddedBackend(), admission=Admission(limits)) as address,
+        aiohttp.ClientSession() as session,
+        session.post(f"http://{address}/v1/responses", json=body) as answer,
+    ):
+        assert '"type":"response.completed"' in (await answer.text())

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.doors.http.app import PATHS, http_app
@@ -87,23 +86,23 @@ async def test_another_upgrade_is_passed_over(
     assert not caplog.records
 
 
-def test_inside_another_server_a_websocket_is_refused_alike() -> None:
-    with (
-        TestClient(http_app(EmbeddedBackend())) as client,
-        pytest.raises(WebSocketDenialResponse) as refused,
-        client.websocket_connect("/v1/responses"),
-    ):
-        pass
-    answer: Any = refused.value
-    assert (answer.status_code, answer.headers["upgrade"]) == (426, "HTTP/1.1")
-
-
-async def test_a_server_that_cannot_answer_so_closes_it() -> None:
+@pytest.mark.parametrize(
+    ("extensions", "kind"),
+    [({"websocket.http.response": {}}, "websocket.http.response.start"), ({}, "websocket.close")],
+    ids=["a server that can answer", "a server that can only close"],
+)
+async def test_inside_another_server_a_websocket_is_refused_as_that_can(
+    extensions: dict[str, Any], kind: str
+) -> None:
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "websocket", "path": "/v1/responses", "headers": [], "query_string": b""}
-    await http_app(EmbeddedBackend())(scope, asyncio.Event().wait, send)  # type: ignore[arg-type]
-    assert [message["type"] for message in sent] == ["websocket.close"]
+    scope: Any = {"type": "websocket", "path": "/v1/responses", "headers": [], "query_string": b""}
+    app: Any = http_app(EmbeddedBackend())
+    await app(scope | {"extensions": extensions}, asyncio.Event().wait, send)
+    assert sent[0]["type"] == kind
+    if extensions:
+        assert sent[0]["status"] == 426
+        assert (b"upgrade", b"HTTP/1.1") in sent[0]["headers"]

@@ -12,7 +12,7 @@ import imagecall
 from imagecall.errors import ConversionError
 from imagecall.generation.assembly import StreamItem, reassemble
 from imagecall.generation.backend import Part
-from imagecall.generation.chunked_fields import images, texts
+from imagecall.generation.chunked_fields import image_fields, text_fields
 from imagecall.generation.parts import in_parts
 from imagecall.sizes import APART, CHUNK
 from imagecall.v1.document_pb2 import Document
@@ -114,8 +114,8 @@ def test_what_goes_in_chunks_are_the_values_that_can_be_megabytes() -> None:
         )
     )
     call = "calls[2].call.output_image_generation_server_tool_item"
-    assert [place.path for place in images(document)] == [f"{call}.image_b64.image"]
-    assert [place.path for place in texts(document)] == [
+    assert [place.path for place in image_fields(document)] == [f"{call}.image_b64.image"]
+    assert [place.path for place in text_fields(document)] == [
         "json",
         "calls[0].call.output_image_generation_call.extra_fields[0].json",
         "calls[1].call.unknown_item.json",

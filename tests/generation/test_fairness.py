@@ -3,7 +3,7 @@
 import asyncio
 from itertools import pairwise
 
-from imagecall.generation.fairness import turn
+from imagecall.generation.fairness import fair_turn
 
 
 async def test_there_is_one_turn_in_a_few_rounds_and_in_order() -> None:
@@ -18,7 +18,7 @@ async def test_there_is_one_turn_in_a_few_rounds_and_in_order() -> None:
 
     async def large(number: int) -> None:
         for _ in range(3):
-            await turn()
+            await fair_turn()
             taken.append((rounds, number))
 
     counting = asyncio.create_task(count())
@@ -30,23 +30,23 @@ async def test_there_is_one_turn_in_a_few_rounds_and_in_order() -> None:
 
 
 async def test_one_who_no_longer_waits_keeps_nobody_waiting() -> None:
-    gone = [asyncio.create_task(turn()) for _ in range(3)]
-    stays = asyncio.create_task(turn())
+    gone = [asyncio.create_task(fair_turn()) for _ in range(3)]
+    stays = asyncio.create_task(fair_turn())
     await asyncio.sleep(0)
     for task in gone:
         task.cancel()
     async with asyncio.timeout(5):
         await stays
-        await turn()
+        await fair_turn()
     assert [task.cancelled() for task in gone] == [True] * 3
 
 
 def test_each_loop_has_its_own() -> None:
     stopped = asyncio.new_event_loop()
-    waiting = stopped.create_task(turn())
+    waiting = stopped.create_task(fair_turn())
     stopped.call_soon(stopped.stop)
     stopped.run_forever()
     assert not waiting.done()
-    asyncio.run(asyncio.wait_for(turn(), 5))
+    asyncio.run(asyncio.wait_for(fair_turn(), 5))
     stopped.run_until_complete(waiting)
     stopped.close()

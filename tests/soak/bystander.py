@@ -28,11 +28,12 @@ Call = Callable[[], Awaitable[Any]]
 
 
 class _Pace:
-    """Calls at a steady pace, and how long each took, in milliseconds."""
+    """Calls at a steady pace: when each was due, and how many milliseconds later it ended."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
         self._running: set[asyncio.Task[None]] = set()
+        self.due: list[float] = []
         self.milliseconds: list[float] = []
         self.failures: list[str] = []
 
@@ -54,6 +55,7 @@ class _Pace:
                 await self._call()
         except (grpc.RpcError, aiohttp.ClientError, TimeoutError) as error:
             self.failures.append(repr(error)[:200])
+        self.due.append(due)
         self.milliseconds.append((time.monotonic() - due) * 1000)
 
 
@@ -83,6 +85,7 @@ async def _main(address: str, http: str) -> None:
             await pace.finish()
         report(
             **{name: pace.milliseconds for name, pace in paces.items()},
+            due={name: pace.due for name, pace in paces.items()},
             failures=[failure for pace in paces.values() for failure in pace.failures],
         )
 

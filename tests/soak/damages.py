@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from imagecall.conversion.converter import from_json
 from imagecall.errors import ConversionError
 from imagecall.generation.assembly import StreamItem, reassemble
-from imagecall.generation.chunked_fields import images
+from imagecall.generation.chunked_fields import image_fields
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.chunk_pb2 import Chunk
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
@@ -281,4 +281,4 @@ async def _seen(parts: list[StreamImageResponse]) -> list[bytes]:
 
 
 def _images(happening: StreamItem) -> list[bytes]:
-    return [place.value for place in images(happening)]
+    return [place.value for place in image_fields(happening)]

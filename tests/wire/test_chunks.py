@@ -7,13 +7,13 @@ import pytest
 from imagecall.errors import ConversionError
 from imagecall.sizes import CHUNK
 from imagecall.v1.chunk_pb2 import Chunk
-from imagecall.wire.chunks import Assembly, Piece, split
+from imagecall.wire.chunks import Assembly, RawChunk, split
 
 
 def assemble(chunks: list[Chunk], max_bytes: int = 10**9) -> bytes:
     assembly = Assembly(max_bytes)
     for chunk in chunks:
-        assembly.add(Piece.of(chunk))
+        assembly.add(RawChunk.of(chunk))
     return assembly.whole()
 
 

@@ -14,7 +14,7 @@ from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.chunk_pb2 import Chunk, ChunkEnd
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import StreamImageResponse
-from imagecall.wire.splice import put_in, serialized_with, take_out
+from imagecall.wire.splice import attach_images, detach_images, serialized_with
 
 IMAGES = [random.Random(seed).randbytes(APART + seed) for seed in (1, 2)]
 
@@ -32,7 +32,7 @@ def test_texts_that_hold_markers_are_no_places_for_images() -> None:
     for marker in images:
         item.id += marker
         item.extra_fields.add(name=marker, json=f'"{marker}"')
-    whole = ImageGenerationCall.FromString(put_in(call, images))
+    whole = ImageGenerationCall.FromString(attach_images(call, images))
     found = _item(whole)
     assert [found.result.image, found.image_b64.image] == IMAGES
     found.result.image, found.image_b64.image = item.result.image, item.image_b64.image
@@ -89,7 +89,7 @@ def test_images_are_taken_out_of_a_request_by_their_paths() -> None:
     request = pb.FormatCallRequest()
     item = request.call.output_image_generation_server_tool_item
     item.image_b64.image, item.result.image = IMAGES
-    short, images = take_out(request.SerializeToString(), pb.FormatCallRequest.DESCRIPTOR)
+    short, images = detach_images(request.SerializeToString(), pb.FormatCallRequest.DESCRIPTOR)
     path = "call.output_image_generation_server_tool_item"
     assert {name: bytes(data[0]) for name, data in images.items()} == {
         f"{path}.image_b64.image": IMAGES[0],

@@ -140,7 +140,11 @@ class GrpcBackend:
             try:
                 await self._take_initial(call)
                 while (part := await self._next(call, stream)) is not grpc.aio.EOF:
-                    yield self._masked_part(stream.check(part))
+                    if stream.text_bytes < OFFLOAD:
+                        checked = stream.check(part)
+                    else:
+                        checked = await asyncio.to_thread(stream.check, part)
+                    yield self._masked_part(checked)
                 await self._take_trailing(call)
             finally:
                 call.cancel()

@@ -255,7 +255,7 @@ class _Images:
 def _is_final(event: StreamEvent) -> bool:
     """Whether an event has the final item of an image call."""
     done = event.output_item_done_event
-    return event.HasField("output_item_done_event") and not CALLS.chosen(done.item).option.fallback
+    return done.HasField("item") and not CALLS.chosen(done.item).option.fallback
 
 
 def _failure(end: StreamEnd) -> str:

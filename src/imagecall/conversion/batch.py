@@ -23,9 +23,9 @@ from imagecall.v1.conversion_service_pb2 import (
 from imagecall.v1.conversion_service_pb2 import Profile as ProfileNumber
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
-from imagecall.wire.chunks import Assembly, Piece, split
+from imagecall.wire.chunks import Assembly, RawChunk, split
 from imagecall.wire.cost import parsed
-from imagecall.wire.splice import put_in, take_out
+from imagecall.wire.splice import attach_images, detach_images
 
 _OVERHEAD: Final = 64
 """What stands around a result in a message, and around the text or chunk in a result, at most."""
@@ -89,7 +89,7 @@ def format_call(
 
 def format_serialized(data: bytes, max_bytes: int, count: Count = uncounted) -> bytes:
     """`json_from_serialized`. Raises ConversionError."""
-    short, images = take_out(data, ImageGenerationCall.DESCRIPTOR)
+    short, images = detach_images(data, ImageGenerationCall.DESCRIPTOR)
     try:
         call = parsed(ImageGenerationCall, short)
     except ConversionError as error:
@@ -215,7 +215,7 @@ class CallStream:
         if kind != self._assembled:
             message = f"a {kind} stands among the {self._assembled}s of an item"
             raise ConversionError("CHUNKS_DAMAGED", "", message)
-        self._assembly.add(Piece.of(getattr(conversion, kind)))
+        self._assembly.add(RawChunk.of(getattr(conversion, kind)))
         return self._assembly.complete
 
     def _whole(self) -> bytes:
@@ -252,7 +252,7 @@ class CallStream:
         )
         if not images and (size := result.ByteSize()) <= MESSAGE:
             return iter([(result, size)])
-        return self._chunks("call_chunk", put_in(result.call, images))
+        return self._chunks("call_chunk", attach_images(result.call, images))
 
     def _parse_document(self, json: str | bytes, kind: int) -> Iterator[Sized]:
         document = parse_document(json, kind, self._max_bytes, self._count)

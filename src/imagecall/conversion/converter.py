@@ -26,7 +26,7 @@ from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_tool_pb2 import Tool
 from imagecall.v1.stream_event_pb2 import StreamEvent
 from imagecall.wire.cost import parsed
-from imagecall.wire.splice import put_in, take_out
+from imagecall.wire.splice import attach_images, detach_images
 
 
 class Profile(Enum):
@@ -90,7 +90,7 @@ def serialized_from_json(
     """
     call = ImageGenerationCall()
     images = read_call(call, text, variant, profile, max_bytes, True)
-    return put_in(call, images) if images else call.SerializeToString()
+    return attach_images(call, images) if images else call.SerializeToString()
 
 
 def read_call(
@@ -139,7 +139,7 @@ def json_from_serialized(data: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
     For a large image this takes half the time and memory; see `serialized_from_json`, of which this
     is the inverse. Raises ConversionError: MALFORMED_PROTOBUF, and as to_json does.
     """
-    short, images = take_out(data, ImageGenerationCall.DESCRIPTOR)
+    short, images = detach_images(data, ImageGenerationCall.DESCRIPTOR)
     call = parsed(ImageGenerationCall, short)
     return join(call_pieces(call, images), max_bytes)
 

@@ -90,7 +90,7 @@ def _places(positions: Iterable[Position], depth: int = 0) -> _Places:
 _PLACES: Final = {kind: _places(positions) for kind, positions in POSITIONS.items()}
 
 Visit: TypeAlias = Callable[[Position, str, bytes, JsonValue], Sequence[Piece] | None]
-"""Given a position, a JSON Pointer, a raw value and its meaning: what to put there, or None."""
+"""Takes a position, a JSON Pointer, a raw value and its meaning; gives another value, or None."""
 
 
 def kind_name(number: int) -> Kind:

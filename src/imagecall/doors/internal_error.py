@@ -10,7 +10,7 @@ from imagecall.errors import GenerationError
 _log: Final = logging.getLogger(__name__)
 
 
-def unforeseen(error: Exception) -> GenerationError:
+def internal_error(error: Exception) -> GenerationError:
     """INTERNAL, with a number that stands in the log too, where no message is: it may quote.
 
     The call may have cost something.

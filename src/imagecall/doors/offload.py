@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 _pool: Final = ThreadPoolExecutor(max_workers=2, thread_name_prefix="imagecall")
 
 
-async def done(size: int, work: Callable[..., _T], *arguments: object) -> _T:
+async def run_offloaded(size: int, work: Callable[..., _T], *arguments: object) -> _T:
     """What the work gives, which is on `size` bytes: at once if they are few, else in a thread."""
     if size < OFFLOAD:
         return work(*arguments)

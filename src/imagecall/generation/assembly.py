@@ -8,13 +8,13 @@ from google.protobuf.message import DecodeError
 
 from imagecall.errors import ConversionError, quoted
 from imagecall.generation.backend import Part
-from imagecall.generation.chunked_fields import MAX_PATH, put_back
-from imagecall.generation.fairness import turn
+from imagecall.generation.chunked_fields import MAX_PATH, restore_values
+from imagecall.generation.fairness import fair_turn
 from imagecall.json.pieces import Apart, Data
 from imagecall.sizes import PIECE
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
-from imagecall.wire.chunks import Assembly, Piece, damaged
+from imagecall.wire.chunks import Assembly, RawChunk, damaged
 from imagecall.wire.cost import check_cost
 
 MAX_IMAGE_BYTES: Final = 1024 * 1024 * 1024
@@ -31,23 +31,23 @@ def _size(part: Part) -> int:
     match part:
         case bytes():
             return len(part)
-        case Piece():
+        case RawChunk():
             return len(part.data)
         case _:
             return part.ByteSize()
 
 
-def read_part(given: Part) -> Piece | StreamItem | None:
+def read_part(given: Part) -> RawChunk | StreamItem | None:
     """Reads a part of an answer. None: it is of a newer schema.
 
     Raises ConversionError: CHUNKS_DAMAGED, TOO_MANY_VALUES.
     """
-    if isinstance(given, Piece):
+    if isinstance(given, RawChunk):
         return given
     message = _message(given) if isinstance(given, bytes) else given
     match message.WhichOneof("part"):
         case "chunk":
-            return Piece.of(message.chunk)
+            return RawChunk.of(message.chunk)
         case "event":
             return message.event
         case "end":
@@ -87,18 +87,18 @@ class Reassembly:
         self._events = 0
         self._end: StreamEnd | None = None
 
-    def add(self, part: Piece | StreamItem) -> StreamItem | None:
+    def add(self, part: RawChunk | StreamItem) -> StreamItem | None:
         """Takes the next part; returns it, whole, if it is an event or the end."""
         if self._end is not None:
             raise damaged("the stream goes on after its end")
-        if isinstance(part, Piece):
+        if isinstance(part, RawChunk):
             self._add_piece(part)
             return None
         self._events += 1
         if self._open is not None:
             raise damaged(f"{self.name(part)} comes before the last chunk of a value")
         try:
-            put_back(part, self._values, self._image_of)
+            restore_values(part, self._values, self._image_of)
         except ConversionError as error:
             raise self._at(self.name(part), error) from None
         self._values = {}
@@ -113,7 +113,7 @@ class Reassembly:
             raise damaged(f"the stream has {what}, and no StreamEnd")
         return self._end
 
-    def _add_piece(self, piece: Piece) -> None:
+    def _add_piece(self, piece: RawChunk) -> None:
         self._open = self._open or self._new_assembly()
         try:
             self._open.add(piece)
@@ -179,7 +179,7 @@ async def reassemble(
     stream = Reassembly(partial(Assembly, max_image_bytes), image_of)
     async for given in parts:
         if _size(given) >= PIECE:
-            await turn()
+            await fair_turn()
         part = read_part(given)
         item = None if part is None else stream.add(part)
         if isinstance(item, StreamEvent):

@@ -9,9 +9,9 @@ from imagecall.v1.image_generation_service_pb2 import (
     StreamImageRequest,
     StreamImageResponse,
 )
-from imagecall.wire.chunks import Piece
+from imagecall.wire.chunks import RawChunk
 
-Part: TypeAlias = StreamImageResponse | Piece | bytes
+Part: TypeAlias = StreamImageResponse | RawChunk | bytes
 """A part of the answer to StreamImage: the message, a chunk, or the message serialized."""
 
 

@@ -25,7 +25,7 @@ from imagecall.errors import (
 )
 from imagecall.formats import MAX_PROLOG_BYTES, MEDIA_TYPES
 from imagecall.generation.assembly import Reassembly, StreamItem, read_part
-from imagecall.generation.chunked_fields import images
+from imagecall.generation.chunked_fields import image_fields
 from imagecall.generation.response import OUTPUT, ending_of, response_to_json
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
@@ -35,7 +35,7 @@ from imagecall.v1.image_generation_service_pb2 import (
 )
 from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
-from imagecall.wire.chunks import Assembly, Piece, damaged, end_of_image
+from imagecall.wire.chunks import Assembly, RawChunk, damaged, end_of_image
 from imagecall.wire.cost import parsed
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
@@ -67,12 +67,18 @@ class CheckedStream:
 
     def __init__(self, limits: AnswerLimits) -> None:
         self._limits = limits
-        self._stream = Reassembly(lambda: _Value(limits), _image_of)
+        self._texts = _Texts(limits.text_bytes)
+        self._stream = Reassembly(lambda: _Value(limits, self._texts), _image_of)
         self._has_image = False
         self.begun = False
         """Whether a part came."""
         self.ended = False
         """Whether the end came."""
+
+    @property
+    def text_bytes(self) -> int:
+        """Number of bytes of texts that the next event is to be checked with."""
+        return self._texts.size
 
     def check(self, serialized: bytes) -> bytes:
         """Checks the next part; returns the part to pass on. Raises GenerationError."""
@@ -84,9 +90,10 @@ class CheckedStream:
             if part is None:
                 return serialized  # Of a newer schema.
             item = self._stream.add(part)
-            if item is None or isinstance(part, Piece):
+            if item is None or isinstance(part, RawChunk):
                 return serialized
             self._check_item(item)
+            self._texts.size = 0
         if not isinstance(item, StreamEnd):
             return serialized
         self.ended = True
@@ -105,7 +112,8 @@ class CheckedStream:
             with _writing(name):
                 event_to_json(item, max_bytes=self._limits.text_bytes)
             if item.WhichOneof("variant") == _DONE:
-                self._has_image |= _has_image(getattr(item, _DONE).item)
+                done = getattr(item, _DONE)
+                self._has_image |= done.HasField("item") and _has_image(done.item)
 
     def _settled(self, end: StreamEnd, serialized: bytes) -> bytes:
         """Returns the end with its ending, where the backend left the ending unset."""
@@ -128,7 +136,7 @@ def checked_response(serialized: bytes, limits: AnswerLimits) -> GenerateImageRe
             raise damaged("GenerateImageResponse.response is not set")
         short = GenerateImageResponse()
         short.CopyFrom(answer)
-        for place in images(short):
+        for place in image_fields(short):
             place.value = b""
         _check_response(short.response, "response", limits)
     answer.response.status = _status_of(answer.response, False, "ImageResponse.status")
@@ -188,7 +196,7 @@ def _status_of(response: ImageResponse, has_image: bool, unset: str) -> str:
 
 
 def _has_image(call: ImageGenerationCall) -> bool:
-    return bool(images(call)) or isinstance(view(call).result, str)
+    return bool(image_fields(call)) or isinstance(view(call).result, str)
 
 
 def _is_newer(event: StreamEvent) -> bool:
@@ -198,29 +206,49 @@ def _is_newer(event: StreamEvent) -> bool:
     return event.WhichOneof("variant") is None and event.ByteSize() < size
 
 
+class _Texts:
+    """Number of bytes of texts that are kept for an event, and the most."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.size = 0
+
+    def add(self, size: int) -> None:
+        """Counts bytes. Raises GenerationError past the limit."""
+        self.size += size
+        if self.size > self._limit:
+            raise too_large_answer("the texts of an event", self._limit)
+
+
 class _Value(Assembly):
     """A value in chunks, of which its text is kept if it is one, else its first bytes."""
 
-    def __init__(self, limits: AnswerLimits) -> None:
+    def __init__(self, limits: AnswerLimits, texts: _Texts) -> None:
         super().__init__(limits.image_bytes)
         self._limits = limits
+        self._texts = texts
         self._decoder = getincrementaldecoder("utf-8")()
         self._is_text = True
         self._first = b""
 
-    def add(self, piece: Piece) -> None:
+    def add(self, piece: RawChunk) -> None:
         super().add(piece)
         if self.size > self._limits.image_bytes:
             raise too_large_answer("an image", self._limits.image_bytes)
 
     def _keep(self, data: bytes | memoryview) -> None:
         self._first += data[: MAX_PROLOG_BYTES - len(self._first)]
-        if self._is_text:
-            self._is_text = self.size <= self._limits.text_bytes and self._decodes(data)
-        if self._is_text:
+        if self._is_text and self.size <= self._limits.text_bytes and self._decodes(data):
+            self._texts.add(len(data))
             super()._keep(data)
         else:
-            self._pieces.clear()
+            self._drop()
+
+    def _drop(self) -> None:
+        """Keeps no text any more."""
+        self._is_text = False
+        self._texts.size -= sum(map(len, self._pieces))
+        self._pieces.clear()
 
     def _decodes(self, data: bytes | memoryview) -> bool:
         try:
@@ -236,7 +264,7 @@ class _Value(Assembly):
         media, claimed = expected["media_type"], self.end.media_type
         newer = not media and claimed not in MEDIA_TYPES.values()
         self._check_end(claimed if newer else media, expected["final_image"])
-        self._pieces.clear()
+        self._drop()
 
     def whole(self) -> bytes:
         """Returns the text. Raises ConversionError, GenerationError."""

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from imagecall.errors import quoted, too_large_answer
 from imagecall.sizes import APART, MEDIUM, MESSAGE
 from imagecall.v1 import options_pb2
-from imagecall.wire.chunks import Assembly, Piece, damaged, end_of_image, pieces
+from imagecall.wire.chunks import Assembly, RawChunk, damaged, end_of_image, pieces
 
 MAX_PATH: Final = 500
 """Longest path of a sender that stands whole in a sentence."""
@@ -42,28 +42,28 @@ class Place(NamedTuple):
         setattr(self.owner, self.name, value)
 
 
-def images(message: Message) -> list[Place]:
+def image_fields(message: Message) -> list[Place]:
     """The places that hold an image."""
     return list(_places(message, options_pb2.IN_CHUNKS_ALWAYS))
 
 
-def texts(message: Message) -> list[Place]:
+def text_fields(message: Message) -> list[Place]:
     """The places that hold a text that may be long."""
     return list(_places(message, options_pb2.IN_CHUNKS_LONG))
 
 
-def take_out(message: Message, sent: Collection[str] = ()) -> Iterator[Piece]:
+def detach_values(message: Message, sent: Collection[str] = ()) -> Iterator[RawChunk]:
     """The chunks of the large values of a message, each of which is left empty.
 
     `sent` are the paths of images that are empty already, as their chunks have been sent.
     """
-    for place in images(message):
+    for place in image_fields(message):
         if place.path not in sent:
             image = place.value
             place.value = b""
             yield from pieces(image, **end_of_image(image, place.path))
     for least in (APART, MEDIUM):
-        for place in texts(message):
+        for place in text_fields(message):
             text = place.value.encode() if len(place.value) > least // _MAX_UTF8 else b""
             if len(text) > least:
                 place.value = ""
@@ -73,7 +73,7 @@ def take_out(message: Message, sent: Collection[str] = ()) -> Iterator[Piece]:
     raise too_large_answer("a field of an event that cannot go in chunks", MESSAGE)
 
 
-def put_back(
+def restore_values(
     message: Message,
     values: Mapping[str, Assembly],
     image_of: Callable[[Assembly], bytes] = Assembly.whole,
@@ -83,8 +83,8 @@ def put_back(
     `image_of` gives what is put in the place of an image. Raises ConversionError: CHUNKS_DAMAGED
     unless there is a value for every image, and a place for every value.
     """
-    of_images = {place.path: place for place in images(message)}
-    of_texts = {place.path: place for place in texts(message)}
+    of_images = {place.path: place for place in image_fields(message)}
+    of_texts = {place.path: place for place in text_fields(message)}
     _check_places(of_images, of_texts, values)
     for path, value in values.items():
         try:

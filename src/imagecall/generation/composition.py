@@ -48,7 +48,7 @@ def _final_items(events: Sequence[StreamItem]) -> list[ImageGenerationCall]:
     ]
     if all(event.HasField("output_index") for event in done):
         done.sort(key=lambda event: event.output_index)
-    return [event.item for event in done]
+    return [event.item for event in done if event.HasField("item")]
 
 
 def _has_output(document: Document) -> bool:

@@ -17,7 +17,7 @@ _Waiting: TypeAlias = deque[asyncio.Future[None]]
 _waiting: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Waiting]] = WeakKeyDictionary()
 
 
-async def turn() -> None:
+async def fair_turn() -> None:
     """Waits for a turn. They come in the order in which they were asked for."""
     loop = asyncio.get_running_loop()
     waiting = _waiting.setdefault(loop, deque())

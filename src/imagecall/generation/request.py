@@ -12,7 +12,7 @@ from imagecall.conversion.document import document_from_json
 from imagecall.conversion.objects import TYPE, raw_value
 from imagecall.conversion.replay import to_input
 from imagecall.errors import ConversionError, pointer_to, quoted
-from imagecall.generation.chunked_fields import images
+from imagecall.generation.chunked_fields import image_fields
 from imagecall.generation.user_message import has_default_form, read_message, write_message
 from imagecall.json.diagnosis import MAX_DEPTH
 from imagecall.json.text import (
@@ -254,7 +254,7 @@ def _item(index: int, call: ImageGenerationCall) -> bytes:
     try:
         if CALLS.chosen(call).option.fallback:
             return _without_type(call) or to_json(call)
-        if any(not place.value for place in images(call)):
+        if any(not place.value for place in image_fields(call)):
             text = "the item's image has no bytes: put in those that came in chunks"
             raise ConversionError("NOT_REPLAYABLE", "", text)
         return to_json(to_input(call).call)

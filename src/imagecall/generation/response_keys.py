@@ -39,6 +39,12 @@ _OF_THE_REQUEST: Final[Mapping[str, bytes]] = {
 }
 """The keys that a request can set, with their values where it does not."""
 
+_NOTHING_USED: Final = (
+    b'{"input_tokens":0,"input_tokens_details":{"cached_tokens":0},'
+    b'"output_tokens":0,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":0}'
+)
+"""Usage of a response that has just begun; null is refused there by OpenRouter's SDKs of 2025."""
+
 
 def new_response_id() -> str:
     """An identifier for a response that has none."""
@@ -63,6 +69,11 @@ def response_keys(asked: Mapping[str, bytes], name: str) -> dict[str, bytes]:
         "model": set_keys.get("model", b'""'),
         "output": b"[]",
         "error": _NULL,
-        "usage": _NULL,
+        "usage": _NOTHING_USED,
         **{key: set_keys.get(key, value) for key, value in _OF_THE_REQUEST.items()},
     }
+
+
+def final_keys(keys: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The keys of the same response at its end, for an API that sent nothing of its usage."""
+    return {**keys, "usage": _NULL}

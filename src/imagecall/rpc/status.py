@@ -85,7 +85,7 @@ def code_of(error: ImagecallError) -> grpc.StatusCode:
     return grpc.StatusCode[error.code]
 
 
-def status_of(error: ImagecallError) -> Status:
+def to_status(error: ImagecallError) -> Status:
     """Returns the error as a google.rpc.Status."""
     status = Status.FromString(error.status) if error.status else _new_status(error)
     if not (isinstance(error, GenerationError) and error.may_be_billed):
@@ -136,7 +136,7 @@ def _is_ours(detail: Any) -> bool:
 
 def trailers_of(error: ImagecallError) -> Metadata:
     """Returns the trailing metadata of an error."""
-    details = (*error.trailers, (_DETAILS, status_of(error).SerializeToString()))
+    details = (*error.trailers, (_DETAILS, to_status(error).SerializeToString()))
     if isinstance(error, GenerationError):
         if error.may_be_billed:
             return (*details, *_NOT_TO_BE_RETRIED)

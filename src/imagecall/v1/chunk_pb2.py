@@ -24,14 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18imagecall/v1/chunk.proto\x12\x0cimagecall.v1\"J\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12#\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x16.imagecall.v1.ChunkEnd\"`\n\x08\x43hunkEnd\x12\x0c\n\x04size\x18\x01 \x01(\r\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x13\n\x0b\x66inal_image\x18\x05 \x01(\x08\x42*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18imagecall/v1/chunk.proto\x12\x0cimagecall.v1\"J\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12#\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x16.imagecall.v1.ChunkEnd\"`\n\x08\x43hunkEnd\x12\x0c\n\x04size\x18\x01 \x01(\r\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x13\n\x0b\x66inal_image\x18\x05 \x01(\x08\x42y\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1\xa2\x02\x03IVX\xaa\x02\x0cImagecall.V1\xca\x02\x0cImagecall\\V1\xe2\x02\x18Imagecall\\V1\\GPBMetadata\xea\x02\rImagecall::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'imagecall.v1.chunk_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
-  _globals['DESCRIPTOR']._serialized_options = b'\n\014imagecall.v1P\001Z\030imagecall/v1;imagecallv1'
+  _globals['DESCRIPTOR']._serialized_options = b'\n\014imagecall.v1P\001Z\030imagecall/v1;imagecallv1\242\002\003IVX\252\002\014Imagecall.V1\312\002\014Imagecall\\V1\342\002\030Imagecall\\V1\\GPBMetadata\352\002\rImagecall::V1'
   _globals['_CHUNK']._serialized_start=42
   _globals['_CHUNK']._serialized_end=116
   _globals['_CHUNKEND']._serialized_start=118

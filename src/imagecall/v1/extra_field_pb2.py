@@ -25,14 +25,14 @@ _sym_db = _symbol_database.Default()
 from imagecall.v1 import options_pb2 as imagecall_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eimagecall/v1/extra_field.proto\x12\x0cimagecall.v1\x1a\x1aimagecall/v1/options.proto\".\n\nExtraField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x04json\x18\x02 \x01(\tB\x04\xd8\xe3\x18\x02\x42*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eimagecall/v1/extra_field.proto\x12\x0cimagecall.v1\x1a\x1aimagecall/v1/options.proto\".\n\nExtraField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x04json\x18\x02 \x01(\tB\x04\xd8\xe3\x18\x02\x42y\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1\xa2\x02\x03IVX\xaa\x02\x0cImagecall.V1\xca\x02\x0cImagecall\\V1\xe2\x02\x18Imagecall\\V1\\GPBMetadata\xea\x02\rImagecall::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'imagecall.v1.extra_field_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
-  _globals['DESCRIPTOR']._serialized_options = b'\n\014imagecall.v1P\001Z\030imagecall/v1;imagecallv1'
+  _globals['DESCRIPTOR']._serialized_options = b'\n\014imagecall.v1P\001Z\030imagecall/v1;imagecallv1\242\002\003IVX\252\002\014Imagecall.V1\312\002\014Imagecall\\V1\342\002\030Imagecall\\V1\\GPBMetadata\352\002\rImagecall::V1'
   _globals['_EXTRAFIELD'].fields_by_name['json']._loaded_options = None
   _globals['_EXTRAFIELD'].fields_by_name['json']._serialized_options = b'\330\343\030\002'
   _globals['_EXTRAFIELD']._serialized_start=76

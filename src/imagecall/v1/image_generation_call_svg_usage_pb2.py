@@ -26,14 +26,14 @@ from imagecall.v1 import extra_field_pb2 as imagecall_dot_v1_dot_extra__field__p
 from imagecall.v1 import options_pb2 as imagecall_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2imagecall/v1/image_generation_call_svg_usage.proto\x12\x0cimagecall.v1\x1a\x1eimagecall/v1/extra_field.proto\x1a\x1aimagecall/v1/options.proto\"\x99\x03\n\x1bImageGenerationCallSvgUsage\x12/\n\x0cinput_tokens\x18\x01 \x01(\x05\x42\x14\xb2\xe3\x18\x10\n\x0cinput_tokens \x01H\x00\x88\x01\x01\x12\x31\n\routput_tokens\x18\x02 \x01(\x05\x42\x15\xb2\xe3\x18\x11\n\routput_tokens \x01H\x01\x88\x01\x01\x12/\n\x0ctotal_tokens\x18\x03 \x01(\x05\x42\x14\xb2\xe3\x18\x10\n\x0ctotal_tokens \x01H\x02\x88\x01\x01\x12\x37\n\x10reasoning_tokens\x18\x04 \x01(\x05\x42\x18\xb2\xe3\x18\x14\n\x10reasoning_tokens \x01H\x03\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02\x12!\n\x05model\x18\x06 \x01(\tB\r\xb2\xe3\x18\t\n\x05model \x01H\x04\x88\x01\x01\x42\x0f\n\r_input_tokensB\x10\n\x0e_output_tokensB\x0f\n\r_total_tokensB\x13\n\x11_reasoning_tokensB\x08\n\x06_modelB*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2imagecall/v1/image_generation_call_svg_usage.proto\x12\x0cimagecall.v1\x1a\x1eimagecall/v1/extra_field.proto\x1a\x1aimagecall/v1/options.proto\"\x99\x03\n\x1bImageGenerationCallSvgUsage\x12/\n\x0cinput_tokens\x18\x01 \x01(\x05\x42\x14\xb2\xe3\x18\x10\n\x0cinput_tokens \x01H\x00\x88\x01\x01\x12\x31\n\routput_tokens\x18\x02 \x01(\x05\x42\x15\xb2\xe3\x18\x11\n\routput_tokens \x01H\x01\x88\x01\x01\x12/\n\x0ctotal_tokens\x18\x03 \x01(\x05\x42\x14\xb2\xe3\x18\x10\n\x0ctotal_tokens \x01H\x02\x88\x01\x01\x12\x37\n\x10reasoning_tokens\x18\x04 \x01(\x05\x42\x18\xb2\xe3\x18\x14\n\x10reasoning_tokens \x01H\x03\x88\x01\x01\x12\x36\n\x0c\x65xtra_fields\x18\x05 \x03(\x0b\x32\x18.imagecall.v1.ExtraFieldB\x06\xb2\xe3\x18\x02(\x02\x12!\n\x05model\x18\x06 \x01(\tB\r\xb2\xe3\x18\t\n\x05model \x01H\x04\x88\x01\x01\x42\x0f\n\r_input_tokensB\x10\n\x0e_output_tokensB\x0f\n\r_total_tokensB\x13\n\x11_reasoning_tokensB\x08\n\x06_modelBy\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1\xa2\x02\x03IVX\xaa\x02\x0cImagecall.V1\xca\x02\x0cImagecall\\V1\xe2\x02\x18Imagecall\\V1\\GPBMetadata\xea\x02\rImagecall::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'imagecall.v1.image_generation_call_svg_usage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
-  _globals['DESCRIPTOR']._serialized_options = b'\n\014imagecall.v1P\001Z\030imagecall/v1;imagecallv1'
+  _globals['DESCRIPTOR']._serialized_options = b'\n\014imagecall.v1P\001Z\030imagecall/v1;imagecallv1\242\002\003IVX\252\002\014Imagecall.V1\312\002\014Imagecall\\V1\342\002\030Imagecall\\V1\\GPBMetadata\352\002\rImagecall::V1'
   _globals['_IMAGEGENERATIONCALLSVGUSAGE'].fields_by_name['input_tokens']._loaded_options = None
   _globals['_IMAGEGENERATIONCALLSVGUSAGE'].fields_by_name['input_tokens']._serialized_options = b'\262\343\030\020\n\014input_tokens \001'
   _globals['_IMAGEGENERATIONCALLSVGUSAGE'].fields_by_name['output_tokens']._loaded_options = None

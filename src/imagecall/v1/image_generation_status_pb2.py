@@ -25,14 +25,14 @@ _sym_db = _symbol_database.Default()
 from imagecall.v1 import options_pb2 as imagecall_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*imagecall/v1/image_generation_status.proto\x12\x0cimagecall.v1\x1a\x1aimagecall/v1/options.proto*\x98\x02\n\x15ImageGenerationStatus\x12\'\n#IMAGE_GENERATION_STATUS_UNSPECIFIED\x10\x00\x12\x38\n#IMAGE_GENERATION_STATUS_IN_PROGRESS\x10\x01\x1a\x0f\xc2\xe3\x18\x0bin_progress\x12\x34\n!IMAGE_GENERATION_STATUS_COMPLETED\x10\x02\x1a\r\xc2\xe3\x18\tcompleted\x12\x36\n\"IMAGE_GENERATION_STATUS_GENERATING\x10\x03\x1a\x0e\xc2\xe3\x18\ngenerating\x12.\n\x1eIMAGE_GENERATION_STATUS_FAILED\x10\x04\x1a\n\xc2\xe3\x18\x06\x66\x61iledB*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*imagecall/v1/image_generation_status.proto\x12\x0cimagecall.v1\x1a\x1aimagecall/v1/options.proto*\x98\x02\n\x15ImageGenerationStatus\x12\'\n#IMAGE_GENERATION_STATUS_UNSPECIFIED\x10\x00\x12\x38\n#IMAGE_GENERATION_STATUS_IN_PROGRESS\x10\x01\x1a\x0f\xc2\xe3\x18\x0bin_progress\x12\x34\n!IMAGE_GENERATION_STATUS_COMPLETED\x10\x02\x1a\r\xc2\xe3\x18\tcompleted\x12\x36\n\"IMAGE_GENERATION_STATUS_GENERATING\x10\x03\x1a\x0e\xc2\xe3\x18\ngenerating\x12.\n\x1eIMAGE_GENERATION_STATUS_FAILED\x10\x04\x1a\n\xc2\xe3\x18\x06\x66\x61iledBy\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1\xa2\x02\x03IVX\xaa\x02\x0cImagecall.V1\xca\x02\x0cImagecall\\V1\xe2\x02\x18Imagecall\\V1\\GPBMetadata\xea\x02\rImagecall::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'imagecall.v1.image_generation_status_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
-  _globals['DESCRIPTOR']._serialized_options = b'\n\014imagecall.v1P\001Z\030imagecall/v1;imagecallv1'
+  _globals['DESCRIPTOR']._serialized_options = b'\n\014imagecall.v1P\001Z\030imagecall/v1;imagecallv1\242\002\003IVX\252\002\014Imagecall.V1\312\002\014Imagecall\\V1\342\002\030Imagecall\\V1\\GPBMetadata\352\002\rImagecall::V1'
   _globals['_IMAGEGENERATIONSTATUS'].values_by_name["IMAGE_GENERATION_STATUS_IN_PROGRESS"]._loaded_options = None
   _globals['_IMAGEGENERATIONSTATUS'].values_by_name["IMAGE_GENERATION_STATUS_IN_PROGRESS"]._serialized_options = b'\302\343\030\013in_progress'
   _globals['_IMAGEGENERATIONSTATUS'].values_by_name["IMAGE_GENERATION_STATUS_COMPLETED"]._loaded_options = None

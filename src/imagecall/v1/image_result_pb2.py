@@ -26,14 +26,14 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from imagecall.v1 import options_pb2 as imagecall_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fimagecall/v1/image_result.proto\x12\x0cimagecall.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1aimagecall/v1/options.proto\"t\n\x0bImageResult\x12\x30\n\nnull_value\x18\x01 \x01(\x0e\x32\x1a.google.protobuf.NullValueH\x00\x12\x15\n\x05image\x18\x02 \x01(\x0c\x42\x04\xd8\xe3\x18\x01H\x00\x12\x14\n\x04text\x18\x03 \x01(\tB\x04\xd8\xe3\x18\x02H\x00\x42\x06\n\x04kindB*\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fimagecall/v1/image_result.proto\x12\x0cimagecall.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1aimagecall/v1/options.proto\"t\n\x0bImageResult\x12\x30\n\nnull_value\x18\x01 \x01(\x0e\x32\x1a.google.protobuf.NullValueH\x00\x12\x15\n\x05image\x18\x02 \x01(\x0c\x42\x04\xd8\xe3\x18\x01H\x00\x12\x14\n\x04text\x18\x03 \x01(\tB\x04\xd8\xe3\x18\x02H\x00\x42\x06\n\x04kindBy\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1\xa2\x02\x03IVX\xaa\x02\x0cImagecall.V1\xca\x02\x0cImagecall\\V1\xe2\x02\x18Imagecall\\V1\\GPBMetadata\xea\x02\rImagecall::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'imagecall.v1.image_result_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
-  _globals['DESCRIPTOR']._serialized_options = b'\n\014imagecall.v1P\001Z\030imagecall/v1;imagecallv1'
+  _globals['DESCRIPTOR']._serialized_options = b'\n\014imagecall.v1P\001Z\030imagecall/v1;imagecallv1\242\002\003IVX\252\002\014Imagecall.V1\312\002\014Imagecall\\V1\342\002\030Imagecall\\V1\\GPBMetadata\352\002\rImagecall::V1'
   _globals['_IMAGERESULT'].fields_by_name['image']._loaded_options = None
   _globals['_IMAGERESULT'].fields_by_name['image']._serialized_options = b'\330\343\030\001'
   _globals['_IMAGERESULT'].fields_by_name['text']._loaded_options = None

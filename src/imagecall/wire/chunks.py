@@ -19,7 +19,7 @@ _FINAL: Final = "output_item_done_event."
 _DIGEST_BYTES: Final = 32
 
 
-class Piece(NamedTuple):
+class RawChunk(NamedTuple):
     """A chunk that is no message yet, so that its data need not be copied."""
 
     offset: int
@@ -27,7 +27,7 @@ class Piece(NamedTuple):
     end: ChunkEnd | None = None
 
     @classmethod
-    def of(cls, chunk: Chunk) -> "Piece":
+    def of(cls, chunk: Chunk) -> "RawChunk":
         """That of a message, with a copy of its data."""
         return cls(chunk.offset, chunk.data, chunk.end if chunk.HasField("end") else None)
 
@@ -41,7 +41,7 @@ def split(data: bytes) -> Iterator[Chunk]:
     return (piece.chunk() for piece in pieces(data))
 
 
-def pieces(data: bytes, *, sha256: bytes = b"", **end: Any) -> Iterator[Piece]:
+def pieces(data: bytes, *, sha256: bytes = b"", **end: Any) -> Iterator[RawChunk]:
     """The same, not yet as messages.
 
     `sha256` is the digest of the bytes, if it is known; `end` what else is said at their end.
@@ -56,7 +56,7 @@ def pieces(data: bytes, *, sha256: bytes = b"", **end: Any) -> Iterator[Piece]:
         if offset + CHUNK >= len(data):
             whole = digest.digest() if digest else sha256
             last = ChunkEnd(size=len(data), sha256=whole, **end)
-        yield Piece(offset, part, last)
+        yield RawChunk(offset, part, last)
 
 
 def end_of_image(data: bytes, field: str) -> dict[str, Any]:
@@ -79,25 +79,25 @@ class Chunker:
         """How many bytes there are."""
         return self._offset + len(self._held)
 
-    def add(self, data: bytes) -> Piece | None:
+    def add(self, data: bytes) -> RawChunk | None:
         """Takes the next bytes, which become a chunk; gives the one before them, if any."""
         self._digest.update(data)
         self._first += data[: MAX_PROLOG_BYTES - len(self._first)]
         held, self._held = self._held, data
         if not held:
             return None
-        piece = Piece(self._offset, held)
+        piece = RawChunk(self._offset, held)
         self._offset += len(held)
         return piece
 
-    def finish(self, field: str) -> Piece:
+    def finish(self, field: str) -> RawChunk:
         """The last chunk; the image is the value of `field`."""
         end = ChunkEnd(
             size=self._offset + len(self._held),
             sha256=self._digest.digest(),
             **end_of_image(self._first, field),
         )
-        return Piece(self._offset, self._held, end)
+        return RawChunk(self._offset, self._held, end)
 
 
 class Assembly:
@@ -125,7 +125,7 @@ class Assembly:
         """Whether the last chunk was added."""
         return self._end is not None
 
-    def add(self, piece: Piece) -> None:
+    def add(self, piece: RawChunk) -> None:
         """Takes the next chunk.
 
         Raises ConversionError (CHUNKS_DAMAGED) for a chunk that is not the next one. Of more than

@@ -39,10 +39,10 @@ class _Field(NamedTuple):
 
 
 _Replace: TypeAlias = Callable[[str, FieldDescriptor, memoryview], _Value | None]
-"""Given the path of a field, the field and its value: the value to put there, or None."""
+"""Takes the path of a field, the field and its value; gives another value, or None."""
 
 
-def put_in(message: Message, images: Mapping[str, bytes]) -> bytes:
+def attach_images(message: Message, images: Mapping[str, bytes]) -> bytes:
     """The serialized message, with images in those image fields whose whole value is a marker."""
     descriptor: Any = message.DESCRIPTOR
     by_marker = {marker.encode(): image for marker, image in images.items()}
@@ -69,7 +69,7 @@ def serialized_with(message: Message, path: str, value: _Value) -> bytes:
     return _replaced(message.SerializeToString(), descriptor, replace)
 
 
-def take_text(wire: bytes, descriptor: Descriptor, name: str) -> tuple[bytes, bytes | None]:
+def detach_text(wire: bytes, descriptor: Descriptor, name: str) -> tuple[bytes, bytes | None]:
     """A serialized message without the large text of a field, and that text; None: it stays.
 
     It is taken if it is there once and all ASCII, as what else it may be is protobuf's to check.
@@ -86,7 +86,9 @@ def take_text(wire: bytes, descriptor: Descriptor, name: str) -> tuple[bytes, by
     return short, taken[0] if taken else None
 
 
-def take_out(wire: bytes, descriptor: Descriptor) -> tuple[bytes, dict[str, tuple[memoryview]]]:
+def detach_images(
+    wire: bytes, descriptor: Descriptor
+) -> tuple[bytes, dict[str, tuple[memoryview]]]:
     """A serialized message whose large images are empty, and those, by the paths of their fields.
 
     An image stays if its field, or one around it, is there twice: which of them counts, protobuf

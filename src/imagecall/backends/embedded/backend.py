@@ -19,8 +19,8 @@ from imagecall.backends.embedded.test_card.card import Card, draw
 from imagecall.backends.embedded.test_card.padding import pad
 from imagecall.errors import ConversionError, damaged_answer, pointer_to
 from imagecall.generation.backend import Part
-from imagecall.generation.chunked_fields import images
-from imagecall.generation.fairness import turn
+from imagecall.generation.chunked_fields import image_fields
+from imagecall.generation.fairness import fair_turn
 from imagecall.generation.parts import in_parts
 from imagecall.generation.response import end_of
 from imagecall.sizes import PIECE
@@ -156,7 +156,7 @@ async def _final_image(
         yield StreamImageResponse(event=answer.completed())
     if order.asked.ending == "cut":
         for piece in pieces(final.data[: len(final.data) // 2]) if final else ():
-            await turn()
+            await fair_turn()
             yield piece._replace(end=None)
         raise damaged_answer("it ends in the middle of the image")
     if order.draws:
@@ -168,13 +168,13 @@ async def _with_image(
     message: StreamEvent | StreamEnd, picture: Picture | None
 ) -> AsyncGenerator[Part, None]:
     """An event or end whose images are left empty, after their chunks, all of the same picture."""
-    paths = [place.path for place in images(message)]
+    paths = [place.path for place in image_fields(message)]
     if picture is not None:
         for path in paths:
             end = end_of_image(picture.data, path)
             for piece in pieces(picture.data, sha256=picture.sha256, **end):
                 if len(piece.data) >= PIECE:
-                    await turn()
+                    await fair_turn()
                 yield piece
     for part in in_parts(message, paths if picture is not None else ()):
         yield part

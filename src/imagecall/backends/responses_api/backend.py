@@ -22,9 +22,9 @@ import aiohttp
 from imagecall.access.limits import Limits
 from imagecall.backends.responses_api.body import IDENTITY, TRANSPORT_ERRORS, Body, inflater_of
 from imagecall.backends.responses_api.errors import (
-    failed,
+    error_answer,
+    error_event,
     not_understood,
-    refused,
     secrets_of,
     without_secrets,
 )
@@ -35,7 +35,7 @@ from imagecall.generation.assembly import reassemble
 from imagecall.generation.backend import Part
 from imagecall.generation.call_context import CALL
 from imagecall.generation.composition import compose
-from imagecall.generation.fairness import turn
+from imagecall.generation.fairness import fair_turn
 from imagecall.generation.parts import in_parts
 from imagecall.generation.request import request_to_json
 from imagecall.generation.response import ReadResponse, end_of, ending_of, response_from_json
@@ -150,7 +150,7 @@ class HttpBackend:
                 observed.code = answer.status
                 if answer.status != 200:
                     start = await _start_of_error(answer)
-                    raise refused(answer.status, answer.headers, start, self._secrets)
+                    raise error_answer(answer.status, answer.headers, start, self._secrets)
                 inflater = inflater_of(answer)
                 yield answer, Body(answer, inflater, self._idle_seconds, self._max_bytes)
 
@@ -187,7 +187,7 @@ class HttpBackend:
         failure: Exception | None = None
         while received and not stream.ended:
             for piece in _slices(received, stream):
-                await (turn() if len(piece) >= PIECE else asyncio.sleep(0))
+                await (fair_turn() if len(piece) >= PIECE else asyncio.sleep(0))
                 for part in stream.feed(piece):
                     yield part
             received = b""
@@ -234,7 +234,7 @@ class HttpBackend:
         said = value.get("error") or value
         if said is value and not (value.get("message") or value.get("detail")):
             raise not_understood("JSON without a response", may_be_billed=True)
-        raise failed(said, self._secrets, headers)
+        raise error_event(said, self._secrets, headers)
 
 
 async def _start_of_error(answer: aiohttp.ClientResponse) -> bytes:

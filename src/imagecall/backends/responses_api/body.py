@@ -12,7 +12,7 @@ import msgspec
 
 from imagecall.backends.responses_api.errors import not_understood
 from imagecall.errors import damaged_answer, quoted, too_large_answer
-from imagecall.generation.fairness import turn
+from imagecall.generation.fairness import fair_turn
 from imagecall.rpc.inflater import Inflater
 from imagecall.sizes import PIECE
 
@@ -70,7 +70,7 @@ class Body:
                 raise damaged_answer(f"its compression: {error}") from None
             self._check_ratio(len(piece))
             if len(piece) >= PIECE:
-                await turn()
+                await fair_turn()
             if piece:
                 return piece
             received = await self._receive(seconds)

@@ -88,7 +88,7 @@ def _masked(text: str, secrets: Secrets) -> str:
     return _KEY.sub("[key]", without_secrets(text.encode(errors="replace"), secrets).decode())
 
 
-def refused(
+def error_answer(
     status: int, headers: Mapping[str, str], body: bytes, secrets: Secrets
 ) -> GenerationError:
     """The error for an answer with a status of 300 or more, or below 200."""
@@ -96,7 +96,7 @@ def refused(
     return _error(status, error, _said(error, body), headers, secrets, may_be_billed=False)
 
 
-def failed(error: JsonValue, secrets: Secrets, headers: Mapping[str, str]) -> GenerationError:
+def error_event(error: JsonValue, secrets: Secrets, headers: Mapping[str, str]) -> GenerationError:
     """The error for an error object that came in a stream, or with the status 200."""
     fields = error if isinstance(error, dict) else {"message": str(error)}
     said = _text(fields, "message") or _text(fields, "detail")

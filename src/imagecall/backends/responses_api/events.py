@@ -80,6 +80,11 @@ class Event:
         return self.tag.startswith(_PREFIX + "output_item.")
 
     @property
+    def lacks_item(self) -> bool:
+        """Whether the event should have an item, and has none."""
+        return self.is_of_item and not isinstance(self.value.get("item"), dict)
+
+    @property
     def items_named(self) -> int:
         """The number of image items in the event, by their types."""
         return sum(self.data.count(b'"%b"' % name.encode()) for name in CALLS.by_type)

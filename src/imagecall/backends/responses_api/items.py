@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 from imagecall.conversion.converter import CALLS, EVENTS
 from imagecall.conversion.view import view
 from imagecall.errors import quoted
-from imagecall.generation.chunked_fields import images, texts
+from imagecall.generation.chunked_fields import image_fields, text_fields
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.stream_event_pb2 import StreamEvent
 
@@ -53,7 +53,7 @@ class Items:
         message = getattr(event, variant.name)
         if variant.option.fallback or "item" not in message.DESCRIPTOR.fields_by_name:
             return
-        if CALLS.chosen(message.item).option.fallback:
+        if not message.HasField("item") or CALLS.chosen(message.item).option.fallback:
             return
         name = _id(message.item)
         key = (message.output_index if message.HasField("output_index") else None, name)
@@ -104,7 +104,9 @@ class Items:
 
 def _has_result(call: ImageGenerationCall) -> bool:
     """Whether an item has an image, or a text in its stead."""
-    return bool(images(call)) or any(place.value for place in texts(call) if "result" in place.path)
+    return bool(image_fields(call)) or any(
+        place.value for place in text_fields(call) if "result" in place.path
+    )
 
 
 def _called(name: str | None) -> str:

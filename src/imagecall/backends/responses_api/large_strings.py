@@ -12,7 +12,7 @@ from imagecall.backends.responses_api.items import Items
 from imagecall.backends.responses_api.large_base64 import LargeBase64, Use
 from imagecall.conversion.converter import EVENTS, event_from_json
 from imagecall.errors import ConversionError, damaged_answer
-from imagecall.generation.chunked_fields import images, texts
+from imagecall.generation.chunked_fields import image_fields, text_fields
 from imagecall.generation.response import ENDINGS, ReadResponse, response_from_json
 from imagecall.json.text import closing_brackets, members
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamImageRequest
@@ -45,7 +45,7 @@ class LargeStrings:
         variant = EVENTS.chosen(event)
         if variant.option.fallback:
             return self._choose_in_other(event, marker)
-        if self.streams or all(place.value != marker.marker for place in images(event)):
+        if self.streams or all(place.value != marker.marker for place in image_fields(event)):
             return Use.HOLD
         self.streams = True
         return Use.STREAM
@@ -62,7 +62,7 @@ class LargeStrings:
         except ConversionError:
             return Use.HOLD
         for _, call in read.calls() if read else ():
-            if any(place.value == marker.marker for place in images(call)):
+            if any(place.value == marker.marker for place in image_fields(call)):
                 return Use.SKIP if self._items.has_id(call) else Use.HOLD
         return Use.HOLD
 
@@ -78,7 +78,7 @@ def fill(message: StreamEvent | StreamEnd, large: Iterable[LargeBase64]) -> str:
 
     Returns the path of the image that was streamed; "" if none was.
     """
-    places = images(message)
+    places = image_fields(message)
     streamed = ""
     for string in large:
         own = [place for place in places if place.value == string.marker]
@@ -97,13 +97,13 @@ def fill_end(end: StreamEnd, large: Iterable[LargeBase64]) -> None:
     """Puts the large strings of the event that ends a stream into its end."""
     fill(end, [string for string in large if string.use is not Use.SKIP])
     skipped = {string.marker for string in large if string.use is Use.SKIP}
-    if any(place.value in skipped for place in images(end)):
+    if any(place.value in skipped for place in image_fields(end)):
         raise damaged_answer("two items of the response have the same id")
 
 
 def _fill_text(message: StreamEvent | StreamEnd, string: LargeBase64) -> None:
     """Puts a string that is not an image of ours back into the raw JSON that has its marker."""
-    for place in texts(message):
+    for place in text_fields(message):
         marker = string.text_marker.decode()
         if marker in place.value:
             place.value = place.value.replace(marker, string.text.decode())

@@ -15,8 +15,8 @@ from typing import Final
 
 from imagecall.backends.responses_api.errors import (
     Secrets,
+    error_event,
     error_of,
-    failed,
     not_understood,
     without_secrets,
 )
@@ -147,7 +147,7 @@ class ResponseStream:
             yield from self._error(event)
             return
         if event.is_foreign_error:
-            self._foreign_error = failed(event.error, self._secrets, {})
+            self._foreign_error = error_event(event.error, self._secrets, {})
         if event.tag:
             yield from self._read_typed(event, sse.large)
         elif event.fault and not self._is_settled:
@@ -160,24 +160,24 @@ class ResponseStream:
         self._words.note(event.tag, event.value)
         if event.tag in ENDINGS:
             yield from self._end(event, large)
-        elif event.fault:
-            self._leave_out(event, event.fault)
+        elif event.fault or event.lacks_item:
+            self._leave_out(event)
         else:
             yield from self._event(event, large)
 
     def _error(self, event: Event) -> Iterator[Part]:
         """Raises the error of an event; once no image can be lost, it is how the stream ends."""
-        error = failed(event.error, self._secrets, {})
+        error = error_event(event.error, self._secrets, {})
         if not self._is_settled:
             raise error
         self._response.error.CopyFrom(_response_error(event.error))
         yield from self._ended(StreamEnding.STREAM_ENDING_FAILED)
 
-    def _leave_out(self, event: Event, fault: ConversionError) -> None:
+    def _leave_out(self, event: Event) -> None:
         """Leaves out a faulty event. Raises GenerationError for one that may cost an image."""
         costs_image = event.may_have_image and (event.is_of_item or not self._is_settled)
         if costs_image or self._chunker is not None:
-            raise self._damaged(f"an event is not JSON: {fault}")
+            raise self._damaged(f"an event is not JSON: {event.fault}")
         if self._request.include_other_events or event.tag in EVENTS.by_type:
             self._missing = min(self._missing + 1, _MOST_MISSING)
 

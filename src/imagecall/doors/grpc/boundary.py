@@ -17,8 +17,8 @@ import grpc
 from google.protobuf.message import Message
 
 from imagecall.access.admission import Admission
-from imagecall.doors.internal_error import unforeseen
-from imagecall.doors.offload import done
+from imagecall.doors.internal_error import internal_error
+from imagecall.doors.offload import run_offloaded
 from imagecall.errors import ImagecallError
 from imagecall.observing.observer import Observer, note_caller, note_failure, note_refusal
 from imagecall.observing.request_id import HEADER
@@ -57,7 +57,7 @@ async def _abort(context: Context, error: ImagecallError) -> NoReturn:
     try:
         trailers = trailers_of(error)
     except Exception as fault:  # So that nothing of it is told to the client.
-        error = unforeseen(fault)
+        error = internal_error(fault)
         trailers = trailers_of(error)
     note_failure(error)
     trailers = (*trailers, (HEADER, identify()))
@@ -81,7 +81,7 @@ async def _refuse(context: Context, error: Exception) -> NoReturn:
     identify()
     if isinstance(error, NotImplementedError):  # Of grpcio's servicers, such as Health for List.
         await _end(context, grpc.StatusCode.UNIMPLEMENTED, "the method is not implemented")
-    known = error if isinstance(error, ImagecallError) else unforeseen(error)
+    known = error if isinstance(error, ImagecallError) else internal_error(error)
     _let_go(error)
     await _abort(context, known)
 
@@ -297,7 +297,7 @@ def _given(handler: Any, behavior: Any, counts: bool) -> Callable[[Any], Awaitab
         return data
 
     async def one(data: bytes) -> Any:
-        return await done(len(data), decode, data)
+        return await run_offloaded(len(data), decode, data)
 
     async def stream(data: AsyncIterator[bytes]) -> AsyncIterator[Any]:
         return _decoded(data, counted_in(decode) if counts else decode)
@@ -312,4 +312,4 @@ async def _decoded(
 ) -> AsyncIterator[Any]:
     async for message in data:
         REQUEST_BYTES.set(len(message))
-        yield await done(len(message), decode, message)
+        yield await run_offloaded(len(message), decode, message)

@@ -24,7 +24,7 @@ from imagecall.doors.grpc.boundary import (
     request_of,
     takes_serialized,
 )
-from imagecall.doors.offload import done
+from imagecall.doors.offload import run_offloaded
 from imagecall.errors import ImagecallError, damaged_answer
 from imagecall.generation.backend import Backend
 from imagecall.generation.call_context import CALL, AnswerMetadata, CallContext
@@ -38,7 +38,7 @@ from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
 from imagecall.v1 import image_generation_service_pb2 as generation_pb
 from imagecall.v1 import image_generation_service_pb2_grpc as generation_pb_grpc
-from imagecall.wire.splice import put_in, serialized_with, take_out, take_text
+from imagecall.wire.splice import attach_images, detach_images, detach_text, serialized_with
 
 _T = TypeVar("_T")
 _Parse = TypeVar("_Parse", pb.ParseCallRequest, pb.ParseDocumentRequest)
@@ -79,7 +79,7 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
 
     @takes_serialized
     async def ParseCall(self, request: Any, context: Context) -> Any:
-        return await done(len(request), self._parse_call, request)
+        return await run_offloaded(len(request), self._parse_call, request)
 
     def _parse_call(self, data: bytes) -> Any:
         request, json = _request_and_json(pb.ParseCallRequest, data)
@@ -88,21 +88,21 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         images = parse_call(
             response.call, json, variant, profile, self._max_bytes, apart=True, count=self._count
         )
-        return put_in(response, images) if images else response
+        return attach_images(response, images) if images else response
 
     @takes_serialized
     async def FormatCall(self, request: Any, context: Context) -> Any:
-        return await done(len(request), self._format_call, request)
+        return await run_offloaded(len(request), self._format_call, request)
 
     def _format_call(self, data: bytes) -> Any:
-        short, images = take_out(data, pb.FormatCallRequest.DESCRIPTOR)
+        short, images = detach_images(data, pb.FormatCallRequest.DESCRIPTOR)
         request = request_of(pb.FormatCallRequest, short)
         json = format_call(request.call, under(images, "call"), self._max_bytes, self._count)
         return _response_with(pb.FormatCallResponse(), json)
 
     @takes_serialized
     async def ParseDocument(self, request: Any, context: Context) -> Any:
-        return await done(len(request), self._parse_document, request)
+        return await run_offloaded(len(request), self._parse_document, request)
 
     def _parse_document(self, data: bytes) -> Any:
         request, json = _request_and_json(pb.ParseDocumentRequest, data)
@@ -111,7 +111,7 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
 
     @takes_serialized
     async def FormatDocument(self, request: Any, context: Context) -> Any:
-        return await done(len(request), self._format_document, request)
+        return await run_offloaded(len(request), self._format_document, request)
 
     def _format_document(self, data: bytes) -> Any:
         request = request_of(pb.FormatDocumentRequest, data)
@@ -126,14 +126,14 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
             of_items = len(request.conversions) * _ITEM_BYTES
             size = max(stream.pending_bytes + REQUEST_BYTES.get(), of_items)
             answers = stream.answer(request)
-            while (response := await done(size, next, answers, None)) is not None:
+            while (response := await run_offloaded(size, next, answers, None)) is not None:
                 yield response
         stream.finish()
 
 
 def _request_and_json(kind: type[_Parse], data: bytes) -> tuple[_Parse, bytes]:
     """Parses a request that holds JSON; a large JSON is copied once."""
-    short, text = take_text(data, kind.DESCRIPTOR, "json")
+    short, text = detach_text(data, kind.DESCRIPTOR, "json")
     request = request_of(kind, short)
     return request, request.json.encode() if text is None else text
 

@@ -11,6 +11,7 @@ from imagecall.conversion.converter import call_pieces
 from imagecall.conversion.document import document_members
 from imagecall.errors import ConversionError, GenerationError, ImagecallError, damaged_answer
 from imagecall.generation.response import response_to_json
+from imagecall.generation.response_keys import final_keys
 from imagecall.json.pieces import (
     NOTHING_APART,
     Apart,
@@ -41,6 +42,7 @@ _STATUSES: Final = {
 }
 """The HTTP status of each gRPC status code; 500 for others."""
 
+_COMPLETED: Final = b'"completed"'
 _TOO_LARGE: Final = frozenset({"TOO_LARGE", "TOO_MANY_VALUES", "UPSTREAM_TOO_LARGE"})
 _FAULTS_OF_UPSTREAM: Final = frozenset({"UPSTREAM_ANSWER_TOO_LARGE", "UPSTREAM_NOT_UNDERSTOOD"})
 
@@ -54,7 +56,7 @@ def may_be_billed(error: ImagecallError) -> bool:
     return error.code == "DATA_LOSS" or (isinstance(error, GenerationError) and error.may_be_billed)
 
 
-def status_of(error: ImagecallError) -> int:
+def http_status_of(error: ImagecallError) -> int:
     """Returns the HTTP status that goes with an error: that of the API, if it has one."""
     known = error.metadata.get("http_status", "") if isinstance(error, GenerationError) else ""
     if known.isdecimal() and 400 <= int(known) < 600:
@@ -99,7 +101,8 @@ def whole_answer(response: ImageResponse, keys: Mapping[str, bytes]) -> list[Pie
 
     Raises GenerationError if it is not what a backend may answer.
     """
-    defaults: dict[str, Sequence[Piece]] = {key: [raw] for key, raw in keys.items()}
+    defaults: dict[str, Sequence[Piece]] = {key: [raw] for key, raw in final_keys(keys).items()}
+    defaults["status"] = [_COMPLETED]  # Without it, an application waits for more.
     try:
         return check_depth_of(join_member_pieces(defaults | response_members(response)))
     except ConversionError as error:

@@ -36,21 +36,21 @@ from imagecall.conversion.converter import from_json
 from imagecall.conversion.view import view
 from imagecall.doors.http.answers import whole_answer
 from imagecall.doors.http.body import read_body
-from imagecall.doors.http.errors import API, JSON, http_error, refused
+from imagecall.doors.http.errors import API, JSON, error_response, http_error
 from imagecall.doors.http.event_stream import END_OF_STREAM, Arrived, EventStream
 from imagecall.doors.http.head import CheckedHead
 from imagecall.doors.http.keepalive import COMMENT, KEEPALIVE_SECONDS, TimedItems, TimedSend
 from imagecall.doors.http.middleware import Admitted
 from imagecall.doors.http.upgrade import WithoutWebSocket
-from imagecall.doors.internal_error import unforeseen
-from imagecall.doors.offload import done
+from imagecall.doors.internal_error import internal_error
+from imagecall.doors.offload import run_offloaded
 from imagecall.errors import GenerationError, ImagecallError
 from imagecall.formats import media_type
 from imagecall.generation.assembly import ImagesApart, reassemble
 from imagecall.generation.backend import Backend
 from imagecall.generation.call_context import CALL, CallContext
-from imagecall.generation.chunked_fields import images
-from imagecall.generation.fairness import turn
+from imagecall.generation.chunked_fields import image_fields
+from imagecall.generation.fairness import fair_turn
 from imagecall.generation.request import request_from_json
 from imagecall.generation.response_keys import new_response_id, response_keys
 from imagecall.json.pieces import Piece, size_of, slices_of
@@ -121,7 +121,7 @@ def http_app(
             Middleware(WithoutWebSocket),
             Middleware(Admitted, admission),
         ],
-        exception_handlers={HTTPException: http_error, ImagecallError: refused},
+        exception_handlers={HTTPException: http_error, ImagecallError: error_response},
     )
 
 
@@ -139,7 +139,7 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
         except ClientDisconnect:
             return _Gone()
         except Exception as error:  # So that nothing of it is told to the client.
-            return await refused(request, unforeseen(error))
+            return await error_response(request, internal_error(error))
 
     return guarded
 
@@ -174,7 +174,7 @@ class _Door:
         """POST /v1/responses, plain and as a stream."""
         body = await read_body(request, self._max_bytes)
         read = partial(request_from_json, body, max_bytes=self._max_bytes)
-        wanted = await done(len(body), read)
+        wanted = await run_offloaded(len(body), read)
         CALL.set(self._call_context(request))
         keys = response_keys(members(body), new_response_id())
         if not wanted.stream:
@@ -194,7 +194,8 @@ class _Door:
     async def _arriving(self, asked: StreamImageRequest) -> AsyncGenerator[Arrived, None]:
         large = ImagesApart()
         async with aclosing(self._backend.stream_image(asked)) as parts:
-            async for item in reassemble(parts, self._max_bytes, large.keep):
+            limit = self._admission.limits.image_bytes
+            async for item in reassemble(parts, limit, large.keep):
                 yield Arrived(item, large.take())
 
     async def _answer(self, request: ImageRequest, keys: Mapping[str, bytes]) -> Response:
@@ -205,12 +206,12 @@ class _Door:
     async def convert(self, request: Request) -> Response:
         """POST /convert: an item as protobuf text, for the page."""
         body = await read_body(request, self._max_bytes)
-        call = await done(len(body), partial(from_json, body, max_bytes=self._max_bytes))
+        call = await run_offloaded(len(body), partial(from_json, body, max_bytes=self._max_bytes))
         seen = view(call)
         image = seen.image
         size = call.ByteSize()
         note = ""
-        for place in images(call):
+        for place in image_fields(call):
             if len(place.value) > _SHOWN_BYTES:
                 note = f"# The first {_SHOWN_BYTES} bytes of each image.\n"
                 place.value = place.value[:_SHOWN_BYTES]
@@ -327,7 +328,7 @@ class _Stream(Response):
                     await self._say_error(GenerationError("", _STOPPED, code="UNAVAILABLE"), send)
                     raise
                 except Exception as error:  # So that nothing of it is told to the client.
-                    await self._say_error(unforeseen(error), send)
+                    await self._say_error(internal_error(error), send)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _first(self, items: TimedItems[Arrived]) -> Arrived | None:
@@ -337,7 +338,7 @@ class _Stream(Response):
         except ImagecallError:
             raise
         except Exception as error:
-            raise unforeseen(error) from None
+            raise internal_error(error) from None
 
     async def _say_all(self, first: Arrived | None, items: TimedItems[Arrived], send: Send) -> None:
         timed = TimedSend(send, self._keepalive_seconds)
@@ -354,13 +355,14 @@ class _Stream(Response):
     async def _say(self, arrived: Arrived, send: Send) -> None:
         for line in self._events.lines(arrived):
             await _send_pieces(line, send)
+            await asyncio.sleep(0)  # Others have their turn: an end may be thousands of lines.
 
 
 async def _send_pieces(pieces: Iterable[Piece], send: Send) -> None:
     """Sends a text, whose images are encoded a slice at a time, each in its turn."""
     for text in slices_of(pieces):
         if len(text) >= PIECE:
-            await turn()
+            await fair_turn()
         await send(_piece(text))
 
 

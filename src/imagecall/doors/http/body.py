@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from imagecall.doors.http.errors import JSON
-from imagecall.generation.fairness import turn
+from imagecall.generation.fairness import fair_turn
 from imagecall.json.text import too_large
 from imagecall.rpc.inflater import Inflater
 from imagecall.sizes import PIECE
@@ -47,7 +47,7 @@ async def _decoded(request: Request, inflater: Inflater) -> AsyncGenerator[bytes
         async for arrived in request.stream():
             for piece in inflater.pieces(arrived):
                 yield piece
-                await (turn() if len(piece) >= PIECE else asyncio.sleep(0))
+                await (fair_turn() if len(piece) >= PIECE else asyncio.sleep(0))
         if not inflater.ended:
             raise ValueError("it ends in the middle")
     except ValueError as error:

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from imagecall.doors.http.answers import (
     NOT_TO_BE_REPEATED,
     error_object,
+    http_status_of,
     may_be_billed,
-    status_of,
 )
 from imagecall.errors import GenerationError, ImagecallError
 from imagecall.observing.observer import note_failure
@@ -34,7 +34,7 @@ async def http_error(request: Request, error: Exception) -> Response:
     return _error(said, error.status_code, dict(error.headers or {}))
 
 
-async def refused(request: Request, error: Exception) -> Response:
+async def error_response(request: Request, error: Exception) -> Response:
     """Answers with what the converters or the backend raised.
 
     What may be billed gets an answer for which no SDK sends the request again.
@@ -44,7 +44,7 @@ async def refused(request: Request, error: Exception) -> Response:
     if may_be_billed(error):
         said = error_object(error, NOT_TO_BE_REPEATED)
         return _error(said, NOT_TO_BE_REPEATED, {"x-should-retry": "false"})
-    status = status_of(error)
+    status = http_status_of(error)
     headers = {}
     if error.reason == "TOKEN_REQUIRED":
         headers["WWW-Authenticate"] = "Bearer"

@@ -1,17 +1,17 @@
 """The stream of events of the HTTP door, whole for every SDK.
 
-What an API sent is passed on, with sequence numbers made anew. What SDKs wait for and an API left
-out is added: the events at the beginning and at the end of a stream, those of items that none came
-for, and the keys of a response object and of an item. No value that is there is changed, but for
-the id of an item that has another one at the end than before: SDKs take only the first.
+The events of an API are passed on, with sequence numbers made anew. Those which SDKs wait for and
+an API left out are added: at the beginning and at the end of a stream, and of items that none came
+for; and so are the keys of a response object and of an item. No value that is there is changed, but
+for the id of an item that has another one when it is done than before: SDKs take only the first.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 
 from imagecall.conversion.converter import EVENTS, event_pieces
 from imagecall.conversion.fields import spellings
-from imagecall.doors.http.answers import error_object, response_members, status_of
+from imagecall.doors.http.answers import error_object, http_status_of, response_members
 from imagecall.doors.http.item_events import (
     ADDED,
     Event,
@@ -30,6 +30,7 @@ from imagecall.doors.http.output_items import (
 )
 from imagecall.errors import ConversionError, ImagecallError, damaged_answer, pointer_to
 from imagecall.generation.assembly import StreamItem
+from imagecall.generation.response_keys import final_keys
 from imagecall.json.pieces import (
     NOTHING_APART,
     Apart,
@@ -40,12 +41,12 @@ from imagecall.json.pieces import (
     join_member_pieces,
     under,
 )
-from imagecall.json.text import elements, join_members, members, parse, quote
+from imagecall.json.text import MAX_VALUES, JsonValue, elements, join_members, members, parse, quote
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding
 from imagecall.v1.image_response_pb2 import ImageResponse
 
 END_OF_STREAM: Final = b"data: [DONE]\n\n"
-"""What ends every stream."""
+"""Last line of every stream."""
 
 _CREATED: Final = "response.created"
 _IN_PROGRESS: Final = "response.in_progress"
@@ -93,7 +94,7 @@ class EventStream:
 
     def error(self, error: ImagecallError) -> Sequence[Piece]:
         """An error in the middle of a stream."""
-        status = status_of(error)
+        status = http_status_of(error)
         said = {key: quote(value) for key, value in error_object(error, status).items()}
         values = said | {"type": b'"error"', "code": quote(str(status))}
         return self._line(_in_pieces(values | {"error": join_members(said)}))
@@ -146,7 +147,7 @@ class EventStream:
             values["response"] = self._response(values["response"])
         index, name = (parse(values.get(key, _NULL)) for key in (_INDEX, "item_id"))
         item = self._followed(
-            tag, index if isinstance(index, int) else None, name if isinstance(name, str) else ""
+            tag, index if _is_index(index) else None, name if isinstance(name, str) else ""
         )
         if item is not None:
             yield from before(item, tag, values)
@@ -193,7 +194,7 @@ class EventStream:
         followed = self._items.find(index, item.id, begins)
         if followed is None:
             followed = self._items.add(index, item.id, item.type)
-        followed.id, followed.type = followed.id or item.id, item.type
+        self._items.name(followed, item.id, item.type)
         item.complete(followed.id)
         if begins and followed.begun:
             return
@@ -213,7 +214,7 @@ class EventStream:
         if self._number == 0:
             yield from self._beginning()
         response = under(apart, "response")
-        said: dict[str, Sequence[Piece]] = _in_pieces(self._keys)
+        said: dict[str, Sequence[Piece]] = _in_pieces(final_keys(self._keys))
         said |= response_members(end.response, response)
         tag = _TYPES.get(end.ending, _COMPLETED)
         if self._id:
@@ -273,7 +274,11 @@ def _variant(item: StreamItem) -> Any:
 
 def _index(own: Any) -> int | None:
     index: int | None = own.output_index if own.HasField(_INDEX) else None
-    return index
+    return index if _is_index(index) else None
+
+
+def _is_index(value: JsonValue) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < MAX_VALUES
 
 
 def _set(own: Any, name: str, value: int) -> None:

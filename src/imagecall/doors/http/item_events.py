@@ -50,7 +50,7 @@ _IN_PROGRESS: Final = b'"in_progress"'
 
 @dataclass(frozen=True)
 class _Words:
-    """How a part of a message that has words is sent: the key of the words, and the events."""
+    """Part of a message that has words: the key of the words, and the types of its events."""
 
     key: str
     delta: str
@@ -98,7 +98,7 @@ def note(item: Followed, tag: str, values: Mapping[str, bytes]) -> None:
 
 
 def before(item: Followed, tag: str, values: Mapping[str, bytes]) -> Iterator[Event]:
-    """What is missing before an event of an item: the item, and the part that the event is of."""
+    """Events that are missing before one of an item: of the item, and of the part that it is of."""
     if item.type:
         yield from _added(item, {"type": quote(item.type), "id": quote(item.id)})
     index = parse(values.get("content_index", b"0"))
@@ -110,7 +110,7 @@ def before(item: Followed, tag: str, values: Mapping[str, bytes]) -> Iterator[Ev
 
 
 def ending(item: Followed, final: OutputItem | None, completed: bool) -> Iterator[Event]:
-    """What is missing of an item until it is done.
+    """Events that are missing of an item until it is done.
 
     `final` is what is known of it at the end; if nothing is, it is done with what came.
     """
@@ -200,7 +200,7 @@ def _content(item: Followed, index: int, raw: bytes) -> Iterator[Event]:
 
 
 def _words(part: Mapping[str, bytes]) -> _Words | None:
-    """How a part is sent; None if it has no words."""
+    """Events of a part; None if it has no words."""
     tag: JsonValue = parse(part.get("type", _NULL))
     words = _WORDS.get(tag) if isinstance(tag, str) else None
     return words if words and part.get(words.key, _NULL).startswith(b'"') else None

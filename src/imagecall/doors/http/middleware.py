@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imagecall.access.admission import Admission
-from imagecall.doors.http.errors import http_error, refused
+from imagecall.doors.http.errors import error_response, http_error
 from imagecall.errors import GenerationError, ImagecallError, quoted
 from imagecall.observing.observer import note_caller, note_refusal
 from imagecall.rpc.addresses import is_loopback
@@ -131,7 +131,7 @@ class Admitted:
             note_caller(self._admission.holder(request.headers.get("authorization", "")))
         except ImagecallError as error:
             note_refusal(error)
-            await (await refused(request, error))(scope, receive, send)
+            await (await error_response(request, error))(scope, receive, send)
             return
         begun = False
 
@@ -150,11 +150,13 @@ class Admitted:
                 raise
             if not begun:
                 late = arriving.too_late()
-                answer = refused if isinstance(late, ImagecallError) else http_error
+                answer = error_response if isinstance(late, ImagecallError) else http_error
                 await (await answer(request, late))(scope, receive, send)
         except asyncio.CancelledError:
             if not begun:  # Or SDKs send again what may be billed, for an answer of the server.
-                await (await refused(request, _stopped(arriving.taken)))(scope, receive, send)
+                await (await error_response(request, _stopped(arriving.taken)))(
+                    scope, receive, send
+                )
             raise
         finally:
             arriving.leave()

@@ -5,8 +5,8 @@ same, are followed by its index in the output, and where both differ, by its typ
 """
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from imagecall.conversion.converter import CALLS, call_pieces
 from imagecall.conversion.objects import TYPE
-from imagecall.generation.chunked_fields import images, texts
+from imagecall.generation.chunked_fields import image_fields, text_fields
 from imagecall.json.pieces import Apart, Piece, join
 from imagecall.json.text import join_members, members, parse, quote
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
@@ -37,14 +37,14 @@ class OutputItem:
     @property
     def has_result(self) -> bool:
         """Tells an image generation call with an image, or with a text in its stead."""
-        found = any(place.value for place in texts(self.call) if _RESULT in place.path)
-        return found or bool(self.apart) or any(place.value for place in images(self.call))
+        found = any(place.value for place in text_fields(self.call) if _RESULT in place.path)
+        return found or bool(self.apart) or any(place.value for place in image_fields(self.call))
 
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of its images."""
         digest = hashlib.sha256()
-        for place in images(self.call):
+        for place in image_fields(self.call):
             digest.update(place.value)
         for part in chain.from_iterable(self.apart.values()):
             digest.update(part)
@@ -83,7 +83,7 @@ class OutputItem:
             return members(join(self.pieces()))
         short = ImageGenerationCall()
         short.CopyFrom(self.call)
-        for place in images(short):
+        for place in image_fields(short):
             place.value = b""
         return members(join(call_pieces(short)))
 
@@ -156,11 +156,18 @@ class Placed(NamedTuple):
     item: OutputItem
 
 
+_Rule: TypeAlias = Callable[[Placed], Iterator[Followed]]
+"""Takes an item of an output; gives the items of the stream that may be the same."""
+
+
 class OutputItems:
     """The items of one stream, in the order in which they came."""
 
     def __init__(self) -> None:
         self._items: list[Followed] = []
+        self._by_id: dict[str, Followed] = {}
+        self._by_index: dict[int, Followed] = {}
+        self._next = 0
 
     def __iter__(self) -> Iterator[Followed]:
         return iter(sorted(self._items, key=lambda item: item.index))
@@ -171,59 +178,86 @@ class OutputItems:
         One of another id at the same index is the same item, unless that is done, or the event is
         the first of an item.
         """
-        for item in reversed(self._items):
-            if name and item.id == name:
-                return item
-        for item in reversed(self._items):
-            other = name and item.id and (item.done or begins)
-            if index is not None and item.index == index and not other:
-                return item
-        return None
+        if name in self._by_id:
+            return self._by_id[name]
+        item = None if index is None else self._by_index.get(index)
+        if item is not None and name and item.id and (item.done or begins):
+            return None
+        return item
 
     def add(self, index: int | None, name: str, tag: str) -> Followed:
         """A new item, which takes the next index if it has none."""
         item = Followed(self.free(None) if index is None else index, name, tag)
         self._items.append(item)
+        self._by_index[item.index] = item
+        if name:
+            self._by_id[name] = item
         return item
 
     def free(self, wanted: int | None) -> int:
         """An index that no item has, which is the wanted one if possible."""
-        taken = {item.index for item in self._items}
-        return wanted if wanted is not None and wanted not in taken else max(taken, default=-1) + 1
+        if wanted is not None and wanted not in self._by_index:
+            return wanted
+        while self._next in self._by_index:
+            self._next += 1
+        return self._next
+
+    def name(self, item: Followed, name: str, tag: str) -> None:
+        """Gives an item its type, and an id if it had none."""
+        item.type = tag
+        if name and not item.id:
+            item.id = name
+            self._by_id.setdefault(name, item)
 
     def matched(self, output: Sequence[Placed]) -> list[Followed | None]:
         """For each item of an output, the one of the stream; None for an item that is new."""
         found: list[Followed | None] = [None] * len(output)
-        ids = Counter(placed.item.id for placed in output)
-        rules: tuple[_Same, ...] = (_same_id(ids), _same_index, _same_type)
-        for same in rules:
+        left = {id(item): item for item in self}
+        rules = (self._with_ids(output), self._at_indexes(), _of_types(left))
+        for rule in rules:
             for number, placed in enumerate(output):
                 if found[number] is None:
-                    left = [one for one in self if not any(one is other for other in found)]
-                    found[number] = next((one for one in left if same(one, placed)), None)
+                    known = next((one for one in rule(placed) if id(one) in left), None)
+                    if known is not None:
+                        found[number] = left.pop(id(known))
         return found
 
+    def _with_ids(self, output: Sequence[Placed]) -> _Rule:
+        often = Counter(placed.item.id for placed in output)
 
-_Same: TypeAlias = Callable[[Followed, Placed], bool]
-"""Tells an item of a stream that is an item of an output."""
+        def same(placed: Placed) -> Iterator[Followed]:
+            name = placed.item.id
+            if often[name] == 1 and name in self._by_id:
+                yield self._by_id[name]
+
+        return same
+
+    def _at_indexes(self) -> _Rule:
+        def same(placed: Placed) -> Iterator[Followed]:
+            item = None if placed.at is None else self._by_index.get(placed.at)
+            if item is not None and item.type == placed.item.type:
+                yield item
+
+        return same
 
 
-def _same_id(ids: Counter[str]) -> _Same:
-    def same(followed: Followed, placed: Placed) -> bool:
-        name = placed.item.id
-        return bool(name) and ids[name] == 1 and followed.id == name
+def _of_types(items: Mapping[int, Followed]) -> _Rule:
+    """Items of the same type in their order; of images that both came, only equal ones."""
+    by_image: dict[tuple[str, bytes], deque[Followed]] = {}
+    for item in items.values():
+        by_image.setdefault(_type_and_image(item.type, item.final), deque()).append(item)
+
+    def same(placed: Placed) -> Iterator[Followed]:
+        tag = placed.item.type
+        for key in {_type_and_image(tag, placed.item): 0, (tag, b""): 0}:
+            queue = by_image.get(key, deque())
+            while queue:
+                item = queue.popleft()
+                if not (item.done and placed.at is None):
+                    yield item
 
     return same
 
 
-def _same_index(followed: Followed, placed: Placed) -> bool:
-    return followed.index == placed.at and followed.type == placed.item.type
-
-
-def _same_type(followed: Followed, placed: Placed) -> bool:
-    final, item = followed.final, placed.item
-    if followed.type != item.type or (followed.done and placed.at is None):
-        return False
-    if final is None or not (final.has_result and item.has_result):
-        return True
-    return final.digest == item.digest
+def _type_and_image(tag: str, item: OutputItem | None) -> tuple[str, bytes]:
+    return tag, item.digest if item is not None and item.has_result else b""
