@@ -309,6 +309,7 @@ UNSUPPORTED = [
     ({"n": 2}, "/tools/0/n"),
     ({"n": 0}, "/tools/0/n"),
     ({"n": "1"}, "/tools/0/n"),
+    ({"n": True}, "/tools/0/n"),
     (
         {"type": "openrouter:image_generation", "parameters": {"n": 4}},
         "/tools/0/parameters/n",
