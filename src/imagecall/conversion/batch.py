@@ -143,7 +143,7 @@ def in_place(error: ConversionError) -> conversion_error_pb2.ConversionError:
 
 
 Sized: TypeAlias = tuple[ConversionResult, int]
-"""Result, and its size in bytes without `_OVERHEAD`."""
+"""Result, and its size in bytes, at most `_OVERHEAD` too small."""
 
 
 class CallStream:

@@ -201,7 +201,7 @@ def document_pieces(
 def document_members(
     document: Document, apart: Apart = NOTHING_APART
 ) -> dict[str, Sequence[Piece]]:
-    """Pieces of each value of a document's object, by key. Checks no limit of size or depth.
+    """Pieces of each value of a document's object, by key. Checks no limit of the whole text.
 
     Raises ConversionError.
     """

@@ -326,7 +326,7 @@ def _image_write(field: FieldDescriptor) -> Write:
 
 
 def _other_result(result: ImageResult, key: str) -> bytes:
-    """JSON of a result that is empty bytes or text. Raises ConversionError for any other."""
+    """JSON of a result that is an empty image or text. Raises ConversionError for any other."""
     match result.WhichOneof("kind"):
         case "image":
             return b'""'
