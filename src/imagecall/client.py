@@ -1,4 +1,4 @@
-"""A client of the image services, for Python programs that wait (asyncio).
+"""Asyncio client of ImageGenerationService.
 
 >>> async with ImageClient("127.0.0.1:50051") as client:  # doctest: +SKIP
 ...     response = await client.generate_image(ImageRequest(prompt="a red fox in the snow"))
@@ -23,7 +23,7 @@ from imagecall.v1.image_request_pb2 import ImageRequest
 from imagecall.v1.image_response_pb2 import ImageResponse
 
 _RETRY_BYTES: Final = 64 * 1024 * 1024
-"""Up to which size a request is kept to be sent again."""
+"""Largest request that gRPC keeps for a retry, in bytes."""
 
 _SERVICE: Final = DESCRIPTOR.services_by_name["ImageGenerationService"].full_name
 
@@ -43,21 +43,21 @@ SERVICE_CONFIG: Final = json.dumps(
         ]
     }
 )
-"""The gRPC service config (gRFC A6): retries of what failed before it could cost anything.
+"""gRPC service config (gRFC A6): retries of calls that failed before they could cost anything.
 
-CANCELLED is what gRPC's core says of a call that a server had not begun when it stopped.
+CANCELLED is the status in gRPC's core of a call that a server had not begun when it stopped.
 """
 
 
 class ImageClient:
-    """A client of ImageGenerationService at an address, HOST:PORT.
+    """Client of ImageGenerationService at an address.
 
     Args:
-        address: of the server.
-        credentials: of the channel. None: no TLS.
-        token: the bearer token that the server asks for. "": it asks for none.
-        max_image_bytes: the limit of an image, or another value that comes in chunks.
-        options: further options of the channel, which come before ours.
+        address: HOST:PORT of the server.
+        credentials: credentials of the channel. None: no TLS.
+        token: bearer token that the server requires. "": the server requires none.
+        max_image_bytes: limit of an image, and of any other value that comes in chunks.
+        options: further options of the channel, which take precedence over the client's own.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class ImageClient:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the channel; calls in progress are cancelled."""
+        """Closes the channel and cancels calls in progress."""
         await self._channel.close()
 
     async def generate_image(
@@ -97,7 +97,7 @@ class ImageClient:
         timeout: float | None = None,  # noqa: ASYNC109  # It is the deadline of the call.
         include_document: bool = False,
     ) -> ImageResponse:
-        """Generates images and answers when they are done.
+        """Generates images and returns them when all are done.
 
         `timeout` is the deadline, in seconds. Raises GenerationError, or ConversionError for a
         request that is refused.
@@ -120,7 +120,7 @@ class ImageClient:
         include_document: bool = False,
         include_other_events: bool = False,
     ) -> AsyncGenerator[StreamItem, None]:
-        """Generates images and tells what happens: events with their images, at last the end.
+        """Generates images and yields events with their images, then the end.
 
         `timeout` is the deadline, in seconds. Raises GenerationError; ConversionError for a request
         that is refused, and with the reason CHUNKS_DAMAGED (DATA_LOSS) for chunks that are lost,
@@ -133,8 +133,8 @@ class ImageClient:
         )
         call = self._stub.StreamImage(message, timeout=timeout, metadata=self._metadata)
         try:
-            async for happening in reassemble(call, self._max_image_bytes):
-                yield happening
+            async for item in reassemble(call, self._max_image_bytes):
+                yield item
         except grpc.RpcError as error:
             raise error_of(error) from None
         finally:

@@ -1,6 +1,6 @@
-"""The exceptions of the package: what was refused or went wrong, with its reason and its place.
+"""Exceptions of the package, each with a reason, a place and a gRPC status code.
 
-The reasons, and the gRPC status code of each, are the values of ErrorReason in
+The reasons, and the status code of each, are the values of ErrorReason in
 proto/imagecall/v1/conversion_error.proto.
 """
 
@@ -20,30 +20,30 @@ _VALUES: Final = {
 CODES: Final[Mapping[str, str]] = {
     reason: options[options_pb2.grpc_code] for reason, options in _VALUES.items()
 }
-"""The gRPC status code name of each reason."""
+"""Name of the gRPC status code of each reason."""
 
 REASONS_BY_HTTP_STATUS: Final[Mapping[int, str]] = {
     status: reason
     for reason, options in _VALUES.items()
     for status in options[options_pb2.http_status]
 }
-"""The reasons that stand for an HTTP status of an API, by that status."""
+"""Reasons by the HTTP status of an API that they stand for."""
 
 
 class ImagecallError(Exception):
-    """What every exception of the package has.
+    """Base of every exception of the package.
 
-    `str()` of it is a sentence that names the culprit and the choices; it quotes no image and no
-    key.
+    `str()` of an exception is a sentence that names the culprit and the choices; the sentence
+    quotes no image and no API key.
 
     Attributes:
         reason: a stable UPPER_SNAKE word, a key of `CODES`; "" if gRPC itself failed.
-        pointer: JSON Pointer (RFC 6901) of the culprit in the JSON that was given, or that would
+        pointer: JSON Pointer (RFC 6901) of the culprit in the JSON that was read, or that would
             have been written; "" for the whole. Cut after 1,024 characters.
         code: name of the gRPC status code, such as "INVALID_ARGUMENT".
-        status: the google.rpc.Status that a gRPC server answered with, serialized. Empty: the error
-            is none of a server, or came without details.
-        trailers: further trailing metadata of that answer.
+        status: the serialized google.rpc.Status with which a gRPC server answered. Empty: the error
+            does not come from a server, or came without details.
+        trailers: further trailing metadata of the server's answer.
     """
 
     status: bytes = b""
@@ -67,21 +67,21 @@ class ImagecallError(Exception):
 
 
 class ConversionError(ImagecallError, ValueError):
-    """A text or message that was refused."""
+    """Refusal of a text or message."""
 
     def under(self, prefix: str) -> "ConversionError":
-        """The same error, seen from the document in which the text stands at `prefix`."""
+        """Error with `prefix` before its pointer: that of the text in a larger document."""
         return ConversionError(self.reason, prefix + self.pointer, str(self))
 
 
 class GenerationError(ImagecallError):
-    """A call that was not done, for what the backend, the server or gRPC says.
+    """Failure of a call: in the backend, in the server, or in gRPC.
 
     Attributes:
-        retry_seconds: after how long to try again, as the API said. None: it said nothing.
-        may_be_billed: whether the API may have begun to bill, so that trying again can cost twice.
-        metadata: what else is known: "http_status", "upstream_code", "upstream_type",
-            "upstream_request_id".
+        retry_seconds: delay before a retry, from the API's answer. None: the answer has none.
+        may_be_billed: whether the API may have begun to bill, so that a retry can cost twice.
+        metadata: "http_status", "upstream_code", "upstream_type" and "upstream_request_id", as far
+            as the API's answer has them.
     """
 
     def __init__(
@@ -102,39 +102,39 @@ class GenerationError(ImagecallError):
 
 
 def pointer_to(*tokens: str | int) -> str:
-    """The JSON Pointer (RFC 6901) of a place, from its keys and indices."""
+    """JSON Pointer (RFC 6901) of a place, from its keys and indices."""
     return "".join("/" + str(token).replace("~", "~0").replace("/", "~1") for token in tokens)
 
 
 def printable(text: str) -> str:
-    """The text with control and other unprintable characters as in JSON: \\u001b."""
+    """Escapes control and other unprintable characters as in JSON: \\u001b."""
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
 
 
 def quoted(name: str, longest: int = 64) -> str:
-    """A name as it can stand in a sentence: in quotes, printable, cut after some characters."""
+    """Quotes a name for a sentence: escaped, and cut after `longest` characters."""
     return f'"{printable(name[:longest])}{"…" if len(name) > longest else ""}"'
 
 
 def cut_by_bytes(text: str, size: int) -> str:
-    """The text, cut so that it has at most about `size` bytes in UTF-8."""
+    """Cuts the text to about `size` bytes in UTF-8."""
     data = text.encode(errors="replace")
     return text if len(data) <= size else data[:size].decode(errors="ignore") + "…"
 
 
 def damaged_answer(what: str, backend: str = "API") -> GenerationError:
-    """The error for an answer of a backend that is not whole."""
+    """Error for an answer of a backend that is incomplete or malformed."""
     message = f"the {backend}'s answer is damaged: {what}"
     return GenerationError("UPSTREAM_DAMAGED", message, may_be_billed=True)
 
 
 def too_large_answer(what: str, limit: int, unit: str = "bytes") -> GenerationError:
-    """The error for an answer of an API that is past a limit."""
+    """Error for an answer of an API that is past a limit."""
     message = f"{what} is larger than {limit:,} {unit}"
     return GenerationError("UPSTREAM_ANSWER_TOO_LARGE", message, may_be_billed=True)
 
 
 def malformed(name: str) -> ConversionError:
-    """The error for bytes that are not a message of the type `name`."""
+    """Error for bytes that are not a message of the type `name`."""
     message = f"the bytes are not a serialized {quoted(name)}"
     return ConversionError("MALFORMED_PROTOBUF", "", message)

@@ -1,4 +1,4 @@
-"""The format of an image file, told by its first bytes, and its media type."""
+"""Format and media type of an image file, detected by its first bytes."""
 
 import re
 from typing import Final
@@ -18,10 +18,10 @@ MEDIA_TYPES: Final = {
     "avif": "image/avif",
     "svg": "image/svg+xml",
 }
-"""The media type of each format that is known."""
+"""Media type of each known format."""
 
 MAX_PROLOG_BYTES: Final = 4096
-"""Longest start of an image in which its format shows."""
+"""Bytes from the start of an image that suffice to detect its format."""
 
 _SVG: Final = re.compile(
     rb"""(?:\xef\xbb\xbf)?+  # UTF-8's byte order mark
@@ -29,13 +29,13 @@ _SVG: Final = re.compile(
     <(?:[\w.-]++:)?+svg[\s/>]""",
     re.DOTALL | re.VERBOSE,
 )
-"""The prolog of an XML document (XML 1.0, section 2.8) whose root element is svg."""
+"""Prolog of an XML document (XML 1.0, section 2.8) whose root element is svg."""
 
 
 def image_format(image: bytes) -> str | None:
-    """The format: "png", "jpeg", "webp", "gif", "avif" or "svg". None: it is another, or no image.
+    """Detects the format: "png", "jpeg", "webp", "gif", "avif" or "svg". None: none of these.
 
-    These are the spellings of the JSON key "output_format".
+    The names are the spellings of the JSON key "output_format".
     """
     for signature, name in _SIGNATURES:
         if image.startswith(signature):
@@ -48,5 +48,5 @@ def image_format(image: bytes) -> str | None:
 
 
 def media_type(image: bytes) -> str:
-    """The media type of an image file: "image/png". "": its format is none that is known."""
+    """Media type of an image file, such as "image/png"; "" for an unknown format."""
     return MEDIA_TYPES.get(image_format(image) or "", "")

@@ -1,8 +1,8 @@
-"""The table of sizes: from which length on something is treated as large, and why.
+"""Table of the sizes from which on a value is treated as large, with the reason for each.
 
-Every length from which another path is taken stands here, and in no other module. Limits, past
-which something is refused, are settings, or stand where the refusal is. The tests run over the
-entries of `TABLE`: one below, at, and one above each.
+Every size at which the code takes another path is here, and in no other module. Limits, past which
+a value is refused, are settings, or are in the module that refuses. The tests run over the entries
+of `TABLE`: one byte below, at, and one byte above each.
 """
 
 from typing import Final
@@ -10,35 +10,36 @@ from typing import Final
 ASIDE: Final = 2 * 1024
 """Shortest JSON string that is set aside unparsed, and shortest text that is searched for one.
 
-Below 2 KiB the search costs more than the copies that it saves.
+Below 2 KiB the search costs more than the copies that it avoids.
 """
 
 TAIL: Final = 4 * 1024
 """Length of the end of a text in which the first guess expects the end of its only large string.
 
-An item has a few hundred bytes behind its image; a guess that is wrong costs a second search.
+An item has a few hundred bytes after its image; a wrong guess costs a second search.
 """
 
 MEDIUM: Final = 4 * 1024
-"""Longest text that stays in a message of a stream whose texts are too large together."""
+"""Longest text that stays in a message of a stream if the texts together are too large."""
 
 FOLLOWED: Final = 16 * 1024
 """Shortest string of a server-sent event that is decoded while it arrives.
 
-Also the length in which received bytes are searched for the ends of events, a millisecond's work.
+Also the length of the slices in which received bytes are searched for the ends of events: a
+millisecond's work.
 """
 
 SMALL_BODY: Final = 16 * 1024
 """Longest body of an HTTP request that is not counted while it is read.
 
-It takes less memory than its connection.
+Such a body takes less memory than its connection.
 """
 
 COUNTED_TEXT: Final = 40_000
 """Longest JSON text whose values are not counted: it cannot have the 10,000 keys of an object."""
 
 PIECE: Final = 64 * 1024
-"""Shortest image that stands in a text as a piece of its own, encoded when the text is joined.
+"""Shortest image that is a piece of its own in a text, encoded when the text is joined.
 
 Also the shortest piece for which a turn of the event loop is awaited: handling one takes longer
 than the turn.
@@ -58,24 +59,24 @@ A multiple of 3, so that only the last slice has padding.
 """
 
 CHUNK: Final = 1024 * 1024
-"""Length of the chunks of a value in a stream of messages, a quarter of what clients take."""
+"""Length of the chunks of a value in a stream: a quarter of the largest message of clients."""
 
 OFFLOAD: Final = 1024 * 1024
-"""Shortest text or message that is converted in a worker thread: it takes milliseconds."""
+"""Shortest text or message that is offloaded to a worker thread: conversion takes milliseconds."""
 
 MESSAGE: Final = 3 * 1024 * 1024
-"""Longest answer that goes in one message of a stream.
+"""Longest answer that is sent in one message of a stream.
 
-With the little that stands around it, a message stays below the 4 MiB that clients take by default.
+With tags and lengths, the message stays below the 4 MiB that clients accept by default.
 """
 
 HELD: Final = 6 * SLICE
 """Longest part of a large string that is held back before it is streamed: 4.5 MiB.
 
-A string that proves to be no base64 can still be passed on as text until then.
+Until then, a string that proves not to be base64 can still be passed on as text.
 """
 
 TABLE: Final = {
     name: value for name, value in tuple(globals().items()) if name.isupper() and name != "TABLE"
 }
-"""The sizes by name."""
+"""Sizes by name."""

@@ -1,1 +1,1 @@
-"""JSON text to message and back: schema, plan, converter. Knows no gRPC, asyncio or telemetry."""
+"""JSON text to message and back: schema, plan, converter. No gRPC, asyncio or telemetry."""

@@ -1,6 +1,7 @@
-"""Conversions as requests ask for them: one, or many in a stream, each answered in its turn.
+"""Conversions as the methods of ConversionService define them: one, or many in a stream.
 
-See proto/imagecall/v1/conversion_service.proto. Messages in, messages out.
+Takes and returns the messages of proto/imagecall/v1/conversion_service.proto; the results of a
+stream come in the order of its items.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,11 +29,11 @@ from imagecall.wire.cost import parsed
 from imagecall.wire.splice import attach_images, detach_images
 
 _OVERHEAD: Final = 64
-"""What stands around a result in a message, and around the text or chunk in a result, at most."""
+"""Most bytes of tags and lengths around a result in a message, and around its text or chunk."""
 
 _CHUNK: Final = "_chunk"
 _DOCUMENT: Final = "document"
-"""In place of the variant, for a document that is refused as a whole."""
+"""Variant that is counted for a document that is refused as a whole."""
 
 _NO_VARIANT: Final = "none"
 
@@ -60,7 +61,7 @@ def parse_call(
     apart: bool,
     count: Count = uncounted,
 ) -> Mapping[str, bytes]:
-    """`read_call` with variant and profile as a request has them. Raises ConversionError."""
+    """Runs `read_call` with the variant and profile of a request. Raises ConversionError."""
     if profile not in _PROFILES:
         message = f"{profile} is no profile; choose one of {', '.join(ProfileNumber.keys())}"
         raise ConversionError("UNKNOWN_PROFILE", "", message)
@@ -77,7 +78,7 @@ def parse_call(
 def format_call(
     call: ImageGenerationCall, apart: Apart, max_bytes: int, count: Count = uncounted
 ) -> bytes:
-    """`to_json` of a call and the images beside it. Raises ConversionError."""
+    """Writes a call, and the images kept beside it, as `to_json` does. Raises ConversionError."""
     try:
         json = join(call_pieces(call, apart), max_bytes)
     except ConversionError as error:
@@ -88,7 +89,7 @@ def format_call(
 
 
 def format_serialized(data: bytes, max_bytes: int, count: Count = uncounted) -> bytes:
-    """`json_from_serialized`. Raises ConversionError."""
+    """Runs `json_from_serialized`, counted. Raises ConversionError."""
     short, images = detach_images(data, ImageGenerationCall.DESCRIPTOR)
     try:
         call = parsed(ImageGenerationCall, short)
@@ -101,7 +102,7 @@ def format_serialized(data: bytes, max_bytes: int, count: Count = uncounted) -> 
 def parse_document(
     json: str | bytes, kind: int, max_bytes: int, count: Count = uncounted
 ) -> Document:
-    """`document_from_json` with the kind as a request has it. Raises ConversionError."""
+    """Runs `document_from_json` with the kind of a request. Raises ConversionError."""
     try:
         document = document_from_json(json, kind=kind_name(kind), max_bytes=max_bytes)
     except ConversionError as error:
@@ -112,7 +113,7 @@ def parse_document(
 
 
 def format_document(document: Document, max_bytes: int, count: Count = uncounted) -> bytes:
-    """`document_to_json`. Raises ConversionError."""
+    """Runs `document_to_json`, counted. Raises ConversionError."""
     try:
         json = document_to_json(document, max_bytes=max_bytes)
     except ConversionError as error:
@@ -132,7 +133,7 @@ def _variant_of(call: ImageGenerationCall) -> str:
 
 
 def in_place(error: ConversionError) -> conversion_error_pb2.ConversionError:
-    """An error as the message that answers one item of many."""
+    """Error message for one item of a stream."""
     return conversion_error_pb2.ConversionError(
         code=code_pb2.Code.Value(error.code),
         reason=conversion_error_pb2.ErrorReason.Value("ERROR_REASON_" + error.reason),
@@ -142,11 +143,11 @@ def in_place(error: ConversionError) -> conversion_error_pb2.ConversionError:
 
 
 Sized: TypeAlias = tuple[ConversionResult, int]
-"""A result, and a size in bytes that it does not exceed by more than a little."""
+"""Result, and its size in bytes, at most `_OVERHEAD` too small."""
 
 
 class CallStream:
-    """One stream of conversions: how many items there were, and the pieces of the next."""
+    """State of one stream of conversions: the count of items, and the chunks of the current one."""
 
     def __init__(self, max_bytes: int, max_items: int, count: Count = uncounted) -> None:
         self._max_bytes = max_bytes
@@ -158,14 +159,14 @@ class CallStream:
 
     @property
     def pending_bytes(self) -> int:
-        """How much there is of an item whose pieces are not all there."""
+        """Bytes received of an item whose last chunk has not come."""
         return self._assembly.size if self._assembly else 0
 
     def answer(self, request: ConvertCallsRequest) -> Iterator[ConvertCallsResponse]:
-        """The answers to the items of a request, in messages of a size that any client takes.
+        """Yields the results for the items of a request, in messages that any client accepts.
 
-        Raises ConversionError (CHUNKS_DAMAGED) where the pieces of an item are not in order, so
-        that it is unknown which items the further ones belong to; TOO_MANY_ITEMS.
+        Raises ConversionError: TOO_MANY_ITEMS; CHUNKS_DAMAGED if the chunks of an item are not in
+        order, as it is then unknown which items the later chunks belong to.
         """
         response, size = ConvertCallsResponse(), 0
         damage: ConversionError | None = None
@@ -177,14 +178,14 @@ class CallStream:
                 response.results.append(result)
                 size += result_size + _OVERHEAD
         except ConversionError as error:
-            damage = error  # To be raised after the answers that came before it.
+            damage = error  # Raised after the results before it have been sent.
         if size:
             yield response
         if damage is not None:
             raise damage
 
     def finish(self) -> None:
-        """To be called at the end. Raises ConversionError if an item is incomplete."""
+        """Ends the stream. Raises ConversionError if an item is incomplete."""
         if self._assembly is not None:
             self._assembly.check()
 
@@ -207,9 +208,9 @@ class CallStream:
             self._index += 1
 
     def _add(self, kind: str, conversion: Conversion) -> bool:
-        """Takes a piece of an item; whether it is complete."""
+        """Adds a chunk of an item. Returns True if the item is complete."""
         if self._assembly is None:
-            # A message may be larger than its JSON: by the lengths of many small extra fields.
+            # A message with many small extra fields may be larger than its JSON.
             limit = self._max_bytes * (1 if kind.startswith("json") else 2)
             self._assembly, self._assembled = Assembly(limit), kind
         if kind != self._assembled:

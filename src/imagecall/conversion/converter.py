@@ -1,9 +1,9 @@
-"""JSON text to message and back: the public conversions of one object.
+"""Public conversions of one object: JSON text to message and back.
 
-For every accepted text, what `*_to_json` writes of what `*_from_json` read is the same JSON value:
-the same strings, the same spelling of numbers, null where there was null, no key where there was
-none. In the text that is written, the keys that the message has fields for come first. For every
-accepted message, reading what was written of it, as the same variant, gives an equal message.
+Reading any accepted text with `*_from_json` and writing the message with `*_to_json` gives the same
+JSON value: the same strings, the same spelling of numbers, null where there was null, no key where
+there was none. In the text that is written, the keys that the message has fields for come first.
+Writing any accepted message and reading the text as the same variant gives an equal message.
 """
 
 from collections.abc import Mapping
@@ -30,11 +30,11 @@ from imagecall.wire.splice import attach_images, detach_images
 
 
 class Profile(Enum):
-    """How much is demanded of an item's JSON. Neither profile changes a value.
+    """Strictness of reading an item. Neither profile changes a value.
 
-    WIRE takes what real servers send: only "type" is indispensable, a status may be any string, and
-    an item of a type that the schema does not know is kept as it is. STRICT demands what the
-    variant's page says: its type, its required keys, and its statuses where the list is closed.
+    WIRE accepts what real servers send: only "type" is required, a status may be any string, and an
+    item of a type that the schema does not name is kept as it is. STRICT accepts what the variant's
+    API reference allows: its type, its required keys, and its statuses where the list is closed.
     """
 
     WIRE = "WIRE"
@@ -63,13 +63,13 @@ def from_json(
     """Reads an item, a JSON object in UTF-8, as a message.
 
     `variant` is a field name of the oneof of ImageGenerationCall: seven of them are the same JSON,
-    and only the caller knows where the item stood. In the WIRE profile the item's own "type" has
-    the last word: `openrouter:image_generation` has one variant, and a type that none has is kept
+    so the caller names the place from which the item comes. In the WIRE profile the item's own
+    "type" decides: `openrouter:image_generation` has one variant, and a type of no variant is kept
     in an UnknownItem.
 
     Raises ConversionError, with the JSON Pointer of the culprit; see ErrorReason in
-    proto/imagecall/v1/conversion_error.proto for its reasons. Texts of more than `max_bytes` bytes
-    are refused unread.
+    proto/imagecall/v1/conversion_error.proto for the reasons. A text of more than `max_bytes` bytes
+    is refused unread.
     """
     call = ImageGenerationCall()
     read_call(call, text, variant, profile, max_bytes, False)
@@ -83,10 +83,10 @@ def serialized_from_json(
     profile: Profile = Profile.WIRE,
     max_bytes: int = MAX_BYTES,
 ) -> bytes:
-    """The serialized message of an item: what `from_json(...).SerializeToString()` gives.
+    """Serialized message of an item, equal to `from_json(...).SerializeToString()`.
 
-    For a large image this takes half the time and memory, as there is no message object that
-    holds a copy of it. Raises ConversionError.
+    Takes half the time and memory for a large image, which is not copied into a message object.
+    Raises ConversionError.
     """
     call = ImageGenerationCall()
     images = read_call(call, text, variant, profile, max_bytes, True)
@@ -103,8 +103,8 @@ def read_call(
 ) -> Mapping[str, bytes]:
     """Reads an item, as `from_json` does, into an empty message, which may be part of another.
 
-    Returns the large images, if they are to be kept apart: the message then has markers in their
-    stead, and imagecall.wire.splice.put_in puts them in. Raises ConversionError.
+    With `apart`, returns the large images by marker: the message has markers in place of them, and
+    imagecall.wire.splice.attach_images puts them back. Raises ConversionError.
     """
     if profile is _WIRE and len(text) < ASIDE and max_bytes >= _MAX_UTF8 * ASIDE:
         try:
@@ -127,17 +127,17 @@ def to_json(call: ImageGenerationCall, *, max_bytes: int = MAX_BYTES) -> bytes:
     The keys stand in the order type, id, result, status, then the variant's other fields, then the
     extra fields in their order.
 
-    Raises ConversionError if the message would come back from its JSON as another: fields of a
-    newer schema, two fields for one key, raw JSON text that is not JSON; see ErrorReason.
+    Raises ConversionError if reading the JSON would not give the message back: fields of a newer
+    schema, two fields for one key, raw JSON text that is not JSON; see ErrorReason.
     """
     return join(call_pieces(call), max_bytes)
 
 
 def json_from_serialized(data: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
-    """The JSON of a serialized message: what `to_json(ImageGenerationCall.FromString(data))` gives.
+    """JSON of a serialized message, equal to `to_json(ImageGenerationCall.FromString(data))`.
 
-    For a large image this takes half the time and memory; see `serialized_from_json`, of which this
-    is the inverse. Raises ConversionError: MALFORMED_PROTOBUF, and as to_json does.
+    Takes half the time and memory for a large image. The inverse of `serialized_from_json`. Raises
+    ConversionError: MALFORMED_PROTOBUF, and as `to_json` does.
     """
     short, images = detach_images(data, ImageGenerationCall.DESCRIPTOR)
     call = parsed(ImageGenerationCall, short)
@@ -145,7 +145,7 @@ def json_from_serialized(data: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
 
 
 def call_pieces(call: ImageGenerationCall, apart: Apart = NOTHING_APART) -> list[Piece]:
-    """The pieces of what `to_json` writes of a message and of the images beside it.
+    """Pieces of the text that `to_json` writes, for a message and the images kept beside it.
 
     Raises ConversionError.
     """
@@ -155,7 +155,7 @@ def call_pieces(call: ImageGenerationCall, apart: Apart = NOTHING_APART) -> list
 
 
 def event_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> StreamEvent:
-    """Reads the data of a stream event; one that concerns no image call is an UnknownItem.
+    """Reads the data of a stream event; an event of no image call becomes an UnknownItem.
 
     Raises ConversionError.
     """
@@ -170,7 +170,7 @@ def event_to_json(event: StreamEvent, *, max_bytes: int = MAX_BYTES) -> bytes:
 
 
 def event_pieces(event: StreamEvent, apart: Apart = NOTHING_APART) -> list[Piece]:
-    """The pieces of what `event_to_json` writes of an event and of the images beside it.
+    """Pieces of the text that `event_to_json` writes, for an event and the images beside it.
 
     Raises ConversionError.
     """
@@ -180,7 +180,7 @@ def event_pieces(event: StreamEvent, apart: Apart = NOTHING_APART) -> list[Piece
 
 
 def tool_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> Tool:
-    """Reads the configuration of a tool; one that is not the image tool is an UnknownItem.
+    """Reads the configuration of a tool; any but the image tool becomes an UnknownItem.
 
     Raises ConversionError.
     """
@@ -205,7 +205,7 @@ def _read(
     variant: str = "",
     apart: bool = False,
 ) -> Mapping[str, bytes]:
-    """Reads an object into an empty message. Returns the large images, if they are kept apart."""
+    """Reads an object into an empty message. With `apart`, returns the large images by marker."""
     data = encode(text, max_bytes)
     if len(data) >= ASIDE and (pattern := _IMAGE_KEYS.get(plan)):
         for short, spans in set_aside(data, pattern):
@@ -220,7 +220,7 @@ def _read(
 def _try_read(
     plan: UnionPlan, target: Message, short: bytes, spans: Spans, strict: bool, variant: str
 ) -> bool:
-    """Reads a text with large strings set aside. False: read the whole text instead."""
+    """Reads a text with large strings set aside. False: the whole text must be read instead."""
     try:
         plan.read(target, short, as_object(parse(short)), spans, strict, variant)
     except ConversionError:

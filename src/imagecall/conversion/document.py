@@ -1,6 +1,6 @@
-"""Whole requests, responses and events: their items lifted out of the JSON, and put back.
+"""Whole requests, responses and events: lifts items out of their JSON, and puts them back.
 
-Where an item may stand, and as which variant it is read there, are options in the schema: see
+The schema's options define where an item may be, and as which variant it is read there: see
 JsonPosition in proto/imagecall/v1/options.proto.
 """
 
@@ -40,15 +40,15 @@ KINDS: Final = {
     for value in DocumentKind.DESCRIPTOR.values
     if value.number
 }
-"""The kinds of documents and their numbers in DocumentKind."""
+"""Numbers in DocumentKind of the kinds of documents, by name."""
 
 KIND_NAMES: Final[dict[int, Kind]] = {number: name for name, number in KINDS.items()}  # type: ignore[misc]  # those of Kind
-"""The kinds by number."""
+"""Names of the kinds of documents, by number."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where items may stand: keys, and "*" for any index; and the variant they are read as."""
+    """Path at which items may be ("*" is any index), and the variant as which they are read."""
 
     path: tuple[str, ...]
     variant: str
@@ -63,19 +63,19 @@ POSITIONS: Final = {
     )
     for kind in KINDS.values()
 }
-"""Where items may stand, by the number of the kind of document."""
+"""Positions of items, by the number of the kind of document."""
 
 
 @dataclass(frozen=True)
 class _Places:
-    """The places for items in a JSON value: the position that it is, or those within it by key."""
+    """Places for items in a JSON value: the value's own position, or the places within by key."""
 
     position: Position | None
     within: "Mapping[str, _Places]"
 
 
 def _places(positions: Iterable[Position], depth: int = 0) -> _Places:
-    """The places of these positions, whose paths are the same up to a depth."""
+    """Tree of the places of these positions, whose paths are the same up to a depth."""
     own = [position for position in positions if len(position.path) == depth]
     by_key: dict[str, list[Position]] = {}
     for position in positions:
@@ -90,11 +90,12 @@ def _places(positions: Iterable[Position], depth: int = 0) -> _Places:
 _PLACES: Final = {kind: _places(positions) for kind, positions in POSITIONS.items()}
 
 Visit: TypeAlias = Callable[[Position, str, bytes, JsonValue], Sequence[Piece] | None]
-"""Takes a position, a JSON Pointer, a raw value and its meaning; gives another value, or None."""
+"""Maps a position, a JSON Pointer, a raw value and its parsed value to the pieces that replace the
+value. None: the value stays."""
 
 
 def kind_name(number: int) -> Kind:
-    """The kind with a number in DocumentKind. Raises ConversionError: UNKNOWN_KIND."""
+    """Name of the kind with a number in DocumentKind. Raises ConversionError: UNKNOWN_KIND."""
     if number in KIND_NAMES:
         return KIND_NAMES[number]
     choices = ", ".join(DocumentKind.keys()[1:])
@@ -105,10 +106,10 @@ def kind_name(number: int) -> Kind:
 def document_from_json(text: bytes | str, *, kind: Kind, max_bytes: int = MAX_BYTES) -> Document:
     """Reads a request, a response or a stream event, a JSON object, and lifts its items out.
 
-    An object at a place for items is one if its "type" is that of an image generation call. All
-    else stays in the document's JSON, its values untouched. Items are read in the WIRE profile.
+    An object at a position for items is an item if its "type" is that of an image generation call.
+    All else stays in the document's JSON unchanged. Items are read in the WIRE profile.
 
-    Raises ConversionError; its pointer is that of the culprit in the document.
+    Raises ConversionError, with the JSON Pointer of the culprit in the document.
     """
     if kind not in KINDS:
         message = f"there is no kind of document {quoted(kind)}; choose one of {', '.join(KINDS)}"
@@ -123,7 +124,7 @@ def document_from_json(text: bytes | str, *, kind: Kind, max_bytes: int = MAX_BY
 
 
 def _try_lift(kind: int, short: bytes, spans: Spans) -> Document | None:
-    """Reads a text with large strings set aside. None: read the whole text instead."""
+    """Reads a text with large strings set aside. None: the whole text must be read instead."""
     try:
         document = _lift(kind, short, spans)
     except ConversionError:
@@ -132,7 +133,7 @@ def _try_lift(kind: int, short: bytes, spans: Spans) -> Document | None:
 
 
 class _Found(NamedTuple):
-    """An item that was found in a document."""
+    """Item found in a document."""
 
     position: Position
     pointer: str
@@ -159,7 +160,7 @@ def _lift(kind: int, data: bytes, spans: Spans) -> Document:
 
 
 def _in_order(kind: int, found: list[_Found]) -> list[_Found]:
-    """The items in the order of Document.calls: by position, then as they stand in the text."""
+    """Sorts items into the order of Document.calls: by position, then by place in the text."""
     return sorted(found, key=lambda one: POSITIONS[kind].index(one.position))
 
 
@@ -178,10 +179,10 @@ def _read_item(
 
 
 def document_to_json(document: Document, *, max_bytes: int = MAX_BYTES) -> bytes:
-    """Writes a document as JSON in UTF-8, its items put back. The inverse of `document_from_json`.
+    """Writes a document, with its items put back, as JSON in UTF-8.
 
-    An item may also have been left in the JSON, where it is checked. Raises ConversionError, also
-    if the pointer of an item is not a place for it, or holds no null.
+    The inverse of `document_from_json`. Items that are in the JSON already are checked. Raises
+    ConversionError, also if the pointer of an item is no position for items, or holds no null.
     """
     return join(document_pieces(document, max_bytes=max_bytes), max_bytes)
 
@@ -189,9 +190,9 @@ def document_to_json(document: Document, *, max_bytes: int = MAX_BYTES) -> bytes
 def document_pieces(
     document: Document, apart: Apart = NOTHING_APART, *, max_bytes: int = MAX_BYTES
 ) -> list[Piece]:
-    """The pieces of what `document_to_json` writes of a document and of the images beside it.
+    """Pieces of the text that `document_to_json` writes, for a document and the images beside it.
 
-    The limit is that of the document's JSON, without the items. Raises ConversionError.
+    `max_bytes` limits the document's JSON without the items. Raises ConversionError.
     """
     data, edited = _put_back(document, apart, max_bytes)
     return check_depth_of(join_member_pieces(edited) if edited else [data])
@@ -200,7 +201,7 @@ def document_pieces(
 def document_members(
     document: Document, apart: Apart = NOTHING_APART
 ) -> dict[str, Sequence[Piece]]:
-    """The pieces of each value of the object that a document is, in which no limit is checked.
+    """Pieces of each value of a document's object, by key. Checks no limit of the whole text.
 
     Raises ConversionError.
     """
@@ -211,7 +212,7 @@ def document_members(
 def _put_back(
     document: Document, apart: Apart, max_bytes: int
 ) -> tuple[bytes, dict[str, list[Piece]]]:
-    """A document's JSON, and the pieces of each of its values by key, if it has items."""
+    """Returns a document's JSON, and the pieces of each of its values by key, if it has items."""
     refuse_unknown_fields(document, "")
     kind_name(document.kind)
     data = encode(document.json, max_bytes)
@@ -241,7 +242,7 @@ def _put_back(
 def _item_pieces(
     pointer: str, call: ImageGenerationCall, apart: Apart, variant: str
 ) -> list[Piece]:
-    """The JSON of an item, which must be what is read at a place for the variant."""
+    """Pieces of an item's JSON. Raises ConversionError unless it reads back as the same item."""
     try:
         pieces = call_pieces(call, apart)
         CALLS.refuse_misplaced(call, variant)
@@ -254,7 +255,7 @@ def _item_pieces(
 
 
 def _check_order(pointers: Sequence[str], put: Collection[str]) -> None:
-    """Raises ConversionError unless each item was put back, in this order."""
+    """Raises ConversionError unless each pointer was put back once, in this order."""
     for pointer in pointers:
         if pointer not in put:
             message = f"{quoted(pointer)} is not a place for an item, or does not hold null"
@@ -311,7 +312,7 @@ def _edit_elements(
 def _edited(
     raw: bytes, values: dict[str, JsonValue], places: _Places, pointer: str, visit: Visit
 ) -> dict[str, list[Piece]]:
-    """The pieces of each value of an object, by its key; empty if nothing changed."""
+    """Pieces of each value of an object, by key; empty if nothing changed."""
     within = [key for key in places.within if key in values and key != _ANY_INDEX]
     if not within:
         return {}

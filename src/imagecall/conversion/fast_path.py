@@ -1,9 +1,8 @@
-"""Fast path for plain objects, with the same result as the reading by the plan.
+"""Fast path for plain objects, with the same result as reading by the plan.
 
-An object is plain if its members are strings that their fields carry, or null or canonical base64
-where the field is an image, no key stands twice, and no string holds an escaped quote. Most items
-are. For any other object the fast path returns False or raises one of FAILURES, and the plan reads
-the object.
+Most items are plain objects: each member is a string that its field carries, or null or canonical
+base64 where the field is an image; no key occurs twice, and no string holds an escaped quote. For
+any other object the fast path returns False or raises one of FAILURES, and the plan reads it.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,8 +1,8 @@
-"""One JSON value and one protobuf field: for each kind of field, how it is read and written.
+"""Codecs between one JSON value and one protobuf field, for each kind of field.
 
 A read and a write of the same kind stand together and are inverses: `read` puts a value into the
-field of a message, or says that the field cannot carry it exactly; `write` gives the JSON text back
-for what was put there, and refuses what `read` would not have put there.
+field of a message, or returns False if the field cannot carry the value exactly; `write` writes the
+field's value as JSON text, and refuses a value that `read` would not have put there.
 """
 
 from collections.abc import Callable, Iterable
@@ -30,24 +30,27 @@ INTEGERS: Final = {
     FieldDescriptor.TYPE_INT64: range(-(2**63), 2**63),
     FieldDescriptor.TYPE_UINT64: range(2**64),
 }
-"""The numbers that a field of each integer type holds."""
+"""Range of each integer type of protobuf."""
 
 Read = Callable[[Message, JsonValue, Spans], bool]
-"""Puts a parsed value into its field. False: the field cannot carry it. May refuse it."""
+"""Puts a parsed value into its field. Returns False if the field cannot carry the value.
+
+May raise ConversionError.
+"""
 
 ReadRaw = Callable[[Message, bytes, JsonValue, Spans, bool], bool]
-"""The same for a value whose raw text is needed; the last argument is whether to be strict."""
+"""Read of a value whose raw text is needed. The last argument: the profile is STRICT."""
 
 Write = Callable[[Any, list[Piece], Apart], None]
-"""Appends the member that a field's value is in JSON, such as `,"id":"a"`, to a text's pieces.
+"""Appends a field's value as a JSON member, such as `,"id":"a"`, to the pieces of a text.
 
-The last argument are the images that stand beside the message that has the field.
+The last argument holds the images that are kept beside the message of the field.
 """
 
 
 @dataclass(frozen=True)
 class Codec:
-    """How a field is read and written. One of `read` and `read_raw` is set."""
+    """Read and write of a field. Either `read` or `read_raw` is set."""
 
     write: Write
     read: Read | None = None
@@ -55,30 +58,30 @@ class Codec:
 
 
 def key_of(field: FieldDescriptor) -> options_pb2.JsonKey:
-    """The option that says which JSON key a field is."""
+    """JSON key of a field, from the field's options."""
     option: options_pb2.JsonKey = field.GetOptions().Extensions[options_pb2.json_key]
     return option
 
 
 def holds_other_spellings(field: FieldDescriptor) -> bool:
-    """Whether a string field holds the spellings that the enum field of the same key lacks."""
+    """Reports a string field for the spellings that the enum field of the same key lacks."""
     return key_of(field).role == options_pb2.FIELD_ROLE_UNKNOWN_SPELLING
 
 
 def enum_of(field: FieldDescriptor) -> EnumDescriptor:
-    """The enum of an enum field."""
+    """Enum of an enum field."""
     assert field.enum_type is not None
     return field.enum_type
 
 
 def message_of(field: FieldDescriptor) -> Descriptor:
-    """The message of a message field."""
+    """Message type of a message field."""
     assert field.message_type is not None
     return field.message_type
 
 
 def member_start(field: FieldDescriptor) -> bytes:
-    """How the member of a field begins in JSON: `,"id":`."""
+    """Start of the JSON member of a field: `,"id":`."""
     return b",%b:" % quote(key_of(field).name)
 
 
@@ -93,7 +96,11 @@ def refuse_unknown_fields(message: Message, pointer: str) -> None:
 
 
 def _mismatch(field: FieldDescriptor, wanted: str) -> Callable[[JsonValue], bool]:
-    """What to do with a value of the wrong JSON type: leave it, or refuse it."""
+    """Handler of values of the wrong JSON type.
+
+    Returns False for a lenient key, whose value then becomes an extra field; raises ConversionError
+    (WRONG_TYPE) for any other key.
+    """
     key = key_of(field)
     if key.lenient:
         return lambda value: False
@@ -106,17 +113,17 @@ def _mismatch(field: FieldDescriptor, wanted: str) -> Callable[[JsonValue], bool
 
 
 def string_codec(field: FieldDescriptor) -> Codec:
-    """A JSON string and a string field."""
+    """Codec of a JSON string and a string field."""
     return _simple_codec(field, str, "a string")
 
 
 def boolean_codec(field: FieldDescriptor) -> Codec:
-    """A JSON true or false and a bool field."""
+    """Codec of a JSON true or false and a bool field."""
     return _simple_codec(field, bool, "true or false")
 
 
 def _simple_codec(field: FieldDescriptor, kind: type, wanted: str) -> Codec:
-    """A JSON value of one type and a field that carries every value of it."""
+    """Codec of a JSON value of one type and a field that carries every value of that type."""
     name, start = field.name, member_start(field)
     mismatch = _mismatch(field, wanted)
 
@@ -133,7 +140,10 @@ def _simple_codec(field: FieldDescriptor, kind: type, wanted: str) -> Codec:
 
 
 def strings_codec(field: FieldDescriptor) -> Codec:
-    """A JSON array of strings and a repeated string field, which cannot carry an empty array."""
+    """Codec of a JSON array of strings and a repeated string field.
+
+    A repeated field cannot carry an empty array.
+    """
     name, start = field.name, member_start(field)
     mismatch = _mismatch(field, "an array of strings that is not empty")
 
@@ -150,7 +160,10 @@ def strings_codec(field: FieldDescriptor) -> Codec:
 
 
 def number_codec(field: FieldDescriptor) -> Codec:
-    """A JSON number and an integer or double field: the numbers that are spelled as Python does."""
+    """Codec of a JSON number and an integer or double field.
+
+    The field carries only numbers in the spelling that Python's `repr` gives.
+    """
     name, start = field.name, member_start(field)
     numbers = INTEGERS.get(field.type)
     wanted = "a number in its usual spelling"
@@ -179,13 +192,13 @@ def _is_integer(value: JsonValue, numbers: range) -> bool:
 
 
 def spellings(enum: EnumDescriptor) -> dict[str, int]:
-    """The numbers of an enum's values by their spelling in JSON."""
+    """Numbers of an enum's values by their spelling in JSON."""
     spelling = options_pb2.json_spelling
     return {v.GetOptions().Extensions[spelling]: v.number for v in enum.values if v.number}
 
 
 def enum_codec(field: FieldDescriptor, other: FieldDescriptor) -> Codec:
-    """A JSON string and an enum field, or the field `other` for spellings that the enum lacks."""
+    """Codec of a JSON string and an enum field, or `other` for spellings that the enum lacks."""
     name, other_name = field.name, other.name
     pointer = pointer_to(key_of(field).name)
     numbers = spellings(enum_of(field))
@@ -213,7 +226,7 @@ def enum_codec(field: FieldDescriptor, other: FieldDescriptor) -> Codec:
 
 
 def other_spelling_write(field: FieldDescriptor, other: FieldDescriptor) -> Write:
-    """The write of the field `other` of an enum field: the read is that of `enum_codec`."""
+    """Write of `other`, the field for spellings that the enum lacks; `enum_codec` reads it."""
     start = member_start(field)
     pointer = pointer_to(key_of(field).name)
     numbers = spellings(enum_of(field))
@@ -230,11 +243,11 @@ def other_spelling_write(field: FieldDescriptor, other: FieldDescriptor) -> Writ
 CANONICAL_ENDS: Final = tuple(
     [last + "==" for last in "AQgw"] + [last + "=" for last in "AEIMQUYcgkosw048"]
 )
-"""The ends of padded base64 whose unused bits are zero."""
+"""Ends of padded base64 whose unused bits are zero."""
 
 
 def decode_base64(text: str) -> bytes:
-    """The bytes of canonical base64 (RFC 4648 section 4). Raises ValueError for any other text."""
+    """Decodes canonical base64 (RFC 4648 section 4). Raises ValueError for any other text."""
     image = b64decode(text, None, True)  # By position: keywords double the time of a small call.
     if text[-1:] == "=" and not text.endswith(CANONICAL_ENDS):
         raise ValueError("the unused bits at the end are not zero")
@@ -250,7 +263,7 @@ def _is_canonical_base64(text: str) -> bool:
 
 
 def image_codec(field: FieldDescriptor) -> Codec:
-    """A JSON string or null and an ImageResult field."""
+    """Codec of a JSON string or null and an ImageResult field."""
     return Codec(_image_write(field), _image_read(field))
 
 
@@ -313,7 +326,7 @@ def _image_write(field: FieldDescriptor) -> Write:
 
 
 def _other_result(result: ImageResult, key: str) -> bytes:
-    """The JSON of a result that is neither an image of some bytes nor null."""
+    """JSON of a result that is an empty image or text. Raises ConversionError for any other."""
     match result.WhichOneof("kind"):
         case "image":
             return b'""'

@@ -1,7 +1,7 @@
-"""One JSON object and one message: its keys in fields, or the whole of it as text.
+"""Plans for one JSON object and one message, which holds the keys in fields, or all as text.
 
-`read` and `write` are inverses. What `write` refuses is what `read` would not have made: such a
-message would come back from its JSON as another.
+`read` and `write` are inverses. `write` refuses a message that `read` would not have made, as
+reading its JSON would give another message.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,7 +34,7 @@ from imagecall.json.text import (
 from imagecall.v1.extra_field_pb2 import ExtraField
 
 TYPE: Final = "type"
-"""The key that says what an object is."""
+"""Key of the type of an object."""
 
 _WHITE_SPACE: Final = " \t\n\r"
 
@@ -42,15 +42,15 @@ JsonObject: TypeAlias = dict[str, JsonValue]
 
 
 class Plan(Protocol):
-    """How the objects of one type are read and written."""
+    """Read and write of the objects of one type."""
 
     @property
     def tag(self) -> str:
-        """The value of the "type" key; empty where it is not fixed."""
+        """Value of the "type" key; empty where the value is not fixed."""
 
     @property
     def image_keys(self) -> frozenset[str]:
-        """The keys, at any depth, that hold images."""
+        """Keys, at any depth, that hold images."""
 
     def read(
         self, target: Message, text: bytes, value: JsonObject, spans: Spans, strict: bool
@@ -58,18 +58,18 @@ class Plan(Protocol):
         """Puts the object `value`, whose raw text is `text`, into an empty message."""
 
     def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
-        """Appends the JSON text of a message, and of the images beside it, to the pieces."""
+        """Appends the JSON text of a message, with the images kept beside it, to the pieces."""
 
 
 def as_object(value: JsonValue) -> JsonObject:
-    """The value, which must be an object. Raises ConversionError: WRONG_TYPE."""
+    """Returns the value if it is an object. Raises ConversionError (WRONG_TYPE) otherwise."""
     if isinstance(value, dict):
         return value
     raise ConversionError("WRONG_TYPE", "", f"it must be an object, not {type_name(value)}")
 
 
 def type_of(value: JsonObject) -> str:
-    """The object's "type". Raises ConversionError: MISSING_KEY, WRONG_TYPE."""
+    """Value of an object's "type". Raises ConversionError: MISSING_KEY, WRONG_TYPE."""
     tag = value.get(TYPE)
     if isinstance(tag, str):
         return tag
@@ -80,7 +80,10 @@ def type_of(value: JsonObject) -> str:
 
 
 def raw_value(json: str, pointer: str, max_depth: int) -> tuple[bytes, JsonValue]:
-    """Raw JSON text of a message, checked so that it can stand in JSON as it is, and its value."""
+    """Checks raw JSON text that is copied into JSON; returns its bytes and its value.
+
+    Raises ConversionError: NOT_CANONICAL for white space around it, and as `parse` does.
+    """
     if json and (json[0] in _WHITE_SPACE or json[-1] in _WHITE_SPACE):
         message = "raw JSON text must not begin or end with white space"
         raise ConversionError("NOT_CANONICAL", pointer, message)
@@ -93,28 +96,28 @@ def raw_value(json: str, pointer: str, max_depth: int) -> tuple[bytes, JsonValue
 
 @dataclass(frozen=True)
 class ObjectPlan:
-    """The plan of a message whose fields are the keys of an object."""
+    """Plan of a message whose fields are the keys of an object."""
 
     tag: str
     message_class: type[Message]
     plain_read: Callable[[str], PlainRead]
-    """Compiles the quick reading for a variant of a union with this plan."""
+    """Compiles the fast path for a variant of a union with this plan."""
     reads: Mapping[str, Read]
     raw_reads: Mapping[str, ReadRaw]
     keys: Mapping[FieldDescriptor, str]
-    """By field, the one for an enum's other spellings too: the key."""
+    """JSON key of each field, and of the field for an enum's other spellings."""
     writes: Mapping[FieldDescriptor, Write]
     other_writes: Mapping[FieldDescriptor, tuple[FieldDescriptor, Write]]
-    """By the field for an enum's other spellings: the enum field, and the write."""
+    """Enum field and write, by the field for the enum's other spellings."""
     start: bytes
-    """How the object begins in JSON: `{"type":"image_generation_call"`."""
+    """Start of the object in JSON: `{"type":"image_generation_call"`."""
     own_keys: frozenset[str]
-    """The keys that never stand among the extra fields."""
+    """Keys that are never among the extra fields."""
     extra_fields: str
-    """The field of the keys that no other field carries."""
+    """Name of the field for keys that no other field carries."""
     required: tuple[str, ...]
     closed: tuple[tuple[str, str, str], ...]
-    """Each key whose spellings are closed, the field for others, and the spellings."""
+    """For each key with a closed list of spellings: key, field for other spellings, the list."""
     image_keys: frozenset[str]
 
     def read(
@@ -136,7 +139,7 @@ class ObjectPlan:
             self._read_left(target, text, value, left, spans, strict)
 
     def _enforce(self, target: Message, value: JsonObject) -> None:
-        """What the STRICT profile demands beyond the type."""
+        """Raises ConversionError for a key or spelling that the STRICT profile refuses."""
         for name in self.required:
             if name not in value:
                 message = f"the STRICT profile requires the key {quoted(name)}"
@@ -155,7 +158,7 @@ class ObjectPlan:
         spans: Spans,
         strict: bool,
     ) -> None:
-        """Reads the keys that need their raw text, and keeps those that no field carries."""
+        """Reads the keys that need their raw text; keys that no field carries become extra fields."""
         raws = members(text)
         extra_fields = getattr(target, self.extra_fields)
         for name in left:
@@ -220,7 +223,7 @@ class ObjectPlan:
         own = len(written) - count + bool(self.tag)
         if own + count > MAX_KEYS:
             raise too_many_keys()
-        if size > MAX_VALUES:  # Each value has a byte at least, and something that divides it.
+        if size > MAX_VALUES:  # A shorter text cannot have so many values.
             whole = join_members({extra.name: extra.json.encode() for extra in extras})
             if own + count_values(whole) > MAX_VALUES:
                 raise too_many_values()
@@ -228,12 +231,12 @@ class ObjectPlan:
 
 @dataclass(frozen=True)
 class RawObjectPlan:
-    """The plan of a message that keeps an object as text, beside a copy of its type."""
+    """Plan of a message that keeps an object as text, beside a copy of its type."""
 
     type_field: str
     json_field: str
     others: Mapping[str, ObjectPlan]
-    """By type, a plan of the objects that a schema older than this one kept as text."""
+    """Plans, by type, of objects that an older schema kept as text."""
     tag: str = ""
     image_keys: frozenset[str] = frozenset()
 

@@ -1,7 +1,7 @@
-"""The plan by which messages are converted, compiled once for each from its descriptor and options.
+"""Compiles the plan of each message type once, from its descriptor and options.
 
-No message, field or variant is named here: proto/imagecall/v1/options.proto says what the options
-mean, and the other .proto files set them.
+Names no message, field or variant: proto/imagecall/v1/options.proto defines the options, and the
+other .proto files set them.
 """
 
 from collections.abc import Mapping
@@ -41,14 +41,14 @@ from imagecall.v1 import options_pb2
 
 
 def is_union(descriptor: Descriptor) -> bool:
-    """Whether a message holds one of several objects."""
+    """Reports a message whose only content is a oneof of several objects."""
     oneofs = [oneof for oneof in descriptor.oneofs if len(oneof.fields) > 1]
     return len(oneofs) == 1 and len(oneofs[0].fields) == len(descriptor.fields)
 
 
 @cache
 def union_plan(descriptor: Descriptor) -> UnionPlan:
-    """The plan of a message that holds one of several objects."""
+    """Plan of a message that holds one of several objects."""
     [oneof] = descriptor.oneofs
     options = {f.name: f.GetOptions().Extensions[options_pb2.json_variant] for f in oneof.fields}
     objects = {
@@ -72,7 +72,7 @@ def _raw_object_plan(descriptor: Descriptor, others: Mapping[str, ObjectPlan]) -
 
 @cache
 def object_plan(descriptor: Descriptor) -> ObjectPlan:
-    """The plan of a message whose fields are the keys of an object."""
+    """Plan of a message whose fields are the keys of an object."""
     tag = descriptor.GetOptions().Extensions[options_pb2.json_object].type
     keys = {key_of(f).name: f for f in descriptor.fields if key_of(f).name and not key_of(f).role}
     others = {keys[key_of(f).name]: f for f in descriptor.fields if holds_other_spellings(f)}
@@ -117,13 +117,13 @@ def _is_image(field: FieldDescriptor) -> bool:
 
 
 def _named_by_role(descriptor: Descriptor, role: options_pb2.FieldRole.ValueType) -> str:
-    """The name of the one field of a message that has a role."""
+    """Name of the one field of a message that has a role."""
     [name] = [field.name for field in descriptor.fields if key_of(field).role == role]
     return name
 
 
 def _image_keys(key: str, field: FieldDescriptor) -> frozenset[str]:
-    """The keys in a member's value, or its own, that hold images."""
+    """Keys that hold images: the member's own, or those in its value."""
     if field.message_type is None:
         return frozenset()
     if _is_image(field):
@@ -136,7 +136,7 @@ def _plan(descriptor: Descriptor) -> Plan:
 
 
 def _codec(field: FieldDescriptor, other: FieldDescriptor | None) -> Codec:
-    """The codec of a field that is a key, and for an enum of the field for other spellings."""
+    """Codec of a field that has a JSON key; `other` is an enum's field for other spellings."""
     if field.is_repeated and field.type == FieldDescriptor.TYPE_STRING and key_of(field).lenient:
         return strings_codec(field)
     if not field.has_presence and other is None:
@@ -160,7 +160,7 @@ def _codec(field: FieldDescriptor, other: FieldDescriptor | None) -> Codec:
 
 
 def _object_codec(field: FieldDescriptor) -> Codec:
-    """A JSON object and a field that is an object."""
+    """Codec of a JSON object and a field of one object type."""
     name, key, plan = field.name, key_of(field), object_plan(message_of(field))
 
     def read_raw(target: Message, raw: bytes, value: JsonValue, spans: Spans, strict: bool) -> bool:
@@ -178,7 +178,7 @@ def _object_codec(field: FieldDescriptor) -> Codec:
 
 
 def _union_codec(field: FieldDescriptor) -> Codec:
-    """A JSON object and a field that holds one of several objects."""
+    """Codec of a JSON object and a field that holds one of several objects."""
     name, key, plan = field.name, key_of(field), union_plan(message_of(field))
 
     def read_raw(target: Message, raw: bytes, value: JsonValue, spans: Spans, strict: bool) -> bool:

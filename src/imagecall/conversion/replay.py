@@ -1,7 +1,8 @@
-"""An output item as an input item that the APIs take back.
+"""Converts an output item to an input item that the APIs accept.
 
-Servers refuse what they send: OpenAI answers 400 "Unknown parameter: 'input[n].action'" to the
-further keys of an item, and OpenRouter checks the status of input items against a closed list.
+The APIs refuse their own output items: OpenAI answers 400 "Unknown parameter: 'input[n].action'"
+to the further keys of an item, and OpenRouter checks the status of input items against a closed
+list.
 """
 
 from typing import Any, Final, NamedTuple
@@ -18,11 +19,11 @@ _TARGET: Final = next(v.name for v in CALLS.variants.values() if v.option.replay
 
 
 class Replay(NamedTuple):
-    """An item to send back.
+    """Item to send back.
 
     Attributes:
         call: the item, as the variant of a request's "input": type, id, result and status.
-        dropped: the JSON keys of the original that it lacks.
+        dropped: the JSON keys of the original that `call` lacks.
     """
 
     call: ImageGenerationCall
@@ -30,16 +31,16 @@ class Replay(NamedTuple):
 
 
 def to_input(call: ImageGenerationCall) -> Replay:
-    """The item in the form in which OpenAI and OpenRouter take it back: four keys at most.
+    """Reduces an item to the keys that OpenAI and OpenRouter accept: type, id, result, status.
 
     An item of the type `openrouter:image_generation` becomes an image_generation_call; no other
-    value is changed. Keys beside the four are dropped, and so is a status that is not one of the
-    four that OpenRouter takes; `dropped` names them. A key that the item lacks is not made up.
+    value is changed. Any other key is dropped, and so is a status that is not one of the four that
+    OpenRouter accepts; `dropped` names the keys. A key that the item lacks is not added.
 
-    Raises ConversionError as to_json does; NOT_REPLAYABLE for an item without an id, by which the
+    Raises ConversionError as `to_json` does; NOT_REPLAYABLE for an item without an id, by which the
     APIs find it, and for an UnknownItem.
     """
-    CALLS.write(call, [])  # For what it refuses.
+    CALLS.write(call, [])  # Raises for a call that has no JSON.
     variant = CALLS.chosen(call)
     if variant.option.fallback:
         message = "only image generation calls can be sent back, not an item of another type"
@@ -68,7 +69,7 @@ def _move(source: Any, target: Any) -> tuple[str, ...]:
 
 
 def _takes(descriptor: Descriptor, field: FieldDescriptor) -> bool:
-    """Whether servers take a field: a key, but no extra one, and no unlisted status."""
+    """Reports a field that the APIs accept: one with a key of its own, no unlisted status."""
     key = key_of(field)
     if not holds_other_spellings(field):
         return bool(key.name)

@@ -1,7 +1,7 @@
-"""A message whose oneof holds one of several objects, chosen by "type" and by the caller.
+"""Plan of a message whose oneof holds one of several objects, chosen by "type" and by the caller.
 
-Several variants may have the same "type": their JSON is the same, and the caller, or the place in a
-document, says which is meant.
+Several variants may have the same "type" and the same JSON: the caller, or the place in a document,
+then decides between them.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ from imagecall.v1 import options_pb2
 
 
 class Variant:
-    """A member of a union: its name in the oneof, its options, its plan."""
+    """Member of a union: its name in the oneof, its options, its plan."""
 
     def __init__(self, name: str, option: options_pb2.JsonVariant, plan: Plan) -> None:
         self.name = name
@@ -29,7 +29,7 @@ class Variant:
 
 
 class UnionPlan:
-    """The plan of a union: how its objects are read and written."""
+    """Read and write of the objects of a union."""
 
     def __init__(self, oneof: str, variants: Iterable[Variant]) -> None:
         self.oneof = oneof
@@ -45,31 +45,31 @@ class UnionPlan:
 
     @cached_property
     def image_keys(self) -> frozenset[str]:
-        """The keys, at any depth, that hold images."""
+        """Keys, at any depth, that hold images."""
         return frozenset().union(*(v.plan.image_keys for v in self.variants.values()))
 
     @cached_property
     def default(self) -> str:
-        """The variant that is meant where the caller names none; empty if the type decides."""
+        """Variant for callers that name none; empty if the type decides."""
         return next((v.name for v in self.variants.values() if v.option.default), "")
 
     @cached_property
     def fallback(self) -> Variant:
-        """The variant of the types that no other has."""
+        """Variant for every type that no other variant has."""
         return next(v for v in self.variants.values() if v.option.fallback)
 
     def check_name(self, name: str) -> None:
-        """Raises ConversionError: UNKNOWN_VARIANT."""
+        """Raises ConversionError (UNKNOWN_VARIANT) unless a variant has the name."""
         if name not in self.variants and (name or self.default):
             message = f"there is no variant {quoted(name)}; choose one of {_list(self.variants)}"
             raise ConversionError("UNKNOWN_VARIANT", "", message)
 
     def choose(self, tag: str, name: str, strict: bool) -> Variant:
-        """The variant of an object of type `tag`, where `name` is meant.
+        """Chooses the variant for an object of type `tag` where the caller named `name`.
 
-        The type has the last word: one that no variant has is read as the fallback, one that
-        another variant alone has as that variant, unless the caller is strict. Raises
-        ConversionError: UNKNOWN_VARIANT, TYPE_MISMATCH.
+        The type decides, unless `strict`: an object of a type that no variant has is read as the
+        fallback, of a type that only one variant has as that variant. Raises ConversionError:
+        UNKNOWN_VARIANT, TYPE_MISMATCH.
         """
         self.check_name(name)
         of_type = self.by_type.get(tag, {})
@@ -91,7 +91,7 @@ class UnionPlan:
 
     @cached_property
     def plain_reads(self) -> dict[str, dict[str, PlainRead]]:
-        """By the name of a variant and its type: the quick reading of its plain objects."""
+        """Fast path of each variant, by name and type."""
         return {
             name: {variant.plan.tag: variant.plan.plain_read(name)}
             for name, variant in self.variants.items()
@@ -113,16 +113,16 @@ class UnionPlan:
         variant.plan.read(getattr(target, variant.name), text, value, spans, strict)
 
     def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
-        """Appends the JSON text of a message, and of the images beside it, to the pieces."""
+        """Appends the JSON text of a message, with the images kept beside it, to the pieces."""
         if len(UnknownFieldSet(message)):
             refuse_unknown_fields(message, "")
         name = message.WhichOneof(self.oneof) or self.chosen(message).name
         self._writes[name](getattr(message, name), pieces, under(apart, name))
 
     def refuse_misplaced(self, message: Message, name: str) -> None:
-        """Raises ConversionError (NOT_CANONICAL) if JSON is not read back as the variant set.
+        """Raises ConversionError (NOT_CANONICAL) if the JSON would be read as another variant.
 
-        `name` is the variant that the place of the message means.
+        `name` is the variant as which an object is read in the message's place.
         """
         found = self.chosen(message)
         read_back = self.choose(found.plan.tag, name, strict=False)
@@ -131,7 +131,7 @@ class UnionPlan:
             raise ConversionError("NOT_CANONICAL", "", text)
 
     def chosen(self, message: Message) -> Variant:
-        """The variant that a message holds. Raises ConversionError: EMPTY_ONEOF."""
+        """Variant that is set in a message. Raises ConversionError: EMPTY_ONEOF."""
         name = message.WhichOneof(self.oneof)
         if name is None:
             text = f"the {message.DESCRIPTOR.name} is empty: set one of its variants"

@@ -1,4 +1,4 @@
-"""An item as most code wants it: what it holds, whichever variant it is."""
+"""Read-only view of an item, the same for all variants."""
 
 import base64
 import re
@@ -21,7 +21,7 @@ _DATA_URL: Final = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class CallView:
-    """What an item holds, by the names of its JSON keys.
+    """Values of an item, named by its JSON keys.
 
     Attributes:
         variant: the field name of the oneof of ImageGenerationCall.
@@ -30,8 +30,8 @@ class CallView:
         status: the value of "status", as it is spelled in JSON. None: the key is absent.
         has_result: whether there is a "result" key.
         result: bytes of an image, text that is not canonical base64, or None for null or absent.
-        image_b64: the value of "imageB64", where the variant has it, as result.
-        declared_format: the value of "output_format", if it is a string. None: it is not.
+        image_b64: the value of "imageB64", where the variant has that key, typed as `result`.
+        declared_format: the value of "output_format". None: absent, or not a string.
     """
 
     variant: str
@@ -45,25 +45,26 @@ class CallView:
 
     @property
     def image(self) -> bytes | None:
-        """The image, of "result" or else of "imageB64".
+        """Image of "result", or else of "imageB64".
 
-        Also out of a data: URL, and out of text that is base64 without padding, with line breaks or
-        in the URL alphabet, if its first bytes are those of an image. None: there is none, or it
-        stands behind a URL.
+        Decodes data: URLs too, and text that is base64 without padding, with line breaks or in the
+        URL alphabet, if its first bytes are those of an image. None: there is no image, or only its
+        URL.
         """
         return _image(self.result) or _image(self.image_b64)
 
     @property
     def format(self) -> str | None:
-        """The format that the first bytes of the image show, such as "png"; see image_format."""
+        """Format of the image by its first bytes, such as "png"; see `image_format`."""
         image = self.image
         return None if image is None else image_format(image)
 
 
 def view(call: ImageGenerationCall) -> CallView:
-    """What an item holds, whichever variant it is; an UnknownItem has no more than a type.
+    """Returns the values of an item of any variant; an UnknownItem has only a type.
 
-    Raises ConversionError: EMPTY_ONEOF if no variant is set, and for extra fields that are no JSON.
+    Raises ConversionError: EMPTY_ONEOF if no variant is set, and as `parse` does for an extra field
+    that is not JSON.
     """
     variant = CALLS.chosen(call)
     message = getattr(call, variant.name)
@@ -84,7 +85,7 @@ def view(call: ImageGenerationCall) -> CallView:
 
 
 def _get(message: Message, field: str) -> Any:
-    """The value of a field; None if the variant lacks it or it is not set."""
+    """Value of a field; None if the variant lacks the field or the field is not set."""
     if field not in message.DESCRIPTOR.fields_by_name or not message.HasField(field):
         return None
     return getattr(message, field)
@@ -96,7 +97,7 @@ def _value(result: ImageResult) -> bytes | str | None:
 
 
 def _string(message: Any, key: str) -> str | None:
-    """The string value of a key that has a field, or stands among the extra fields."""
+    """String value of a key, from its field or from the extra fields; None for no string."""
     value: JsonValue = _get(message, key)
     if value is None:
         extras = getattr(message, "extra_fields", ())
@@ -106,7 +107,7 @@ def _string(message: Any, key: str) -> str | None:
 
 
 def _image(result: bytes | str | None) -> bytes | None:
-    """The image that a value like that of "result" holds; None if it holds none."""
+    """Image in a value such as that of "result"; None if there is none."""
     if not isinstance(result, str):
         return result or None
     found = _DATA_URL.match(result)
@@ -115,7 +116,7 @@ def _image(result: bytes | str | None) -> bytes | None:
 
 
 def _lenient_base64(text: str) -> bytes | None:
-    """The bytes of base64 in either alphabet, padded or not, with or without line breaks."""
+    """Decodes base64 in either alphabet, with or without padding and line breaks; else None."""
     compact = "".join(text.split()).rstrip("=")
     altered = compact.replace("-", "+").replace("_", "/")
     try:

@@ -1,1 +1,1 @@
-"""What doors and backends exchange: the Backend protocol, requests, responses and their parts."""
+"""Interface between doors and backends: the Backend protocol, requests, responses, parts."""

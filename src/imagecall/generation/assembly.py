@@ -1,4 +1,4 @@
-"""Events and their images, reassembled from the parts of an answer to StreamImage."""
+"""Reassembles events and their images from the parts of an answer to StreamImage."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from functools import partial
@@ -18,13 +18,13 @@ from imagecall.wire.chunks import Assembly, RawChunk, damaged
 from imagecall.wire.cost import check_cost
 
 MAX_IMAGE_BYTES: Final = 1024 * 1024 * 1024
-"""The default limit of an image, in bytes: 1 GiB."""
+"""Default limit of an image, in bytes: 1 GiB."""
 
 _MAX_VALUES: Final = 10_000
-"""The most values that an event may have in chunks."""
+"""Most values in chunks of one event."""
 
 StreamItem: TypeAlias = StreamEvent | StreamEnd
-"""An event of a stream, or its end."""
+"""Event of a stream, or the stream's end."""
 
 
 def _size(part: Part) -> int:
@@ -38,7 +38,7 @@ def _size(part: Part) -> int:
 
 
 def read_part(given: Part) -> RawChunk | StreamItem | None:
-    """Reads a part of an answer. None: it is of a newer schema.
+    """Reads a part of an answer. Returns None for a part of a newer schema.
 
     Raises ConversionError: CHUNKS_DAMAGED, TOO_MANY_VALUES.
     """
@@ -72,7 +72,7 @@ class Reassembly:
 
     Args:
         assembly: makes the assembly of a value.
-        image_of: gives what is put in the place of an image.
+        image_of: returns the bytes to set in the field of an image.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Reassembly:
         self._end: StreamEnd | None = None
 
     def add(self, part: RawChunk | StreamItem) -> StreamItem | None:
-        """Takes the next part; returns it, whole, if it is an event or the end."""
+        """Adds the next part. Returns the event or the end that the part completes, else None."""
         if self._end is not None:
             raise damaged("the stream goes on after its end")
         if isinstance(part, RawChunk):
@@ -107,7 +107,7 @@ class Reassembly:
         return part
 
     def finish(self) -> StreamEnd:
-        """Returns the end, once the parts are over."""
+        """Returns the end, after the last part. Raises ConversionError if no end came."""
         if self._end is None:
             what = f"{self._events} events" if self._events else "no event"
             raise damaged(f"the stream has {what}, and no StreamEnd")
@@ -135,7 +135,7 @@ class Reassembly:
         self._values[field] = value
 
     def name(self, item: StreamItem) -> str:
-        """Returns what an item that was just taken is called in a sentence."""
+        """Names the item that was just added, for a sentence."""
         if isinstance(item, StreamEnd):
             return "StreamEnd"
         return f"event {self._events} ({item.WhichOneof('variant') or 'of no variant'})"
@@ -145,20 +145,20 @@ class Reassembly:
 
 
 class ImagesApart:
-    """The large images of the events of a stream, kept beside them, in the chunks that came."""
+    """Large images of the events of a stream, kept beside the events as chunks."""
 
     def __init__(self) -> None:
         self._images: dict[str, Data] = {}
 
     def keep(self, image: Assembly) -> bytes:
-        """Gives the bytes to put in the place of an image: none for a large one."""
+        """Returns the bytes to set in an image's field: none for a large image, which is kept."""
         if image.size < PIECE or image.end is None:
             return image.whole()
         self._images[image.end.field] = image.pieces()
         return b""
 
     def take(self) -> Apart:
-        """Gives those of the event that was reassembled last, once."""
+        """Returns, once, the images of the event that was reassembled last."""
         images, self._images = self._images, {}
         return images
 
@@ -168,11 +168,10 @@ async def reassemble(
     max_image_bytes: int = MAX_IMAGE_BYTES,
     image_of: Callable[[Assembly], bytes] = Assembly.whole,
 ) -> AsyncGenerator[StreamItem, None]:
-    """Yields events and the end, with the values that came in chunks before them.
+    """Yields the events and the end of an answer, with the values that came in chunks.
 
-    The end is given when the parts are over: a call that is left before its status has come is
-    cancelled, which is no end that a server can count on. `image_of` gives what is put in the place
-    of an image.
+    Yields the end only after the last part and the RPC's status, so that the server does not see a
+    cancellation. `image_of` returns the bytes to set in the field of an image.
 
     Raises ConversionError: CHUNKS_DAMAGED, TOO_LARGE.
     """

@@ -1,4 +1,4 @@
-"""What generates images: the interface of every backend."""
+"""Interface of a backend, which generates images."""
 
 from collections.abc import AsyncGenerator
 from typing import Protocol, TypeAlias
@@ -12,22 +12,22 @@ from imagecall.v1.image_generation_service_pb2 import (
 from imagecall.wire.chunks import RawChunk
 
 Part: TypeAlias = StreamImageResponse | RawChunk | bytes
-"""A part of the answer to StreamImage: the message, a chunk, or the message serialized."""
+"""Part of the answer to StreamImage: the message, a chunk, or the serialized message."""
 
 
 class Backend(Protocol):
-    """What generates images.
+    """Generator of images.
 
-    Both methods do what the methods of ImageGenerationService do, see
-    proto/imagecall/v1/image_generation_service.proto, and raise ImagecallError. Cancelling them
-    ends the work.
+    Both methods behave as the methods of ImageGenerationService in
+    proto/imagecall/v1/image_generation_service.proto, and raise ImagecallError. Cancellation of a
+    method ends the work.
     """
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
-        """Generates images and answers when they are done."""
+        """Generates images and returns them when all are done."""
 
     def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
-        """Generates images and tells what happens."""
+        """Generates images and yields the events of the generation."""
 
     async def close(self) -> None:
-        """Gives back connections and the like."""
+        """Releases connections and other resources."""

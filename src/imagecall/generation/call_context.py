@@ -1,4 +1,4 @@
-"""What a door knows of the call that it passes to a backend, for backends that pass it on."""
+"""Context of a call, such as deadline and metadata, for backends that pass the call on."""
 
 import time
 from contextvars import ContextVar
@@ -9,11 +9,11 @@ from imagecall.rpc.headers import Metadata
 
 @dataclass
 class AnswerMetadata:
-    """Metadata that a backend answered with, for a door that passes metadata on.
+    """Metadata of a backend's answer, for a door that passes metadata on.
 
     Attributes:
-        initial: came before the answer.
-        trailing: came after the answer. That of a failure is in ImagecallError.trailers.
+        initial: metadata before the answer.
+        trailing: metadata after the answer. A failure has its own in ImagecallError.trailers.
     """
 
     initial: Metadata = ()
@@ -22,12 +22,12 @@ class AnswerMetadata:
 
 @dataclass(frozen=True)
 class CallContext:
-    """A call that is in progress.
+    """Context of a call in progress.
 
     Attributes:
-        metadata: what the caller sent beside the request.
-        deadline: when the call is to be over, by time.monotonic(). None: it has no deadline.
-        answer: takes the metadata of the answer. None: the door passes none on.
+        metadata: metadata that the caller sent with the request.
+        deadline: deadline of the call, by time.monotonic(). None: no deadline.
+        answer: receives the metadata of the answer. None: the door passes none on.
     """
 
     metadata: Metadata = ()
@@ -36,9 +36,9 @@ class CallContext:
 
     @property
     def seconds_left(self) -> float | None:
-        """How long the call may still take. None: it has no deadline."""
+        """Seconds until the deadline. None: the call has no deadline."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
 
 CALL: ContextVar[CallContext] = ContextVar("CALL", default=CallContext())  # noqa: B039  # frozen
-"""The call that the current task works for."""
+"""Context of the call that the current task serves."""

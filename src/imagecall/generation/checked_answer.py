@@ -1,11 +1,11 @@
-"""Answers of another server of the schema, checked before a door passes them on.
+"""Checks answers of an upstream server of the same schema, before a door passes them on.
 
 The rules are those of proto/imagecall/v1/image_generation_service.proto. A stream is checked part
-by part: of an image that goes by, its digest and its first bytes are kept, of another value its
-text, as that must be JSON. Parts are passed on as the bytes that came.
+by part: of an image only the digest and the first bytes are kept, of any other value the text, as
+that must be JSON. Parts are passed on as the bytes that came.
 
-What is wrong is DATA_LOSS (UPSTREAM_DAMAGED), or UPSTREAM_ANSWER_TOO_LARGE, and names the field or
-the event, what was expected and what came.
+A fault is DATA_LOSS (UPSTREAM_DAMAGED), or UPSTREAM_ANSWER_TOO_LARGE; its sentence names the field
+or the event, the expected value and the value found.
 """
 
 from codecs import getincrementaldecoder
@@ -39,7 +39,7 @@ from imagecall.wire.chunks import Assembly, RawChunk, damaged, end_of_image
 from imagecall.wire.cost import parsed
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
-"""Largest message of a stream, which a client with default options takes."""
+"""Largest message of a stream that a client with default options accepts."""
 
 BACKEND: Final = "gRPC backend"
 _COMPLETED: Final = "completed"
@@ -55,7 +55,7 @@ class AnswerLimits(NamedTuple):
 
 @contextmanager
 def _faults() -> Iterator[None]:
-    """Turns what is wrong with an answer into a fault of the backend."""
+    """Turns a ConversionError, which the answer caused, into a GenerationError of the backend."""
     try:
         yield
     except ConversionError as error:
@@ -63,7 +63,7 @@ def _faults() -> Iterator[None]:
 
 
 class CheckedStream:
-    """An answer to StreamImage that arrives."""
+    """Answer to StreamImage, checked while it arrives."""
 
     def __init__(self, limits: AnswerLimits) -> None:
         self._limits = limits
@@ -71,9 +71,9 @@ class CheckedStream:
         self._stream = Reassembly(lambda: _Value(limits, self._texts), _image_of)
         self._has_image = False
         self.begun = False
-        """Whether a part came."""
+        """True once a part came."""
         self.ended = False
-        """Whether the end came."""
+        """True once the end came."""
 
     @property
     def text_bytes(self) -> int:
@@ -149,7 +149,7 @@ def too_large_response(limits: AnswerLimits) -> GenerationError:
 
 
 def too_large_message(size: int | None = None) -> GenerationError:
-    """The error for a message of a stream past the limit; None: its size is not known."""
+    """Returns the error for a message of a stream past the limit. None: its size is unknown."""
     came = f"has {size:,} bytes" if size else "is too large"
     text = (
         f"a message of the stream {came}; the most is {MAX_MESSAGE_BYTES:,} bytes: "
@@ -178,7 +178,7 @@ def _check_response(response: ImageResponse, name: str, limits: AnswerLimits) ->
 
 @contextmanager
 def _writing(name: str) -> Iterator[None]:
-    """Names the message that cannot be written as JSON, and the place in it."""
+    """Adds to an error the name of the message that cannot be written as JSON, and the place."""
     try:
         yield
     except ConversionError as error:
@@ -187,7 +187,7 @@ def _writing(name: str) -> Iterator[None]:
 
 
 def _status_of(response: ImageResponse, has_image: bool, unset: str) -> str:
-    """Returns the status: that of an answer with an image is "completed" where it is not set."""
+    """Returns the status; "completed" for an answer that has an image and no status."""
     if response.status:
         return response.status
     if has_image or any(_has_image(call) for call in response.calls):
@@ -200,7 +200,7 @@ def _has_image(call: ImageGenerationCall) -> bool:
 
 
 def _is_newer(event: StreamEvent) -> bool:
-    """Tells an event of a newer schema, which has no variant here, and drops unknown fields."""
+    """Drops unknown fields. Returns True for an event of a newer schema, with no variant here."""
     size = event.ByteSize()
     event.DiscardUnknownFields()
     return event.WhichOneof("variant") is None and event.ByteSize() < size
@@ -221,7 +221,7 @@ class _Texts:
 
 
 class _Value(Assembly):
-    """A value in chunks, of which its text is kept if it is one, else its first bytes."""
+    """Value in chunks, of which the text is kept; if the value is no text, the first bytes."""
 
     def __init__(self, limits: AnswerLimits, texts: _Texts) -> None:
         super().__init__(limits.image_bytes)
@@ -258,7 +258,7 @@ class _Value(Assembly):
         return True
 
     def check_image(self) -> None:
-        """Raises ConversionError unless the end is that of such an image."""
+        """Raises ConversionError unless the chunks' end has the image's media type and field."""
         assert self.end
         expected = end_of_image(self._first, self.end.field)
         media, claimed = expected["media_type"], self.end.media_type
@@ -291,7 +291,7 @@ def _shown(value: object) -> str:
 
 
 def _image_of(value: Assembly) -> bytes:
-    """Checks an image; returns what stands for it in the message that is checked."""
+    """Checks an image. Returns the empty bytes that replace it in the message to be checked."""
     assert isinstance(value, _Value)
     value.check_image()
     return b""

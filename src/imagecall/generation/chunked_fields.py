@@ -1,8 +1,8 @@
-"""The values of a message that go in chunks beside it, taken out and put back.
+"""Moves values of a message into chunks, which are sent before the message, and back.
 
-Which they are is an option of their fields, and how they go is said at StreamImageResponse in
-proto/imagecall/v1/image_generation_service.proto: images always, other values where they are long.
-What is left in the message is an empty value.
+An option marks the fields whose values are moved: images always, other values where they are long;
+the moved value is empty in the message. See StreamImageResponse in
+proto/imagecall/v1/image_generation_service.proto.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -19,19 +19,19 @@ from imagecall.v1 import options_pb2
 from imagecall.wire.chunks import Assembly, RawChunk, damaged, end_of_image, pieces
 
 MAX_PATH: Final = 500
-"""Longest path of a sender that stands whole in a sentence."""
+"""Longest path from a sender that a sentence quotes uncut."""
 
 _MAX_LISTED: Final = 3
 _MAX_UTF8: Final = 4  # bytes of a character
 
 
 class Place(NamedTuple):
-    """A field of a message: the message that holds it, its name there, and the way to it."""
+    """Field of a message: the message that holds the field, its name there, and its path."""
 
     owner: Any
     name: str
     path: str
-    """Names from the whole message on, as ChunkEnd.field has them."""
+    """Names from the whole message on, as in ChunkEnd.field."""
 
     @property
     def value(self) -> Any:
@@ -43,19 +43,20 @@ class Place(NamedTuple):
 
 
 def image_fields(message: Message) -> list[Place]:
-    """The places that hold an image."""
+    """Fields of a message that hold an image."""
     return list(_places(message, options_pb2.IN_CHUNKS_ALWAYS))
 
 
 def text_fields(message: Message) -> list[Place]:
-    """The places that hold a text that may be long."""
+    """Fields of a message that hold a text that may be long."""
     return list(_places(message, options_pb2.IN_CHUNKS_LONG))
 
 
 def detach_values(message: Message, sent: Collection[str] = ()) -> Iterator[RawChunk]:
-    """The chunks of the large values of a message, each of which is left empty.
+    """Empties the large values of a message, and yields their chunks.
 
-    `sent` are the paths of images that are empty already, as their chunks have been sent.
+    `sent` holds the paths of images that are empty already, as their chunks have been sent. Raises
+    GenerationError if the rest of the message is too large.
     """
     for place in image_fields(message):
         if place.path not in sent:
@@ -78,10 +79,10 @@ def restore_values(
     values: Mapping[str, Assembly],
     image_of: Callable[[Assembly], bytes] = Assembly.whole,
 ) -> None:
-    """Puts large values back where they were, by their paths: the inverse of `take_out`.
+    """Puts large values back into their fields, by path: the inverse of `detach_values`.
 
-    `image_of` gives what is put in the place of an image. Raises ConversionError: CHUNKS_DAMAGED
-    unless there is a value for every image, and a place for every value.
+    `image_of` returns the bytes to set in the field of an image. Raises ConversionError
+    (CHUNKS_DAMAGED) unless there is a value for every image, and a field for every value.
     """
     of_images = {place.path: place for place in image_fields(message)}
     of_texts = {place.path: place for place in text_fields(message)}
@@ -99,7 +100,7 @@ def restore_values(
 def _check_places(
     of_images: Mapping[str, Place], of_texts: Mapping[str, Place], values: Mapping[str, Assembly]
 ) -> None:
-    """Raises ConversionError unless values came for just the places that are to be filled."""
+    """Raises ConversionError unless values came for all the fields to be filled, and no others."""
     came = f"chunks came for {_listed(values)}" if values else "no chunks came"
     missing = [path for path in of_images if path not in values]
     missing += [path for path, text in of_texts.items() if not (text.value or path in values)]
@@ -116,7 +117,7 @@ def _check_places(
 
 
 def _listed(paths: Iterable[str]) -> str:
-    """Some paths as they can stand in a sentence."""
+    """List of the first paths, for a sentence."""
     first = [quoted(path, MAX_PATH) for path in islice(paths, _MAX_LISTED + 1)]
     return ", ".join([*first[:_MAX_LISTED], *(["..."] if len(first) > _MAX_LISTED else [])])
 
@@ -140,7 +141,7 @@ def _places(
 def _leading_to(
     descriptor: Descriptor, mode: options_pb2.InChunks.ValueType
 ) -> tuple[FieldDescriptor, ...]:
-    """The fields of a message that have the option, or lead to one that has it, by number."""
+    """Fields, by number, that have the option or lead to a field that has it."""
     fields = sorted(descriptor.fields, key=lambda field: field.number)
     return tuple(
         field

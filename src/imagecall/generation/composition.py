@@ -1,4 +1,4 @@
-"""A whole response, composed of the stream in which an API gave it, though none was asked for."""
+"""Composes a whole response of a stream, for an API that streams where no stream was requested."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -20,10 +20,10 @@ _COMPLETED: Final = _STATUSES[StreamEnding.STREAM_ENDING_COMPLETED]
 
 
 def compose(stream: Sequence[StreamItem], include_document: bool) -> ImageResponse:
-    """The response of a stream: that of its end, with the items that are final in its events.
+    """Composes the response of a stream's end and of the final items in the stream's events.
 
-    A response that the stream did not finish has the status that goes with its ending; without
-    an announced end it is complete, as every image has come.
+    A response whose status is not final gets the status of the stream's ending; without an ending
+    it is completed, as every image has come.
     """
     [*events, end] = stream
     assert isinstance(end, StreamEnd)
@@ -40,7 +40,7 @@ def compose(stream: Sequence[StreamItem], include_document: bool) -> ImageRespon
 
 
 def _final_items(events: Sequence[StreamItem]) -> list[ImageGenerationCall]:
-    """The final items of events, in the order of the output as far as it is known."""
+    """Final items of events: in the order of the output if every event has its index, else as sent."""
     done: list[Any] = [
         event.output_item_done_event
         for event in events
@@ -57,7 +57,7 @@ def _has_output(document: Document) -> bool:
 
 
 def _document(response: ImageResponse, items: Sequence[ImageGenerationCall]) -> Document:
-    """The document of a response whose end had none, or one without an output."""
+    """Document of a response whose end had no document, or one without an output."""
     said = members(response.document.json.encode() or b"{}") or members(response_to_json(response))
     document = Document(kind=DocumentKind.DOCUMENT_KIND_RESPONSE)
     output = []

@@ -1,8 +1,8 @@
-"""Turns on the event loop, for work in large pieces: who does small work waits for one at most.
+"""Lets one large piece of work start every 4 rounds of the event loop, for the sake of small calls.
 
-Twenty streams that each handle a megabyte in every round of the loop would make a small call, which
-takes some rounds, wait for a hundred of them. So each such piece is begun after `await turn()`,
-which lets one begin every few rounds.
+A small call takes some rounds of the loop. If twenty streams each handled a megabyte in every
+round, the call would wait for a hundred such pieces. So each piece starts after
+`await fair_turn()`.
 """
 
 import asyncio
@@ -11,14 +11,14 @@ from typing import Final, TypeAlias
 from weakref import WeakKeyDictionary
 
 _ROUNDS: Final = 4
-"""In how many rounds of the loop there is one turn: about those that a small call takes."""
+"""Rounds of the loop from one turn to the next: about as many as a small call takes."""
 
 _Waiting: TypeAlias = deque[asyncio.Future[None]]
 _waiting: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Waiting]] = WeakKeyDictionary()
 
 
 async def fair_turn() -> None:
-    """Waits for a turn. They come in the order in which they were asked for."""
+    """Waits for a turn, first come, first served."""
     loop = asyncio.get_running_loop()
     waiting = _waiting.setdefault(loop, deque())
     mine: asyncio.Future[None] = loop.create_future()
@@ -32,8 +32,8 @@ def _next(loop: asyncio.AbstractEventLoop, waiting: _Waiting, rounds: int) -> No
     if rounds > 1:
         loop.call_soon(_next, loop, waiting, rounds - 1)
         return
-    while waiting and waiting[0].done():  # One that was cancelled.
+    while waiting and waiting[0].done():  # Ended its turn, or was cancelled.
         waiting.popleft()
     if waiting:
-        waiting[0].set_result(None)  # It goes when the next comes, so that nobody overtakes.
+        waiting[0].set_result(None)  # Stays in the queue until the next turn: no overtaking.
         loop.call_soon(_next, loop, waiting, _ROUNDS)

@@ -1,4 +1,4 @@
-"""What a backend says, as parts of the answer to StreamImage."""
+"""Splits events and ends into the parts of an answer to StreamImage."""
 
 from collections.abc import Collection, Iterator
 
@@ -12,7 +12,10 @@ from imagecall.wire.splice import serialized_with
 
 
 def sendable(part: Part) -> StreamImageResponse | bytes:
-    """A part as it can be sent. A chunk is serialized, with one copy of its data, not three."""
+    """Converts a part to a message that gRPC can send.
+
+    A chunk is serialized here, with one copy of its data instead of three.
+    """
     if not isinstance(part, RawChunk):
         return part
     response = StreamImageResponse(chunk=Chunk(offset=part.offset, end=part.end))
@@ -20,9 +23,9 @@ def sendable(part: Part) -> StreamImageResponse | bytes:
 
 
 def in_parts(message: StreamEvent | StreamEnd, sent: Collection[str] = ()) -> Iterator[Part]:
-    """An event or end as parts of an answer: chunks of what is large, then what is left of it.
+    """Yields the chunks of an event's or end's large values, then the rest of the message.
 
-    `sent` are the paths of images whose chunks have been given already.
+    `sent` holds the paths of images whose chunks have been sent already.
     """
     yield from detach_values(message, sent)
     if isinstance(message, StreamEvent):

@@ -1,7 +1,7 @@
-"""An ImageRequest as the JSON body of a POST /responses, and back.
+"""Converts an ImageRequest to the JSON body of a POST /responses, and back.
 
-The body that is written of what was read of another is the same JSON value, but for the exceptions
-that ImageRequest names in proto/imagecall/v1/image_request.proto.
+Reading a body and writing the request again gives the same JSON value, but for the exceptions that
+ImageRequest names in proto/imagecall/v1/image_request.proto.
 """
 
 from collections.abc import Mapping
@@ -38,10 +38,10 @@ _EMPTY_VALUES: Final[Mapping[str, tuple[JsonValue, ...]]] = {
     "model": (None,),
     "input": (None, "", []),
 }
-"""The values of own keys that no field holds, which stand among the extra fields."""
+"""Values of own keys that no field can hold; they are kept as extra fields."""
 
 _CONTEXT_KEYS: Final = ("prompt", "previous_response_id", "conversation")
-"""The keys of which APIs take one in place of an "input"."""
+"""Keys that the APIs accept in place of an "input"."""
 
 _IMAGE_TOOL: Final = "image_generation"
 _EMPTY_TOOLS: Final[Mapping[int, bytes | None]] = {
@@ -50,19 +50,19 @@ _EMPTY_TOOLS: Final[Mapping[int, bytes | None]] = {
     EmptyTools.EMPTY_TOOLS_ARRAY: b"[]",
     EmptyTools.EMPTY_TOOLS_NULL: _NULL,
 }
-"""The "tools" of a request that has none; None where there is no such key."""
+"""JSON of "tools" for a request without tools, by EmptyTools. None: the key is absent."""
 
 _IMPLIED_TYPES: Final = {"role": "message", "id": "item_reference"}
-"""The types that APIs take an item without a type for, by a key that it has."""
+"""Types that the APIs assume for an item without a type, by a key of the item."""
 
 
 def request_to_json(request: ImageRequest, *, stream: bool) -> bytes:
-    """The body of a request, in UTF-8.
+    """Writes the body of a request, in UTF-8.
 
-    A prompt alone is the "input" as a string; with images or items it becomes the last message of
+    A prompt alone becomes the string "input"; with images or items it becomes the last message of
     the user. Raises ConversionError, with the JSON Pointer of the culprit in this body:
-    EMPTY_PROMPT, NOT_REPLAYABLE for an earlier call that the APIs do not take back, and as to_json
-    does.
+    EMPTY_PROMPT, NOT_REPLAYABLE for an earlier call that the APIs do not accept as input, and as
+    `to_json` does.
     """
     others = extra_values(request)
     found = {
@@ -80,11 +80,11 @@ def request_to_json(request: ImageRequest, *, stream: bool) -> bytes:
 
 
 class ReadRequest(NamedTuple):
-    """A body that was read.
+    """Body that was read.
 
     Attributes:
-        request: what is wanted.
-        stream: whether the answer is to be a stream.
+        request: the body without its "stream".
+        stream: the value of "stream"; False if it is absent or null.
     """
 
     request: ImageRequest
@@ -94,8 +94,8 @@ class ReadRequest(NamedTuple):
 def request_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> ReadRequest:
     """Reads the body of a request. The inverse of `request_to_json`.
 
-    The last message of the user becomes the prompt and its images, if it has nothing else; all
-    before it, or it too, the items before the prompt. Raises ConversionError.
+    A last item that is a user message of one text and images becomes the prompt and the input
+    images; all other items become input items. Raises ConversionError.
     """
     document = document_from_json(text, kind="request", max_bytes=max_bytes)
     raws = members(document.json.encode())
@@ -142,7 +142,7 @@ def _read_tools(request: ImageRequest, raw: bytes | None, choice: JsonValue) -> 
 
 
 def _names_image_tool(choice: JsonValue) -> bool:
-    """Whether a "tool_choice" names the image tool, alone or among those that are allowed."""
+    """Reports a "tool_choice" that names the image tool, alone or among the allowed tools."""
     match choice:
         case {"type": "allowed_tools", "tools": list(tools)}:
             return any(map(_names_image_tool, tools))
@@ -154,7 +154,7 @@ def _names_image_tool(choice: JsonValue) -> bool:
 def _read_input(
     request: ImageRequest, raw: bytes, calls: Mapping[str, ImageGenerationCall]
 ) -> bool:
-    """Reads an input; whether it has anything in it."""
+    """Reads an input. Returns False if the input is empty."""
     value = parse(raw)
     if value in _EMPTY_VALUES["input"]:
         return False
@@ -176,7 +176,7 @@ def _read_input(
 
 
 def _other(raw: bytes, value: JsonValue, pointer: str) -> ImageGenerationCall:
-    """An item that is no call, such as a message, which may lack its "type"."""
+    """Reads an item that is no call, such as a message, which may have no "type"."""
     if implied := _implied_type(value):
         call = ImageGenerationCall()
         call.unknown_item.type = implied
@@ -189,14 +189,14 @@ def _other(raw: bytes, value: JsonValue, pointer: str) -> ImageGenerationCall:
 
 
 def _implied_type(item: JsonValue) -> str:
-    """The type that an item without one is taken for; "" if it has a type, or is none."""
+    """Type that the APIs assume for an item without a type; "" if they assume none."""
     if not isinstance(item, dict) or item.get(TYPE) is not None:
         return ""
     return next((implied for key, implied in _IMPLIED_TYPES.items() if key in item), "")
 
 
 def extra_values(request: ImageRequest) -> dict[str, bytes]:
-    """The other keys of a request, as raw JSON text. Raises ConversionError."""
+    """Raw JSON text of a request's extra fields, by key. Raises ConversionError."""
     if len(request.extra_fields) > MAX_KEYS:
         raise too_many_keys()
     values: dict[str, bytes] = {}
@@ -250,7 +250,7 @@ def _input(request: ImageRequest, others: Mapping[str, bytes]) -> bytes | None:
 
 
 def _item(index: int, call: ImageGenerationCall) -> bytes:
-    """An item before the prompt: a call as the APIs take it back, any other as it is."""
+    """Writes an item before the prompt: a call as the APIs accept it, any other item unchanged."""
     try:
         if CALLS.chosen(call).option.fallback:
             return _without_type(call) or to_json(call)
@@ -263,6 +263,6 @@ def _item(index: int, call: ImageGenerationCall) -> bytes:
 
 
 def _without_type(call: ImageGenerationCall) -> bytes:
-    """The JSON of an item that has no type but the one that it is taken for; empty for another."""
+    """JSON of an item without a type of its own; empty for any other item."""
     raw, value = raw_value(call.unknown_item.json, "", MAX_DEPTH - 2)
     return raw if _implied_type(value) == call.unknown_item.type != "" else b""

@@ -1,4 +1,4 @@
-"""A response object of the API as an ImageResponse, and the Document that it was."""
+"""Converts a response object of the API to an ImageResponse and a Document, and back."""
 
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, TypeAlias
@@ -20,24 +20,24 @@ _OPTIONS: Final = {f.name: key_of(f) for f in ImageResponse.DESCRIPTOR.fields}
 _KEYS: Final = [option.name for option in _OPTIONS.values() if option.name]
 _NO_KEYS: Final = [name for name, key in _OPTIONS.items() if not (key.name or key.role)]
 OUTPUT: Final = "/output/"
-"""Start of the pointers of the calls of a response."""
+"""Prefix of the JSON Pointers of the calls of a response."""
 
 _MESSAGE: Final = b'"message"'
 
 
 class ReadResponse(NamedTuple):
-    """A response that was read.
+    """Response that was read.
 
     Attributes:
-        response: what it has beside its calls.
-        document: all of it.
+        response: the response without its calls.
+        document: the whole response object.
     """
 
     response: ImageResponse
     document: Document
 
     def calls(self) -> Iterator[tuple[int, ImageGenerationCall]]:
-        """The calls of its output, by their index there."""
+        """Yields each call of the response's output, with its index there."""
         for call in self.document.calls:
             if call.pointer.startswith(OUTPUT):
                 yield int(call.pointer.removeprefix(OUTPUT)), call.call
@@ -57,7 +57,7 @@ def response_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> Read
 
 
 def response_to_json(response: ImageResponse) -> bytes:
-    """The fields of a response that are JSON keys, as a JSON object."""
+    """Writes the fields of a response that are JSON keys, as a JSON object."""
     summary = ImageResponse()
     summary.CopyFrom(response)
     for name in _NO_KEYS:
@@ -68,10 +68,10 @@ def response_to_json(response: ImageResponse) -> bytes:
 
 
 ENDINGS: Final = {tag: number for tag, number in spellings(StreamEnding.DESCRIPTOR).items() if tag}
-"""By the type of the event that ends a stream: the ending."""
+"""Endings of a stream, by the type of its last event."""
 
 Delivered: TypeAlias = Callable[[int, ImageGenerationCall], bool]
-"""Whether a call, at an index of the output, was given before."""
+"""Reports a call, at an index of the output, that an earlier event of the stream had."""
 
 
 def end_of(
@@ -80,7 +80,7 @@ def end_of(
     include_document: bool,
     delivered: Delivered = lambda index, call: False,
 ) -> StreamEnd:
-    """The end of a stream that ends with a response."""
+    """End of a stream whose last event has a response."""
     end = StreamEnd(ending=ending, response=read.response)  # type: ignore[arg-type]  # a number of StreamEnding
     for index, call in read.calls():
         if not delivered(index, call):
@@ -91,5 +91,5 @@ def end_of(
 
 
 def ending_of(response: ImageResponse) -> int:
-    """The ending that goes with the status of a response that came without a stream."""
+    """Ending that matches the status of a response."""
     return ENDINGS.get(f"response.{response.status}", 0)

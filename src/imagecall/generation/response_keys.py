@@ -1,9 +1,9 @@
-"""The keys of a response object: one table, for the embedded backend and for the HTTP door.
+"""Keys of a response object: one table, for the embedded backend and for the HTTP door.
 
 The keys are those that the Open Responses specification requires of a ResponseResource
-(https://www.openresponses.org/reference). Their values are those of the request where it has the
-key. Else they are null where the specification takes null, and elsewhere the value that the APIs
-document as their default; OpenRouter's SDKs refuse null in the same places as the specification.
+(https://www.openresponses.org/reference). A key has its value in the request, if it is there; else
+null where the specification allows null, and elsewhere the default that the APIs document.
+OpenRouter's SDKs refuse null in the same places as the specification.
 """
 
 import secrets
@@ -37,7 +37,7 @@ _OF_THE_REQUEST: Final[Mapping[str, bytes]] = {
     "safety_identifier": _NULL,
     "prompt_cache_key": _NULL,
 }
-"""The keys that a request can set, with their values where it does not."""
+"""Keys that a request can set, with their defaults."""
 
 _NOTHING_USED: Final = (
     b'{"input_tokens":0,"input_tokens_details":{"cached_tokens":0},'
@@ -47,15 +47,15 @@ _NOTHING_USED: Final = (
 
 
 def new_response_id() -> str:
-    """An identifier for a response that has none."""
+    """New identifier for a response that has none."""
     return f"resp_{secrets.token_hex(16)}"
 
 
 def response_keys(asked: Mapping[str, bytes], name: str) -> dict[str, bytes]:
-    """The keys of a response that has just begun, as raw JSON text.
+    """Keys of a response that has just begun, with their values as raw JSON text.
 
     Args:
-        asked: the body of the request, its values as raw JSON text.
+        asked: the body of the request: raw JSON text by key.
         name: identifier of the response.
     """
     set_keys = {key: raw for key, raw in asked.items() if raw != _NULL}

@@ -1,7 +1,7 @@
-"""The user's message in which the prompt and the input images of an ImageRequest stand.
+"""Converts the user message that holds the prompt and input images of an ImageRequest.
 
 `read_message` and `write_message` are inverses. The fields of the request hold the prompt and the
-images; the rest of the message is its form, in which an empty string is in the place of each.
+images; `message_json` holds the message's form, with an empty string in place of each of them.
 """
 
 from base64 import b64encode
@@ -23,8 +23,8 @@ _UNKNOWN_TYPE: Final = "application/octet-stream"
 def read_message(raw: bytes, value: JsonValue) -> ImageRequest | None:
     """Reads the prompt, the images and the form of a message.
 
-    None for an item that is no message of the user, or that has more than one text, no text, or
-    parts that are neither text nor image.
+    Returns None for an item that is no message of the user, or that has more than one text, no
+    text, or parts that are neither text nor image.
     """
     if not _is_of_user(value):
         return None
@@ -38,7 +38,7 @@ def read_message(raw: bytes, value: JsonValue) -> ImageRequest | None:
 
 
 def has_default_form(request: ImageRequest) -> bool:
-    """Whether the message that was read is written the same without its form."""
+    """Reports a message that is written the same without its form."""
     if not all(image.HasField("detail") for image in request.input_images):
         return False
     return request.message_json == _default_form(request)
@@ -51,7 +51,7 @@ def _is_of_user(item: JsonValue) -> bool:
 
 
 def _read_content(request: ImageRequest, raw: bytes, value: JsonValue) -> bytes | None:
-    """Reads what a message holds; returns its form, or None if it holds more."""
+    """Reads the content of a message. Returns its form, or None if it has any other part."""
     if isinstance(value, str):
         request.prompt = value
         return _PLACE
@@ -67,7 +67,7 @@ def _read_content(request: ImageRequest, raw: bytes, value: JsonValue) -> bytes 
 
 
 def _read_part(request: ImageRequest, raw: bytes, value: JsonValue) -> bytes | None:
-    """Reads a text, if it is the first, or an image; returns its form, or None if it is another."""
+    """Reads the first text, or an image. Returns the part's form, or None for any other part."""
     match value:
         case {"type": "input_text", "text": str(text)} if text and not request.prompt:
             request.prompt = text
@@ -88,7 +88,7 @@ def _read_part(request: ImageRequest, raw: bytes, value: JsonValue) -> bytes | N
 
 
 def _from_url(url: str) -> InputImage:
-    """An image by its URL, or the bytes of a data: URL that would be written the same."""
+    """Image by its URL, or by its bytes if they would be written as the same data: URL."""
     head, _, data = url.partition(";base64,")
     try:
         image = decode_base64(data) if head.startswith("data:") else b""
@@ -99,7 +99,7 @@ def _from_url(url: str) -> InputImage:
 
 
 def _default_form(request: ImageRequest) -> str:
-    """The form of the message of a request that has no other."""
+    """Form of the message of a request without `message_json`."""
     parts = [b'{"type":"input_text","text":""}'] if request.prompt.strip() else []
     keys = [_key(image).encode() for image in request.input_images]
     parts += [b'{"type":"input_image","%b":""}' % key for key in keys]
@@ -112,10 +112,10 @@ def _key(image: InputImage) -> str:
 
 
 def write_message(request: ImageRequest, pointer: str) -> bytes:
-    """Writes the message, which is at the JSON Pointer `pointer` of the body.
+    """Writes the message at the JSON Pointer `pointer` of the body.
 
     Raises ConversionError: EMPTY_ONEOF for an image without a source, NOT_CANONICAL for a form
-    whose places are not those of the prompt and the images.
+    whose places do not match the prompt and the images.
     """
     form, value = raw_value(request.message_json or _default_form(request), pointer, MAX_DEPTH - 2)
     values = _Values(request, pointer)
@@ -129,7 +129,7 @@ def write_message(request: ImageRequest, pointer: str) -> bytes:
 
 
 class _Values:
-    """The values of a request that are put into the form of its message, in their order."""
+    """Prompt and images of a request, put into the form of its message in order."""
 
     def __init__(self, request: ImageRequest, pointer: str) -> None:
         self._texts = [request.prompt] if request.prompt.strip() else []
@@ -138,7 +138,7 @@ class _Values:
         self._pointer = pointer
 
     def put_into(self, form: bytes, value: JsonValue) -> bytes:
-        """Fills the content of a message, whose form is given."""
+        """Fills the form of a message's content."""
         if value == "":
             return self._text()
         if not isinstance(value, list):
@@ -174,18 +174,18 @@ class _Values:
         return join_members(form)
 
     def check_all_put(self) -> None:
-        """Raises ConversionError unless each value has had its place."""
+        """Raises ConversionError unless each value was put in its place."""
         if self._texts or self._images:
             raise self.misplaced()
 
     def misplaced(self) -> ConversionError:
-        """The error for a form that does not go with the values."""
+        """Error for a form that does not match the values."""
         text = "message_json must have a place for the prompt, and one for each of input_images"
         return ConversionError("NOT_CANONICAL", self._pointer, text)
 
 
 def _source(image: InputImage, pointer: str) -> bytes:
-    """The URL or the name of an image, as JSON text."""
+    """URL or file id of an image, as JSON text."""
     match image.WhichOneof("source"):
         case "image" if image.image:
             declared = media_type(image.image) or _UNKNOWN_TYPE

@@ -7,14 +7,14 @@ from imagecall.json.text import JsonValue
 from imagecall.v1.image_response_pb2 import ImageResponse
 
 MAX_WORDS: Final = 1024 * 1024
-"""Size past which the words of a response are cut, in bytes of UTF-8."""
+"""Most bytes of the words of a response in UTF-8, past which they are cut."""
 
 KEYS: Final = {"output_text": "text", "refusal": "refusal"}
-"""By the type of a part of a message: the key of its text."""
+"""Key of the text of a message's part, by the type of the part."""
 
 
 class Words(NamedTuple):
-    """Words of a response, as the fields of ImageResponse of the same names hold them."""
+    """Words of a response, named as the fields of ImageResponse."""
 
     output_text: str = ""
     refusal: str = ""

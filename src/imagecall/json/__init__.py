@@ -1,1 +1,1 @@
-"""JSON text, strictly: parsed, refused with reason and place, and large strings kept apart."""
+"""Strict JSON text: parsing, errors with reason and place, and large strings kept apart."""

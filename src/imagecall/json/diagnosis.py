@@ -1,6 +1,6 @@
-"""Why a JSON text is refused, and where: a slow, exact reading of texts that the parser rejected.
+"""Finds the reason and the place for which the parser rejected a JSON text, by slow, exact reading.
 
-The rules are those of imagecall.json.text; the first violation in the text is the one reported.
+The rules are those of imagecall.json.text. The first violation in the text is reported.
 """
 
 import json
@@ -11,10 +11,10 @@ from typing import Final
 from imagecall.errors import ConversionError, pointer_to, quoted
 
 MAX_DEPTH: Final = 100
-"""How deep arrays and objects may be nested in a text; the outermost counts as 1."""
+"""Deepest nesting of arrays and objects in a text; the outermost counts as 1."""
 
 MAX_DIGITS: Final = 4300
-"""How many digits the integer part of a number may have."""
+"""Most digits of the integer part of a number."""
 
 _MAX_TOKENS: Final = 500_000
 _BYTE_ORDER_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
@@ -37,16 +37,16 @@ _BEGUN_TOKEN: Final = re.compile(
     rb'(?:"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+|.)?',
     re.DOTALL,
 )
-"""What begins like a token: a string as far as it is one, or a byte."""
+"""Start of a string up to its first fault, or any one byte."""
 
 
 @dataclass
 class _Container:
-    """An object or array that is open, and the place in it."""
+    """Object or array that is open, and the place in it."""
 
     is_object: bool
     place: str | int | None
-    """The key or index of the value that is being read. None: no key has been read."""
+    """Key or index of the current value. None: no key has been read."""
     keys: set[str] = field(default_factory=set)
 
 
@@ -98,7 +98,7 @@ class _Reader:
         return self.error("LONE_SURROGATE", "a string has half of a surrogate pair")
 
     def take(self, kind: str, token: bytes) -> ConversionError | None:
-        """Checks one token against what is expected, and says what is expected next."""
+        """Checks one token against `expected`, and sets `expected` for the next."""
         match kind:
             case "mark":
                 return self.take_mark(token)
@@ -164,13 +164,13 @@ class _Reader:
 
 
 def _integer_digits(number: bytes) -> int:
-    """How many digits stand before the point or exponent of a number."""
+    """Counts the digits before the point or exponent of a number."""
     match = _INTEGER_PART.match(number)
     return len(match[1]) if match else 0
 
 
 def _first_bad_utf8(text: bytes) -> int:
-    """The offset of the first byte that is not UTF-8, or the length of the text."""
+    """Offset of the first byte that is not UTF-8, or the length of the text."""
     try:
         text.decode()
     except UnicodeDecodeError as error:
@@ -179,7 +179,7 @@ def _first_bad_utf8(text: bytes) -> int:
 
 
 def _end_of_bad_token(text: bytes, offset: int) -> int:
-    """Where what begins at `offset`, and is no token, ends at the latest."""
+    """Latest end of the malformed token at `offset`."""
     match = _BEGUN_TOKEN.match(text, offset)
     return match.end() if match else offset
 
@@ -193,7 +193,7 @@ def _is_lone_surrogate(text: str) -> bool:
 
 
 def diagnose(text: bytes, max_depth: int = MAX_DEPTH) -> ConversionError:
-    """The error of a text that the parser rejected."""
+    """Error for a text that the parser rejected."""
     if text.startswith(_BYTE_ORDER_MARKS):
         return ConversionError("BYTE_ORDER_MARK", "", "the text begins with a byte order mark")
     error = _Reader(text, max_depth).read()

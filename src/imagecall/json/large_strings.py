@@ -1,11 +1,11 @@
-"""Large base64 strings of a JSON text that is read, kept out of the way of its parser.
+"""Sets large base64 strings of a JSON text aside, so that the JSON parser does not copy them.
 
 A large string after one of the given keys is replaced by a random marker of a few bytes. The short
-text that is left is then parsed properly, and the string is used only where its marker comes out as
-the value of a key that takes an image, and only if it is canonical base64, which proves that it
-holds no quote, no escape, and nothing else that means something to JSON. In every other case (a key
-of that name inside another string, a decoy in a nested object, a URL, an escape) a marker is left
-over, and the caller parses the whole text instead. So the result never differs from a plain parse.
+text is then parsed as usual, and the string is used only if its marker is the value of a key that
+takes an image, and if the string is canonical base64, which proves that it holds no quote, no
+escape and nothing else with a meaning in JSON. In every other case (a key of that name inside
+another string, a decoy in a nested object, a URL, an escape) a marker is left unused, and the
+caller parses the whole text instead. So the result never differs from that of a plain parse.
 """
 
 import re
@@ -17,31 +17,31 @@ from imagecall.sizes import ASIDE, TAIL
 
 
 class Spans(dict[str, memoryview]):
-    """The strings that were set aside, by marker. A reader removes those that it uses.
+    """Strings that were set aside, by marker. A reader removes each string that it uses.
 
     Attributes:
-        images: where a reader is to put an image, by marker, setting the marker in its stead.
-            None: it is to set the image.
+        images: takes the decoded images by marker; the reader then sets the marker in the message.
+            None: the reader sets the image itself in the message.
     """
 
     images: dict[str, bytes] | None = None
 
 
 NO_SPANS: Final = Spans()
-"""Nothing was set aside."""
+"""Spans of a text from which nothing was set aside."""
 
 
 def key_pattern(keys: Iterable[str]) -> re.Pattern[bytes]:
-    """What stands before the string value of one of these keys."""
+    """Pattern of one of these keys, up to the opening quote of its string value."""
     names = b"|".join(re.escape(key).encode() for key in sorted(keys))
     return re.compile(rb'"(?:' + names + rb')"[ \t\n\r]*:[ \t\n\r]*"')
 
 
 def set_aside(text: bytes, pattern: re.Pattern[bytes]) -> Iterator[tuple[bytes, Spans]]:
-    """The text with markers in the place of large strings, and those strings, in up to two ways.
+    """Yields the text with markers in place of large strings, and those strings: up to two guesses.
 
-    The first way takes it that only one string is large and ends near the end of the text, which
-    saves looking for its end. What is wrong with a guess shows in its use.
+    First guess: one large string, which ends in the last 4 KiB, so that its end is found without a
+    search of the whole string. A wrong guess leaves a marker unused.
     """
     for first_end in (len(text) - TAIL, 0):
         pieces, spans = _set_aside(text, pattern, first_end)
@@ -52,7 +52,7 @@ def set_aside(text: bytes, pattern: re.Pattern[bytes]) -> Iterator[tuple[bytes, 
 def _set_aside(
     text: bytes, pattern: re.Pattern[bytes], first_end: int
 ) -> tuple[list[bytes | memoryview], Spans]:
-    """The pieces of the text with markers, and the strings."""
+    """Returns the pieces of the text with markers, and the strings."""
     nonce = secrets.token_hex(16)
     view = memoryview(text)
     pieces: list[bytes | memoryview] = []

@@ -1,7 +1,7 @@
-"""A JSON text that is written, as a list of pieces in the order of the text.
+"""JSON text to be written, as a list of pieces in the order of the text.
 
-A piece is bytes, or a large image, which becomes base64 only when the text is joined or sent. An
-image thus stands where its piece stands, and nothing in the text is ever searched for its place.
+A piece is bytes, or a large image, which is encoded as base64 only when the text is joined or sent.
+The order of the pieces gives each image its place, so that the text is never searched for it.
 """
 
 import io
@@ -16,22 +16,22 @@ from imagecall.json.text import check_depth, quote, too_large
 from imagecall.sizes import PIECE, SLICE
 
 Data: TypeAlias = Sequence[bytes | memoryview]
-"""The bytes of one image, in parts of any length."""
+"""Bytes of one image, in parts of any length."""
 
 
 @dataclass(frozen=True)
 class LargeImage:
-    """An image that becomes base64 in the text."""
+    """Image that is encoded as base64 when the text is joined or sent."""
 
     data: Data
 
     @property
     def size(self) -> int:
-        """Number of bytes of its base64."""
+        """Length of the base64, in bytes."""
         return 4 * -(-sum(map(len, self.data)) // 3)
 
     def slices(self) -> Iterator[bytes]:
-        """Its base64, of at most 1 MiB and a little at a time."""
+        """Yields the base64, in slices of little more than 1 MiB at most."""
         rest = b""
         for part in self.data:
             for start in range(0, len(part), SLICE):
@@ -46,20 +46,20 @@ class LargeImage:
 
 
 Piece: TypeAlias = bytes | LargeImage
-"""A piece of a text."""
+"""Piece of a text."""
 
 Apart: TypeAlias = Mapping[str, Data]
-"""The large images that stand beside a message, which has no bytes in their place.
+"""Large images kept beside a message, in which their fields are empty.
 
-The key is the path of the field: names from the message on, as ChunkEnd.field has them.
+The key is the path of the field: names from the message on, as in ChunkEnd.field.
 """
 
 NOTHING_APART: Final[Apart] = {}
-"""All images are in the message."""
+"""Value of `apart` for a message that holds all its images itself."""
 
 
 def under(apart: Apart, prefix: str) -> Apart:
-    """The images of the message at a path, which is the prefix of theirs."""
+    """Images of the inner message at the path `prefix`, by their paths within that message."""
     if not apart:
         return apart
     start = prefix + "."
@@ -67,12 +67,12 @@ def under(apart: Apart, prefix: str) -> Apart:
 
 
 def image_piece(image: bytes) -> Piece:
-    """An image as a piece of a text."""
+    """Piece of a text for an image."""
     return b64encode(image) if len(image) < PIECE else LargeImage((image,))
 
 
 def join_member_pieces(values: Mapping[str, Sequence[Piece]]) -> list[Piece]:
-    """The object that has these values: `join_members` for pieces."""
+    """Object that has these values: `join_members` for pieces."""
     pieces: list[Piece] = []
     for name, value in values.items():
         pieces += b"," if pieces else b"{", quote(name), b":", *value
@@ -80,7 +80,7 @@ def join_member_pieces(values: Mapping[str, Sequence[Piece]]) -> list[Piece]:
 
 
 def join_element_pieces(values: Iterable[Sequence[Piece]]) -> list[Piece]:
-    """The array that has these values: `join_elements` for pieces."""
+    """Array that has these values: `join_elements` for pieces."""
     pieces: list[Piece] = []
     for value in values:
         pieces += b"," if pieces else b"[", *value
@@ -88,22 +88,22 @@ def join_element_pieces(values: Iterable[Sequence[Piece]]) -> list[Piece]:
 
 
 def check_depth_of(pieces: list[Piece]) -> list[Piece]:
-    """The same pieces, which are those of a text that was put together.
+    """Returns the pieces unchanged if the text that they make up is within the limits.
 
-    Raises ConversionError if it is nested too deep, or has too many values; an image changes
-    neither, as it stands between quotes.
+    Raises ConversionError if the text is nested too deep, or has too many values; an image changes
+    neither, as an image is inside quotes.
     """
     check_depth(b"".join([piece for piece in pieces if isinstance(piece, bytes)]))
     return pieces
 
 
 def size_of(pieces: Iterable[Piece]) -> int:
-    """Number of bytes of the text that these pieces make up."""
+    """Length of the text that these pieces make up, in bytes."""
     return sum(len(piece) if isinstance(piece, bytes) else piece.size for piece in pieces)
 
 
 def slices_of(pieces: Iterable[Piece]) -> Iterator[bytes]:
-    """The text that these pieces make up, of at most 1 MiB and a little at a time."""
+    """Yields the text that these pieces make up, in slices of little more than 1 MiB at most."""
     texts: list[bytes] = []
     for piece in pieces:
         if isinstance(piece, bytes):
@@ -120,7 +120,7 @@ def _cut(text: bytes) -> Iterator[bytes]:
 
 
 def join(pieces: Sequence[Piece], max_bytes: int = sys.maxsize) -> bytes:
-    """The text that these pieces make up. Raises ConversionError: TOO_LARGE."""
+    """Joins pieces to the text that they make up. Raises ConversionError: TOO_LARGE."""
     try:
         text = b"".join(pieces)  # type: ignore[arg-type]  # a LargeImage makes it raise TypeError
     except TypeError:

@@ -1,10 +1,10 @@
-"""JSON text, strictly: parsed, taken apart without touching its values, and put together.
+"""Strict JSON text: parsing, splitting into raw values without changing them, and joining.
 
-What is refused beside malformed text (RFC 8259): a byte order mark, NaN and Infinity, a key twice
-in an object, half a surrogate pair, numbers of more than 4,300 digits before the point, nesting
-past 100, objects of more than 10,000 keys, more than 100,000 values, and texts past a limit,
-which are refused unread. A refused text costs a second, slower
-reading, in imagecall.json.diagnosis, which finds the reason and the place.
+Refuses malformed text (RFC 8259), and also: a byte order mark, NaN and Infinity, a key twice in an
+object, half a surrogate pair, numbers of more than 4,300 digits before the point, nesting past 100,
+objects of more than 10,000 keys, more than 100,000 values, and texts past a limit of size, which
+are refused unread. A refused text is read a second time, more slowly, in imagecall.json.diagnosis,
+which finds the reason and the place.
 """
 
 import re
@@ -19,16 +19,16 @@ from imagecall.json.diagnosis import MAX_DEPTH, diagnose
 from imagecall.sizes import COUNTED_TEXT
 
 JsonValue: TypeAlias = Any
-"""What a JSON text means: dict, list, str, int, float, bool or None."""
+"""Parsed JSON value: dict, list, str, int, float, bool or None."""
 
 MAX_BYTES: Final = 128 * 1024 * 1024
-"""The default limit of a JSON text, in bytes of UTF-8: 128 MiB."""
+"""Default limit of a JSON text, in bytes of UTF-8: 128 MiB."""
 
 MAX_KEYS: Final = 10_000
-"""How many keys an object may have."""
+"""Most keys of an object."""
 
 MAX_VALUES: Final = 100_000
-"""How many members and elements the objects and arrays of a text may have together."""
+"""Most members and elements of all objects and arrays of a text together."""
 
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ELEMENTS: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -42,29 +42,29 @@ _TYPE_NAMES: Final = {
     type(None): "null",
 }
 
-# Their last quote may be missing: else the search would begin anew at each quote after an escape.
+# The closing quote is optional: else the search would restart at each quote after an escape.
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _MARK_OR_STRING: Final = re.compile(rb'[][{},:]|"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _OBJECTS_TO_ARRAYS: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 quote: Final = msgspec.json.Encoder().encode
-"""A string, or true or false, as JSON text in UTF-8."""
+"""Writes a string, or true or false, as JSON text in UTF-8."""
 
 
 def type_name(value: JsonValue) -> str:
-    """The JSON type of a value, for a sentence: "a number"."""
+    """JSON type of a value, for a sentence: "a number"."""
     return _TYPE_NAMES[type(value)]
 
 
 def too_large(size: int, max_bytes: int) -> ConversionError:
-    """The error for a text of `size` bytes."""
+    """Error for a text of `size` bytes."""
     message = f"the JSON text has {size:,} bytes; the limit is {max_bytes:,}"
     return ConversionError("TOO_LARGE", "", message)
 
 
 def encode(text: bytes | str, max_bytes: int) -> bytes:
-    """The text in UTF-8. Raises ConversionError: TOO_LARGE, LONE_SURROGATE."""
+    """Encodes the text as UTF-8. Raises ConversionError: TOO_LARGE, LONE_SURROGATE."""
     if len(text) > max_bytes:
         raise too_large(len(text), max_bytes)
     if isinstance(text, bytes):
@@ -81,9 +81,9 @@ def encode(text: bytes | str, max_bytes: int) -> bytes:
 
 
 def parse(text: bytes, max_depth: int = MAX_DEPTH) -> JsonValue:
-    """What the text means. Raises ConversionError with the place of what is wrong.
+    """Parses the text. Raises ConversionError with the reason and the place of the first fault.
 
-    Numbers come as int or float and are not exact; take them from `members` or `elements`.
+    Numbers become int or float, which is not exact; `members` and `elements` keep their spelling.
     """
     check_values(text)
     try:
@@ -98,9 +98,9 @@ def parse(text: bytes, max_depth: int = MAX_DEPTH) -> JsonValue:
 
 
 def check_depth(text: bytes) -> bytes:
-    """The same text, which was put together.
+    """Returns a text that was joined of others unchanged, if it is within the limits.
 
-    Raises ConversionError if it is nested too deep, or has too many values.
+    Raises ConversionError if the text is nested too deep, or has too many values.
     """
     check_values(text)
     if _is_deeper(text, MAX_DEPTH):
@@ -109,7 +109,7 @@ def check_depth(text: bytes) -> bytes:
 
 
 def check_values(text: bytes) -> None:
-    """Raises ConversionError (TOO_MANY_VALUES) for what would cost much more than its bytes.
+    """Raises ConversionError (TOO_MANY_VALUES) for a text whose values would fill the memory.
 
     The text need not be JSON.
     """
@@ -120,7 +120,7 @@ def check_values(text: bytes) -> None:
 
 
 def count_values(text: bytes) -> int:
-    """How many members and elements the text has, in all its objects and arrays.
+    """Counts the members and elements of all objects and arrays of a text.
 
     Raises ConversionError (TOO_MANY_VALUES) past the limits.
     """
@@ -147,18 +147,18 @@ def count_values(text: bytes) -> int:
 
 
 def too_many_keys() -> ConversionError:
-    """The error for an object that has more keys than one may have."""
+    """Error for an object of more than MAX_KEYS keys."""
     return ConversionError("TOO_MANY_VALUES", "", f"an object has more than {MAX_KEYS:,} keys")
 
 
 def too_many_values() -> ConversionError:
-    """The error for a text that has more values than one may have."""
+    """Error for a text of more than MAX_VALUES values."""
     message = f"the text has more than {MAX_VALUES:,} values"
     return ConversionError("TOO_MANY_VALUES", "", message)
 
 
 def _is_deeper(text: bytes, max_depth: int) -> bool:
-    """Whether arrays and objects are nested deeper in a text that is JSON otherwise."""
+    """Reports nesting deeper than `max_depth` in a text that is JSON otherwise."""
     if len(text) <= 2 * max_depth or text.count(b"{") + text.count(b"[") <= max_depth:
         return False
     brackets = _STRING.sub(b"", text).translate(_OBJECTS_TO_ARRAYS, _NO_BRACKETS)
@@ -170,7 +170,7 @@ def _is_deeper(text: bytes, max_depth: int) -> bool:
 
 
 def closing_brackets(text: bytes) -> bytes:
-    """What closes the objects and arrays that the beginning of a text has opened."""
+    """Brackets that close the objects and arrays left open by the start of a text."""
     closers = bytearray()
     for bracket in _STRING.sub(b"", text).translate(None, _NO_BRACKETS):
         if bracket in b"{[":
@@ -181,20 +181,20 @@ def closing_brackets(text: bytes) -> bytes:
 
 
 def members(text: bytes) -> dict[str, bytes]:
-    """The raw JSON text of each value of an object that `parse` has accepted."""
+    """Raw JSON text of each value, by key, of an object that `parse` has accepted."""
     return {name: bytes(raw) for name, raw in _MEMBERS.decode(text).items()}
 
 
 def join_members(raws: Mapping[str, bytes]) -> bytes:
-    """The object that has these raw values: the inverse of `members`."""
+    """Object that has these raw values: the inverse of `members`."""
     return b"{" + b",".join([quote(name) + b":" + raw for name, raw in raws.items()]) + b"}"
 
 
 def elements(text: bytes) -> list[bytes]:
-    """The raw JSON text of each value of an array that `parse` has accepted."""
+    """Raw JSON text of each value of an array that `parse` has accepted."""
     return [bytes(raw) for raw in _ELEMENTS.decode(text)]
 
 
 def join_elements(raws: Iterable[bytes]) -> bytes:
-    """The array that has these raw values: the inverse of `elements`."""
+    """Array that has these raw values: the inverse of `elements`."""
     return b"[" + b",".join(raws) + b"]"

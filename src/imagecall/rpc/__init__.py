@@ -1,1 +1,1 @@
-"""What gRPC clients and servers share: addresses, and errors as statuses."""
+"""Code shared by gRPC clients and servers: addresses, channels, headers, errors as statuses."""

@@ -1,4 +1,4 @@
-"""Addresses of servers, as command lines, settings and browsers have them."""
+"""Addresses of servers in command lines, settings and browsers."""
 
 import ipaddress
 from typing import Final, NamedTuple
@@ -8,21 +8,21 @@ _HIGHEST_PORT: Final = 2**16 - 1
 
 
 class ServerAddress(NamedTuple):
-    """HOST:PORT, and whether the server speaks TLS."""
+    """Address of a server: HOST:PORT, and True for TLS."""
 
     target: str
     tls: bool = False
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is HOST:PORT."""
+    """Reports a text that is HOST:PORT."""
     host, _, port = text.rpartition(":")
     number = port.isascii() and port.isdecimal() and len(port) < 10
     return bool(host) and "/" not in host and number and int(port) <= _HIGHEST_PORT
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, which may stand in brackets, is this machine: by its number, or localhost."""
+    """Reports a loopback address, which may be in brackets, or the name localhost."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

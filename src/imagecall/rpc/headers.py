@@ -1,6 +1,6 @@
-"""Headers that go to a backend beside our own: those of its operator, and some of the caller.
+"""Further headers of requests to a backend: those that the operator sets, and some of the caller.
 
-No message here quotes a header, as its value, or a name given in its place, may be a secret.
+No error message here quotes a header: its value, or a value in place of the name, may be a secret.
 """
 
 import re
@@ -14,7 +14,7 @@ FORWARDED: Final = (
     "OpenAI-Organization",
     "OpenAI-Project",
 )
-"""Headers of a caller that go on to the API by default."""
+"""Headers of a caller that are forwarded to the API by default."""
 
 AUTHORIZATION: Final = "authorization"
 
@@ -45,7 +45,7 @@ _HOP_BY_HOP: Final = frozenset(
         "upgrade",
     }
 )
-"""Headers of a connection: RFC 9110, section 7.6.1."""
+"""Hop-by-hop headers: RFC 9110, section 7.6.1."""
 
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _METADATA_NAME: Final = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)")
@@ -55,12 +55,12 @@ Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 
 class Header(NamedTuple):
-    """Header of an operator.
+    """Header that the operator sets.
 
     Attributes:
-        name: as it is sent.
+        name: name as it is sent.
         value: printable ASCII.
-        from_file: a header of a file of secrets.
+        from_file: True for a header from a file of secrets.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Header(NamedTuple):
 
     @property
     def is_secret(self) -> bool:
-        """Tells a secret by its place, or by its name."""
+        """True for a header from a file of secrets, or with the name of a credential."""
         return self.from_file or bool(_CREDENTIAL.search(self.name.lower()))
 
 
@@ -84,7 +84,7 @@ def read_header(text: str) -> Header:
 
 
 def read_headers(text: str) -> Iterable[Header]:
-    """Reads a file with a header a line; blank lines and those with # do not count.
+    """Reads a file with one header a line; skips blank lines and lines that begin with #.
 
     Raises ValueError.
     """
@@ -112,7 +112,8 @@ def check_metadata_name(name: str) -> None:
 def by_name(headers: Iterable[Header], api_key: str) -> dict[str, Header]:
     """Returns the headers by their names in lower case.
 
-    Raises ValueError for one that cannot be sent, that comes twice, or that the API key is for.
+    Raises ValueError for a header that cannot be sent, that is there twice, or that the API key
+    sets.
     """
     found: dict[str, Header] = {}
     for header in headers:
@@ -127,9 +128,9 @@ def by_name(headers: Iterable[Header], api_key: str) -> dict[str, Header]:
 
 
 def forwarded(sent: Iterable[tuple[str, str | bytes]], names: frozenset[str]) -> Metadata:
-    """Returns the headers, or metadata, of a caller that have one of the names, in lower case.
+    """Returns a caller's headers, or metadata, that have one of the names, in lower case.
 
-    A value that is not printable ASCII is left out: it cannot be sent as it came.
+    Leaves out a value that is not printable ASCII, as it cannot be sent unchanged.
     """
     return tuple(
         (name, value)
@@ -139,7 +140,7 @@ def forwarded(sent: Iterable[tuple[str, str | bytes]], names: frozenset[str]) ->
 
 
 def lower(names: Iterable[str]) -> frozenset[str]:
-    """Returns names as they are compared."""
+    """Returns names in lower case, for comparison."""
     return frozenset(name.lower() for name in names)
 
 

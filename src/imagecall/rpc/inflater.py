@@ -1,4 +1,4 @@
-"""gzip and deflate (RFC 1952, 1950, 1951), decoded in pieces of bounded size while they arrive."""
+"""Decodes gzip and deflate (RFC 1952, 1950, 1951) in pieces of bounded size, as bytes arrive."""
 
 import zlib
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ _ZLIB_METHOD: Final = 8
 class Inflater:
     """Decoder of a body.
 
-    The first byte decides between gzip, zlib and raw deflate, as each of them is sent as deflate. A
-    gzip body may have several members.
+    The first byte decides between gzip, zlib and raw deflate, as senders call any of them deflate.
+    A gzip body may have several members.
 
     Args:
-        strict: refuses bytes after the last member, which are passed over otherwise.
+        strict: refuses bytes after the last member, which are skipped otherwise.
 
     Attributes:
-        ended: the bytes so far end with a whole member.
+        ended: True if the bytes so far end with a whole member.
     """
 
     def __init__(self, *, strict: bool) -> None:
@@ -33,7 +33,7 @@ class Inflater:
     def pieces(self, data: bytes) -> Iterator[bytes]:
         """Yields the decoded bytes, in pieces of 768 KiB at most.
 
-        A piece can be empty, so that the reader has a turn after each step. Raises ValueError if
+        A piece can be empty, so that the reader can interrupt after each step. Raises ValueError if
         the bytes are damaged.
         """
         view = memoryview(data)
@@ -59,7 +59,7 @@ class Inflater:
             yield piece
 
     def _begin(self, first: int) -> bool:
-        """Begins a member; False for bytes after the last one that are passed over."""
+        """Begins a member. Returns False for bytes after the last member, which are skipped."""
         if self.ended and first != _GZIP_FIRST:
             if self._strict:
                 raise ValueError("it goes on after its end")

@@ -1,13 +1,13 @@
-"""Exceptions of the package as gRPC statuses, and back.
+"""Converts exceptions of the package to gRPC statuses, and back.
 
-A status has the code and the sentence, and in its details google.rpc.ErrorInfo (reason, domain,
-metadata), google.rpc.BadRequest (the JSON Pointer as the field) for an INVALID_ARGUMENT and
-wherever there is a place, and google.rpc.RetryInfo where the API said when to try again. The
-details travel in the trailer grpc-status-details-bin. The status of another server is passed on
-whole, as are its other trailers.
+A status has the code and the sentence. Its details have google.rpc.ErrorInfo (reason, domain,
+metadata), google.rpc.BadRequest (the JSON Pointer as the field) for an INVALID_ARGUMENT and for any
+error with a place, and google.rpc.RetryInfo if the API's answer has a delay for retries. The
+details are in the trailer grpc-status-details-bin. The status of an upstream server is passed on
+whole, and so are its other trailers.
 
-A failure that may have been billed is not to be sent again: its pushback is -1, it has no
-RetryInfo, and the metadata of its ErrorInfo has "may_be_billed": "true".
+A call that may have been billed must not be retried: its status has the pushback -1, no RetryInfo,
+and "may_be_billed": "true" in the metadata of ErrorInfo.
 """
 
 import re
@@ -24,7 +24,7 @@ from imagecall.errors import CODES, ConversionError, GenerationError, ImagecallE
 from imagecall.rpc.headers import Metadata
 
 DOMAIN: Final = "imagecall"
-"""The domain of the reasons in google.rpc.ErrorInfo."""
+"""Domain of the reasons in google.rpc.ErrorInfo."""
 
 _DETAILS: Final = "grpc-status-details-bin"
 _PUSHBACK: Final = "grpc-retry-pushback-ms"
@@ -39,7 +39,7 @@ _TRUE: Final = "true"
 _NOT_SENT: Final = re.compile(
     r"failed to connect|errors resolving|DNS resolution failed|empty address list", re.IGNORECASE
 )
-"""Messages of gRPC's core for calls that did not leave."""
+"""Messages of gRPC's core for calls that were not sent."""
 
 _LOST: Final = re.compile(
     r"socket closed|cancelling all calls|goaway|connection reset|recvmsg|sendmsg|broken pipe"
@@ -48,18 +48,18 @@ _LOST: Final = re.compile(
     r"|disconnect/reset before headers(?!.*(connection failure|connection timeout|overflow))",
     re.IGNORECASE,
 )
-"""Messages of gRPC's core, of grpc-go and of proxies for connections lost after they were there."""
+"""Messages of gRPC's core, of grpc-go and of proxies for the loss of an open connection."""
 
 _UNCERTAIN: Final = frozenset(
     {"CANCELLED", "DATA_LOSS", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN"}
 )
-"""The codes of calls that may have reached an API, where nothing else is known."""
+"""Codes of calls that may have reached an API, if their status has no reason."""
 
 _UPSTREAM: Final = "UPSTREAM_"
-"""Prefix of the reasons that are an API's, and not a fault of the request."""
+"""Prefix of the reasons for faults of an API, not of the request."""
 
 _OF_THE_SERVER: Final = frozenset({"TOO_MANY_CALLS", "TOKEN_REQUIRED", "CALL_TOO_LONG"})
-"""The reasons for which a server does not take a call, whatever the request is."""
+"""Reasons for which a server refuses a call, whatever the request is."""
 
 _HOP_BY_HOP: Final = frozenset(
     {
@@ -77,7 +77,7 @@ _HOP_BY_HOP: Final = frozenset(
         "x-request-id",
     }
 )
-"""Metadata of an answer that belongs to its hop, or that each server makes itself."""
+"""Hop-by-hop metadata of an answer, and metadata that each server sets itself."""
 
 
 def code_of(error: ImagecallError) -> grpc.StatusCode:
@@ -98,7 +98,7 @@ def to_status(error: ImagecallError) -> Status:
 
 
 def _new_status(error: ImagecallError) -> Status:
-    """Makes the status of an error of this process."""
+    """Makes the status for an error that arose in this process."""
     status = Status(code=code_of(error).value[0], message=str(error))
     if error.pointer or error.code == "INVALID_ARGUMENT":
         violation = BadRequest.FieldViolation(
@@ -118,7 +118,7 @@ def _new_status(error: ImagecallError) -> Status:
 
 
 def _mark_billed(status: Status) -> None:
-    """Puts into the ErrorInfo of our domain, which is added if there is none, that it may cost."""
+    """Sets "may_be_billed" in the ErrorInfo of our domain, which is added if there is none."""
     info = ErrorInfo(domain=DOMAIN)
     place = next((detail for detail in status.details if _is_ours(detail)), None)
     if place is None:
@@ -141,7 +141,7 @@ def trailers_of(error: ImagecallError) -> Metadata:
         if error.may_be_billed:
             return (*details, *_NOT_TO_BE_RETRIED)
         if error.retry_seconds is not None:
-            # Of 0, gRPC's C core (1.85) makes a retry that never comes.
+            # At 0, gRPC's C core (1.85) never sends the retry.
             return *details, (_PUSHBACK, str(max(1, _milliseconds(error.retry_seconds))))
     return details
 
@@ -151,7 +151,7 @@ def _milliseconds(seconds: float) -> int:
 
 
 class _Details(NamedTuple):
-    """The details of a status that are read, each the first of its kind."""
+    """Details of a status, each the first of its kind."""
 
     info: ErrorInfo
     bad_request: BadRequest
@@ -168,7 +168,7 @@ class _Details(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """A sentence for a status that has none itself."""
+        """Sentence for a status whose own message is empty."""
         described = (violation.description for violation in self.bad_request.field_violations)
         return self.localized.message or next(described, "")
 
@@ -181,7 +181,7 @@ def _first(status: Status, kind: type[Any]) -> Any:
 
 
 def _unpacked(detail: Any, kind: type[Any]) -> Any:
-    """Returns what a detail holds; None if it holds another kind, or no message."""
+    """Returns the message in a detail; None if it is of another kind, or malformed."""
     message = kind()
     with suppress(DecodeError):
         if detail.Unpack(message):
@@ -190,7 +190,7 @@ def _unpacked(detail: Any, kind: type[Any]) -> Any:
 
 
 def error_of(error: grpc.RpcError) -> ImagecallError:
-    """Returns the error that a status stands for: the inverse of `status_of` and `trailers_of`."""
+    """Returns the error for a status: the inverse of `to_status` and `trailers_of`."""
     trailers = dict(_metadata(error.trailing_metadata()))
     serialized = trailers.get(_DETAILS, b"")
     known = _known(error.code().name, error.details() or "", serialized, trailers)
@@ -232,17 +232,17 @@ def _seconds(retry: RetryInfo, pushback: str) -> float | None:
 
 
 def _may_have_begun(code: str, message: str) -> bool:
-    """Tells whether a call that failed without a reason may have reached an API."""
+    """Reports a call, failed without a reason, that may have reached an API."""
     return code in _UNCERTAIN or (code == "UNAVAILABLE" and is_lost(message))
 
 
 def is_lost(message: str) -> bool:
-    """Tells whether gRPC, or a proxy, says that a connection was lost after it was there."""
+    """Reports a message of gRPC, or of a proxy, for the loss of an open connection."""
     return not is_not_sent(message) and bool(_LOST.search(message))
 
 
 def is_not_sent(message: str) -> bool:
-    """Tells whether gRPC says that a call did not leave."""
+    """Reports a message of gRPC for a call that was not sent."""
     return bool(_NOT_SENT.search(message))
 
 

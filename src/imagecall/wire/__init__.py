@@ -1,1 +1,1 @@
-"""Serialized protobuf: large values spliced in and out, the cost of a message, chunks."""
+"""Serialized protobuf: splicing of large values, the cost of a message, chunks."""

@@ -1,7 +1,7 @@
-"""Bytes of any size in chunks that fit into messages, and back.
+"""Splits bytes of any size into chunks that fit into messages, and reassembles them.
 
 The rules are those of proto/imagecall/v1/chunk.proto: chunks come in order and without a gap, and
-the last one says how many bytes there are and what their SHA-256 digest is.
+the last one has the size of the whole in bytes, and its SHA-256 digest.
 """
 
 import hashlib
@@ -14,13 +14,13 @@ from imagecall.sizes import CHUNK
 from imagecall.v1.chunk_pb2 import Chunk, ChunkEnd
 
 _FINAL: Final = "output_item_done_event."
-"""How the paths of finished images begin."""
+"""Prefix of the paths of finished images."""
 
 _DIGEST_BYTES: Final = 32
 
 
 class RawChunk(NamedTuple):
-    """A chunk that is no message yet, so that its data need not be copied."""
+    """Chunk that is no message yet, so that its data is not copied."""
 
     offset: int
     data: bytes | memoryview
@@ -28,29 +28,29 @@ class RawChunk(NamedTuple):
 
     @classmethod
     def of(cls, chunk: Chunk) -> "RawChunk":
-        """That of a message, with a copy of its data."""
+        """Makes a RawChunk of a message, with a copy of its data."""
         return cls(chunk.offset, chunk.data, chunk.end if chunk.HasField("end") else None)
 
     def chunk(self) -> Chunk:
-        """The message."""
+        """Makes the message, with a copy of the data."""
         return Chunk(offset=self.offset, data=bytes(self.data), end=self.end)
 
 
 def split(data: bytes) -> Iterator[Chunk]:
-    """The chunks of some bytes: at least one."""
+    """Splits bytes into chunks: at least one."""
     return (piece.chunk() for piece in pieces(data))
 
 
 def pieces(data: bytes, *, sha256: bytes = b"", **end: Any) -> Iterator[RawChunk]:
-    """The same, not yet as messages.
+    """Splits bytes into chunks that are no messages yet: at least one.
 
-    `sha256` is the digest of the bytes, if it is known; `end` what else is said at their end.
+    `sha256` is the digest of the bytes, if it is known; `end` holds further fields of ChunkEnd.
     """
     view = memoryview(data)
     digest = None if sha256 else hashlib.sha256()
     for offset in range(0, len(data) or 1, CHUNK):
         part = view[offset : offset + CHUNK]
-        if digest:  # Piece by piece, so that others need not wait for all of it.
+        if digest:  # Piece by piece, so that other work need not wait for all of it.
             digest.update(part)
         last = None
         if offset + CHUNK >= len(data):
@@ -60,13 +60,13 @@ def pieces(data: bytes, *, sha256: bytes = b"", **end: Any) -> Iterator[RawChunk
 
 
 def end_of_image(data: bytes, field: str) -> dict[str, Any]:
-    """What is said at the end of an image, which is the value of `field`, by its first bytes."""
+    """Fields of ChunkEnd for an image in the field `field`, from its first bytes or all."""
     final = field.startswith(_FINAL)
     return {"media_type": media_type(data), "field": field, "final_image": final}
 
 
 class Chunker:
-    """The chunks of an image, while it arrives. Each is held back until the next comes."""
+    """Splits an image into chunks while it arrives. Holds each chunk back until the next comes."""
 
     def __init__(self) -> None:
         self._offset = 0
@@ -76,11 +76,11 @@ class Chunker:
 
     @property
     def size(self) -> int:
-        """How many bytes there are."""
+        """Bytes added so far."""
         return self._offset + len(self._held)
 
     def add(self, data: bytes) -> RawChunk | None:
-        """Takes the next bytes, which become a chunk; gives the one before them, if any."""
+        """Adds the next bytes, which become a chunk. Returns the chunk before them, if any."""
         self._digest.update(data)
         self._first += data[: MAX_PROLOG_BYTES - len(self._first)]
         held, self._held = self._held, data
@@ -91,7 +91,7 @@ class Chunker:
         return piece
 
     def finish(self, field: str) -> RawChunk:
-        """The last chunk; the image is the value of `field`."""
+        """Returns the last chunk of the image, which is in the field `field`."""
         end = ChunkEnd(
             size=self._offset + len(self._held),
             sha256=self._digest.digest(),
@@ -101,7 +101,7 @@ class Chunker:
 
 
 class Assembly:
-    """The bytes of a sequence of chunks, while they arrive. The inverse of `split`."""
+    """Reassembles the bytes of chunks while they arrive. The inverse of `split`."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -112,24 +112,23 @@ class Assembly:
 
     @property
     def size(self) -> int:
-        """How many bytes there are."""
+        """Bytes added so far."""
         return self._size
 
     @property
     def end(self) -> ChunkEnd | None:
-        """The end that the last chunk had. None: it was not added yet."""
+        """End of the last chunk. None: the last chunk was not added yet."""
         return self._end
 
     @property
     def complete(self) -> bool:
-        """Whether the last chunk was added."""
+        """True once the last chunk was added."""
         return self._end is not None
 
     def add(self, piece: RawChunk) -> None:
-        """Takes the next chunk.
+        """Adds the next chunk. Drops all bytes once they are more than `max_bytes`.
 
-        Raises ConversionError (CHUNKS_DAMAGED) for a chunk that is not the next one. Of more than
-        `max_bytes` bytes nothing is kept.
+        Raises ConversionError (CHUNKS_DAMAGED) for a chunk that is not the next one.
         """
         if self._end is not None:
             raise damaged("a chunk comes after the last one")
@@ -151,24 +150,25 @@ class Assembly:
 
     @property
     def digest(self) -> bytes:
-        """The SHA-256 digest of the bytes so far."""
+        """SHA-256 digest of the bytes so far."""
         return self._digest.digest()
 
     def whole(self) -> bytes:
-        """The bytes, once complete; once only. Raises ConversionError as `check` does."""
+        """Returns the complete bytes, once only. Raises ConversionError as `check` does."""
         data = b"".join(self.pieces())
-        self._pieces = []  # Or all would be there twice for as long as this is.
+        self._pieces = []  # Else the bytes would be in memory twice.
         return data
 
     def pieces(self) -> list[bytes | memoryview]:
-        """The bytes, once complete, as they came. Raises ConversionError as `check` does."""
+        """Returns the complete bytes, in chunks as they came. Raises ConversionError as `check`."""
         self.check()
         return self._pieces
 
     def check(self) -> None:
-        """Raises ConversionError unless all bytes are there: CHUNKS_DAMAGED, TOO_LARGE.
+        """Checks that the bytes are complete.
 
-        They must be what their end says, and no more than `max_bytes`.
+        Raises ConversionError: CHUNKS_DAMAGED if the end is missing or has another size or digest;
+        TOO_LARGE for more than `max_bytes` bytes.
         """
         if self._end is None:
             raise damaged("the chunks end before their last one")
@@ -183,5 +183,5 @@ class Assembly:
 
 
 def damaged(message: str) -> ConversionError:
-    """The error for chunks that are not what was split."""
+    """Error for chunks that were lost, repeated, reordered or changed."""
     return ConversionError("CHUNKS_DAMAGED", "", message)

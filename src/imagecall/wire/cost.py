@@ -1,8 +1,8 @@
-"""What a serialized message would cost, found out before it is parsed.
+"""Refuses serialized messages that would cost too much memory or time, before they are parsed.
 
-Two bytes can be a message in a message, for which protobuf takes sixty; three can be a field that
-the schema does not name, each of which takes microseconds to find again. So fields are counted, in
-messages that are large enough to matter. See the encoding of protobuf's wire format:
+A message in a message can be two bytes long, and then takes protobuf sixty bytes of memory. A field
+that the schema does not name can be three bytes long, and takes microseconds to look up. So fields
+are counted, in messages that are large enough to matter. Protobuf's wire format:
 https://protobuf.dev/programming-guides/encoding/.
 """
 
@@ -13,26 +13,26 @@ from google.protobuf.message import DecodeError, Message
 
 from imagecall.errors import ConversionError, malformed
 from imagecall.sizes import APART
+from imagecall.wire.varint import read_varint
 
 _Message = TypeVar("_Message", bound=Message)
 
 MAX_FIELDS: Final = 1_000_000
-"""How many fields a message may have, at any depth, each of which may be a message."""
+"""Most fields of a message, at all depths together."""
 
 MAX_UNKNOWN: Final = 10_000
-"""How many of them the schema may not name."""
+"""Most fields of a message, at all depths together, that the schema does not name."""
 
 _VARINT, _FIXED64, _LENGTH, _GROUP, _GROUP_END, _FIXED32 = range(6)
 _FIXED: Final = {_FIXED64: 8, _FIXED32: 4}
-_MAX_VARINT_BITS: Final = 70
 
 
 class _Shape(dict[int, "_Shape | None"]):
-    """The fields of a message by tag: the shape of the message in it, or None for another value."""
+    """Fields of a message by tag: the shape of a message field, None for any other field."""
 
 
 _OF_GROUP: Final = _Shape()
-"""The shape of a group, which no schema of ours has."""
+"""Shape of a group; this schema has no groups."""
 
 _shapes: Final[dict[Descriptor, _Shape]] = {}
 
@@ -44,12 +44,12 @@ def _shape(descriptor: Descriptor) -> _Shape:
             inner = field.message_type
             value = None if inner is None else _shape(inner)
             shape |= {field.number << 3 | kind: value for kind in _kinds(field)}
-        _shapes[descriptor] = shape  # Once it is whole, as other threads may look.
+        _shapes[descriptor] = shape  # Only when complete, as other threads may read it.
     return _shapes[descriptor]
 
 
 def _kinds(field: FieldDescriptor) -> tuple[int, ...]:
-    """The wire types that the values of a field may have."""
+    """Wire types that the values of a field may have."""
     match field.type:
         case (
             FieldDescriptor.TYPE_STRING | FieldDescriptor.TYPE_BYTES | FieldDescriptor.TYPE_MESSAGE
@@ -73,9 +73,9 @@ def _kinds(field: FieldDescriptor) -> tuple[int, ...]:
 
 
 def check_cost(descriptor: Descriptor, data: bytes) -> None:
-    """Raises ConversionError (TOO_MANY_VALUES) for what would cost far more than its bytes.
+    """Raises ConversionError (TOO_MANY_VALUES) for a message of too many fields.
 
-    The bytes need not be a message: that is for the parser to say, which comes no further in them.
+    Accepts bytes that are no message, which the parser refuses at the same place.
     """
     if len(data) >= APART:
         try:
@@ -85,7 +85,7 @@ def check_cost(descriptor: Descriptor, data: bytes) -> None:
 
 
 def _count(shape: _Shape, data: bytes) -> None:
-    """Reads the fields in their order. Raises IndexError where they are cut off."""
+    """Counts the fields in order. Raises IndexError where the bytes are cut off."""
     count = unknown = position = 0
     end = len(data)
     around: list[tuple[_Shape, int]] = []
@@ -100,7 +100,7 @@ def _count(shape: _Shape, data: bytes) -> None:
         tag = data[position]
         position += 1
         if tag >= 0x80:
-            tag, position = _varint(data, position - 1)
+            tag, position = read_varint(data, position - 1)
         kind = tag & 7
         known = shape.get(tag)
         if known is None and tag not in shape:
@@ -111,7 +111,7 @@ def _count(shape: _Shape, data: bytes) -> None:
             length = data[position]
             position += 1
             if length >= 0x80:
-                length, position = _varint(data, position - 1)
+                length, position = read_varint(data, position - 1)
             if known is None:
                 position += length
                 continue
@@ -126,22 +126,10 @@ def _count(shape: _Shape, data: bytes) -> None:
             shape = _OF_GROUP
         elif kind == _GROUP_END:
             if shape is not _OF_GROUP:
-                return  # That is no message.
+                return  # Not a message.
             shape, _ = around.pop()
         else:
             position += _FIXED[kind] if kind in _FIXED else len(data)
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """A number, and the position after it."""
-    number = 0
-    for shift in range(0, _MAX_VARINT_BITS, 7):
-        byte = data[position]
-        position += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number, position
-    raise IndexError("a number is longer than 10 bytes")
 
 
 def _too_many(limit: int, what: str) -> ConversionError:
@@ -149,10 +137,10 @@ def _too_many(limit: int, what: str) -> ConversionError:
 
 
 def parsed(kind: type[_Message], data: bytes, name: str = "") -> _Message:
-    """The message of some bytes, unless it would cost too much.
+    """Parses a message, unless it would cost too much.
 
-    Raises ConversionError as `check_cost` does, and MALFORMED_PROTOBUF, which calls the message by
-    `name` (default: that of its kind).
+    Raises ConversionError as `check_cost` does, and MALFORMED_PROTOBUF, with `name` as the name of
+    the message (default: the name of its type).
     """
     descriptor: Any = kind.DESCRIPTOR
     check_cost(descriptor, data)

@@ -1,8 +1,8 @@
-"""Large values put into serialized messages and taken out, with no message object that copies them.
+"""Splices large values into and out of serialized messages, without copies in message objects.
 
-A serialized message is walked along the schema, field by field, and written anew with other values
-for some fields and other lengths for the fields around them. Nothing is searched: a value stands in
-the field that the walk has come to. See the encoding of protobuf's wire format:
+Walks a serialized message along the schema, field by field, and writes it again with new values for
+some fields and new lengths for the fields around them. The path of a field decides, so that the
+bytes are never searched for a value. Protobuf's wire format:
 https://protobuf.dev/programming-guides/encoding/.
 """
 
@@ -16,21 +16,21 @@ from google.protobuf.message import Message
 
 from imagecall.sizes import APART
 from imagecall.v1.image_result_pb2 import ImageResult
+from imagecall.wire.varint import read_varint, write_varint
 
 _FIXED: Final = {1: 8, 5: 4}
-"""The sizes of values by their wire type, for those of a fixed size."""
+"""Sizes of values by wire type, for the types of a fixed size."""
 
 _MAX_FIELDS: Final = 1000
-"""Most fields of a message that is walked, as each takes long in Python."""
+"""Most fields of a message that is walked, as each field takes long in Python."""
 
 _MAX_LENGTH_BYTES: Final = 5  # of a tag or a length; protobuf refuses longer ones
-_MAX_VARINT_BYTES: Final = 10
 
 _Value: TypeAlias = bytes | memoryview
 
 
 class _Field(NamedTuple):
-    """A field with a length: its number, where the length and the value begin, where it ends."""
+    """Field with a length: its number, and the offsets of its length, its value and its end."""
 
     number: int
     length_at: int
@@ -39,11 +39,11 @@ class _Field(NamedTuple):
 
 
 _Replace: TypeAlias = Callable[[str, FieldDescriptor, memoryview], _Value | None]
-"""Takes the path of a field, the field and its value; gives another value, or None."""
+"""Maps the path of a field, the field and its value to the new value. None: the value stays."""
 
 
 def attach_images(message: Message, images: Mapping[str, bytes]) -> bytes:
-    """The serialized message, with images in those image fields whose whole value is a marker."""
+    """Serializes the message with images in the image fields whose whole value is a marker."""
     descriptor: Any = message.DESCRIPTOR
     by_marker = {marker.encode(): image for marker, image in images.items()}
 
@@ -54,13 +54,13 @@ def attach_images(message: Message, images: Mapping[str, bytes]) -> bytes:
 
 
 def serialized_with(message: Message, path: str, value: _Value) -> bytes:
-    """The serialized message with a value in the field at a path, such as "chunk.data"."""
+    """Serializes the message with a value in the field at a path, such as "chunk.data"."""
     *names, last = path.split(".")
     owner: Any = message
     descriptor: Any = message.DESCRIPTOR
     for name in names:
         owner = getattr(owner, name)
-    # A value that is empty would have no place.
+    # Protobuf does not serialize an empty value, so that it could not be replaced.
     setattr(owner, last, "-" if isinstance(getattr(owner, last), str) else b"-")
 
     def replace(place: str, field: FieldDescriptor, old: memoryview) -> _Value | None:
@@ -70,9 +70,10 @@ def serialized_with(message: Message, path: str, value: _Value) -> bytes:
 
 
 def detach_text(wire: bytes, descriptor: Descriptor, name: str) -> tuple[bytes, bytes | None]:
-    """A serialized message without the large text of a field, and that text; None: it stays.
+    """Detaches the large text of a field. Returns the rest of the message, and the text or None.
 
-    It is taken if it is there once and all ASCII, as what else it may be is protobuf's to check.
+    The text stays if the field is there twice, or if the text is not ASCII: protobuf then checks
+    that it is UTF-8.
     """
     taken: list[bytes] = []
 
@@ -89,10 +90,10 @@ def detach_text(wire: bytes, descriptor: Descriptor, name: str) -> tuple[bytes, 
 def detach_images(
     wire: bytes, descriptor: Descriptor
 ) -> tuple[bytes, dict[str, tuple[memoryview]]]:
-    """A serialized message whose large images are empty, and those, by the paths of their fields.
+    """Detaches large images. Returns the message with empty images, and the images by field path.
 
-    An image stays if its field, or one around it, is there twice: which of them counts, protobuf
-    decides. What is no serialized message stays as it is.
+    An image stays if its field, or a field around it, is there twice: protobuf then decides between
+    the two. Bytes that are no serialized message stay as they are.
     """
     images: dict[str, tuple[memoryview]] = {}
 
@@ -110,7 +111,7 @@ def _is_image(field: FieldDescriptor) -> bool:
 
 
 def _without_large(wire: bytes, descriptor: Descriptor, replace: _Replace) -> bytes:
-    """The wire bytes with other values for large fields; the same if they are no message."""
+    """Replaces the values of large fields. Returns bytes that are no message unchanged."""
     if len(wire) < APART:
         return wire
     try:
@@ -122,9 +123,10 @@ def _without_large(wire: bytes, descriptor: Descriptor, replace: _Replace) -> by
 def _replaced(
     wire: bytes, descriptor: Descriptor, replace: _Replace, *, least: int = 0, most: int = 0
 ) -> bytes:
-    """The wire bytes with other values for fields of at least `least` bytes.
+    """Replaces the values of fields of at least `least` bytes.
 
-    Raises IndexError or ValueError if they are no message, or one of more than `most` fields.
+    Raises IndexError or ValueError for bytes that are no message, or one of more than `most`
+    fields.
     """
     walk = _Walk(memoryview(wire), replace, least, most or len(wire))
     pieces = walk.message(descriptor, 0, len(wire), "")
@@ -133,7 +135,7 @@ def _replaced(
 
 @dataclass(frozen=True)
 class _Walk:
-    """A walk through wire bytes, which gives them with other values."""
+    """Walk through a serialized message that replaces values."""
 
     wire: memoryview
     replace: _Replace
@@ -143,7 +145,7 @@ class _Walk:
     def message(
         self, descriptor: Descriptor, start: int, end: int, path: str
     ) -> list[_Value] | None:
-        """The message at a place with other values, in pieces; None if all stays as it is."""
+        """Pieces of the message from `start` to `end` with new values; None if all values stay."""
         fields = list(_fields(self.wire, start, end, self.most))
         often = Counter(field.number for field in fields)
         pieces: list[_Value] = []
@@ -155,7 +157,7 @@ class _Walk:
             if field.end - field.start < self.least:
                 continue
             if (new := self._value(known, field, path + known.name)) is not None:
-                pieces += self.wire[done : field.length_at], _varint(sum(map(len, new))), *new
+                pieces += self.wire[done : field.length_at], write_varint(sum(map(len, new))), *new
                 done = field.end
         return [*pieces, self.wire[done:end]] if pieces else None
 
@@ -167,23 +169,24 @@ class _Walk:
 
 
 def _fields(wire: memoryview, start: int, end: int, most: int) -> Iterator[_Field]:
-    """The fields with a length of the message at a place.
+    """Yields the fields with a length of the message from `start` to `end`.
 
-    Raises IndexError or ValueError if it is no message, or has more than `most` fields.
+    Raises IndexError or ValueError for bytes that are no message, or one of more than `most`
+    fields.
     """
     position = start
     for _ in range(most):
         if position >= end:
             return
-        tag, position = _read_varint(wire, position, _MAX_LENGTH_BYTES)
+        tag, position = read_varint(wire, position, _MAX_LENGTH_BYTES)
         match tag & 7:
             case 0:
-                _, position = _read_varint(wire, position, _MAX_VARINT_BYTES)
+                _, position = read_varint(wire, position)
             case 1 | 5 as kind:
                 position += _FIXED[kind]
             case 2:
                 length_at = position
-                length, value_at = _read_varint(wire, position, _MAX_LENGTH_BYTES)
+                length, value_at = read_varint(wire, position, _MAX_LENGTH_BYTES)
                 position = value_at + length
                 if position > end:
                     raise ValueError("a field is longer than its message")
@@ -192,24 +195,3 @@ def _fields(wire: memoryview, start: int, end: int, most: int) -> Iterator[_Fiel
                 raise ValueError(f"wire type {kind} is a group, or none")
     if position < end:
         raise ValueError(f"the message has more than {most} fields")
-
-
-def _read_varint(wire: memoryview, position: int, max_bytes: int) -> tuple[int, int]:
-    """A number, and the position after it."""
-    number = 0
-    for index in range(max_bytes):
-        byte = wire[position + index]
-        number |= (byte & 0x7F) << 7 * index
-        if byte < 0x80:
-            return number, position + index + 1
-    raise ValueError(f"a number is longer than {max_bytes} bytes")
-
-
-def _varint(number: int) -> bytes:
-    """The inverse of `_read_varint`."""
-    data = bytearray()
-    while number >= 0x80:
-        data.append(number & 0x7F | 0x80)
-        number >>= 7
-    data.append(number)
-    return bytes(data)
