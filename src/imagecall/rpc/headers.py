@@ -154,7 +154,7 @@ def _check(header: Header) -> None:
 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
-        raise ValueError("the name of a header is empty or has characters that are not allowed")
+        raise ValueError("the name of a header has characters that are not allowed, or none")
     for names, why in (
         (_OURS, "is set for each request"),
         (_HOP_BY_HOP, "belongs to a connection, not to a request"),
