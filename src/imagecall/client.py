@@ -57,7 +57,7 @@ class ImageClient:
         credentials: credentials of the channel. None: no TLS.
         token: bearer token that the server requires. "": the server requires none.
         max_image_bytes: limit of an image, and of any other value that comes in chunks.
-        options: further options of the channel, which take precedence over the client's own.
+        options: further options of the channel, placed before the client's own.
     """
 
     def __init__(

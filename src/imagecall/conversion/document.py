@@ -247,7 +247,7 @@ def _item_pieces(
         pieces = call_pieces(call, apart)
         CALLS.refuse_misplaced(call, variant)
         if CALLS.chosen(call).option.fallback:
-            message = "an item of another type stays in the JSON, and is none of the calls"
+            message = "an item of another type stays in the JSON, and must not be among the calls"
             raise ConversionError("NOT_CANONICAL", "", message)
     except ConversionError as error:
         raise error.under(pointer) from None

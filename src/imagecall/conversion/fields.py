@@ -180,7 +180,7 @@ def number_codec(field: FieldDescriptor) -> Codec:
 
     def write(value: float, pieces: list[Piece], apart: Apart) -> None:
         if value - value != 0:
-            message = f"{quoted(key_of(field).name)} is {value}, which JSON cannot say"
+            message = f"{quoted(key_of(field).name)} is {value}, which JSON cannot express"
             raise ConversionError("NON_FINITE_NUMBER", pointer_to(key_of(field).name), message)
         pieces.append(start + repr(value).encode())
 

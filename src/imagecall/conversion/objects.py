@@ -158,7 +158,7 @@ class ObjectPlan:
         spans: Spans,
         strict: bool,
     ) -> None:
-        """Reads the keys that need their raw text; keys that no field carries become extra fields."""
+        """Reads the keys that need their raw text; keys without a field become extra fields."""
         raws = members(text)
         extra_fields = getattr(target, self.extra_fields)
         for name in left:

@@ -49,7 +49,7 @@ def to_input(call: ImageGenerationCall) -> Replay:
     source, target = getattr(call, variant.name), getattr(replay, _TARGET)
     dropped = _move(source, target)
     if not target.HasField("id"):
-        message = f"an item without {quoted('id')} cannot be sent back: the APIs find it by that"
+        message = f"an item without {quoted('id')} cannot be sent back: the APIs find it by its id"
         raise ConversionError("NOT_REPLAYABLE", pointer_to("id"), message)
     return Replay(replay, dropped)
 

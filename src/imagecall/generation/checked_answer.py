@@ -258,7 +258,7 @@ class _Value(Assembly):
         return True
 
     def check_image(self) -> None:
-        """Raises ConversionError unless the chunks' end has the image's media type and field."""
+        """Raises ConversionError unless the end has the image's media_type and final_image."""
         assert self.end
         expected = end_of_image(self._first, self.end.field)
         media, claimed = expected["media_type"], self.end.media_type

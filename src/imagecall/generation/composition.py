@@ -40,7 +40,7 @@ def compose(stream: Sequence[StreamItem], include_document: bool) -> ImageRespon
 
 
 def _final_items(events: Sequence[StreamItem]) -> list[ImageGenerationCall]:
-    """Final items of events: in the order of the output if every event has its index, else as sent."""
+    """Final items of events: by output index if every event has one, else in the order sent."""
     done: list[Any] = [
         event.output_item_done_event
         for event in events

@@ -109,7 +109,7 @@ def check_depth(text: bytes) -> bytes:
 
 
 def check_values(text: bytes) -> None:
-    """Raises ConversionError (TOO_MANY_VALUES) for a text whose values would fill the memory.
+    """Raises ConversionError (TOO_MANY_VALUES) for a text that would cost much more than its bytes.
 
     The text need not be JSON.
     """
@@ -124,7 +124,7 @@ def count_values(text: bytes) -> int:
 
     Raises ConversionError (TOO_MANY_VALUES) past the limits.
     """
-    keys: list[int] = []  # Of each object that is open; of an array it stays 0.
+    keys: list[int] = []  # Number of keys of each open object; 0 for an open array.
     values = 0
     mark = 0
     for match in _MARK_OR_STRING.finditer(text):
@@ -132,7 +132,7 @@ def count_values(text: bytes) -> int:
         if mark in b"{[":
             keys.append(0)
         elif mark in b"}]":
-            values += before not in b"{["  # The last one, which no comma follows.
+            values += before not in b"{["  # The last value, which no comma follows.
             if keys:
                 keys.pop()
         elif mark in b",":

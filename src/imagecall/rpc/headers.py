@@ -106,7 +106,7 @@ def read_forwarded(text: str) -> str:
 def check_metadata_name(name: str) -> None:
     """Raises ValueError for a header that cannot be gRPC metadata."""
     if not _METADATA_NAME.fullmatch(name.lower()) or name.lower() == "user-agent":
-        raise ValueError("the name of a header is none that gRPC metadata can have")
+        raise ValueError("the name of a header cannot be a name of gRPC metadata")
 
 
 def by_name(headers: Iterable[Header], api_key: str) -> dict[str, Header]:
@@ -154,7 +154,7 @@ def _check(header: Header) -> None:
 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
-        raise ValueError("the name of a header has characters that no name has, or none")
+        raise ValueError("the name of a header has characters that are not allowed, or none")
     for names, why in (
         (_OURS, "is set for each request"),
         (_HOP_BY_HOP, "belongs to a connection, not to a request"),

@@ -75,7 +75,7 @@ def _kinds(field: FieldDescriptor) -> tuple[int, ...]:
 def check_cost(descriptor: Descriptor, data: bytes) -> None:
     """Raises ConversionError (TOO_MANY_VALUES) for a message of too many fields.
 
-    Accepts bytes that are no message, which the parser refuses at the same place.
+    Accepts bytes that are no message: the parser refuses them before it reads further.
     """
     if len(data) >= APART:
         try:
