@@ -15,6 +15,13 @@ from imagecall.rpc.headers import FORWARDED, Header
 EMBEDDED: Final = "embedded"
 """The name of the backend that draws test cards."""
 
+FORMS: Final = (
+    f"{EMBEDDED} (test cards, no network)",
+    "the base URL of a Responses API such as https://openrouter.ai/api/v1",
+    "another server of the same schema: grpc://HOST:PORT, or grpcs://HOST:PORT with TLS",
+)
+"""The forms of a backend's name, for the help and for errors."""
+
 
 def backend_of(
     name: str,
@@ -59,8 +66,4 @@ def backend_of(
         address = server_address(name)
         limits = {"max_bytes": max_bytes, "max_image_bytes": max_image_bytes}
         return GrpcBackend(address, api_key, headers, **limits)
-    choices = (
-        f"{EMBEDDED}, the base URL of a Responses API (http:// or https://), grpc://HOST:PORT, "
-        "grpcs://HOST:PORT"
-    )
-    raise ValueError(f"there is no backend {name!r}; choose {choices}")
+    raise ValueError(f"there is no backend {name!r}; choose {'; or '.join(FORMS)}")

@@ -27,6 +27,7 @@ from imagecall.access.setting import (
     settings_of,
     switch,
 )
+from imagecall.backends.choice import EMBEDDED, FORMS
 from imagecall.rpc.headers import FORWARDED, Header, read_forwarded, read_header
 
 API_KEY: Final = "IMAGECALL_API_KEY"
@@ -51,13 +52,11 @@ class BackendSettings:
     """The choice of a backend, which `imagecall generate` has too."""
 
     name: str = setting(
-        "embedded",
+        EMBEDDED,
         "backend",
         str,
         "BACKEND",
-        "what generates images: embedded (test cards, no network), the base URL of a Responses API "
-        "such as https://openrouter.ai/api/v1, or another server of the same schema: "
-        "grpc://HOST:PORT, or grpcs://HOST:PORT with TLS",
+        f"source of the images: {'; or '.join(FORMS)}",
     )
     api_key_file: Path | None = setting(
         None, "api-key-file", Path, "FILE", "file with the key for the backend"
