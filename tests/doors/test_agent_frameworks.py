@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import struct
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,12 +51,23 @@ async def output_at_door(python: str, program: Path) -> bytes:
         return await run(python, str(program), address, env={**os.environ, **OFFLINE})
 
 
-def from_pypi(framework: str) -> bytes:
-    major = 3 if framework in OPENAI_3 else 2
+def python_of(major: int) -> str:
+    """The Python with the frameworks that take this version of openai."""
     environment = TESTS.parent / f".venv-frameworks-openai-{major}"
     requirements = PYPI / f"requirements-openai-{major}.txt"
     # Compiling all modules takes longer than the programs, which import a few.
-    python = python_with(requirements, environment, "--no-deps", "--no-compile")
+    return python_with(requirements, environment, "--no-deps", "--no-compile")
+
+
+@cache
+def pythons() -> dict[int, str]:
+    """Both environments, made at the same time."""
+    with ThreadPoolExecutor() as pool:
+        return dict(zip((2, 3), pool.map(python_of, (2, 3)), strict=True))
+
+
+def from_pypi(framework: str) -> bytes:
+    python = pythons()[3 if framework in OPENAI_3 else 2]
     return asyncio.run(output_at_door(python, PYPI / f"use_{framework}.py"))
 
 
