@@ -164,7 +164,7 @@ def memory(field: str) -> int:
 
 
 def growth(run: Callable[[], object]) -> int:
-    """How much memory, at its peak, a call takes beyond what is there before."""
+    """Peak memory of a call, beyond the memory before it."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # Sets VmHWM to what is in use now.
     before = memory("VmRSS")

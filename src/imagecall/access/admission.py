@@ -12,7 +12,7 @@ _ENTRY_BYTES: Final = 32
 
 
 class Admission:
-    """See the module.
+    """Admission of calls: by token, number, duration and size of metadata.
 
     Args:
         limits: how many calls, and how long each may take.
@@ -28,17 +28,17 @@ class Admission:
         self._tokens = tokens
         self.in_progress = 0
         self.bodies = 0
-        """How many bodies of HTTP requests are being read that are not small."""
+        """Number of large HTTP bodies that are being read."""
         self.draining = False
-        """Whether the server is about to stop, so that no new calls should be sent to it."""
+        """True once the server is about to stop: load balancers should send no new calls."""
 
     @property
     def asks(self) -> bool:
-        """Whether a token is asked for."""
+        """True if each call needs a token."""
         return self._tokens is not None
 
     def holder(self, authorization: str) -> str:
-        """Who calls, "" if no token is asked for. Raises GenerationError: TOKEN_REQUIRED."""
+        """Name of the caller; "" without tokens. Raises GenerationError: TOKEN_REQUIRED."""
         return self._tokens.holder(authorization) if self._tokens else ""
 
     def enter(self, authorization: str) -> str:

@@ -20,7 +20,7 @@ class _Loaded(NamedTuple):
 
 
 class Certificates:
-    """See the module. Raises OSError with a sentence if a file is faulty.
+    """Certificates of both doors, reloaded. Raises OSError with a sentence if a file is faulty.
 
     Args:
         certificate: the chain, PEM.

@@ -11,11 +11,11 @@ _T = TypeVar("_T")
 _log: Final = logging.getLogger(__name__)
 
 _SECONDS: Final = 1.0
-"""How long a look at the files is good for."""
+"""Least time between two checks of the files."""
 
 
 class WatchedFiles(Generic[_T]):
-    """What is made of some files, of today's content.
+    """Value made of the content of some files, kept current.
 
     If they are faulty later, what was made before stays, and the log says so.
 
@@ -34,7 +34,7 @@ class WatchedFiles(Generic[_T]):
         self._made = make()
 
     def get(self) -> _T:
-        """What was made of the files, anew if they have changed."""
+        """The value; made anew if the files have changed."""
         now = time.monotonic()
         if now - self._looked >= _SECONDS:
             self._looked = now

@@ -69,7 +69,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def fault(options: argparse.Namespace) -> str | None:
-    """What is wrong with the options taken together, in a sentence."""
+    """Sentence about options that contradict each other; None if none do."""
     if (options.variant or options.profile) and (options.document or options.source != "json"):
         return (
             "--variant and --profile say how to read the JSON of an item, which this input is not"

@@ -82,7 +82,7 @@ def _fields(variant: Variant) -> list[FieldDescriptor]:
 
 
 def _kind(field: FieldDescriptor) -> str:
-    """What JSON a field takes, in words."""
+    """Description of the JSON that a field takes."""
     if field.type == FieldDescriptor.TYPE_ENUM:
         known = ", ".join(spellings(enum_of(field)))
         only = "; STRICT takes these only" if key_of(field).closed else ""

@@ -72,7 +72,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_request_options(parser: argparse.ArgumentParser) -> None:
-    """What is asked of the API beside the prompt."""
+    """Options of the request beside the prompt."""
     parser.add_argument(
         "--model", metavar="MODEL", type=utf8, help="model that answers, such as gpt-5"
     )
@@ -105,7 +105,7 @@ def _add_request_options(parser: argparse.ArgumentParser) -> None:
 
 
 def fault(options: argparse.Namespace) -> str | None:
-    """What is wrong with the options taken together, in a sentence."""
+    """Sentence about options that contradict each other; None if none do."""
     if options.output.suffix.lower() not in FORMATS:
         return f"{options.output} must end with one of {', '.join(FORMATS)}, which picks the format"
     directory = options.output.parent
@@ -134,7 +134,7 @@ async def _generate(options: argparse.Namespace) -> int:
 async def _happenings(
     options: argparse.Namespace, request: ImageRequest
 ) -> AsyncIterator[StreamItem]:
-    """What happens: at a server, or here."""
+    """Items of the stream: of a server, or of a backend in this process."""
     if options.server:
         server: ServerAddress = options.server
         token = os.environ.get(TOKEN, "")
@@ -253,13 +253,13 @@ class _Images:
 
 
 def _is_final(event: StreamEvent) -> bool:
-    """Whether an event has the final item of an image call."""
+    """True for an event with the final item of an image call."""
     done = event.output_item_done_event
     return done.HasField("item") and not CALLS.chosen(done.item).option.fallback
 
 
 def _failure(end: StreamEnd) -> str:
-    """What the end of a stream says went wrong; "" if nothing did."""
+    """Failure that the end of a stream reports; "" for none."""
     if end.ending in (StreamEnding.STREAM_ENDING_COMPLETED, StreamEnding.STREAM_ENDING_UNSPECIFIED):
         return ""
     response = end.response

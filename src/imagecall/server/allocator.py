@@ -16,7 +16,7 @@ _M_TRIM_THRESHOLD: Final = -1  # mallopt(3)
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 _MMAP_THRESHOLD: Final = 16 * 1024 * 1024
-"""What is larger is given back at once: 20 MB that are kept can be in the way of 21 MB."""
+"""Largest block that is kept: 20 MB that are kept can be in the way of 21 MB."""
 
 _KEPT_BYTES: Final = 64 * 1024 * 1024
 _HEAPS: Final = 2

@@ -18,7 +18,7 @@ from imagecall.observing.worker_metrics import WorkerMetrics, worker_metrics
 from imagecall.server.settings import WORKER, ServerSettings
 
 READY: Final = "ready"
-"""What a worker says once it listens."""
+"""Line that a worker prints once it listens."""
 
 _log: Final = logging.getLogger(__name__)
 _RESTART_SECONDS: Final = 1.0

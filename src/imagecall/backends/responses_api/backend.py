@@ -53,17 +53,17 @@ from imagecall.v1.image_response_pb2 import ImageResponse
 
 CONNECT_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 300.0
-"""How long an API may be silent: it draws for minutes without a word."""
+"""Longest silence of an API: models draw for minutes."""
 
 _READ_BYTES: Final = 256 * 1024
 _MAX_ERROR_BYTES: Final = 64 * 1024
 _MAX_HEADER_BYTES: Final = 64 * 1024
 _ERROR_SECONDS: Final = 2.0
-"""How long the body of an error is waited for, as its status is known."""
+"""Longest wait for the body of an error, whose status is known already."""
 
 
 class HttpBackend:
-    """See the module.
+    """Calls a Responses API over HTTP.
 
     Args:
         base_url: the URL of the API without "/responses": "https://openrouter.ai/api/v1". A query
@@ -238,7 +238,7 @@ class HttpBackend:
 
 
 async def _start_of_error(answer: aiohttp.ClientResponse) -> bytes:
-    """What comes of the body of an error in a short time; as it is, in an unknown encoding."""
+    """Start of the body of an error that arrives in time; undecoded in an unknown encoding."""
     inflater = None
     with suppress(GenerationError):
         inflater = inflater_of(answer)
@@ -252,12 +252,12 @@ async def _start_of_error(answer: aiohttp.ClientResponse) -> bytes:
 
 
 def _is_json(start: bytes) -> bool:
-    """Whether a body that begins so is JSON, not a stream of events."""
+    """True for the start of a JSON body, false for that of a stream of events."""
     return start[:1] in (b"{", b"[")
 
 
 def _slices(received: bytes, stream: ResponseStream) -> Iterator[bytes]:
-    """What was received in pieces that do not keep others waiting for long."""
+    """Received bytes in pieces that delay other calls only briefly."""
     position = 0
     while position < len(received) and not stream.ended:
         end = len(received) if stream.in_string else position + FOLLOWED

@@ -1,4 +1,4 @@
-"""What goes wrong at a Responses API, as GenerationErrors.
+"""Failures of a Responses API as GenerationErrors.
 
 An HTTP status becomes the reason that has it as an option in
 proto/imagecall/v1/conversion_error.proto; an error that comes without one, in a stream or with the
@@ -185,7 +185,7 @@ def _error_in(body: bytes) -> Mapping[str, Any]:
 
 
 def _said(error: Mapping[str, Any], body: bytes) -> str:
-    """What an answer says, in a sentence."""
+    """Sentence of an answer about its error."""
     if message := _text(error, "message") or _text(error, "detail"):
         return message
     if body.lstrip()[:1] == b"<":

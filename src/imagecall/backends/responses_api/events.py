@@ -42,12 +42,12 @@ class Event:
 
     @property
     def is_error(self) -> bool:
-        """Whether the event is an error, which ends the stream."""
+        """True for an error, which ends the stream."""
         return self.tag in _ERRORS or (self.name in _UNNAMED and self._has_error)
 
     @property
     def is_foreign_error(self) -> bool:
-        """Whether the event, of a foreign name, has an error that need not be the stream's."""
+        """True for an event of a foreign name with an error, which may not concern the stream."""
         return self.name not in _UNNAMED and self._has_error
 
     @property
@@ -69,19 +69,19 @@ class Event:
 
     @property
     def may_have_image(self) -> bool:
-        """Whether a faulty event may be of an image item, or have an image."""
+        """True for a faulty event that may be of an image item, or have an image."""
         if self.tag not in EVENTS.by_type:
             return False
         return not self.is_of_item or self.items_named > 0
 
     @property
     def is_of_item(self) -> bool:
-        """Whether the event has an item: one that was added, or is final."""
+        """True for an event with an item: one that was added, or is final."""
         return self.tag.startswith(_PREFIX + "output_item.")
 
     @property
     def lacks_item(self) -> bool:
-        """Whether the event should have an item, and has none."""
+        """True for an event that should have an item, and has none."""
         return self.is_of_item and not isinstance(self.value.get("item"), dict)
 
     @property

@@ -76,7 +76,7 @@ class Items:
             self._awaited[key] = _called(key[1])
 
     def has_id(self, call: ImageGenerationCall) -> bool:
-        """Whether an item with the id of this one is final, and had its result then."""
+        """True if an item with the id of this one is final, and had its result then."""
         name = _id(call)
         return bool(name and name not in self._empty) and any(
             name == final for _, final in self._final
@@ -85,7 +85,7 @@ class Items:
     def delivered(
         self, calls: list[ImageGenerationCall]
     ) -> Callable[[int, ImageGenerationCall], bool]:
-        """Whether an item of a response, whose calls these are, was final before.
+        """Predicate of the items of a response with these calls: true if one was final before.
 
         It is known by its id; or by its index in the output, as some APIs give another id there,
         unless the item that was final at that index stands elsewhere.
@@ -103,7 +103,7 @@ class Items:
 
 
 def _has_result(call: ImageGenerationCall) -> bool:
-    """Whether an item has an image, or a text in its stead."""
+    """True for an item with an image, or a text in its stead."""
     return bool(image_fields(call)) or any(
         place.value for place in text_fields(call) if "result" in place.path
     )
@@ -119,7 +119,7 @@ def _id(call: ImageGenerationCall) -> str | None:
 
 
 def is_same(one: Key, other: Key) -> bool:
-    """Whether two items may be the same: by their ids, or else by their indexes."""
+    """True if two items may be the same: by their ids, or else by their indexes."""
     if one[1] and other[1]:
         return one[1] == other[1]
     return one[0] is None or other[0] is None or one[0] == other[0]

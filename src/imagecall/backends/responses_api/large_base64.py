@@ -27,7 +27,7 @@ _BACKSLASH: Final = b"\\"
 
 
 class Use(Enum):
-    """What is wanted of a large string."""
+    """Use of a large string."""
 
     STREAM = "STREAM"
     """Its pieces, at once."""
@@ -67,7 +67,7 @@ class LargeBase64:
 
     @property
     def text_marker(self) -> bytes:
-        """What stands in its place in the text."""
+        """Marker in the place of the string in the text."""
         return b64encode(self.marker)
 
     @property

@@ -27,7 +27,7 @@ _MAX_LINES: Final = 10_000
 """The most lines of an event: each takes time, however short it is."""
 
 _BEFORE_A_STRING: Final = 256
-"""How far back from a string its key is looked for, in bytes."""
+"""Bytes before a string in which its key is searched."""
 
 
 @dataclass
@@ -95,7 +95,7 @@ class SseReader:
 
     @property
     def in_string(self) -> bool:
-        """Whether a large string has begun and not ended."""
+        """True while a large string arrives."""
         return self._string is not None
 
     def finish(self) -> Iterator[SseEvent]:
@@ -168,7 +168,7 @@ class SseReader:
             self._event.name = value.decode(errors="replace")
 
     def _look_for_string(self) -> Iterator[bytes]:
-        """Whether the line so far ends within a large string; if so, takes it out."""
+        """Sets a large string aside, if the line so far ends within one."""
         line = self._line
         if len(line) < self._next_look:
             return
@@ -211,7 +211,7 @@ class SseReader:
         return end
 
     def _ends_in_escape(self, text: bytes) -> bool:
-        """Whether the string so far ends with a backslash that escapes what follows."""
+        """True if the string so far ends with a backslash that escapes the next character."""
         rest = text.rstrip(_BACKSLASH)
         before = self._ended_in_escape and not rest
         self._ended_in_escape = (len(text) - len(rest) + before) % 2 == 1

@@ -85,12 +85,12 @@ class ResponseStream:
 
     @property
     def in_string(self) -> bool:
-        """Whether a large string has begun and not ended."""
+        """True while a large string arrives."""
         return self._reader.in_string
 
     @property
     def _is_settled(self) -> bool:
-        """Whether an image has come, and every other that was begun."""
+        """True once an image has come, and every other that was begun."""
         is_streaming = self._large.streams or self._chunker is not None
         return self._items.done > 0 and not self._items.awaited and not is_streaming
 
@@ -117,7 +117,7 @@ class ResponseStream:
                 return
 
     def _unbroken(self, read: Iterator[bytes | SseEvent]) -> Iterator[bytes | SseEvent]:
-        """What is read, up to a damage that costs nothing."""
+        """Parts that are read, up to a damage that costs no image."""
         try:
             yield from read
         except GenerationError:

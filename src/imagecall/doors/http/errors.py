@@ -25,7 +25,7 @@ _MAX_RETRY_SECONDS: Final = 24 * 3600
 
 
 async def http_error(request: Request, error: Exception) -> Response:
-    """What there is no route for, or not with this method."""
+    """Answers a request without a route, or with another method."""
     assert isinstance(error, HTTPException)
     message = error.detail
     if error.status_code in (404, 405):

@@ -1,4 +1,4 @@
-"""How a request comes to the HTTP door: whose it is, at what pace, and whether it is taken."""
+"""ASGI middleware: token, origin, pace of the body, admission."""
 
 import asyncio
 from typing import Final
@@ -17,7 +17,7 @@ from imagecall.sizes import SMALL_BODY
 
 _BODY_SECONDS: Final = 20.0
 _BODY_BYTES_A_SECOND: Final = 16 * 1024
-"""How long a body may take to come: so long, and a second for each so many bytes of it."""
+"""Longest time for a body: 20 s, and a second for each 16 KiB of it."""
 
 
 class _Arriving:
@@ -37,7 +37,7 @@ class _Arriving:
         self._size = 0
         self._counted = False
         self.taken = False
-        """Whether it is a call in progress."""
+        """True while the request is a call in progress."""
 
     async def receive(self) -> Message:
         """The next message. Raises GenerationError: TOO_MANY_CALLS."""
@@ -85,7 +85,7 @@ class _Arriving:
 
 
 def _is_local(origin: str) -> bool:
-    """Whether the page is of this machine for which a browser sends a request."""
+    """True for a page of this machine."""
     try:
         host = urlsplit(origin).hostname or ""
     except ValueError:

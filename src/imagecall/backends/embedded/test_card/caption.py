@@ -87,7 +87,7 @@ class _Paragraph:
 
 
 def _paragraphs(prompt: str, footer: str, side: int) -> tuple[_Paragraph, ...]:
-    """What is on the panel, the most important first."""
+    """Lines of the panel, the most important first."""
     small = max(_LEAST_FONT, round(side / 47))
     return (
         _Paragraph("TEST CARD", max(12, round(side / 26)), 1, strong=True),
@@ -156,7 +156,7 @@ def wrap(text: str, font: int, room: int, most_lines: int) -> list[str]:
 
 
 def _fitting(text: str, face: ImageFont.FreeTypeFont, room: int) -> int:
-    """How many characters fit on a line: at least one."""
+    """Number of characters that fit on a line: at least one."""
     count = 1
     while count < len(text) and face.getlength(text[: count + 1]) <= room:
         count += 1

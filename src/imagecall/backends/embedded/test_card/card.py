@@ -27,7 +27,7 @@ _MAX_DRAWN_PIXELS: Final = 20_000_000
 
 @dataclass(frozen=True)
 class Card:
-    """What a test card shows, and the file that it becomes.
+    """Content of a test card, and the format of its file.
 
     Raises ValueError for a side, quality, format or compression that no card can have.
     """
@@ -107,7 +107,7 @@ def _picture(card: Card) -> Image.Image:
 
 
 def _oversampling(card: Card) -> int:
-    """How many pixels are drawn along each side of a pixel: bounded, as memory is."""
+    """Number of pixels drawn along each side of a pixel: bounded, as memory is."""
     factor = DETAILS[card.quality].oversampling
     while factor > 1 and card.width * card.height * factor**2 > _MAX_DRAWN_PIXELS:
         factor -= 1

@@ -14,7 +14,7 @@ from imagecall.backends.embedded.test_card.subjects import draw_subject, subject
 
 @dataclass(frozen=True)
 class Detail:
-    """How finely a quality is drawn."""
+    """Detail with which a quality is drawn."""
 
     oversampling: int
     """Pixels drawn along each side of a pixel of the picture, for smooth edges."""
@@ -28,7 +28,7 @@ class Detail:
     """Stars, snowflakes or glints."""
     clouds: int
     fine: bool
-    """Whether the subject has its small details."""
+    """True if the subject has its small details."""
 
 
 DETAILS: Final[Mapping[str, Detail]] = {

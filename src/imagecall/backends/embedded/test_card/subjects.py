@@ -1,4 +1,4 @@
-"""What stands in the middle of a scene: the first thing that the prompt names and we can draw.
+"""Subject in the middle of a scene: the first known thing that the prompt names.
 
 Each is drawn in a box one unit high and about one wide, standing on the origin.
 """
@@ -25,13 +25,13 @@ _WINDOW: Final = (255, 222, 130)
 
 @dataclass(frozen=True)
 class Brush:
-    """What a subject is drawn with."""
+    """Tools with which a subject is drawn."""
 
     pen: Pen
     main: Colour
     colours: Palette
     fine: bool
-    """Whether small details are drawn too."""
+    """True if small details are drawn too."""
     random: Random
 
     @property
