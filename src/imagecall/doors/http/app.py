@@ -4,21 +4,18 @@ An ASGI app, which can stand in another one, and a server for it. What it answer
 imagecall.doors.http.answers.
 """
 
-import asyncio
 import time
 from collections.abc import (
     AsyncGenerator,
     Awaitable,
     Callable,
     Collection,
-    Iterable,
     Mapping,
-    Sequence,
 )
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from functools import partial
 from importlib.resources import files
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from google.protobuf import text_format
@@ -29,7 +26,6 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from imagecall.access.admission import Admission
 from imagecall.conversion.converter import from_json
@@ -37,31 +33,33 @@ from imagecall.conversion.view import view
 from imagecall.doors.http.answers import whole_answer
 from imagecall.doors.http.body import read_body
 from imagecall.doors.http.errors import API, JSON, error_response, http_error
-from imagecall.doors.http.event_stream import END_OF_STREAM, Arrived, EventStream
+from imagecall.doors.http.event_stream import Arrived, EventStream
 from imagecall.doors.http.head import CheckedHead
-from imagecall.doors.http.keepalive import COMMENT, KEEPALIVE_SECONDS, TimedItems, TimedSend
+from imagecall.doors.http.keepalive import KEEPALIVE_SECONDS
 from imagecall.doors.http.middleware import Admitted
+from imagecall.doors.http.responses import (
+    NoResponse,
+    StreamResponse,
+    WholeResponse,
+    unless_gone,
+)
 from imagecall.doors.http.upgrade import WithoutWebSocket
 from imagecall.doors.internal_error import internal_error
 from imagecall.doors.offload import run_offloaded
-from imagecall.errors import GenerationError, ImagecallError
+from imagecall.errors import ImagecallError
 from imagecall.formats import media_type
 from imagecall.generation.assembly import ImagesApart, reassemble
 from imagecall.generation.backend import Backend
 from imagecall.generation.call_context import CALL, CallContext
 from imagecall.generation.chunked_fields import image_fields
-from imagecall.generation.fairness import fair_turn
 from imagecall.generation.request import request_from_json
 from imagecall.generation.response_keys import new_response_id, response_keys
-from imagecall.json.pieces import Piece, size_of, slices_of
 from imagecall.json.text import members
 from imagecall.observing.asgi import Observed
-from imagecall.observing.observer import Observer, note_failure
+from imagecall.observing.observer import Observer
 from imagecall.rpc.headers import AUTHORIZATION, FORWARDED, forwarded, lower
-from imagecall.sizes import PIECE
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
-    StreamEnd,
     StreamImageRequest,
 )
 from imagecall.v1.image_request_pb2 import ImageRequest
@@ -76,14 +74,12 @@ PATHS: Final = (
 
 _CONVERT: Final = "/convert"
 _METRICS: Final = "/metrics"
-_SSE: Final = "text/event-stream"
 _PAGE_POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
 _SHOWN_BYTES: Final = 64
-_STOPPED: Final = "the server ended the call"
 
 
 def http_app(
@@ -137,7 +133,7 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
         except (ImagecallError, HTTPException):
             raise
         except ClientDisconnect:
-            return _Gone()
+            return NoResponse()
         except Exception as error:  # So that nothing of it is told to the client.
             return await error_response(request, internal_error(error))
 
@@ -178,11 +174,11 @@ class _Door:
         CALL.set(self._call_context(request))
         keys = response_keys(members(body), new_response_id())
         if not wanted.stream:
-            return await _unless_gone(request, self._answer(wanted.request, keys))
+            return await unless_gone(request, self._answer(wanted.request, keys))
         asked = StreamImageRequest(
             request=wanted.request, include_document=True, include_other_events=True
         )
-        return _Stream(self._arriving(asked), EventStream(keys), self._keepalive_seconds)
+        return StreamResponse(self._arriving(asked), EventStream(keys), self._keepalive_seconds)
 
     def _call_context(self, request: Request) -> CallContext:
         """Returns what a backend may pass on of a request."""
@@ -201,7 +197,7 @@ class _Door:
     async def _answer(self, request: ImageRequest, keys: Mapping[str, bytes]) -> Response:
         asked = GenerateImageRequest(request=request, include_document=True)
         answer = await self._backend.generate_image(asked)
-        return _Whole(whole_answer(answer.response, keys))
+        return WholeResponse(whole_answer(answer.response, keys))
 
     async def convert(self, request: Request) -> Response:
         """POST /convert: an item as protobuf text, for the page."""
@@ -237,134 +233,3 @@ class _Door:
         headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
         page = files("imagecall.doors.http").joinpath("page.html").read_bytes()
         return Response(page, media_type="text/html", headers=headers)
-
-
-class _Gone(Response):
-    """The answer to a client that has gone: none."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        return
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _unless_gone(request: Request, work: Awaitable[Response]) -> Response:
-    """The answer that the work gives, unless the client goes before: then the work is cancelled."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.create_task(_disconnected(request.receive))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return await working if working.done() else _Gone()
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.wait({working, leaving})
-        if not working.cancelled():
-            working.exception()  # If it failed as the client went: asked for, or asyncio logs it.
-
-
-class _Whole(Response):
-    """A JSON text in pieces."""
-
-    def __init__(self, pieces: Sequence[Piece]) -> None:
-        super().__init__(media_type=JSON)
-        self.headers["content-length"] = str(size_of(pieces))
-        self._pieces = pieces
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def work() -> Response:
-            await self._send(send)
-            return _Gone()
-
-        await _unless_gone(Request(scope, receive), work())
-
-    async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        with suppress(OSError):  # The client has gone.
-            await _send_pieces(self._pieces, send)
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-class _Stream(Response):
-    """Stream of events, with comments while none comes; it ends when the client goes.
-
-    Until the first byte a failure has a status of its own.
-    """
-
-    def __init__(
-        self,
-        arriving: AsyncGenerator[Arrived, None],
-        events: EventStream,
-        keepalive_seconds: float,
-    ) -> None:
-        super().__init__(media_type=_SSE)
-        self.headers["cache-control"] = "no-cache"
-        self.headers["x-accel-buffering"] = "no"
-        del self.headers["content-length"]
-        self._arriving = arriving
-        self._events = events
-        self._keepalive_seconds = keepalive_seconds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def work() -> Response:
-            await self._send(send)
-            return _Gone()
-
-        await _unless_gone(Request(scope, receive), work())
-
-    async def _send(self, send: Send) -> None:
-        async with aclosing(TimedItems(self._arriving)) as items:
-            first = await self._first(items)
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            with suppress(OSError):  # The client has gone.
-                try:
-                    await self._say_all(first, items, send)
-                except ImagecallError as error:
-                    await self._say_error(error, send)
-                except asyncio.CancelledError:  # The server stops, or the client has gone.
-                    await self._say_error(GenerationError("", _STOPPED, code="UNAVAILABLE"), send)
-                    raise
-                except Exception as error:  # So that nothing of it is told to the client.
-                    await self._say_error(internal_error(error), send)
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _first(self, items: TimedItems[Arrived]) -> Arrived | None:
-        """Returns the first item; None where the stream begins with a comment."""
-        try:
-            return await items.next(self._keepalive_seconds)
-        except ImagecallError:
-            raise
-        except Exception as error:
-            raise internal_error(error) from None
-
-    async def _say_all(self, first: Arrived | None, items: TimedItems[Arrived], send: Send) -> None:
-        timed = TimedSend(send, self._keepalive_seconds)
-        item = first
-        while item is None or not isinstance(item.item, StreamEnd):
-            await (timed(_piece(COMMENT)) if item is None else self._say(item, timed))
-            item = await items.next(timed.seconds_left)
-        await self._say(item, timed)
-
-    async def _say_error(self, error: ImagecallError, send: Send) -> None:
-        note_failure(error)
-        await _send_pieces([*self._events.error(error), END_OF_STREAM], send)
-
-    async def _say(self, arrived: Arrived, send: Send) -> None:
-        for line in self._events.lines(arrived):
-            await _send_pieces(line, send)
-            await asyncio.sleep(0)  # Others have their turn: an end may be thousands of lines.
-
-
-async def _send_pieces(pieces: Iterable[Piece], send: Send) -> None:
-    """Sends a text, whose images are encoded a slice at a time, each in its turn."""
-    for text in slices_of(pieces):
-        if len(text) >= PIECE:
-            await fair_turn()
-        await send(_piece(text))
-
-
-def _piece(line: bytes) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": line, "more_body": True}

@@ -1,0 +1,157 @@
+"""Responses of the HTTP door: a JSON text in pieces, and a stream of events."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
+from contextlib import aclosing, suppress
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from imagecall.doors.http.errors import JSON
+from imagecall.doors.http.event_stream import END_OF_STREAM, Arrived, EventStream
+from imagecall.doors.http.keepalive import COMMENT, TimedItems, TimedSend
+from imagecall.doors.internal_error import internal_error
+from imagecall.errors import GenerationError, ImagecallError
+from imagecall.generation.fairness import fair_turn
+from imagecall.json.pieces import Piece, size_of, slices_of
+from imagecall.observing.observer import note_failure
+from imagecall.sizes import PIECE
+from imagecall.v1.image_generation_service_pb2 import StreamEnd
+
+_SSE: Final = "text/event-stream"
+_STOPPED: Final = "the server ended the call"
+
+
+class NoResponse(Response):
+    """Sends nothing, to a client that has gone."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        return
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def unless_gone(request: Request, work: Awaitable[Response]) -> Response:
+    """Returns the response of the work; cancels the work if the client goes before."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.create_task(_disconnected(request.receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else NoResponse()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.wait({working, leaving})
+        if not working.cancelled():
+            working.exception()  # If it failed as the client went: asked for, or asyncio logs it.
+
+
+class WholeResponse(Response):
+    """A JSON text in pieces."""
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        super().__init__(media_type=JSON)
+        self.headers["content-length"] = str(size_of(pieces))
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def work() -> Response:
+            await self._send(send)
+            return NoResponse()
+
+        await unless_gone(Request(scope, receive), work())
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        with suppress(OSError):  # The client has gone.
+            await _send_pieces(self._pieces, send)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class StreamResponse(Response):
+    """Stream of events, with comments while none comes; it ends when the client goes.
+
+    Until the first byte a failure has a status of its own.
+    """
+
+    def __init__(
+        self,
+        arriving: AsyncGenerator[Arrived, None],
+        events: EventStream,
+        keepalive_seconds: float,
+    ) -> None:
+        super().__init__(media_type=_SSE)
+        self.headers["cache-control"] = "no-cache"
+        self.headers["x-accel-buffering"] = "no"
+        del self.headers["content-length"]
+        self._arriving = arriving
+        self._events = events
+        self._keepalive_seconds = keepalive_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def work() -> Response:
+            await self._send(send)
+            return NoResponse()
+
+        await unless_gone(Request(scope, receive), work())
+
+    async def _send(self, send: Send) -> None:
+        async with aclosing(TimedItems(self._arriving)) as items:
+            first = await self._first(items)
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            with suppress(OSError):  # The client has gone.
+                try:
+                    await self._send_all(first, items, send)
+                except ImagecallError as error:
+                    await self._send_error(error, send)
+                except asyncio.CancelledError:  # The server stops, or the client has gone.
+                    await self._send_error(GenerationError("", _STOPPED, code="UNAVAILABLE"), send)
+                    raise
+                except Exception as error:  # So that nothing of it is told to the client.
+                    await self._send_error(internal_error(error), send)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _first(self, items: TimedItems[Arrived]) -> Arrived | None:
+        """Returns the first item; None where the stream begins with a comment."""
+        try:
+            return await items.next(self._keepalive_seconds)
+        except ImagecallError:
+            raise
+        except Exception as error:
+            raise internal_error(error) from None
+
+    async def _send_all(
+        self, first: Arrived | None, items: TimedItems[Arrived], send: Send
+    ) -> None:
+        timed = TimedSend(send, self._keepalive_seconds)
+        item = first
+        while item is None or not isinstance(item.item, StreamEnd):
+            await (timed(_piece(COMMENT)) if item is None else self._send_item(item, timed))
+            item = await items.next(timed.seconds_left)
+        await self._send_item(item, timed)
+
+    async def _send_error(self, error: ImagecallError, send: Send) -> None:
+        note_failure(error)
+        await _send_pieces([*self._events.error(error), END_OF_STREAM], send)
+
+    async def _send_item(self, arrived: Arrived, send: Send) -> None:
+        for line in self._events.lines(arrived):
+            await _send_pieces(line, send)
+            await asyncio.sleep(0)  # Others have their turn: an end may be thousands of lines.
+
+
+async def _send_pieces(pieces: Iterable[Piece], send: Send) -> None:
+    """Sends a text, whose images are encoded a slice at a time, each in its turn."""
+    for text in slices_of(pieces):
+        if len(text) >= PIECE:
+            await fair_turn()
+        await send(_piece(text))
+
+
+def _piece(line: bytes) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": line, "more_body": True}
