@@ -62,7 +62,7 @@ EVENTS = [
 
 
 async def output_of(*command: str) -> bytes:
-    """What a program prints. Fails the test if the program fails."""
+    """Returns the output of a program. Fails the test if the program fails."""
     program = await asyncio.create_subprocess_exec(
         *command,
         cwd=PROGRAMS,
@@ -108,7 +108,7 @@ def sdk(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def report(sdk: str) -> Any:
-    """What the program of an SDK printed."""
+    """Returns the report that the program of an SDK printed."""
     if not (shutil.which("node") and shutil.which("npm")):
         pytest.fail("the tests of npm SDKs need Node.js 22 or later with npm: scripts/setup dev")
     return asyncio.run(report_of(sdk))

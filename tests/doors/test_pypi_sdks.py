@@ -23,7 +23,7 @@ ENVIRONMENT = ROOT / ".venv-sdks"
 
 
 async def run(*command: str) -> bytes:
-    """What a program prints. Fails the test if the program fails."""
+    """Returns the output of a program. Fails the test if the program fails."""
     program = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     output, _ = await program.communicate()
     assert program.returncode == 0, command

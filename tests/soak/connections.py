@@ -26,9 +26,10 @@ _CUT_SECONDS: Final = 20.0
 """After how long the server closes a connection that does not come to the point."""
 
 _SLOW_MIB: Final = 8.0
-"""What a slow reader may cost. All read the same image, which the embedded backend has once.
+"""Allowed memory per slow reader. All read one image, which the embedded backend holds once.
 
-Of an API, the HTTP door would keep each once, as the JSON before an image comes after its chunks.
+With an API as backend, the HTTP door would hold each image once, as the JSON before an image comes
+after the image's chunks.
 """
 
 
@@ -143,7 +144,7 @@ def _add(found: dict[str, Any], into: dict[str, list[float]]) -> Counter[str]:
 
 
 async def _cut_off(server: Server) -> Figure:
-    """How many connections that do not come to the point the server closes itself, in time."""
+    """Counts the idle and unfinished connections that the server closes in time."""
     count = 100
     async with (
         beside("attackers", "silent", server.grpc, count) as silent_grpc,

@@ -1,4 +1,4 @@
-"""`imagecall convert`: an item or document in one format, in another."""
+"""`imagecall convert`: converts an item or document between formats."""
 
 import argparse
 import sys
@@ -69,7 +69,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def fault(options: argparse.Namespace) -> str | None:
-    """What is wrong with the options taken together, in a sentence."""
+    """Returns a sentence about options that contradict each other; None if none do."""
     if (options.variant or options.profile) and (options.document or options.source != "json"):
         return (
             "--variant and --profile say how to read the JSON of an item, which this input is not"
@@ -146,7 +146,7 @@ def _parse_text(data: bytes, empty: Converted) -> Converted:
 
 
 def _checked(message: Converted, options: argparse.Namespace) -> Converted:
-    """The message, if it can stand as JSON: no other format may keep less of it."""
+    """Returns the message. Raises ConversionError if JSON cannot represent the message."""
     if not isinstance(message, Document):
         to_json(message)
         return message

@@ -1,4 +1,4 @@
-"""`imagecall generate`: an image from a prompt, into a file."""
+"""`imagecall generate`: generates an image from a prompt, into a file."""
 
 import argparse
 import asyncio
@@ -39,7 +39,7 @@ FORMATS: Final = {
     ".gif": "gif",
     ".svg": "svg",
 }
-"""The output format for each file name extension."""
+"""Output format of each file name extension."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +72,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_request_options(parser: argparse.ArgumentParser) -> None:
-    """What is asked of the API beside the prompt."""
+    """Adds the options of the request beside the prompt."""
     parser.add_argument(
         "--model", metavar="MODEL", type=utf8, help="model that answers, such as gpt-5"
     )
@@ -105,7 +105,7 @@ def _add_request_options(parser: argparse.ArgumentParser) -> None:
 
 
 def fault(options: argparse.Namespace) -> str | None:
-    """What is wrong with the options taken together, in a sentence."""
+    """Returns a sentence about options that contradict each other; None if none do."""
     if options.output.suffix.lower() not in FORMATS:
         return f"{options.output} must end with one of {', '.join(FORMATS)}, which picks the format"
     directory = options.output.parent
@@ -134,7 +134,7 @@ async def _generate(options: argparse.Namespace) -> int:
 async def _happenings(
     options: argparse.Namespace, request: ImageRequest
 ) -> AsyncIterator[StreamItem]:
-    """What happens: at a server, or here."""
+    """Yields the events and the end of the request, from a server or from a backend here."""
     if options.server:
         server: ServerAddress = options.server
         token = os.environ.get(TOKEN, "")
@@ -174,7 +174,7 @@ def _request(options: argparse.Namespace) -> ImageRequest:
 
 
 def _image(path: Path) -> bytes:
-    """An image file. Raises OSError if it is none."""
+    """Reads an image file. Raises OSError if the file is no image."""
     image = path.read_bytes()
     if image_format(image) is None:
         raise OSError(f"{path} is no image of a known format")
@@ -182,7 +182,7 @@ def _image(path: Path) -> bytes:
 
 
 class _Images:
-    """Images of a stream, written as they come, and the lines that describe them."""
+    """Writer of a stream's images, and of lines that describe them."""
 
     def __init__(self, output: Path, save_partial_images: bool) -> None:
         self._output = output
@@ -192,7 +192,7 @@ class _Images:
         self._words: list[str] = []
 
     def take(self, happening: StreamItem) -> None:
-        """Takes an event, or the end."""
+        """Handles an event, or the end of the stream."""
         if isinstance(happening, StreamEnd):
             for call in happening.response.calls:
                 self._take_call(view(call))
@@ -209,7 +209,7 @@ class _Images:
             self._take_call(view(event.item))
 
     def outcome(self) -> int:
-        """The exit code, after saying what went wrong."""
+        """Prints the failure, if any; returns the exit code."""
         if self._failure:
             self._say(self._failure)
         elif not self._written:
@@ -253,13 +253,13 @@ class _Images:
 
 
 def _is_final(event: StreamEvent) -> bool:
-    """Whether an event has the final item of an image call."""
+    """Returns True for an event with the final item of an image call."""
     done = event.output_item_done_event
     return event.HasField("output_item_done_event") and not CALLS.chosen(done.item).option.fallback
 
 
 def _failure(end: StreamEnd) -> str:
-    """What the end of a stream says went wrong; "" if nothing did."""
+    """Returns a sentence about the failure at the end of a stream; "" without failure."""
     if end.ending in (StreamEnding.STREAM_ENDING_COMPLETED, StreamEnding.STREAM_ENDING_UNSPECIFIED):
         return ""
     response = end.response
@@ -269,21 +269,21 @@ def _failure(end: StreamEnd) -> str:
 
 
 def _words(response: ImageResponse) -> Iterator[str]:
-    """Lines that the model wrote beside an image, or instead of one."""
+    """Yields lines that the model wrote beside an image, or instead of one."""
     for verb, text in (("wrote", response.output_text), ("refused", response.refusal)):
         for line in text.strip().splitlines():
             yield printable(f"the model {verb}: {line}")
 
 
 def _pixels(image: bytes) -> Iterator[str]:
-    """The size of an image in pixels, if its header has it and Pillow is installed."""
+    """Yields the size of an image in pixels, if its header has it and Pillow is installed."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ModuleNotFoundError:
         return
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # It is not decoded.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)   # Only a header.
             with Image.open(io.BytesIO(image)) as opened:
                 yield f"{opened.width} x {opened.height} pixels"
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError):

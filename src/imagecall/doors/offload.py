@@ -1,4 +1,4 @@
-"""Work that takes long, out of the way of the event loop."""
+"""Offload of long work from the event loop to worker threads."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,7 +14,7 @@ _pool: Final = ThreadPoolExecutor(max_workers=2, thread_name_prefix="imagecall")
 
 
 async def run_offloaded(size: int, work: Callable[..., _T], *arguments: object) -> _T:
-    """What the work gives, which is on `size` bytes: at once if they are few, else in a thread."""
+    """Runs work on `size` bytes: inline below OFFLOAD bytes, else in a worker thread."""
     if size < OFFLOAD:
         return work(*arguments)
     run = copy_context().run

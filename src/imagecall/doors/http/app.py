@@ -1,7 +1,6 @@
 """The HTTP door: the Responses API in JSON, for unmodified SDKs, before the same backends.
 
-An ASGI app, which can stand in another one, and a server for it. What it answers is made in
-imagecall.doors.http.answers.
+An ASGI app that other apps can mount. imagecall.doors.http.answers makes its answers.
 """
 
 import asyncio
@@ -72,7 +71,7 @@ PATHS: Final = (
     "/api/alpha/responses",
     "/api/v1/api/alpha/responses",
 )
-"""Where the API is: OpenAI's, OpenRouter's, and those of OpenRouter's first SDKs."""
+"""Paths of the API: OpenAI's, OpenRouter's, and those of OpenRouter's first SDKs."""
 
 _CONVERT: Final = "/convert"
 _METRICS: Final = "/metrics"
@@ -94,12 +93,12 @@ def http_app(
     forward_headers: Collection[str] = FORWARDED,
     keepalive_seconds: float = KEEPALIVE_SECONDS,
 ) -> Starlette:
-    """Returns the app, which does not close the backend.
+    """Returns the ASGI app, which does not close the backend.
 
     Args:
         backend: generates images.
         admission: decides which calls are taken, and with which limits.
-        observer: counts and traces the calls. None: nothing does.
+        observer: counts and traces the calls. None: calls are not observed.
         forward_headers: names of the headers of a caller that a backend may pass on.
         keepalive_seconds: longest silence of a stream.
     """
@@ -129,7 +128,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def _guarded(endpoint: Endpoint) -> Endpoint:
-    """The endpoint, with an answer for what nobody foresaw, and none for a client that has gone."""
+    """Wraps an endpoint: 500 for an unexpected exception, no answer for a client that has gone."""
 
     async def guarded(request: Request) -> Response:
         try:
@@ -138,14 +137,14 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
             raise
         except ClientDisconnect:
             return _Gone()
-        except Exception as error:  # So that nothing of it is told to the client.
+        except Exception as error:  # Its text must not reach the client.
             return await error_response(request, internal_error(error))
 
     return guarded
 
 
 def _shown(observer: Observer, admission: Admission) -> Endpoint:
-    """GET /metrics, however many calls there are, for who has a token if one is asked for."""
+    """Returns the endpoint of GET /metrics: it needs a token where calls do, and no admission."""
 
     async def shown(request: Request) -> Response:
         admission.holder(request.headers.get("authorization", ""))
@@ -165,7 +164,7 @@ class _Door:
     ) -> None:
         self._backend = backend
         self._admission = admission
-        # A token that is for us is not for others.
+        # The token of this server is not for the upstream API.
         self._forward = lower(forward_headers) - ({AUTHORIZATION} if admission.asks else set())
         self._max_bytes = admission.limits.json_bytes
         self._keepalive_seconds = keepalive_seconds
@@ -185,7 +184,7 @@ class _Door:
         return _Stream(self._arriving(asked), EventStream(keys), self._keepalive_seconds)
 
     def _call_context(self, request: Request) -> CallContext:
-        """Returns what a backend may pass on of a request."""
+        """Returns the part of a request that a backend may pass on."""
         connection = ",".join(request.headers.getlist("connection"))  # RFC 9110, section 7.6.1.
         names = self._forward - {name.strip().lower() for name in connection.split(",")}
         seconds = self._admission.limits.call_seconds
@@ -203,7 +202,7 @@ class _Door:
         return _Whole(whole_answer(answer.response, keys))
 
     async def convert(self, request: Request) -> Response:
-        """POST /convert: an item as protobuf text, for the page."""
+        """POST /convert: converts an item to protobuf text, for the page."""
         body = await read_body(request, self._max_bytes)
         call = await run_offloaded(len(body), partial(from_json, body, max_bytes=self._max_bytes))
         seen = view(call)
@@ -232,14 +231,14 @@ class _Door:
         return Response(body, 503 if self._admission.draining else 200, media_type=JSON)
 
     async def page(self, request: Request) -> Response:
-        """GET /: a page to try it."""
+        """GET /: serves a page for trying the API."""
         headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
         page = files("imagecall.doors.http").joinpath("page.html").read_bytes()
         return Response(page, media_type="text/html", headers=headers)
 
 
 class _Gone(Response):
-    """The answer to a client that has gone: none."""
+    """Empty answer to a client that has gone."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         return
@@ -251,7 +250,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def _unless_gone(request: Request, work: Awaitable[Response]) -> Response:
-    """The answer that the work gives, unless the client goes before: then the work is cancelled."""
+    """Awaits an answer, or cancels the work when the client disconnects first."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.create_task(_disconnected(request.receive))
     try:
@@ -262,11 +261,11 @@ async def _unless_gone(request: Request, work: Awaitable[Response]) -> Response:
             task.cancel()
         await asyncio.wait({working, leaving})
         if not working.cancelled():
-            working.exception()  # If it failed as the client went: asked for, or asyncio logs it.
+            working.exception()  # Retrieved, or asyncio logs a failure during cancellation.
 
 
 class _Whole(Response):
-    """A JSON text in pieces."""
+    """Answer of a JSON text in pieces."""
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
         super().__init__(media_type=JSON)
@@ -288,9 +287,9 @@ class _Whole(Response):
 
 
 class _Stream(Response):
-    """Stream of events, with comments while none comes; it ends when the client goes.
+    """Stream of server-sent events, with keepalive comments; the stream ends when the client goes.
 
-    Until the first byte a failure has a status of its own.
+    A failure before the first byte has an HTTP status of its own.
     """
 
     def __init__(
@@ -326,12 +325,12 @@ class _Stream(Response):
                 except asyncio.CancelledError:  # The server stops, or the client has gone.
                     await self._say_error(GenerationError("", _STOPPED, code="UNAVAILABLE"), send)
                     raise
-                except Exception as error:  # So that nothing of it is told to the client.
+                except Exception as error:  # Its text must not reach the client.
                     await self._say_error(internal_error(error), send)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _first(self, items: TimedItems[Arrived]) -> Arrived | None:
-        """Returns the first item; None where the stream begins with a comment."""
+        """Returns the first item; None if the stream begins with a keepalive comment."""
         try:
             return await items.next(self._keepalive_seconds)
         except ImagecallError:
@@ -357,7 +356,7 @@ class _Stream(Response):
 
 
 async def _send_pieces(pieces: Iterable[Piece], send: Send) -> None:
-    """Sends a text, whose images are encoded a slice at a time, each in its turn."""
+    """Sends a text, and encodes its images slice by slice, with turns for other calls between."""
     for text in slices_of(pieces):
         if len(text) >= PIECE:
             await fair_turn()
