@@ -107,7 +107,7 @@ def newer() -> dict[str, Message]:
 
 
 def expected(message: Message) -> str:
-    """What every language has to see in a message: its type, and its fields in ProtoJSON."""
+    """Returns the expectation for every language: a message's type, and its fields in ProtoJSON."""
     fields = json_format.MessageToDict(message)
     seen = {"message": message.DESCRIPTOR.full_name, "fields": fields}
     return json.dumps(seen, indent=1, ensure_ascii=False) + "\n"
@@ -119,7 +119,7 @@ def names() -> list[str]:
 
 
 def _files() -> Iterator[tuple[Path, bytes]]:
-    """What stands beside the JSON, and the messages of a newer schema."""
+    """Yields the files beside the JSON, and the messages of a newer schema."""
     found = [(case.path.with_suffix(""), case.read(case.text)) for case in cases()]
     found += [(ROOT / "newer" / name, message) for name, message in newer().items()]
     for path, message in found:

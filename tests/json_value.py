@@ -5,7 +5,7 @@ from typing import Any
 
 
 def json_value(text: bytes | str) -> Any:
-    """What a text means; a number is a tuple of its spelling."""
+    """Parses a JSON text; a number becomes a tuple of its spelling."""
     return json.loads(text, parse_int=_number, parse_float=_number)
 
 

@@ -15,7 +15,7 @@ RESET: Final = -2.0
 """A step: the connection is reset."""
 
 Step = bytes | float
-"""What is sent, or for how many seconds nothing is."""
+"""Bytes to send, or seconds of silence."""
 
 SSE: Final = "text/event-stream"
 JSON: Final = "application/json"
@@ -32,9 +32,9 @@ class Request:
 
 @dataclass
 class Answer:
-    """What is answered: a head unless status is None, then the steps.
+    """Answer of the server: a head unless status is None, then the steps.
 
-    Chunked, unless `chunked` is False: then the end of the connection is that of the body.
+    The body is chunked, or ends with the connection if `chunked` is False.
     """
 
     steps: Iterable[Step] = ()
@@ -43,7 +43,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     chunked: bool = True
     whole: bool = True
-    """Whether the body has its end, or is cut off."""
+    """True for a body with its end; False for one that is cut off."""
 
     def head(self) -> bytes:
         headers = {"content-type": self.content_type} if self.content_type else {}
@@ -103,7 +103,7 @@ class Upstream:
     async def _answer(
         self, answer: Answer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
-        """Whether the connection can be used again."""
+        """Sends an answer; returns True if the connection can be reused."""
         if answer.status is not None:
             writer.write(answer.head())
         for step in answer.steps:

@@ -1,13 +1,13 @@
-"""Conversions against their peers: medians, each peer as a ratio to ours in the same run.
+"""Benchmark of conversions: medians, each peer as a ratio to this package in the same run.
 
 The peers: google's json_format on a message with the four keys as fields (bytes for the result);
-betterproto 2.0.0b7 on the same; openai's pydantic model, which makes no protobuf; and the floor: a
-parse with the fastest JSON library, base64, and one copy of the image. Ours is serialized_from_json
-and to_json; "by message" is the way from and to bytes through a message object, "by bytes" is
-json_from_serialized, which starts from bytes where the others have a message already.
+betterproto 2.0.0b7 on that message; openai's pydantic model, which makes no protobuf; and the
+floor: a parse with the fastest JSON library, base64, and one copy of the image. "ours" is
+serialized_from_json and to_json; "by message" goes from and to bytes through a message object;
+"by bytes" is json_from_serialized, which starts from bytes where the peers start from a message.
 
-A ratio above 1 is how many times longer the peer takes. Figures are given with the C
-allocator's defaults, as in a user's process, and with freed memory kept, as `imagecall serve` does.
+A ratio of 2 means that the peer takes twice as long. Figures come with the C allocator's defaults,
+as in a user's process, and with freed memory kept, as in `imagecall serve`.
 """
 
 import argparse
@@ -51,7 +51,7 @@ MIB = 1024 * 1024
 
 
 def _flat_message() -> type[Any]:
-    """A message with the item's keys as fields, as a team would write it for json_format."""
+    """Returns a message type with the item's keys as fields, as users of json_format write."""
     file = descriptor_pb2.FileDescriptorProto(name="flat.proto", package="flat", syntax="proto3")
     message = file.message_type.add(name="Item")
     field = descriptor_pb2.FieldDescriptorProto
@@ -75,7 +75,7 @@ class BetterprotoItem(betterproto.Message):
 
 
 def item(base64_bytes: int) -> bytes:
-    """An item whose result has this many bytes of base64."""
+    """Returns an item whose result has `base64_bytes` bytes of base64."""
     result = b"null"
     if base64_bytes:
         result = b'"' + base64.b64encode(os.urandom(base64_bytes // 4 * 3)) + b'"'
@@ -84,7 +84,7 @@ def item(base64_bytes: int) -> bytes:
 
 
 def readers(text: bytes) -> dict[str, Callable[[], object]]:
-    """JSON to serialized message, by peer."""
+    """Returns functions from JSON to a serialized message, by peer."""
 
     def floor() -> bytes:
         value = jiter.from_json(text)
@@ -103,7 +103,7 @@ def readers(text: bytes) -> dict[str, Callable[[], object]]:
 
 
 def writers(text: bytes) -> dict[str, Callable[[], object]]:
-    """Message to JSON, by peer."""
+    """Returns functions from a message to JSON, by peer."""
     call = imagecall.from_json(text)
     data = call.SerializeToString()
     flat = json_format.Parse(text, Flat())
@@ -127,7 +127,7 @@ def writers(text: bytes) -> dict[str, Callable[[], object]]:
 
 
 def medians(candidates: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """The median time of each candidate in seconds, taken in turn."""
+    """Returns the median time of each candidate in seconds; the candidates take turns."""
     counts, times = {}, {name: [] for name in candidates}  # type: ignore[var-annotated]
     for name, run in candidates.items():
         run()
@@ -158,7 +158,7 @@ def measure_times(seconds: float) -> None:
 
 
 def memory(field: str) -> int:
-    """A figure of /proc/self/status in bytes, such as VmHWM."""
+    """Returns a figure of /proc/self/status in bytes, such as VmHWM."""
     [size] = re.findall(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(size) * 1024
 
@@ -166,7 +166,7 @@ def memory(field: str) -> int:
 def growth(run: Callable[[], object]) -> int:
     """Peak memory of a call, beyond the memory before it."""
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # Sets VmHWM to what is in use now.
+    Path("/proc/self/clear_refs").write_text("5")  # Resets VmHWM to the current VmRSS.
     before = memory("VmRSS")
     run()
     return memory("VmHWM") - before
@@ -188,7 +188,7 @@ def in_new_process(*arguments: str) -> str:
 
 
 async def measure_server(count: int) -> None:
-    """Prints how many items a second go through ConvertCalls, and through ParseCall."""
+    """Prints the items per second of ConvertCalls, and of ParseCall."""
     program = Path(sys.executable).with_name("imagecall")
     server = await asyncio.create_subprocess_exec(
         program, "serve", "--grpc", "127.0.0.1:0", "--http", "off", stdout=asyncio.subprocess.PIPE
@@ -210,7 +210,7 @@ async def measure_server(count: int) -> None:
 
 
 async def unary_rate(stub: Any, texts: list[bytes]) -> float:
-    """Calls a second of ParseCall with 32 calls under way."""
+    """Returns the calls per second of ParseCall with 32 calls in progress."""
     pending = iter(texts)
 
     async def work() -> None:
@@ -223,7 +223,7 @@ async def unary_rate(stub: Any, texts: list[bytes]) -> float:
 
 
 async def stream_rate(stub: Any, lines: bytes, size: int) -> float:
-    """Items a second of ConvertCalls, from JSON Lines to messages."""
+    """Returns the items per second of ConvertCalls, from JSON Lines to messages."""
     texts = lines.split(b"\n")
 
     async def requests() -> AsyncIterator[pb.ConvertCallsRequest]:

@@ -1,9 +1,8 @@
-"""The HTTP door against its peers: requests per second, and the latency that it adds.
+"""Benchmark of the HTTP door against peers: requests per second, and added latency.
 
-Everything that serves runs in a process of its own: `imagecall serve` with the embedded backend;
-`imagecall serve` with an HTTP door before that one as its gRPC backend; and a plain ASGI endpoint,
-on the same HTTP server, that returns the same JSON ready-made. Client and servers share the
-machine's cores.
+Each server runs in a process of its own: `imagecall serve` with the embedded backend; `imagecall
+serve` whose gRPC backend is the first server; and a plain ASGI endpoint, on the same HTTP server,
+that returns the same JSON ready-made. Client and servers share the machine's cores.
 """
 
 import argparse
@@ -36,13 +35,13 @@ PROGRAM = str(Path(sys.executable).parent / "imagecall")
 
 
 def asked(size: int) -> dict[str, Any]:
-    """The body of a request for a small picture in a file of this size."""
+    """Returns the body of a request for a small picture in a file of `size` bytes."""
     tool = {"type": "image_generation", "size": "64x64"}
     return {"model": "m", "input": "a fox", "tools": [tool], "embedded": {"image_bytes": size}}
 
 
 def request(size: int) -> GenerateImageRequest:
-    """The same over gRPC."""
+    """Returns the gRPC request for that picture."""
     wanted = ImageRequest(
         prompt="a fox",
         model="m",
@@ -53,7 +52,7 @@ def request(size: int) -> GenerateImageRequest:
 
 
 def serve_plain() -> None:
-    """The plain endpoint: it answers with what the first request to its path brought."""
+    """Runs the plain endpoint, which repeats the body of the first request to its path."""
     bodies: dict[str, bytes] = {}
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -80,7 +79,7 @@ def serve_plain() -> None:
 
 @asynccontextmanager
 async def process(*command: str, kind: str) -> AsyncIterator[str]:
-    """A server in a process of its own; the address that it listens on for this kind of call."""
+    """Runs a server process; yields its address of the door for this kind of call."""
     running = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert running.stdout is not None
     try:
@@ -104,7 +103,7 @@ async def post(session: aiohttp.ClientSession, url: str, body: bytes) -> bytes:
 async def medians(
     candidates: dict[str, Callable[[], Awaitable[Any]]], seconds: float
 ) -> dict[str, float]:
-    """The median time of each candidate in seconds, taken in turn."""
+    """Returns the median time of each candidate in seconds; the candidates take turns."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline or len(times["door"]) < 5:

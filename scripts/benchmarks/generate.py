@@ -1,10 +1,9 @@
-"""StreamImage against its peers: throughput, latency, the hop to an API, and memory.
+"""Benchmark of StreamImage against peers: throughput, latency, the hop to an API, and memory.
 
-Everything that serves runs in a process of its own: `imagecall serve`, a bare grpcio service that
-streams the same bytes in the same chunks and reads no message, and an API that sends a recorded
-stream (a partial image, the image, and the image again in the response at the end, as OpenAI does).
-Client and servers share the machine's cores. A ratio above 1 is how many times longer the peer
-takes.
+Each server runs in a process of its own: `imagecall serve`, a bare grpcio service that streams the
+same bytes in the same chunks and parses no message, and an API that sends a recorded stream (a
+partial image, the image, and the image again in the response at the end, as OpenAI does). Client
+and servers share the machine's cores. A ratio of 2 means that the peer takes twice as long.
 """
 
 import argparse
@@ -41,7 +40,7 @@ STREAMS = 20
 
 
 def request(image_bytes: int = 0) -> StreamImageRequest:
-    """A request; for the embedded backend, of an image file of this size."""
+    """Returns a request; the embedded backend answers with a file of `image_bytes` bytes."""
     extra = []
     if image_bytes:
         extra = [ExtraField(name="embedded", json=f'{{"image_bytes":{image_bytes}}}')]
@@ -49,7 +48,7 @@ def request(image_bytes: int = 0) -> StreamImageRequest:
 
 
 async def serve_bare() -> None:
-    """The bare service: the request says how many bytes."""
+    """Runs the bare service, whose request has the number of bytes to stream."""
     image_of = cache(os.urandom)
 
     async def stream(size: bytes, context: Any) -> AsyncIterator[bytes]:
@@ -70,7 +69,7 @@ async def serve_bare() -> None:
 
 @cache
 def recorded(image_bytes: int) -> bytes:
-    """The stream of an API."""
+    """Returns the recorded stream of the API."""
     result = b64encode(os.urandom(image_bytes // 3 * 3)).decode()
     partial = b64encode(os.urandom(image_bytes // 30 * 3)).decode()
     call = '"output_index":0,"item_id":"ig_1"'
@@ -97,7 +96,7 @@ def recorded(image_bytes: int) -> bytes:
 
 
 async def serve_api() -> None:
-    """The API: the path says how large the image is; "slow", that events come one by one."""
+    """Runs the API: the path has the image's size, and "slow" for events one by one."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
@@ -122,7 +121,7 @@ async def serve_api() -> None:
 
 
 async def _slowly(writer: asyncio.StreamWriter) -> None:
-    """Sends events, each with the time at which it is sent in its item_id."""
+    """Sends events, each with its time of sending in its item_id."""
     for _ in range(100):
         await asyncio.sleep(0.01)
         tag = "response.image_generation_call.generating"
@@ -135,7 +134,7 @@ async def _slowly(writer: asyncio.StreamWriter) -> None:
 
 @asynccontextmanager
 async def process(*command: str) -> AsyncIterator[tuple[str, int]]:
-    """A server in a process of its own: its address, and its process id."""
+    """Runs a server process; yields its address and its process id."""
     running = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert running.stdout is not None
     try:
@@ -152,7 +151,7 @@ def imagecall_serve(*options: str) -> tuple[str, ...]:
 
 
 async def read_ours(stub: Any, wanted: StreamImageRequest) -> int:
-    """Reads an answer; the bytes that came in chunks."""
+    """Reads an answer; returns the number of bytes in chunks."""
     size = 0
     async for part in stub.StreamImage(wanted):
         size += len(part.chunk.data)
@@ -160,7 +159,7 @@ async def read_ours(stub: Any, wanted: StreamImageRequest) -> int:
 
 
 async def read_raw(call: Any, wanted: bytes) -> int:
-    """Reads an answer whose messages nobody parses; their bytes."""
+    """Reads an answer without parsing its messages; returns their number of bytes."""
     received = 0
     async for message in call(wanted):
         received += len(message)
@@ -170,7 +169,7 @@ async def read_raw(call: Any, wanted: bytes) -> int:
 async def medians(
     candidates: dict[str, Callable[[], Awaitable[int]]], seconds: float
 ) -> dict[str, float]:
-    """The median time of each candidate in seconds, taken in turn."""
+    """Returns the median time of each candidate in seconds; the candidates take turns."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for run in candidates.values():
         await run()
@@ -239,7 +238,7 @@ async def read_backend(backend: HttpBackend) -> int:
 
 
 async def read_openai(client: AsyncOpenAI) -> int:
-    """The same stream to bytes with openai-python."""
+    """Reads the API's stream with openai-python; returns the number of image bytes."""
     size = 0
     stream: Any = await client.responses.create(model="m", input="a fox", stream=True)
     async for event in stream:

@@ -1,9 +1,9 @@
-"""Cost of observing: ParseCall with metrics and traces on, against off, in the same run.
+"""Benchmark of observing: ParseCall with metrics and traces on, against off, in the same run.
 
-Each server runs in a process of its own, and so does a receiver of OTLP that throws away what it
-gets. Short rounds go from server to server, each time in another order, so that what else the
-machine does befalls all of them; a ratio is the median of those of the rounds. The client is one
-process, and shares the machine's cores with the server.
+Each server runs in a process of its own, and so does an OTLP receiver that drops its input. Short
+rounds go from server to server, each round in another order, so that other load on the machine
+hits all servers; a ratio is the median of the rounds' ratios. The client is one process, and
+shares the machine's cores with the server.
 """
 
 import argparse
@@ -38,7 +38,7 @@ SAMPLED = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPL
 
 
 async def receive() -> None:
-    """Runs a receiver of OTLP on a port that it prints."""
+    """Runs an OTLP receiver on a port that it prints."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -57,7 +57,7 @@ async def receive() -> None:
 
 @asynccontextmanager
 async def running(*command: str, **environment: str) -> AsyncIterator[tuple[str, int]]:
-    """Runs a server; yields the address that it prints first, and its process."""
+    """Runs a server; yields the address that the server prints first, and its process id."""
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, env=os.environ | environment
     )
@@ -71,7 +71,7 @@ async def running(*command: str, **environment: str) -> AsyncIterator[tuple[str,
 
 
 def cpu_seconds(process: int) -> float:
-    """Seconds of the cores that a process has used (Linux)."""
+    """Returns the CPU seconds that a process has used (Linux)."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

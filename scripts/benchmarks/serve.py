@@ -1,10 +1,10 @@
-"""Small unary calls: ParseCall against a bare grpcio service that echoes the same bytes.
+"""Benchmark of small unary calls: ParseCall against a bare grpcio service that echoes its request.
 
-Every server runs in a process of its own, with its defaults: a bare grpc.aio service; `imagecall
-serve`; the same with metrics and traces on, which go to a receiver that throws them away; and the
-same with two workers. One client keeps a number of calls in progress on some connections, in turn
-to each server for a moment, again and again; client and servers share the machine's cores. All are
-started anew some times, as the same program is some hundredths quicker or slower each time.
+Each server runs in a process of its own, with its defaults: a bare grpc.aio service; `imagecall
+serve`; `imagecall serve` with metrics and traces on, for a receiver that drops them; and `imagecall
+serve` with two workers. One client keeps a number of calls in progress on some connections, to each
+server in turn for a moment, for many rounds; client and servers share the machine's cores. All
+processes are restarted several times, as the speed of a program differs by some percent per start.
 """
 
 import argparse
@@ -36,7 +36,7 @@ ROUND_SECONDS = 1.0
 
 
 async def serve_bare() -> None:
-    """The bare service."""
+    """Runs the bare service."""
 
     async def echo(request: bytes, context: Any) -> bytes:
         return request
@@ -55,7 +55,7 @@ async def serve_bare() -> None:
 
 @asynccontextmanager
 async def receiver() -> AsyncIterator[str]:
-    """Runs a receiver of OTLP that drops what arrives; yields its URL."""
+    """Runs an OTLP receiver that drops its input; yields its URL."""
 
     async def take(request: web.Request) -> web.Response:
         await request.read()
@@ -75,7 +75,7 @@ async def receiver() -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def process(*command: str, **environment: str) -> AsyncIterator[str]:
-    """A server in a process of its own; its address."""
+    """Runs a server process; yields its address."""
     running = await asyncio.create_subprocess_exec(
         *command,
         stdout=asyncio.subprocess.PIPE,
@@ -101,7 +101,7 @@ class Client:
         self.request = ParseCallRequest(json=ITEM).SerializeToString()
 
     async def rate(self, seconds: float) -> float:
-        """Calls per second."""
+        """Returns the calls per second."""
         end = time.perf_counter() + seconds
         counts = await asyncio.gather(*(self._calls(n, end) for n in range(IN_PROGRESS)))
         return sum(counts) / seconds
@@ -144,7 +144,7 @@ async def measure(starts: int, rounds: int) -> None:
 async def _measure_once(
     rounds: int, rates: dict[str, list[float]], shares: dict[str, list[float]]
 ) -> None:
-    """Starts the servers; adds the calls per second of each round, and the client's cores."""
+    """Starts the servers; records the calls per second and the client's cores of each round."""
     serve = (PROGRAM, "serve", "--grpc", "127.0.0.1:0", "--http", "off")
     async with AsyncExitStack() as stack:
         otlp = await stack.enter_async_context(receiver())

@@ -24,9 +24,9 @@ FIELD = "output_item_done_event.item.output_image_generation_call.result.image"
 
 @dataclass
 class Misbehaving:
-    """What is answered: messages, then a status, or nothing more.
+    """Server that answers each call with messages, then a status or silence.
 
-    `calls` counts the calls; `left` is set once one was cancelled.
+    `calls` counts the calls; `left` is set once a call was cancelled.
     """
 
     messages: Iterable[Message | bytes] = ()

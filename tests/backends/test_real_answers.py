@@ -46,7 +46,7 @@ async def backend(api: Upstream) -> AsyncIterator[HttpBackend]:
 
 
 async def stream(backend: HttpBackend, **options: Any) -> list[StreamItem]:
-    """What happens, with the images put back."""
+    """Returns the events and the end of a stream, reassembled."""
     request = StreamImageRequest(request=ImageRequest(prompt="a fox"), **options)
     async with aclosing(backend.stream_image(request)) as parts:
         return [happening async for happening in reassemble(parts)]

@@ -52,7 +52,7 @@ def asked(**options: Any) -> StreamImageRequest:
 
 
 async def stream(backend: HttpBackend, **options: Any) -> list[StreamItem]:
-    """What happens, with the images put back."""
+    """Returns the events and the end of a stream, reassembled."""
     async with aclosing(backend.stream_image(asked(**options))) as parts:
         return [happening async for happening in reassemble(parts)]
 

@@ -22,12 +22,12 @@ _SECONDS: Final = 20
 
 @dataclass(frozen=True)
 class Balancer:
-    """How a client reaches the replicas.
+    """Load balancer between a client and the replicas.
 
     Attributes:
-        target: the name that it connects to.
-        options: of a channel with the shipped retry policy.
-        options_without_retry: of one with no retry policy.
+        target: the name that clients connect to.
+        options: the options of a channel with the shipped retry policy.
+        options_without_retry: the options of a channel without retry policy.
     """
 
     target: str

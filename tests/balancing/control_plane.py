@@ -32,7 +32,7 @@ _VERSION: Final = "1"
 
 
 class ControlPlane(AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
-    """See the module.
+    """Serves discovery responses (ADS) over gRPC.
 
     Args:
         texts: discovery responses in YAML, of one type of resource each.

@@ -28,13 +28,13 @@ _DRAWING_SECONDS: Final = 0.3
 
 @dataclass
 class Tally:
-    """What became of the calls.
+    """Outcomes of the calls.
 
     Attributes:
-        done: how many succeeded, with the right answer.
-        failed: the statuses of those that failed before they had a message.
-        cut: the statuses of the streams that failed later, which nobody may retry but the caller.
-        longest: how long the longest call took, in seconds.
+        done: number of calls that succeeded with the right answer.
+        failed: statuses of the calls that failed before their first message.
+        cut: statuses of the streams that failed later, which only the caller may retry.
+        longest: duration of the longest call, in seconds.
     """
 
     done: Counter[str] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""What becomes of calls while replicas fail and are restarted behind load balancers."""
+"""Outcomes of calls while replicas behind load balancers fail and restart."""
 
 import asyncio
 import random
@@ -17,7 +17,7 @@ _WARM_SECONDS: Final = 1.0
 
 
 class Case(NamedTuple):
-    """What was measured: which load balancer, which fault, and with which clients."""
+    """Measured case: the load balancer, the fault and the clients."""
 
     balancer: str
     fault: str

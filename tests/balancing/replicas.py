@@ -17,7 +17,7 @@ _PORTS: Final = range(20_000, 30_000)
 _SECONDS: Final = 60
 _DOWN_SECONDS: Final = 1.0
 _SETTLE_SECONDS: Final = 3.0
-"""How long a rolling restart leaves a new replica to be found: Kubernetes' minReadySeconds."""
+"""Pause of a rolling restart after each new replica, as of Kubernetes' minReadySeconds."""
 
 
 class Replica:

@@ -1,4 +1,4 @@
-"""What an item holds, whichever variant it is."""
+"""View of an item's content, independent of its variant."""
 
 import json
 from base64 import b64decode, b64encode, urlsafe_b64encode

@@ -48,7 +48,7 @@ Check = Callable[..., str]
 
 
 class Refused(Exception):
-    """What the program says against a file."""
+    """Error that the validator reports for a file."""
 
 
 @pytest.fixture(scope="session")

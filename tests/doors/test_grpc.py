@@ -631,7 +631,7 @@ async def test_past_the_limit_of_connections_one_is_closed() -> None:
 
 
 async def _greeting(reader: asyncio.StreamReader) -> bytes:
-    """What the server says first of a connection; nothing if it closes it."""
+    """Returns the first bytes of the server on a connection; none if the server closes it."""
     try:
         return await asyncio.wait_for(reader.read(9), 5)
     except ConnectionError:

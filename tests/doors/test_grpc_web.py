@@ -63,7 +63,7 @@ def _envoy() -> str:
 
 
 async def _output_of(*command: str) -> str:
-    """What a program prints. Fails the test if the program fails."""
+    """Returns the output of a program. Fails the test if the program fails."""
     program = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )

@@ -107,7 +107,7 @@ def sdk(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def report(sdk: str) -> Any:
-    """What the program of an SDK printed."""
+    """Returns the report that the program of an SDK printed."""
     if not (shutil.which("node") and shutil.which("npm")):
         pytest.fail("the tests of npm SDKs need Node.js 22 or later with npm: scripts/setup dev")
     return asyncio.run(report_of(sdk))

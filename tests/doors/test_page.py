@@ -91,7 +91,7 @@ class Page:
         return (await self.text(f"#{part}-error")).replace("\n", " | ")
 
     def complaints(self) -> list[str]:
-        """What the console says, but for answers that are errors, which browsers log too."""
+        """Returns the console's messages, without error answers, which browsers log too."""
         entries = self.browser.get_log("browser")  # type: ignore[no-untyped-call] # it has none
         return [entry["message"] for entry in entries if entry["source"] != "network"]
 

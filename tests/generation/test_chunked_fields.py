@@ -1,4 +1,4 @@
-"""What goes in chunks beside its message, and how a client puts it together."""
+"""Fields that go in chunks beside their message, and their reassembly by a client."""
 
 import hashlib
 import random

@@ -1,4 +1,4 @@
-"""What a response object holds beside its calls, in the fields of an ImageResponse, and back."""
+"""Keys of a response object beside its calls: to fields of an ImageResponse, and back."""
 
 import json
 from typing import Any

@@ -96,7 +96,7 @@ def _server() -> Iterator[str]:
 
 
 def _column(language: str, address: str) -> dict[str, str]:
-    """What came of each row: "ok", "dropped", or what went wrong."""
+    """Returns the outcome of each row: "ok", "dropped", or the failure."""
     with tempfile.TemporaryDirectory() as out:
         command = [str(HERE / language / "run"), address, str(cases.ROOT), out]
         try:
@@ -119,7 +119,7 @@ def _rows() -> list[str]:
 
 
 def _compared(name: str, out: Path, language: str) -> str:
-    """What the files say that the program wrote for a case."""
+    """Compares the files that the program wrote for a case; returns the outcome."""
     golden = (cases.ROOT / f"{name}.binpb").read_bytes()
     kind = json.loads((cases.ROOT / f"{name}.expected.json").read_text())["message"]
     message = message_factory.GetMessageClass(Default().FindMessageTypeByName(kind))
@@ -160,7 +160,7 @@ def _print_table(columns: dict[str, dict[str, str]]) -> None:
 
 
 def _print_failures(columns: dict[str, dict[str, str]]) -> bool:
-    """Whether there were any."""
+    """Prints the failures; returns True if there were any."""
     failed = [
         f"{language}: {name}: {outcome}"
         for language, column in columns.items()

@@ -72,7 +72,7 @@ async def http_door(backend: Backend, **options: Any) -> AsyncIterator[str]:
 
 @contextmanager
 def logged(formatter: logging.Formatter) -> Iterator[io.StringIO]:
-    """What comes of the log in a form."""
+    """Captures the log in the format of a formatter."""
     handler = logging.StreamHandler(written := io.StringIO())
     handler.setFormatter(formatter)
     root = logging.getLogger()

@@ -35,7 +35,7 @@ _ROW: Final = "{:<16} {:<66} {:>16}  {:<22} {}"
 
 
 async def _figures(scenario: str, short: bool, seed: int) -> list[Figure]:
-    """What a scenario gives; one that ends with an exception gives a failed figure."""
+    """Returns the figures of a scenario; a failed figure if the scenario raises an exception."""
     try:
         module = importlib.import_module(f"tests.soak.{scenario}")
         async with asyncio.timeout(_MAX_SECONDS), beside("hiccups") as idle:

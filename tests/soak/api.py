@@ -13,11 +13,11 @@ _LIMIT: Final = 2**20
 
 
 class Api(Upstream):
-    """See the module.
+    """Upstream API for the soak scenarios.
 
     Attributes:
-        arrived_at: the time at which the request with this prompt came.
-        left_at: the time at which its client went, before the answer was done.
+        arrived_at: time of arrival of the request, by prompt.
+        left_at: time at which the client went before the answer was done, by prompt.
     """
 
     def __init__(self, answer_to: Callable[[str], Answer]) -> None:

@@ -35,7 +35,7 @@ _CONNECTIONS: Final = 4
 _RESETS_A_SECOND: Final = 5000
 _SLOW_IMAGE_BYTES: Final = 20_000_000
 _SLOW_BYTES: Final = 10_000
-"""How much a slow reader takes in a second."""
+"""Bytes that a slow reader reads per second."""
 
 _AT_ONCE: Final = 200
 _JSON: Final = "content-type: application/json\r\n"

@@ -59,7 +59,7 @@ async def beside(module: str, *arguments: object) -> AsyncIterator[Beside]:
 
 
 _spent = 0.0
-"""What the process had spent on the cores when it was ready."""
+"""CPU seconds that the process had used when it was ready."""
 
 
 def ready() -> None:

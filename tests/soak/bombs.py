@@ -30,7 +30,7 @@ _BODY_MIB: Final = 128
 _TIMEOUT: Final = 120
 _KEPT_MIB: Final = 16
 _COPIES: Final = 6
-"""How often a large body may stand in memory: as received, as bytes, in a message, as a string."""
+"""Allowed copies of a large body in memory: as received, as bytes, in a message, as a string."""
 
 _HEAD: Final = '{"type":"image_generation_call"'
 _CONVERSION: Final = "/imagecall.v1.ConversionService/"
@@ -212,7 +212,7 @@ def _deep_bombs() -> Iterator[Bomb]:
 
 
 async def run(short: bool, seed: int) -> list[Figure]:
-    """What is compressed, nested, long or many; health is asked meanwhile."""
+    """Sends compressed, nested, long and numerous input, and checks health meanwhile."""
     packed = _zeros(1024 * MIB)
     bombs = [
         Bomb("1 GiB as gzip", _CONVERSION + "ParseCall", lambda: packed, compressed=True),

@@ -33,9 +33,10 @@ _CUT_SECONDS: Final = 20.0
 """Time after which the gRPC door closes a connection that begins with no HTTP/2."""
 
 _SLOW_MIB: Final = 8.0
-"""What a slow reader may cost. All read the same image, which the embedded backend has once.
+"""Allowed memory per slow reader. All read one image, which the embedded backend holds once.
 
-Of an API, the HTTP door would keep each once, as the JSON before an image comes after its chunks.
+With an API as backend, the HTTP door would hold each image once, as the JSON before an image comes
+after the image's chunks.
 """
 
 

@@ -230,7 +230,7 @@ async def _answers(stub: Any, source: random.Random, count: int) -> list[Figure]
 
 
 async def _stream(stub: Any, size: int | None) -> list[StreamImageResponse]:
-    """What the server answers: two partial images and one that is final."""
+    """Returns the server's answers: two partial images and a final one."""
     asked = [ExtraField(name="embedded", json=f'{{"image_bytes":{size}}}')] if size else []
     request = ImageRequest(prompt="a fox", extra_fields=asked, tools=[Tool()])
     tool = request.tools[0].image_generation_tool

@@ -40,7 +40,7 @@ _PHASES: Final = {
     "image": Answer((_STREAM[: 2 * MIB], HANG)),
     "drip": Answer([step for _ in range(10_000) for step in (b": still here\n\n", 0.02)]),
 }
-"""How an API stalls, by the first word of the prompt."""
+"""Stalls of an API, by the first word of the prompt."""
 
 
 class _Client:

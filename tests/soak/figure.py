@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """See the module.
+    """Measured figure, and the demand on it.
 
     Attributes:
-        name: what was measured, in a phrase.
-        value: what came out.
-        unit: of the value; "" if it has none.
-        demanded: what is demanded, for people; "" if the figure only informs.
-        ok: whether the value is as demanded.
+        name: phrase for the measured quantity.
+        value: measured value.
+        unit: unit of the value; "" if it has none.
+        demanded: demand on the value, for people; "" if the figure only informs.
+        ok: True if the value meets the demand.
     """
 
     name: str
@@ -45,7 +45,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def failures(name: str, found: Counter[str]) -> Figure:
-    """How many failures there were: none may be. What they were goes to stderr."""
+    """Returns the number of failures, of which none is allowed; prints the failures to stderr."""
     for what, count in found.most_common():
         print(f"{count:,} x {what}", file=sys.stderr)
     return exactly(name, sum(found.values()), 0)

@@ -1,7 +1,7 @@
-"""What atheris runs, guided by the coverage of the library: python -m tests.soak.fuzz_target.
+"""Target of atheris, guided by the library's coverage: python -m tests.soak.fuzz_target.
 
-The first byte of an input says what the rest is. The options are those of libFuzzer; the first
-one that is none is a directory, which is filled with the corpus of tests/cases if it is empty.
+The first byte of an input selects the kind of the rest. The options are those of libFuzzer; the
+first other argument is a directory, which is filled with the corpus of tests/cases if it is empty.
 """
 
 import sys

@@ -193,7 +193,7 @@ class _Fuzzed:
         self._note(outcome)
 
     def _ask(self, conversion: pb.Conversion) -> Outcome:
-        """How a conversion is answered, on a stream of its own."""
+        """Returns the outcome of a conversion on a stream of its own."""
         request = pb.ConvertCallsRequest(conversions=[conversion])
         try:
             answers = list(self._stub.ConvertCalls(iter([request]), timeout=_SECONDS))
@@ -243,7 +243,7 @@ def _one_chunk(data: bytes) -> Any:
 
 
 async def _guided(runs: int, seed: int) -> list[Figure]:
-    """What atheris finds in the library."""
+    """Runs atheris on the library; returns figures of its findings."""
     with tempfile.TemporaryDirectory() as corpus:
         process = await asyncio.create_subprocess_exec(
             sys.executable,

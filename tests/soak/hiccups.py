@@ -1,6 +1,6 @@
-"""How long someone who does nothing waits for a core: what of a delay is the machine's.
+"""Delays of an idle process: the share of the machine in a measured delay.
 
-A machine that others share delays every process; figures in milliseconds are to be read with this.
+Other load on a shared machine delays every process: read figures in milliseconds with this one.
 """
 
 import sys

@@ -21,7 +21,7 @@ _CODES: Final = {
 
 
 async def of_compressed(address: str, path: str, packed: bytes) -> Outcome:
-    """How a call with one message, which is gzip, ends."""
+    """Returns the outcome of a call with one gzip message."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:

@@ -73,7 +73,7 @@ def _padded(size: int, head: str = _HEAD) -> str:
 
 
 async def _in_stream(stub: Any, conversions: Iterable[pb.Conversion]) -> Outcome:
-    """How the last item of a stream is answered, or how the stream ends."""
+    """Returns the outcome of the last item of a stream, or of the stream."""
 
     def requests() -> Iterator[pb.ConvertCallsRequest]:
         for conversion in conversions:
@@ -127,7 +127,7 @@ _TOOL: Final = {"type": "image_generation", "size": "16x16"}
 
 
 async def _counts() -> list[Figure]:
-    """How many items, keys, values, levels and digits."""
+    """Tries limits on the number of items, keys, values, levels and digits."""
     async with (
         running("--max-stream-items", str(ITEMS)) as server,
         channel_to(server.grpc) as channel,
@@ -228,7 +228,7 @@ def _delayed(seconds: float) -> ImageRequest:
 
 
 async def _cap(tries: int) -> list[Figure]:
-    """What the calls past the cap are told, and how soon; that the others are not harmed."""
+    """Measures the refusals of calls past the cap, their delay, and the harm to other calls."""
     async with (
         running("--max-calls", str(CALLS)) as server,
         channel_to(server.grpc) as held,
@@ -288,7 +288,7 @@ async def _past_cap(server: Server, channel: grpc.aio.Channel, tries: int) -> li
 
 
 async def _tokens() -> list[Figure]:
-    """What a call is told that has no token, or another."""
+    """Checks the status of calls without a token, or with a wrong one."""
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "tokens"
         file.write_text(f"soak {_TOKEN}\n")
@@ -319,7 +319,7 @@ _POSTED: Final = json.dumps({"input": "a fox", "tools": [_TOOL]}).encode()
 
 
 async def _call_seconds() -> list[Figure]:
-    """What a call is told that takes too long."""
+    """Checks the status of a call that takes too long."""
     async with running("--max-call-seconds", "1") as server, channel_to(server.grpc) as channel:
         stub: Any = ImageGenerationServiceStub(channel)
         start = time.monotonic()

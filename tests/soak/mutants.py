@@ -25,11 +25,11 @@ _GIVEN: Final = frozenset({"BAD_POINTER", "UNKNOWN_FIELD"})
 """The reasons whose pointer may be one of a Document, which can be any text."""
 
 _WIRE_PIECES: Final = (b"\x00", b"\x0a\x00", b"\x80\x01", b"\xff\xff\xff\xff\x0f", b"\xa0\x38\x01")
-"""What changes the meaning of a serialized message: tags, lengths, numbers, an unknown field."""
+"""Bytes that change the meaning of a serialized message: tags, lengths, numbers, unknown field."""
 
 
 class Subject(NamedTuple):
-    """What is read and written: a kind of JSON text and its message."""
+    """Subject of mutation: a kind of JSON text and its message."""
 
     name: str
     message_class: type[Message]
@@ -93,7 +93,7 @@ def mutants(found: tuple[bytes, ...], source: random.Random, count: int) -> Iter
 
 
 def fault_of_refusal(reason: str, pointer: str | None, message: str) -> str:
-    """What is wrong with a refusal; "" if nothing."""
+    """Returns the fault of a refusal; "" if none."""
     if reason not in CODES:
         return f"the reason {reason!r} is none"
     if pointer is None or not (pointer[:1] in ("", "/") or reason in _GIVEN):
@@ -104,7 +104,7 @@ def fault_of_refusal(reason: str, pointer: str | None, message: str) -> str:
 
 
 def fault_of_text(subject: Subject, text: bytes) -> str:
-    """What is wrong with how a text is read and written back; "" if nothing."""
+    """Returns the fault in reading a text and writing it back; "" if none."""
     try:
         message = subject.read(text)
     except ConversionError as error:
@@ -116,7 +116,7 @@ def fault_of_text(subject: Subject, text: bytes) -> str:
 
 
 def fault_of_message(subject: Subject, data: bytes) -> str:
-    """What is wrong with how a message is written and read back; "" if nothing."""
+    """Returns the fault in writing a message and reading it back; "" if none."""
     try:
         message = subject.message_class.FromString(data)
     except DecodeError:
@@ -135,7 +135,7 @@ def fault_of_message(subject: Subject, data: bytes) -> str:
 
 
 def _read_back(subject: Subject, message: Any, text: bytes) -> Any:
-    """What is read of the text, as the variant or kind that the message has."""
+    """Reads a text as the variant or kind of the message."""
     if isinstance(message, imagecall.ImageGenerationCall):
         return imagecall.from_json(text, variant=message.WhichOneof("variant") or "")
     if isinstance(message, imagecall.Document):

@@ -1,4 +1,4 @@
-"""How a call ended, as a client sees it: in a word, and with its details."""
+"""Outcome of a call at the client: its status code and details."""
 
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import asynccontextmanager
@@ -20,15 +20,15 @@ _NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call ended.
+    """Outcome of a call.
 
     Attributes:
-        code: the name of the status code.
-        reason: that of the ErrorInfo, or of the ConversionError; "" if there is none.
-        pointer: the field of the BadRequest; None if there is no BadRequest.
-        retry: whether there is a RetryInfo.
-        message: the sentence.
-        answers: what came before the end.
+        code: name of the status code.
+        reason: reason of the ErrorInfo or of the ConversionError; "" without one.
+        pointer: field of the BadRequest; None without BadRequest.
+        retry: True if the status has a RetryInfo.
+        message: sentence of the status.
+        answers: answers before the end.
     """
 
     code: str
@@ -69,7 +69,7 @@ def in_place(error: ConversionError) -> Outcome:
 
 
 async def of_call(call: Awaitable[Any]) -> Outcome:
-    """How a call with one answer ends."""
+    """Returns the outcome of a call with one answer."""
     try:
         return Outcome(OK, answers=(await call,))
     except grpc.aio.AioRpcError as error:
@@ -77,7 +77,7 @@ async def of_call(call: Awaitable[Any]) -> Outcome:
 
 
 async def of_stream(call: AsyncIterator[Any]) -> Outcome:
-    """How a call with many answers ends."""
+    """Returns the outcome of a call with many answers."""
     answers = []
     try:
         async for answer in call:
@@ -88,7 +88,7 @@ async def of_stream(call: AsyncIterator[Any]) -> Outcome:
 
 
 async def of_post(address: str, body: Any, path: str = "/v1/responses", **headers: str) -> Outcome:
-    """How a request to the HTTP door ends; the code is its status, the reason its error's type."""
+    """Returns the outcome of an HTTP request: the code is the status, the reason the error's type."""
     sent = {"content-type": "application/json"} | {k.replace("_", "-"): headers[k] for k in headers}
     async with (
         aiohttp.ClientSession(auto_decompress=False) as session,

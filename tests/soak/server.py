@@ -15,7 +15,7 @@ _QUICK_STOP: Final = ("--drain-delay-seconds", "0.1", "--drain-seconds", "10")
 _START_SECONDS: Final = 60
 _STOP_SECONDS: Final = 60
 _RESET_PEAK: Final = "5"
-"""What /proc/PID/clear_refs takes to begin anew with the peak; see proc_pid_clear_refs(5)."""
+"""Value for /proc/PID/clear_refs that resets the peak; see proc_pid_clear_refs(5)."""
 
 
 class Server:
@@ -46,7 +46,7 @@ class Server:
         (self._proc / "clear_refs").write_text(_RESET_PEAK)
 
     def descriptors(self) -> int:
-        """How many files and connections it has open."""
+        """Returns the number of open files and connections of the server."""
         return len(os.listdir(self._proc / "fd"))
 
     def cpu_seconds(self) -> float:
@@ -55,7 +55,7 @@ class Server:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stderr_text(self) -> str:
-        """What it has written to stderr until now."""
+        """Returns the server's stderr so far."""
         return os.pread(self._stderr.fileno(), os.fstat(self._stderr.fileno()).st_size, 0).decode(
             errors="replace"
         )

@@ -50,7 +50,7 @@ _LONG_SECONDS: Final = 2.5
 """Longer than the delay before the drain."""
 
 _MOST_SECONDS: Final = 8.0
-"""How long a stop may take: the delay, the longest call, and what a busy machine adds."""
+"""Longest stop: the drain delay, the longest call, and a margin for a busy machine."""
 
 _CALL_SECONDS: Final = 30.0
 _RECONNECT: Final = (
@@ -60,7 +60,7 @@ _RECONNECT: Final = (
 """gRPC's own backoff grows to two minutes: a replica that is back would long not be used."""
 
 _FOUND_SECONDS: Final = 2.0
-"""How long the replica that is back is left alone, so that clients find it."""
+"""Pause after a replica's restart, in which clients find the replica."""
 
 _CONVERSION: Final = CONVERSION.services_by_name["ConversionService"].full_name
 _IMAGE_BYTES: Final = 300_000
@@ -89,7 +89,7 @@ def _body(stream: bool, **embedded: float) -> dict[str, Any]:
 
 
 class _Calls:
-    """How many calls there were, and how those failed that did."""
+    """Number of calls, and the failures among them."""
 
     def __init__(self) -> None:
         self.made = 0
@@ -205,7 +205,7 @@ class _Load:
 
 
 class _Stop:
-    """What was seen when a replica was stopped."""
+    """Measurements of a replica's stop."""
 
     def __init__(self, server: Server) -> None:
         self._server = server

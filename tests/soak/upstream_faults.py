@@ -73,7 +73,7 @@ _HTML: Final = b"<!DOCTYPE html><html><body>Welcome</body></html>"
 
 
 class _Fault(NamedTuple):
-    """What an API does, and what becomes of the two methods. None: the method is not tried."""
+    """Fault of an API, and the outcomes of the two methods. None: the method is not tried."""
 
     answer: Answer
     stream: str | None

@@ -1,4 +1,4 @@
-"""What would cost far more than its bytes is refused before it is parsed; nothing else is."""
+"""Refusal before parsing of input that would cost far more than its bytes, and of nothing else."""
 
 import time
 from typing import Any

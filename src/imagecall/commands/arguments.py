@@ -1,4 +1,4 @@
-"""Values of command-line options: each function reads one, for argparse."""
+"""Types of command-line options for argparse: each function reads one value."""
 
 import argparse
 
@@ -8,7 +8,7 @@ from imagecall.rpc.addresses import ServerAddress, server_address
 
 
 def server(text: str) -> ServerAddress:
-    """HOST:PORT, grpc://HOST:PORT or grpcs://HOST:PORT."""
+    """Reads HOST:PORT, grpc://HOST:PORT or grpcs://HOST:PORT."""
     try:
         return server_address(text)
     except ValueError as error:
@@ -16,7 +16,7 @@ def server(text: str) -> ServerAddress:
 
 
 def utf8(text: str) -> str:
-    """A text that can be written in UTF-8."""
+    """Reads a text that UTF-8 can encode."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -25,7 +25,7 @@ def utf8(text: str) -> str:
 
 
 def key_and_json(text: str) -> tuple[str, str]:
-    """KEY=JSON: a key, and the raw JSON text of its value."""
+    """Reads KEY=JSON; returns the key and the raw JSON text of its value."""
     name, equals, json = utf8(text).partition("=")
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=JSON")

@@ -1,4 +1,4 @@
-"""`imagecall convert`: an item or document in one format, in another."""
+"""`imagecall convert`: converts an item or document between formats."""
 
 import argparse
 import sys
@@ -146,7 +146,7 @@ def _parse_text(data: bytes, empty: Converted) -> Converted:
 
 
 def _checked(message: Converted, options: argparse.Namespace) -> Converted:
-    """The message, if it can stand as JSON: no other format may keep less of it."""
+    """Returns the message. Raises ConversionError if JSON cannot represent the message."""
     if not isinstance(message, Document):
         to_json(message)
         return message

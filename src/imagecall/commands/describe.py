@@ -1,4 +1,4 @@
-"""`imagecall describe`: the variants of an item, where they stand, and what JSON they take."""
+"""`imagecall describe`: the variants of an item, their places, and their JSON keys."""
 
 import argparse
 from typing import Final
@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def fault(options: argparse.Namespace) -> str | None:
-    """No options of this command contradict each other."""
+    """Returns None: no options of this command contradict each other."""
     return None
 
 
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _places(variant: Variant) -> str:
-    """Where items of a variant stand, in words."""
+    """Returns a phrase for the places of a variant's items."""
     if variant.option.fallback:
         return "any place: an item of a type that no other variant has"
     if len(CALLS.by_type[variant.plan.tag]) == 1:
@@ -55,7 +55,7 @@ def _places(variant: Variant) -> str:
 
 
 def _keys(variant: Variant) -> str:
-    """The keys of a variant on a line, those that STRICT requires marked."""
+    """Returns a variant's keys on a line, with a mark on those that STRICT requires."""
     if variant.option.fallback:
         return "type, and whatever else there is"
     keys = [key_of(f).name + "*" * key_of(f).required for f in _fields(variant)]
@@ -76,7 +76,7 @@ def _details(variant: Variant) -> str:
 
 
 def _fields(variant: Variant) -> list[FieldDescriptor]:
-    """The fields of a variant that are its keys."""
+    """Returns the fields of a variant that are JSON keys."""
     descriptor = message_of(ImageGenerationCall.DESCRIPTOR.fields_by_name[variant.name])
     return [f for f in descriptor.fields if key_of(f).name and not key_of(f).role]
 

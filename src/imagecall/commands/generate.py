@@ -1,4 +1,4 @@
-"""`imagecall generate`: an image from a prompt, into a file."""
+"""`imagecall generate`: generates an image from a prompt, into a file."""
 
 import argparse
 import asyncio
@@ -39,7 +39,7 @@ FORMATS: Final = {
     ".gif": "gif",
     ".svg": "svg",
 }
-"""The output format for each file name extension."""
+"""Output format of each file name extension."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -174,7 +174,7 @@ def _request(options: argparse.Namespace) -> ImageRequest:
 
 
 def _image(path: Path) -> bytes:
-    """An image file. Raises OSError if it is none."""
+    """Reads an image file. Raises OSError if the file is no image."""
     image = path.read_bytes()
     if image_format(image) is None:
         raise OSError(f"{path} is no image of a known format")
@@ -182,7 +182,7 @@ def _image(path: Path) -> bytes:
 
 
 class _Images:
-    """Images of a stream, written as they come, and the lines that describe them."""
+    """Writer of a stream's images, and of lines that describe them."""
 
     def __init__(self, output: Path, save_partial_images: bool) -> None:
         self._output = output
@@ -192,7 +192,7 @@ class _Images:
         self._words: list[str] = []
 
     def take(self, happening: StreamItem) -> None:
-        """Takes an event, or the end."""
+        """Handles an event, or the end of the stream."""
         if isinstance(happening, StreamEnd):
             for call in happening.response.calls:
                 self._take_call(view(call))
@@ -209,7 +209,7 @@ class _Images:
             self._take_call(view(event.item))
 
     def outcome(self) -> int:
-        """The exit code, after saying what went wrong."""
+        """Prints the failure, if any; returns the exit code."""
         if self._failure:
             self._say(self._failure)
         elif not self._written:
@@ -269,21 +269,21 @@ def _failure(end: StreamEnd) -> str:
 
 
 def _words(response: ImageResponse) -> Iterator[str]:
-    """Lines that the model wrote beside an image, or instead of one."""
+    """Yields lines that the model wrote beside an image, or instead of one."""
     for verb, text in (("wrote", response.output_text), ("refused", response.refusal)):
         for line in text.strip().splitlines():
             yield printable(f"the model {verb}: {line}")
 
 
 def _pixels(image: bytes) -> Iterator[str]:
-    """The size of an image in pixels, if its header has it and Pillow is installed."""
+    """Yields the size of an image in pixels, if its header has it and Pillow is installed."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ModuleNotFoundError:
         return
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # It is not decoded.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)   # Only a header.
             with Image.open(io.BytesIO(image)) as opened:
                 yield f"{opened.width} x {opened.height} pixels"
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The command `imagecall`. Each of its commands is a module, imported when it is asked for."""
+"""Command line `imagecall`. Each of its commands is a module, imported when the command runs."""
 
 import argparse
 import io
@@ -18,7 +18,7 @@ _COMMANDS: Final = {
     "convert": "convert an item, or a whole document",
     "describe": "list the variants and their JSON",
 }
-"""The commands, which are modules of this package, with a phrase each for the help."""
+"""Commands, which are modules of this package, with their phrases for the help."""
 
 _EXTRAS: Final = {
     "aiohttp": "server",
@@ -31,7 +31,7 @@ _EXTRAS: Final = {
     "opentelemetry": "observe",
     "prometheus_client": "observe",
 }
-"""The extra of this package that brings a module."""
+"""Extra of this package that installs a module."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # A file name may be in any language.
+            stream.reconfigure(errors="backslashreplace")  # File names may be in any language.
     given = sys.argv[1:] if arguments is None else arguments
     try:
         options = _parser(given).parse_args(given)
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _missing(error: ModuleNotFoundError) -> str:
-    """A sentence that names the extra with a module. Raises the error for any other module."""
+    """Returns a sentence that names the extra with a module. Raises the error for other modules."""
     extra = _EXTRAS.get((error.name or "").partition(".")[0])
     if extra is None:
         raise error
@@ -87,7 +87,7 @@ def _fail(message: str) -> int:
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser, with the options of the command that the arguments name."""
+    """Returns the parser, with the options of the command in the arguments."""
     parser = argparse.ArgumentParser(
         prog="imagecall",
         description="gRPC for the image_generation_call items of the Responses API.",

@@ -1,4 +1,4 @@
-"""The conversions of a running server, for the command line."""
+"""Conversions by a running server, for the command line."""
 
 import argparse
 import os
@@ -24,7 +24,7 @@ _SECONDS: Final = 60.0
 def parse_json(
     server: ServerAddress, data: bytes, options: argparse.Namespace
 ) -> ImageGenerationCall | Document:
-    """JSON as a message. Raises ConversionError as the server does; ConnectionError."""
+    """Parses JSON on a server. Raises the server's ConversionError, or ConnectionError."""
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -44,7 +44,7 @@ def parse_json(
 
 
 def format_json(server: ServerAddress, message: ImageGenerationCall | Document) -> bytes:
-    """A message as JSON. Raises ConversionError as the server does; ConnectionError."""
+    """Formats a message as JSON on a server. Raises its ConversionError, or ConnectionError."""
     with blocking_channel(server, _UNLIMITED) as channel:
         stub = ConversionServiceStub(channel)
         try:
@@ -64,6 +64,6 @@ def _metadata() -> tuple[tuple[str, str], ...]:
 
 
 def _translated(error: grpc.RpcError, server: ServerAddress) -> Exception:
-    """The ConversionError that a status stands for, or else a ConnectionError."""
+    """Returns the ConversionError of a status, or else a ConnectionError."""
     known = error_of(error)
     return known if known.reason else ConnectionError(f"{server.target}: {known.code}: {known}")

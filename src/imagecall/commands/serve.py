@@ -1,4 +1,4 @@
-"""`imagecall serve`: the server, until it is told to stop."""
+"""`imagecall serve`: runs the server until SIGINT or SIGTERM."""
 
 import argparse
 import asyncio
@@ -44,7 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def fault(options: argparse.Namespace) -> str | None:
-    """No options of this command contradict each other."""
+    """Returns None: no options of this command contradict each other."""
     return None
 
 
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         _log.warning("--metrics on has no effect: with --http off there is no GET /metrics")
     announce = partial(_announce, settings)
     if settings.workers > 1:
-        server.check(settings)  # A fault is reported once, and not by each worker.
+        server.check(settings)  # Reports a fault once, not in each worker.
         return asyncio.run(run_workers(settings, sys.argv[1:], announce))
     keep_freed_memory()
     server.take_all_descriptors()
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _announce(settings: ServerSettings, bound: Mapping[str, str]) -> None:
-    """Prints where each door listens, and commands to try."""
+    """Prints the address of each door, and commands to try."""
     for name, address in bound.items():
         print(f"listening {name} {address}")
     if "http" in bound:

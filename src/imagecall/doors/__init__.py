@@ -1,1 +1,1 @@
-"""The doors through which others call us: they translate, call what is below, and back."""
+"""Doors: the listeners that translate between a protocol and the backend."""

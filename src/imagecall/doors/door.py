@@ -1,4 +1,4 @@
-"""The protocol of a door: a listener that translates calls for the backend."""
+"""Protocol of a door: a listener that translates calls for the backend."""
 
 from typing import Protocol
 

@@ -1,4 +1,4 @@
-"""A fault of ours that nobody foresaw, as an error that tells nothing of the inside."""
+"""Unexpected exceptions as INTERNAL errors that reveal nothing."""
 
 import logging
 import secrets
@@ -11,9 +11,9 @@ _log: Final = logging.getLogger(__name__)
 
 
 def internal_error(error: Exception) -> GenerationError:
-    """INTERNAL, with a number that stands in the log too, where no message is: it may quote.
+    """Logs an exception, and returns an INTERNAL error with the number of its log line.
 
-    The call may have cost something.
+    The log has no message of the exception, as that may quote a request. The call may be billed.
     """
     number = secrets.token_hex(8)
     where = "".join(traceback.format_tb(error.__traceback__))

@@ -1,4 +1,4 @@
-"""Work that takes long, out of the way of the event loop."""
+"""Offload of long work from the event loop to worker threads."""
 
 import asyncio
 from collections.abc import Callable

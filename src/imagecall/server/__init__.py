@@ -1,1 +1,1 @@
-"""A running server: settings, workers, and the composition of doors and backend."""
+"""Running server: settings, workers, and the composition of doors and backend."""

@@ -1,11 +1,10 @@
-"""The C allocator's settings for messages of megabytes.
+"""Settings of the C allocator for messages of megabytes.
 
-With its defaults, glibc gives the memory of each large message back to the system and faults it in
-again for the next, which makes a conversion of 2 MB several times slower. A process that
-converts many can keep that memory instead. glibc also makes heaps for threads, up to eight a core,
-each of which keeps the most that it ever had; two are enough where one thread at a time has
-Python's lock.
-Elsewhere than on glibc nothing is changed.
+With its defaults, glibc returns the memory of each large message to the system and faults it in
+again for the next one, which makes a conversion of 2 MB several times slower. A process with many
+conversions can keep that memory instead. glibc also makes heaps for threads, up to eight per core,
+and each heap stays as large as it ever was; two are enough, as one thread at a time holds Python's
+lock. Other C libraries are left alone.
 """
 
 import ctypes
@@ -23,7 +22,7 @@ _HEAPS: Final = 2
 
 
 def keep_freed_memory() -> bool:
-    """Keeps up to 64 MiB of freed memory in each of two heaps; whether that worked."""
+    """Keeps up to 64 MiB of freed memory in each of two heaps. Returns True if glibc accepts it."""
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -15,7 +15,7 @@ from imagecall.server.settings import API_KEY, BackendSettings
 def backend_from(
     settings: BackendSettings, limits: Limits, forward_headers: Collection[str] = FORWARDED
 ) -> Backend:
-    """The backend. Raises OSError with a sentence about a faulty setting."""
+    """Returns the backend. Raises OSError with a sentence about a faulty setting."""
     api_key = os.environ.get(API_KEY, "")
     if settings.api_key_file:
         api_key = read_secret(settings.api_key_file, "the API key")

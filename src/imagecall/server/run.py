@@ -1,4 +1,4 @@
-"""The composition of a running server: its doors before a backend, until it is told to stop."""
+"""Composition of a running server: doors before a backend, from start to shutdown."""
 
 import asyncio
 import gc
@@ -31,18 +31,18 @@ _ONE_SIGNAL_SECONDS: Final = 0.1
 """SIGTERM and the end of stdin within this time count as one signal."""
 
 Announce = Callable[[Mapping[str, str]], None]
-"""Receives the bound address of each door, by its name."""
+"""Callback that receives the bound address of each door, by name."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a server that its doors share.
+    """Parts of a server that its doors share.
 
     Attributes:
         backend: generates the images.
         admission: decides which calls are taken.
-        certificates: for TLS; None without.
-        observer: receives what is measured; None if nothing is.
+        certificates: for TLS. None: no TLS.
+        observer: records the calls. None: calls are not recorded.
         share_port: allows other processes to listen on the same ports.
     """
 
@@ -54,7 +54,7 @@ class Parts:
 
 
 def doors(settings: ServerSettings, parts: Parts) -> dict[str, Door]:
-    """The doors that the settings ask for, by the name of the setting with their address."""
+    """Returns the configured doors, by the name of the setting with their address."""
     found: dict[str, Door] = {
         "grpc": GrpcServer(
             settings.grpc,
@@ -126,7 +126,7 @@ async def _drain(
     running: Mapping[str, Door],
     stopped: asyncio.Event,
 ) -> None:
-    """Waits until load balancers know that the server stops. A second signal ends the wait."""
+    """Reports NOT_SERVING, and waits drain_delay_seconds or until a second signal."""
     admission.draining = True
     for door in running.values():
         await door.drain()
@@ -137,7 +137,7 @@ async def _drain(
 
 
 def admission_from(settings: ServerSettings) -> Admission:
-    """The admission of calls. Raises OSError for an address that strangers could reach."""
+    """Returns the admission. Raises OSError for an address that strangers could reach."""
     if not settings.tokens_file and not settings.without_tokens:
         for address in settings.addresses.values():
             if not is_loopback(address.rpartition(":")[0]):
@@ -150,7 +150,7 @@ def admission_from(settings: ServerSettings) -> Admission:
 
 
 def certificates_from(tls: TlsSettings) -> Certificates | None:
-    """The certificates; None without TLS. Raises OSError for files that are missing or faulty."""
+    """Returns the certificates; None without TLS. Raises OSError for missing or faulty files."""
     if tls.cert and tls.key:
         return Certificates(tls.cert, tls.key, tls.client_ca)
     if tls.cert or tls.key:
@@ -162,7 +162,7 @@ def certificates_from(tls: TlsSettings) -> Certificates | None:
 
 def take_all_descriptors() -> None:
     """Raises the limit of open files to the highest that the system allows."""
-    import resource  # Not everywhere.
+    import resource  # Missing on Windows.
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # macOS reports "unlimited", and refuses it.
@@ -170,7 +170,7 @@ def take_all_descriptors() -> None:
 
 
 def _collect_garbage_rarely() -> None:
-    """Lets the garbage collector pass rarely over all objects, which stops all else meanwhile."""
+    """Makes full passes of the garbage collector rare, as each stops the event loop."""
     gc.collect()
     gc.freeze()  # The objects of start-up stay.
     young, middle, _ = gc.get_threshold()

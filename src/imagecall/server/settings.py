@@ -1,7 +1,7 @@
-"""The settings of a server: by flag, by environment and by file, in that order of precedence.
+"""Settings of a server: by flag, by environment and by file, in that order of precedence.
 
-A flag `--max-calls` is IMAGECALL_MAX_CALLS in the environment
-and `max-calls` in the file, which is TOML: `--config FILE`, or IMAGECALL_CONFIG.
+The flag `--max-calls` is IMAGECALL_MAX_CALLS in the environment and `max-calls` in the TOML file of
+`--config FILE` or IMAGECALL_CONFIG.
 """
 
 import argparse
@@ -31,16 +31,16 @@ from imagecall.backends.choice import EMBEDDED, FORMS
 from imagecall.rpc.headers import FORWARDED, Header, read_forwarded, read_header
 
 API_KEY: Final = "IMAGECALL_API_KEY"
-"""The environment variable with the key for the backend."""
+"""Environment variable with the API key for the backend."""
 
 CONFIG: Final = "IMAGECALL_CONFIG"
-"""The environment variable with the path of the file of settings."""
+"""Environment variable with the path of the file of settings."""
 
 TOKEN: Final = "IMAGECALL_TOKEN"
-"""The environment variable with the bearer token for a server that a command calls."""
+"""Environment variable with the bearer token for a server that a command calls."""
 
 WORKER: Final = "IMAGECALL_IS_WORKER"
-"""The environment variable that is set in each worker process of a server."""
+"""Environment variable that is set in each worker process of a server."""
 
 _PREFIX: Final = "IMAGECALL_"
 
@@ -49,7 +49,7 @@ _Settings = TypeVar("_Settings")
 
 @dataclass(frozen=True)
 class BackendSettings:
-    """The choice of a backend, which `imagecall generate` has too."""
+    """Settings of the backend, of `imagecall serve` and `imagecall generate`."""
 
     name: str = setting(
         EMBEDDED,
@@ -81,7 +81,7 @@ class BackendSettings:
 
 @dataclass(frozen=True)
 class TlsSettings:
-    """The certificate of all doors, and the authorities of client certificates."""
+    """Settings of TLS: the certificate of all doors, and the authorities of client certificates."""
 
     cert: Path | None = setting(
         None,
@@ -104,7 +104,7 @@ class TlsSettings:
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """The settings of `imagecall serve`."""
+    """Settings of `imagecall serve`."""
 
     grpc: str = setting(
         "127.0.0.1:50051",
@@ -188,7 +188,7 @@ class ServerSettings:
 
     @property
     def addresses(self) -> dict[str, str]:
-        """The address of each door that is to listen, by the name of its setting."""
+        """Address of each door that listens, by the name of its setting."""
         return {"grpc": self.grpc} | ({"http": self.http} if self.http else {})
 
 
@@ -208,13 +208,13 @@ def read_settings(
     environment: Mapping[str, str],
     file: Path | None = None,
 ) -> _Settings:
-    """The settings of a dataclass such as ServerSettings.
+    """Reads the settings of a dataclass such as ServerSettings.
 
     Args:
         kind: the dataclass.
-        arguments: the values from the command line; names have underscores there.
-        environment: the variables of the environment.
-        file: a file of TOML, which counts last.
+        arguments: the values of the command line, by names with underscores.
+        environment: the environment variables.
+        file: a TOML file, with the lowest precedence.
 
     Raises SettingError with a sentence that names where the setting was set.
     """
@@ -241,7 +241,7 @@ def read_settings(
 
 
 def misspelt(environment: Mapping[str, str]) -> Iterator[str]:
-    """A warning for each IMAGECALL_ variable that no command reads, with the nearest known one."""
+    """Yields a warning for each unknown IMAGECALL_ variable, with the nearest known name."""
     known = {each.variable for each in settings_of(ServerSettings)}
     known |= {API_KEY, CONFIG, TOKEN, WORKER}
     for name in environment:

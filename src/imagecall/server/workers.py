@@ -1,7 +1,8 @@
-"""Several processes that serve on the same ports, so that all cores work.
+"""Worker processes that serve on the same ports, so that all cores work.
 
-The kernel spreads connections over them (SO_REUSEPORT). A process that dies is started again. They
-stop when their stdin ends: this one closes it to stop them, the system if this one is gone.
+The kernel spreads connections over the workers (SO_REUSEPORT). A worker that dies is started again.
+A worker stops when its stdin ends: the parent closes that pipe to stop the worker, and the kernel
+closes it if the parent dies.
 """
 
 import asyncio
@@ -31,8 +32,8 @@ async def run_workers(
 ) -> int:
     """Runs the workers until SIGINT or SIGTERM, or until one cannot start; returns the exit code.
 
-    `arguments` are those of the command line; `announce` gets the address of each door, by name,
-    once all workers listen.
+    `arguments` are those of the command line; `announce` receives the address of each door, by
+    name, once all workers listen.
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -61,7 +62,7 @@ async def _all_ready(workers: Sequence["_Worker"]) -> None:
 
 
 class _Worker:
-    """One of the processes, and those that take its place."""
+    """One worker process, and its successors after a crash."""
 
     def __init__(
         self, command: list[str], stopping: asyncio.Event, metrics: WorkerMetrics | None
@@ -73,7 +74,7 @@ class _Worker:
         self.ready = asyncio.Event()
 
     async def run(self) -> int:
-        """Until all are to stop; the exit code."""
+        """Runs the process until the server stops, again after each crash; returns the code."""
         while True:
             process = await asyncio.create_subprocess_exec(
                 *self._command,
@@ -82,9 +83,9 @@ class _Worker:
                 stdout=asyncio.subprocess.PIPE,
             )
             code = await self._one(process)
-            if self._stopping.is_set():  # One that has only begun may not have its handlers yet.
+            if self._stopping.is_set():  # A new worker may lack its signal handlers.
                 return 0 if code == -signal.SIGTERM else code
-            if not self.ready.is_set():  # It says why on stderr.
+            if not self.ready.is_set():  # The worker has logged the reason to stderr.
                 self._stopping.set()
                 return code or 1
             _log.error("worker %d ended with %d; another begins", process.pid, code)
@@ -113,7 +114,7 @@ class _Worker:
 
 @contextmanager
 def stop_with_parent(stopped: asyncio.Event) -> Iterator[None]:
-    """Sets the event once the process that started this worker says so, or is gone."""
+    """Sets the event once the parent closes this worker's stdin, or dies."""
     loop = asyncio.get_running_loop()
 
     def read() -> None:

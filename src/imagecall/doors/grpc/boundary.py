@@ -1,8 +1,8 @@
 """Guards every gRPC method: admission, decoding of requests, and the status of failures.
 
-A request that is no message of its type, and every exception of the package, becomes a status as
-imagecall.rpc.status says. What nobody foresaw becomes INTERNAL with a number that stands in the
-log too; no class name, path or traceback leaves the server, and no message reaches the log.
+A request that cannot be decoded, and every exception of the package, becomes a status by
+imagecall.rpc.status. Every other exception becomes INTERNAL with a number that the log has too;
+no class name, path or traceback leaves the server, and no exception's message reaches the log.
 """
 
 import asyncio
@@ -35,19 +35,19 @@ from imagecall.wire.cost import parsed
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 REQUEST_BYTES: Final = ContextVar("REQUEST_BYTES", default=0)
-"""The size of the last request of the current call, if it has a stream of them, serialized."""
+"""Serialized size of the latest request of the current call, if the call has a stream of them."""
 
 _Message = TypeVar("_Message", bound=Message)
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
-"""Handler of a method. None: there is no such method."""
+"""Handler of a method. None: the method does not exist."""
 
 _REST_SECONDS: Final = 0.5
-"""Time to take the rest of a stream that is refused in its middle."""
+"""Longest time for reading the rest of a request stream that is refused in its middle."""
 
 _UNSEEN_SECONDS: Final = 0.02
-"""The same for a call that was not taken at all."""
+"""Longest time for reading the requests of a call that admission refused."""
 
 _OPEN_METHODS: Final = "/grpc.health.v1.Health/"
 """Prefix of the methods that anyone may call, however busy the server is."""
@@ -56,7 +56,7 @@ _OPEN_METHODS: Final = "/grpc.health.v1.Health/"
 async def _abort(context: Context, error: ImagecallError) -> NoReturn:
     try:
         trailers = trailers_of(error)
-    except Exception as fault:  # So that nothing of it is told to the client.
+    except Exception as fault:  # grpcio would send its text to the client.
         error = internal_error(fault)
         trailers = trailers_of(error)
     note_failure(error)
@@ -75,11 +75,11 @@ async def _end(
 
 
 async def _refuse(context: Context, error: Exception) -> NoReturn:
-    """Ends a call with the status of what a handler raised."""
+    """Ends a call with the status of an exception that its handler raised."""
     if isinstance(error, grpc.aio.AbortError):
         raise error
     identify()
-    if isinstance(error, NotImplementedError):  # Of grpcio's servicers, such as Health for List.
+    if isinstance(error, NotImplementedError):   # Such as Health.List of grpcio.
         await _end(context, grpc.StatusCode.UNIMPLEMENTED, "the method is not implemented")
     known = error if isinstance(error, ImagecallError) else internal_error(error)
     _let_go(error)
@@ -87,9 +87,10 @@ async def _refuse(context: Context, error: Exception) -> NoReturn:
 
 
 def _let_go(error: BaseException) -> None:
-    """Frees what the frames hold that an error went through, such as a large request.
+    """Clears the frames of an error's traceback, which may hold a large request.
 
-    What is raised to end a call is part of a cycle, and stays until Python looks for cycles.
+    An exception that ends a call is part of a reference cycle, and would keep the frames' objects
+    until the next garbage collection.
     """
     left: list[BaseException | None] = [error]
     seen: set[int] = set()
@@ -102,16 +103,16 @@ def _let_go(error: BaseException) -> None:
 
 
 def takes_serialized(method: _Method) -> _Method:
-    """Marks a method of a servicer that takes its request serialized, to parse it itself."""
+    """Marks a servicer's method that takes a serialized request, and parses the request itself."""
     method.takes_serialized = True  # type: ignore[attr-defined]
     return method
 
 
 class Boundary(grpc.GenericRpcHandler):
-    """Handles every method of a server, by the handlers that are added to it.
+    """Handles every method of a server with the handlers that servicers have added.
 
-    Servicers are added to it as they are to a server, by the generated functions. It is no
-    interceptor, as grpcio makes new ones of its own for each call of a server that has any.
+    The generated functions add servicers to a boundary as they do to a server. A boundary is no
+    interceptor, as grpcio builds new handlers for each call of a server that has interceptors.
     """
 
     def __init__(self, admission: Admission, observer: Observer | None = None) -> None:
@@ -119,7 +120,7 @@ class Boundary(grpc.GenericRpcHandler):
         self._observer = observer
         self._handlers: dict[str, Handler] = {}
         self.stopping = asyncio.Event()
-        """Set, it ends the calls that would go on for ever: those that watch the health."""
+        """Ends, once set, the calls that have no end of their own: those that watch the health."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Adds the handlers of a service, by the names of its methods."""
@@ -131,17 +132,17 @@ class Boundary(grpc.GenericRpcHandler):
                 self._handlers[method] = _admitted(handler, method, self._admission, self._observer)
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """Adds nothing: generated functions add each handler in both ways."""
+        """Adds nothing: generated functions also register each handler by method."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
-        """Returns the handler of a call that begins in this task; None: no such method."""
+        """Returns the handler of a call that begins in this task; None for an unknown method."""
         details: Any = handler_call_details
         METADATA.set(details.invocation_metadata or ())
         return self._handlers.get(details.method)
 
 
 def _open(handler: Any, stopping: asyncio.Event) -> Handler:
-    """Guards a method that takes every call, until the server stops."""
+    """Guards a method without admission; its calls end when the server stops."""
     work = _work(handler, counts=False)
 
     async def guarded(data: Any, context: Context) -> Any:
@@ -156,7 +157,7 @@ def _open(handler: Any, stopping: asyncio.Event) -> Handler:
 def _admitted(
     handler: Any, method: str, admission: Admission, observer: Observer | None
 ) -> Handler:
-    """Guards a method whose calls an admission takes or refuses, and an observer records."""
+    """Guards a method with admission, and records its calls with the observer."""
     work = _work(handler, counts=bool(observer))
 
     async def guarded(data: Any, context: Context) -> Any:
@@ -179,7 +180,7 @@ def _admitted(
 
 
 def _enter(admission: Admission) -> None:
-    """Takes the current call. Raises ImagecallError if the call is refused."""
+    """Admits the current call. Raises ImagecallError if admission refuses the call."""
     try:
         admission.check_metadata(METADATA.get())
         note_caller(admission.enter(_authorization() if admission.asks else ""))
@@ -189,7 +190,7 @@ def _enter(admission: Admission) -> None:
 
 
 async def _in_progress(admission: Admission, work: Awaitable[Any]) -> Any:
-    """Awaits the work of a call that was taken, within the limit of time, and lets it leave."""
+    """Awaits the work of an admitted call within the time limit, then releases its admission."""
     try:
         async with asyncio.timeout(admission.limits.call_seconds) as limit:
             return await work
@@ -202,7 +203,7 @@ async def _in_progress(admission: Admission, work: Awaitable[Any]) -> Any:
 
 
 def _work(handler: Any, counts: bool) -> Callable[[Any, Context], Awaitable[Any]]:
-    """Returns the work of a method: decodes the request, and writes the answers of a stream."""
+    """Returns a method's work: decode the request, run the handler, write a stream's answers."""
     behavior: Any = (
         handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
     )
@@ -220,7 +221,7 @@ def _work(handler: Any, counts: bool) -> Callable[[Any, Context], Awaitable[Any]
 
 
 def _rebuilt(handler: Any, behavior: Any, encode: Callable[[Any], bytes]) -> Handler:
-    """Builds the handler anew, with another behavior that takes its requests serialized."""
+    """Returns a copy of the handler with another behavior, which takes its requests serialized."""
     make: Any = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
@@ -232,7 +233,7 @@ def _rebuilt(handler: Any, behavior: Any, encode: Callable[[Any], bytes]) -> Han
 
 
 async def _until(stopping: asyncio.Event, work: Awaitable[Any], context: Context) -> Any:
-    """Awaits the work, unless the server stops before."""
+    """Awaits the work, or cancels the work when the server stops."""
     working, stop = asyncio.ensure_future(work), asyncio.create_task(stopping.wait())
     try:
         await asyncio.wait({working, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -245,7 +246,7 @@ async def _until(stopping: asyncio.Event, work: Awaitable[Any], context: Context
 
 
 async def _take_rest(data: AsyncIterator[bytes], seconds: float) -> None:
-    """Takes what a client still sends, for a while.
+    """Reads and drops the remaining requests of a client, for at most `seconds`.
 
     A client of grpc.aio that is sending when its call ends sees INTERNAL in place of the status.
     """
@@ -261,17 +262,17 @@ def _authorization() -> str:
 
 
 def _decoder(handler: Any) -> Callable[[bytes], Any]:
-    """The handler's own decoding, with a ConversionError for bytes that are not its message."""
+    """Returns the handler's decoder, with a ConversionError for bytes that it cannot decode."""
     return partial(request_of, handler.request_deserializer.__self__)
 
 
 def request_of(kind: type[_Message], data: bytes) -> _Message:
-    """A request of a kind. Raises ConversionError, such as for bytes that are none."""
+    """Parses a request of a type. Raises ConversionError, such as for bytes that are none."""
     return parsed(kind, data, "request")
 
 
 async def _write(context: Context, response: Any) -> None:
-    """Sends a response. If the client has gone, the call is cancelled: no fault of ours."""
+    """Sends a response. If the client has gone, the call ends as cancelled instead of failed."""
     try:
         await context.write(response)
     except grpc.aio.InternalError:
@@ -279,7 +280,7 @@ async def _write(context: Context, response: Any) -> None:
 
 
 def _encoder(handler: Any) -> Callable[[Any], bytes]:
-    """The handler's own encoding, for responses that are not serialized already."""
+    """Returns the handler's encoder, which passes on responses that are serialized already."""
     own = handler.response_serializer
 
     def encode(response: Any) -> bytes:
@@ -290,7 +291,7 @@ def _encoder(handler: Any) -> Callable[[Any], bytes]:
 
 
 def _given(handler: Any, behavior: Any, counts: bool) -> Callable[[Any], Awaitable[Any]]:
-    """Returns the function that decodes the data of a call, large data in a thread."""
+    """Returns the function that decodes a call's request, a large one in a worker thread."""
     decode = _decoder(handler)
 
     async def as_it_is(data: bytes) -> bytes:

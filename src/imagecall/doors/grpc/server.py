@@ -1,4 +1,4 @@
-"""The server of the gRPC door: its services, its limits in gRPC's core, and how it stops."""
+"""Server of the gRPC door: its services, its limits in gRPC's core, and its shutdown."""
 
 from typing import Any, Final
 
@@ -31,49 +31,49 @@ _SERVICES: Final = [
 _CHANNELZ: Final = "grpc.channelz.v1.Channelz"
 _REFLECTION_V1: Final = "grpc.reflection.v1.ServerReflection"
 _USUAL_BYTES: Final = 4 * 1024 * 1024
-"""Least limit of a request, for batches and chunks: gRPC's default."""
+"""Lowest limit of a request's size, for batches and chunks: gRPC's default."""
 
 _OVERHEAD_BYTES: Final = 64 * 1024
-"""Bytes of a request around its JSON, so that the door refuses a JSON past the limit itself."""
+"""Allowance for a request around its JSON, so that the door, not the core, refuses large JSON."""
 
 _METADATA_OVERHEAD_BYTES: Final = 8 * 1024
-"""Bytes beside the metadata, such as the name of the method. The core takes these and twice the
-limit, so that the door refuses most of what is past the limit itself, with details."""
+"""Allowance for headers beside the metadata, such as the method's name. The core's limit is this plus
+twice the metadata limit, so that the door refuses most excess itself, with details."""
 
 _HANDSHAKE_MS: Final = 20_000
-"""Longest time of a client for the handshakes, or for the answer to a ping."""
+"""Timeout of a client's handshakes, and of its answer to a ping."""
 
 _KEEPALIVE_MS: Final = 60_000
 _PINGS_MS: Final = 10_000
 """Least time between pings of a client without calls; gRPC's default is 5 minutes."""
 
 _CONNECTION_MS: Final = 10 * 60_000
-"""Age at which a client is told to connect anew, so that it finds new replicas."""
+"""Age at which the core closes a connection (GOAWAY), so that its client finds new replicas."""
 
 _CALLS_OF_A_CONNECTION: Final = 64
-"""Calls in progress on a connection; further calls wait at the client, as HTTP/2 has it."""
+"""Concurrent HTTP/2 streams per connection; further calls wait at the client."""
 
 _ENDING_CALLS_OF_A_CONNECTION: Final = 64
-"""Calls that a connection may have besides: those that are over for the client, answered or reset,
-and not yet for Python. All that are in progress may end at once. With less, the core refuses calls
-of a client that makes hundreds; with more, it takes longer to recover from a flood of resets."""
+"""Further calls of a connection that are over for the client, answered or reset, but not yet for
+Python. All calls in progress may end at once. With a lower limit, the core refuses calls of a
+client that makes hundreds; with a higher one, it recovers more slowly from a flood of resets."""
 
 _PENDING_CALLS: Final = 100_000
-"""Calls that may wait until Python takes them; past it, by default 1,000, the core cancels some."""
+"""Calls that may wait for Python; past this limit, by default 1,000, the core cancels some."""
 
 
 class GrpcServer:
-    """A server of the services on one address, with health.
+    """gRPC server of the services and of health on one address.
 
     Args:
         address: HOST:PORT; port 0 takes a free one.
-        backend: what generates images. It is not closed with the server.
-        admission: which calls are taken, and with which limits.
-        certificates: for TLS. None: there is none.
-        reflection: whether clients are told the schema.
-        channelz: whether clients are told of connections.
-        share_port: whether other processes may listen on the same port.
-        observer: records the calls; None if nothing is recorded.
+        backend: generates images. The server does not close the backend.
+        admission: decides which calls are taken, and with which limits.
+        certificates: for TLS. None: no TLS.
+        reflection: serves gRPC reflection, which gives clients the schema.
+        channelz: serves gRPC channelz, which gives clients figures of connections.
+        share_port: lets other processes listen on the same port.
+        observer: records the calls. None: calls are not recorded.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class GrpcServer:
             _add_reflection([*names, grpc_reflection.SERVICE_NAME], boundary)
 
     async def start(self) -> str:
-        """Listens; returns HOST:PORT with the port that it got. Raises OSError."""
+        """Listens; returns HOST:PORT with the port that was bound. Raises OSError."""
         port = self._listen()
         await self._server.start()
         for service in _SERVICES:
@@ -169,7 +169,7 @@ def _options(limits: Limits, share_port: bool) -> list[tuple[str, int]]:
 
 
 def _add_reflection(names: list[str], boundary: Any) -> None:
-    """Reflection as v1alpha, which grpcio has, and as v1, which is the same under another name."""
+    """Adds reflection as v1alpha, which grpcio has, and as v1, which differs only in its name."""
     servicer = grpc_reflection.aio.ReflectionServicer(names)
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, boundary)  # type: ignore[no-untyped-call]
     handler = grpc.stream_stream_rpc_method_handler(

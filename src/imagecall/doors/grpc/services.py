@@ -56,13 +56,13 @@ _HOP_BY_HOP: Final = frozenset(
         "user-agent",
     }
 )
-"""Hop-by-hop metadata (RFC 9110, section 7.6.1), which no backend passes on."""
+"""Hop-by-hop headers (RFC 9110, section 7.6.1), which no backend passes on."""
 
 _COMMIT_SECONDS: Final = 1.0
-"""Time after which the work of a backend counts as one that may be billed."""
+"""Time after which a backend's work counts as possibly billed."""
 
 _ITEM_BYTES: Final = 512
-"""Least cost of an item, in bytes of JSON that take as long."""
+"""Lowest cost of an item, in bytes of JSON that take as long."""
 
 
 class ConversionServicer(pb_grpc.ConversionServiceServicer):
@@ -149,13 +149,13 @@ def _response_with(response: _Format, json: bytes) -> _Format | bytes:
 class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
     """imagecall.v1.ImageGenerationService; see proto/imagecall/v1/image_generation_service.proto.
 
-    While the backend works, the initial metadata goes out: from then on gRPC's own retries let the
-    call be, as it may have begun to cost.
+    The server sends the initial metadata while the backend works. From then on gRPC's own retries
+    leave the call alone, as it may be billed.
     """
 
     def __init__(self, backend: Backend, asks: bool) -> None:
         self._backend = backend
-        # A token that is for us is not for others.
+        # The token of this server is not for the upstream API.
         self._kept = _HOP_BY_HOP | {"authorization"} if asks else _HOP_BY_HOP
 
     async def GenerateImage(
@@ -167,7 +167,7 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
         return found
 
     def _enter(self, context: Context) -> AnswerMetadata:
-        """Sets the context of a call that backends may pass on; returns what takes the answer's."""
+        """Sets the metadata that backends may pass on; returns the holder of the answer's."""
         answer_with_id(context)
         left = context.time_remaining()
         sent = METADATA.get()
@@ -195,15 +195,15 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
 
 
 async def _committed(context: Context, answer: AnswerMetadata, work: Awaitable[_T]) -> _T:
-    """Awaits the work of a backend, and sends the initial metadata of its answer.
+    """Awaits the work of a backend, and sends the initial metadata of the answer.
 
-    If the work takes long, the initial metadata goes out meanwhile; what of it the backend sends
-    later then goes into the trailing metadata.
+    After _COMMIT_SECONDS the initial metadata goes out before the work is done; metadata that the
+    backend adds later then goes into the trailing metadata.
     """
     task = asyncio.ensure_future(work)
     try:
         await asyncio.wait({task}, timeout=_COMMIT_SECONDS)
-        # Nothing else speaks to the client now: two that do at once would end in silence.
+        # Nothing else writes to this call now: with two writers at once the client gets nothing.
         if task.done():
             await _send_initial(context, answer.initial)
             return await task
@@ -220,7 +220,7 @@ async def _committed(context: Context, answer: AnswerMetadata, work: Awaitable[_
             task.cancel()
             await asyncio.wait({task})
         if not task.cancelled():
-            task.exception()  # If it failed as we were cancelled: asked for, or asyncio logs it.
+            task.exception()  # Retrieved, or asyncio logs a failure during cancellation.
 
 
 async def _send_initial(context: Context, metadata: Metadata) -> None:

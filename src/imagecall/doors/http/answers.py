@@ -1,7 +1,7 @@
 """Answers of the HTTP door, in the JSON that the SDKs of OpenAI and OpenRouter take.
 
-The keys of a response object are those of imagecall.generation.response_keys, whatever an API sent:
-a key that is missing is added, and no value that is there is changed.
+A response object has all keys of imagecall.generation.response_keys, whatever the upstream API
+sent: a missing key is added, and a value that is there stays as it is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ _STATUSES: Final = {
     "DEADLINE_EXCEEDED": 504,
     "DATA_LOSS": 502,
 }
-"""The HTTP status of each gRPC status code; 500 for others."""
+"""HTTP status of each gRPC status code; 500 for others."""
 
 _COMPLETED: Final = b'"completed"'
 _TOO_LARGE: Final = frozenset({"TOO_LARGE", "TOO_MANY_VALUES", "UPSTREAM_TOO_LARGE"})
@@ -48,16 +48,16 @@ _FAULTS_OF_UPSTREAM: Final = frozenset({"UPSTREAM_ANSWER_TOO_LARGE", "UPSTREAM_N
 
 
 NOT_TO_BE_REPEATED: Final = 424
-"""The status of an answer that no SDK takes for a reason to send the request again."""
+"""HTTP status that no SDK retries."""
 
 
 def may_be_billed(error: ImagecallError) -> bool:
-    """Tells whether the request must not be sent again, as it may cost twice."""
+    """Returns True if a second request may be billed again, so that no SDK may retry."""
     return error.code == "DATA_LOSS" or (isinstance(error, GenerationError) and error.may_be_billed)
 
 
 def http_status_of(error: ImagecallError) -> int:
-    """Returns the HTTP status that goes with an error: that of the API, if it has one."""
+    """Returns the HTTP status of an error: the upstream API's status, if the error has one."""
     known = error.metadata.get("http_status", "") if isinstance(error, GenerationError) else ""
     if known.isdecimal() and 400 <= int(known) < 600:
         return int(known)
@@ -67,7 +67,7 @@ def http_status_of(error: ImagecallError) -> int:
 
 
 def error_object(error: ImagecallError, status: int) -> dict[str, object]:
-    """Returns an error as the SDKs take it: the code is a number, or OpenRouter's refuse it."""
+    """Returns an error as the SDKs expect it: OpenRouter's SDKs refuse a code that is no number."""
     foreign = error.metadata.get("upstream_code") if isinstance(error, GenerationError) else ""
     return {
         "code": status,
@@ -80,7 +80,7 @@ def error_object(error: ImagecallError, status: int) -> dict[str, object]:
 def response_members(
     response: ImageResponse, apart: Apart = NOTHING_APART
 ) -> dict[str, Sequence[Piece]]:
-    """The pieces of each value of a response object, and of the images beside it.
+    """Returns the JSON pieces of each value of a response object, with the images set apart.
 
     Raises ConversionError if it is not what a backend may answer.
     """
@@ -97,7 +97,7 @@ def response_members(
 
 
 def whole_answer(response: ImageResponse, keys: Mapping[str, bytes]) -> list[Piece]:
-    """The pieces of a response object that has all keys of a response, by default these.
+    """Returns the JSON pieces of a response object; `keys` are its default values.
 
     Raises GenerationError if it is not what a backend may answer.
     """

@@ -1,7 +1,6 @@
 """The HTTP door: the Responses API in JSON, for unmodified SDKs, before the same backends.
 
-An ASGI app, which can stand in another one, and a server for it. What it answers is made in
-imagecall.doors.http.answers.
+An ASGI app that other apps can mount. imagecall.doors.http.answers makes its answers.
 """
 
 import time
@@ -70,7 +69,7 @@ PATHS: Final = (
     "/api/alpha/responses",
     "/api/v1/api/alpha/responses",
 )
-"""Where the API is: OpenAI's, OpenRouter's, and those of OpenRouter's first SDKs."""
+"""Paths of the API: OpenAI's, OpenRouter's, and those of OpenRouter's first SDKs."""
 
 _CONVERT: Final = "/convert"
 _METRICS: Final = "/metrics"
@@ -90,12 +89,12 @@ def http_app(
     forward_headers: Collection[str] = FORWARDED,
     keepalive_seconds: float = KEEPALIVE_SECONDS,
 ) -> Starlette:
-    """Returns the app, which does not close the backend.
+    """Returns the ASGI app, which does not close the backend.
 
     Args:
         backend: generates images.
         admission: decides which calls are taken, and with which limits.
-        observer: counts and traces the calls. None: nothing does.
+        observer: counts and traces the calls. None: calls are not observed.
         forward_headers: names of the headers of a caller that a backend may pass on.
         keepalive_seconds: longest silence of a stream.
     """
@@ -125,7 +124,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def _guarded(endpoint: Endpoint) -> Endpoint:
-    """The endpoint, with an answer for what nobody foresaw, and none for a client that has gone."""
+    """Wraps an endpoint: 500 for an unexpected exception, no answer for a client that has gone."""
 
     async def guarded(request: Request) -> Response:
         try:
@@ -141,7 +140,7 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
 
 
 def _shown(observer: Observer, admission: Admission) -> Endpoint:
-    """GET /metrics, however many calls there are, for who has a token if one is asked for."""
+    """Returns the endpoint of GET /metrics: it needs a token where calls do, and no admission."""
 
     async def shown(request: Request) -> Response:
         admission.holder(request.headers.get("authorization", ""))
@@ -161,7 +160,7 @@ class _Door:
     ) -> None:
         self._backend = backend
         self._admission = admission
-        # A token that is for us is not for others.
+        # The token of this server is not for the upstream API.
         self._forward = lower(forward_headers) - ({AUTHORIZATION} if admission.asks else set())
         self._max_bytes = admission.limits.json_bytes
         self._keepalive_seconds = keepalive_seconds
@@ -181,7 +180,7 @@ class _Door:
         return StreamResponse(self._arriving(asked), EventStream(keys), self._keepalive_seconds)
 
     def _call_context(self, request: Request) -> CallContext:
-        """Returns what a backend may pass on of a request."""
+        """Returns the part of a request that a backend may pass on."""
         connection = ",".join(request.headers.getlist("connection"))  # RFC 9110, section 7.6.1.
         names = self._forward - {name.strip().lower() for name in connection.split(",")}
         seconds = self._admission.limits.call_seconds
@@ -200,7 +199,7 @@ class _Door:
         return WholeResponse(whole_answer(answer.response, keys))
 
     async def convert(self, request: Request) -> Response:
-        """POST /convert: an item as protobuf text, for the page."""
+        """POST /convert: converts an item to protobuf text, for the page."""
         body = await read_body(request, self._max_bytes)
         call = await run_offloaded(len(body), partial(from_json, body, max_bytes=self._max_bytes))
         seen = view(call)
@@ -229,7 +228,7 @@ class _Door:
         return Response(body, 503 if self._admission.draining else 200, media_type=JSON)
 
     async def page(self, request: Request) -> Response:
-        """GET /: a page to try it."""
+        """GET /: serves a page for trying the API."""
         headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
         page = files("imagecall.doors.http").joinpath("page.html").read_bytes()
         return Response(page, media_type="text/html", headers=headers)

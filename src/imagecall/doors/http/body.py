@@ -1,4 +1,4 @@
-"""Bodies of requests: JSON, whole or compressed, read within a limit."""
+"""Bodies of requests: JSON, plain or compressed, read within a limit."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -17,14 +17,14 @@ from imagecall.sizes import PIECE
 _IDENTITY: Final = "identity"
 _CODINGS: Final = ("gzip", "x-gzip", "deflate")
 _ACCEPTED: Final = {"Accept-Encoding": "gzip, deflate"}
-"""Answer to another coding: RFC 9110, section 12.5.3."""
+"""Header of the answer to an unsupported coding: RFC 9110, section 12.5.3."""
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Returns the body, decoded.
+    """Reads the body, and decodes its content coding.
 
-    Raises ConversionError: TOO_LARGE, as soon as it is. Raises HTTPException: 400 for a damaged
-    body, 415 for another type or coding.
+    Raises ConversionError: TOO_LARGE, as soon as the body exceeds the limit. Raises HTTPException:
+    400 for a damaged body, 415 for another type or coding.
     """
     if _word(request.headers.get("content-type", "").partition(";")[0]) != JSON:
         raise HTTPException(415, f"the Content-Type must be {JSON}")
@@ -42,7 +42,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 
 async def _decoded(request: Request, inflater: Inflater) -> AsyncGenerator[bytes, None]:
-    """Yields the pieces of a compressed body, with turns for other work between them."""
+    """Yields the decoded pieces of a compressed body, with turns for other work between them."""
     try:
         async for arrived in request.stream():
             for piece in inflater.pieces(arrived):
@@ -55,7 +55,7 @@ async def _decoded(request: Request, inflater: Inflater) -> AsyncGenerator[bytes
 
 
 def _inflater(request: Request) -> Inflater | None:
-    """Returns a decoder; None for a body that is not compressed."""
+    """Returns the decoder of a body; None for a body that is not compressed."""
     said = ",".join(request.headers.getlist("content-encoding")).split(",")
     codings = [word for word in map(_word, said) if word not in ("", _IDENTITY)]
     if not codings:

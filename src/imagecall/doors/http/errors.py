@@ -18,7 +18,7 @@ from imagecall.errors import GenerationError, ImagecallError
 from imagecall.observing.observer import note_failure
 
 API: Final = "/v1/responses"
-"""Where the API is."""
+"""Path of the API."""
 
 JSON: Final = "application/json"
 _MAX_RETRY_SECONDS: Final = 24 * 3600
@@ -35,9 +35,9 @@ async def http_error(request: Request, error: Exception) -> Response:
 
 
 async def error_response(request: Request, error: Exception) -> Response:
-    """Answers with what the converters or the backend raised.
+    """Answers with an error of the converters or of the backend.
 
-    What may be billed gets an answer for which no SDK sends the request again.
+    A call that may be billed gets a status that no SDK retries.
     """
     assert isinstance(error, ImagecallError)
     note_failure(error)

@@ -1,4 +1,4 @@
-"""The stream of events of the HTTP door, whole for every SDK.
+"""Stream of events of the HTTP door, complete for every SDK.
 
 The events of an API are passed on, with sequence numbers made anew. Those which SDKs wait for and
 an API left out are added: at the beginning and at the end of a stream, and of items that none came
@@ -51,7 +51,7 @@ END_OF_STREAM: Final = b"data: [DONE]\n\n"
 _CREATED: Final = "response.created"
 _IN_PROGRESS: Final = "response.in_progress"
 _TYPES: Final = {number: tag for tag, number in spellings(StreamEnding.DESCRIPTOR).items() if tag}
-"""The type of the event that ends a stream, by the ending."""
+"""Type of the event that ends a stream, by ending."""
 
 _COMPLETED: Final = _TYPES[StreamEnding.STREAM_ENDING_COMPLETED]
 _NULL: Final = b"null"
@@ -62,17 +62,17 @@ _INDEX: Final = "output_index"
 
 
 class Arrived(NamedTuple):
-    """An event or the end of a stream, and the large images that stand beside it."""
+    """Event or end of a stream, with its large images set apart."""
 
     item: StreamItem
     apart: Apart = NOTHING_APART
 
 
 class EventStream:
-    """The events of one stream, as lines of server-sent events.
+    """Formats the events of one stream as server-sent events.
 
     Args:
-        keys: the keys of the response, with the values that they have by default.
+        keys: the keys of the response with their default values.
     """
 
     def __init__(self, keys: Mapping[str, bytes]) -> None:
@@ -82,7 +82,7 @@ class EventStream:
         self._items = OutputItems()
 
     def lines(self, arrived: Arrived) -> Iterator[Sequence[Piece]]:
-        """An event, or the end, in pieces. Raises GenerationError."""
+        """Yields the lines of an event or of the end, each in pieces. Raises GenerationError."""
         try:
             if isinstance(arrived.item, StreamEnd):
                 yield from map(self._line, self._end(arrived.item, arrived.apart))
@@ -93,14 +93,14 @@ class EventStream:
             raise damaged_answer(str(error)) from None
 
     def error(self, error: ImagecallError) -> Sequence[Piece]:
-        """An error in the middle of a stream."""
+        """Returns the line of an error in the middle of a stream."""
         status = http_status_of(error)
         said = {key: quote(value) for key, value in error_object(error, status).items()}
         values = said | {"type": b'"error"', "code": quote(str(status))}
         return self._line(_in_pieces(values | {"error": join_members(said)}))
 
     def _line(self, event: Event | Arrived) -> Sequence[Piece]:
-        """A line of an event, with its number, the next one."""
+        """Returns the line of an event with the next sequence number."""
         number, self._number = self._number, self._number + 1
         if isinstance(event, Arrived):
             _set(_variant(event.item), _NUMBER, number)
@@ -128,9 +128,9 @@ class EventStream:
             yield from self._of_call(tag, own, arrived)
 
     def _beginning(self) -> Iterator[Event]:
-        """The events with which a stream begins, where a backend does not send them.
+        """Yields the events that begin a stream, where a backend does not send them.
 
-        SDKs demand that the response has one id from beginning to end, which then is ours.
+        SDKs demand one id of the response from beginning to end; here it is one that we make.
         """
         self._id = self._keys["id"]
         response = join_members(self._keys)
@@ -138,7 +138,7 @@ class EventStream:
             yield event(tag, response=response)
 
     def _other(self, arrived: Arrived) -> Iterator[Event]:
-        """An event of the response, or of an item that is no image generation call."""
+        """Yields an event of the response, or of an item that is no image generation call."""
         values = members(join(event_pieces(arrived.item)))  # type: ignore[arg-type]  # an event
         tag = str(parse(values["type"]))
         if self._id and tag in (_CREATED, _IN_PROGRESS):
@@ -155,7 +155,7 @@ class EventStream:
         yield _in_pieces(values)
 
     def _response(self, raw: bytes) -> bytes:
-        """A response of an event, with all keys. Its id is that of the response from then on."""
+        """Returns an event's response with all keys; later events of the stream use its id."""
         said = members(raw)
         if self._id:
             said["id"] = self._id
@@ -166,7 +166,7 @@ class EventStream:
         return join_members(self._keys | said)
 
     def _of_call(self, tag: str, own: Any, arrived: Arrived) -> Iterator[Event | Arrived]:
-        """An event of an image generation call."""
+        """Yields an event of an image generation call, after the events missing before it."""
         item = self._followed(tag, _index(own), own.item_id)
         if item is not None:
             yield from before(item, tag, {})
@@ -175,7 +175,7 @@ class EventStream:
         yield arrived
 
     def _followed(self, tag: str, index: int | None, name: str) -> Followed | None:
-        """The item that an event is of; a new one, if the event shows of which type that is."""
+        """Returns the item of an event; a new one, if the event shows the item's type."""
         if index is None and not name:
             return None
         found = self._items.find(index, name)
@@ -185,9 +185,9 @@ class EventStream:
     def _of_item(
         self, tag: str, item: OutputItem, own: Any, arrived: Arrived
     ) -> Iterator[Event | Arrived]:
-        """An event that an item was begun, or is done.
+        """Yields the event that adds an item or completes it, and the events missing before.
 
-        One that is done without the image that it should have waits for the end, which may have it.
+        A call that is done without its image waits for the end of the stream, which may have it.
         """
         begins = tag == ADDED
         index = _index(own)
@@ -226,11 +226,11 @@ class EventStream:
         if not output:
             finals = (item.final.pieces() for item in self._items if item.final is not None)
             said[_OUTPUT] = join_element_pieces(finals)
-        self._items = OutputItems()  # Their images are not needed while the end is sent.
+        self._items = OutputItems()  # Frees the items' images while the end is sent.
         yield event(tag, response=join_member_pieces(said))
 
     def _missing(self, output: Sequence[Placed], completed: bool) -> Iterator[Event]:
-        """The events that did not come of the items at the end, and of those that were begun."""
+        """Yields the missing events of the items of the output, and of unfinished items."""
         for placed, known in zip(output, self._items.matched(output), strict=True):
             item = placed.item
             if known is None:
@@ -244,7 +244,7 @@ class EventStream:
 
 
 def _of_document(response: ImageResponse, apart: Apart) -> list[Placed]:
-    """The items of the output of a response's document, where there is one."""
+    """Returns the output items of a response's document; none without a document."""
     raws = members(response.document.json.encode()) if response.HasField("document") else {}
     output = raws.get(_OUTPUT, _NULL)
     calls = {
@@ -260,7 +260,7 @@ def _of_document(response: ImageResponse, apart: Apart) -> list[Placed]:
 
 
 def _of_calls(response: ImageResponse, apart: Apart) -> list[Placed]:
-    """The calls of a response: those that were not done in the stream."""
+    """Returns the calls of a response: those that the stream did not complete."""
     return [
         Placed(None, OutputItem(call, under(apart, f"calls[{number}]")))
         for number, call in enumerate(response.calls)
@@ -268,7 +268,7 @@ def _of_calls(response: ImageResponse, apart: Apart) -> list[Placed]:
 
 
 def _variant(item: StreamItem) -> Any:
-    """The event that a StreamEvent holds."""
+    """Returns the variant that a StreamEvent holds."""
     return getattr(item, EVENTS.chosen(item).name)
 
 
@@ -282,7 +282,7 @@ def _is_index(value: JsonValue) -> TypeGuard[int]:
 
 
 def _set(own: Any, name: str, value: int) -> None:
-    """Sets a number of an event, and drops another value of the same key."""
+    """Sets a number of an event, and drops any other value of its key."""
     setattr(own, name, value)
     for number, extra in reversed(list(enumerate(own.extra_fields))):
         if extra.name == name:
@@ -294,7 +294,7 @@ def _in_pieces(values: Mapping[str, bytes]) -> Event:
 
 
 def _in_one_line(piece: Piece) -> Piece:
-    """A piece without line breaks; in JSON they stand between values only, where a space does."""
+    """Replaces line breaks by spaces: in JSON, line breaks stand only between tokens."""
     if isinstance(piece, bytes):
         return piece.replace(b"\n", b" ").replace(b"\r", b" ")
     return piece

@@ -1,4 +1,4 @@
-"""Checks the head of a request, where uvicorn takes more than it should."""
+"""Checks of a request's head that uvicorn lacks."""
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -12,9 +12,9 @@ _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class CheckedHead:
-    """An app, before which the head of a request is checked.
+    """Middleware that checks the head of a request.
 
-    A head past the limit is answered by 431. uvicorn limits only a head that comes in pieces.
+    Answers 431 to a head past the limit. uvicorn limits only a head that comes in pieces.
     """
 
     def __init__(self, app: ASGIApp, admission: Admission) -> None:
@@ -38,7 +38,7 @@ class CheckedHead:
 
 
 def _closing(send: Send) -> Send:
-    """Closes the connection after the answer: RFC 9112, section 6.3, on two kinds of framing."""
+    """Closes the connection after the answer: RFC 9112, section 6.3, for two kinds of framing."""
 
     async def closing(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -1,7 +1,7 @@
-"""The events of an output item that SDKs wait for, where an API did not send them.
+"""Events of an output item that SDKs wait for and an API did not send.
 
-They come in the order of OpenAI's streams: the item is added; its calls, its words or its arguments
-come; the item is done. An event that came is never made again.
+The events follow the order of OpenAI's streams: the item is added; the events of its image, text or
+arguments come; the item is done. An event that the API sent is never made again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from imagecall.json.text import (
 )
 
 Event: TypeAlias = dict[str, Sequence[Piece]]
-"""An event: the pieces of each of its values by key, "type" among them."""
+"""Event: the JSON pieces of each of its values by key, "type" among them."""
 
 ADDED: Final = "response.output_item.added"
 DONE: Final = "response.output_item.done"
@@ -36,7 +36,7 @@ _CALL_EVENTS: Final = (
     _PARTIAL_IMAGE,
     f"response.{_CALL}.completed",
 )
-"""The events of a call in their order."""
+"""Events of an image generation call in their order."""
 
 _ARGUMENTS_EVENTS: Final = tuple(
     f"response.{_FUNCTION_CALL}_arguments.{name}" for name in ("delta", "done")
@@ -64,14 +64,14 @@ _WORDS: Final = {
     ),
     "refusal": _Words("refusal", "response.refusal.delta", "response.refusal.done", {}),
 }
-"""The parts that have words, by their type."""
+"""Parts that have text, by type."""
 
 _DELTAS: Final = {words.delta: tag for tag, words in _WORDS.items()}
 _OF_PARTS: Final = {_PART_ADDED, _PART_DONE, *_DELTAS, *(words.done for words in _WORDS.values())}
 
 
 def event(tag: str, **values: bytes | Sequence[Piece]) -> Event:
-    """An event of a type, its values as raw JSON text or in pieces."""
+    """Returns an event of a type, from values as raw JSON text or in pieces."""
     found: Event = {"type": [quote(tag)]}
     for key, value in values.items():
         found[key] = [value] if isinstance(value, bytes) else value
@@ -79,14 +79,14 @@ def event(tag: str, **values: bytes | Sequence[Piece]) -> Event:
 
 
 def type_of_item(tag: str) -> str:
-    """The type of the items that events of a type are of; empty if several have them."""
+    """Returns the item type that has events of a type; empty if several item types have them."""
     if tag in _OF_PARTS:
         return _MESSAGE
     return _CALL if tag.startswith(f"response.{_CALL}.") else ""
 
 
 def note(item: Followed, tag: str, values: Mapping[str, bytes]) -> None:
-    """Takes notice of an event of an item that is neither its first nor its last."""
+    """Records an event of an item that is neither the item's first nor its last."""
     item.events.add(tag)
     index = parse(values.get("content_index", b"0"))
     if tag not in _OF_PARTS or not isinstance(index, int):
@@ -112,7 +112,8 @@ def before(item: Followed, tag: str, values: Mapping[str, bytes]) -> Iterator[Ev
 def ending(item: Followed, final: OutputItem | None, completed: bool) -> Iterator[Event]:
     """Events that are missing of an item until it is done.
 
-    `final` is what is known of it at the end; if nothing is, it is done with what came.
+    `final` is the item at the end of the stream; None if the end lacks the item, which then is
+    completed with the content of its events.
     """
     if final is not None and not item.id:
         item.id = final.id
@@ -133,7 +134,7 @@ def ending(item: Followed, final: OutputItem | None, completed: bool) -> Iterato
 
 
 def _added(item: Followed, value: Mapping[str, bytes]) -> Iterator[Event]:
-    """The event that an item was begun, if it did not come."""
+    """Yields the event that adds an item, if the API did not send it."""
     if item.begun:
         return
     item.begun = True
@@ -141,7 +142,7 @@ def _added(item: Followed, value: Mapping[str, bytes]) -> Iterator[Event]:
 
 
 def _begun(item: Followed, value: Mapping[str, bytes]) -> dict[str, bytes]:
-    """An item as it is when it is begun."""
+    """Returns an item as it is when it begins: in progress, without content."""
     match item.type:
         case "message":
             begun = {"role": b'"assistant"', **value}
@@ -168,7 +169,7 @@ def _of_part(item: Followed, tag: str, index: int, **values: bytes) -> Event:
 
 
 def _call_events(item: Followed, final: OutputItem) -> Iterator[Event]:
-    """The events of a call that come after those which came, up to the last if it has an image."""
+    """Yields a call's events after those that the API sent, up to the last if it has an image."""
     came = [index for index, tag in enumerate(_CALL_EVENTS) if tag in item.events]
     end = len(_CALL_EVENTS) if final.has_result else 1
     for tag in _CALL_EVENTS[max(came, default=-1) + 1 : end]:
@@ -183,7 +184,7 @@ def _contents(item: Followed, value: Mapping[str, bytes]) -> Iterator[Event]:
 
 
 def _content(item: Followed, index: int, raw: bytes) -> Iterator[Event]:
-    """The events of a part of a message that did not come."""
+    """Yields the events of a message's part that the API did not send."""
     came = item.parts.setdefault(index, Part()).events
     value = members(raw)
     words = _words(value)
@@ -211,7 +212,7 @@ def _array(raw: bytes) -> list[bytes]:
 
 
 def _arguments(item: Followed, value: Mapping[str, bytes]) -> Iterator[Event]:
-    """The events of the arguments of a function call, if none came."""
+    """Yields the events of a function call's arguments, if the API sent none."""
     arguments = value.get("arguments", _NULL)
     if arguments.startswith(b'"') and item.events.isdisjoint(_ARGUMENTS_EVENTS):
         delta, done = _ARGUMENTS_EVENTS
@@ -220,7 +221,7 @@ def _arguments(item: Followed, value: Mapping[str, bytes]) -> Iterator[Event]:
 
 
 def _so_far(item: Followed, completed: bool) -> dict[str, bytes]:
-    """An item of which the end has nothing, as far as its events showed it."""
+    """Builds an item from its events alone, for an end of the stream that lacks the item."""
     value = {"type": quote(item.type), "id": quote(item.id)}
     if item.shown is not None:
         value |= members(join(item.shown.pieces()))
@@ -240,5 +241,5 @@ def _part(tag: str, text: str) -> bytes:
 
 
 def _kind(part: Part) -> str:
-    """The type of a part, by the events of it that came."""
+    """Returns the type of a part, judged by its events."""
     return next((tag for delta, tag in _DELTAS.items() if delta in part.events), "output_text")

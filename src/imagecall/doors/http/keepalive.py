@@ -1,4 +1,4 @@
-"""Signs of life of a stream of events, for clients and proxies that give up a silent connection."""
+"""Keepalive comments of an event stream, for clients and proxies that drop silent connections."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -12,13 +12,13 @@ KEEPALIVE_SECONDS: Final = 15.0
 """Longest silence of a stream."""
 
 COMMENT: Final = b": keepalive\n\n"
-"""Comment line, which readers of server-sent events pass over."""
+"""Comment line, which readers of server-sent events skip."""
 
 
 class TimedItems(Generic[_T]):
-    """Items of an async generator, each waited for as long as the reader chooses.
+    """Items of an async generator, each awaited as long as the reader chooses.
 
-    A wait that ends without an item loses none: the next wait is for the same item.
+    A wait that times out loses no item: the next wait is for the same item.
     """
 
     def __init__(self, items: AsyncGenerator[_T, None]) -> None:
@@ -26,7 +26,7 @@ class TimedItems(Generic[_T]):
         self._next: asyncio.Future[_T] | None = None
 
     async def next(self, seconds: float) -> _T | None:
-        """Returns the next item, or None where it does not come in time.
+        """Returns the next item; None if the item does not come in time.
 
         Raises StopAsyncIteration after the last item.
         """
@@ -39,7 +39,7 @@ class TimedItems(Generic[_T]):
         return ready.result()
 
     async def aclose(self) -> None:
-        """Ends the wait and the generator."""
+        """Cancels the wait, and closes the generator."""
         if self._next is not None:
             self._next.cancel()
             await asyncio.wait({self._next})
@@ -49,7 +49,7 @@ class TimedItems(Generic[_T]):
 
 
 class TimedSend:
-    """ASGI `send` that measures its silence."""
+    """ASGI `send` that measures the time since its last message."""
 
     def __init__(self, send: Send, longest_silence: float) -> None:
         self._send = send
@@ -62,6 +62,6 @@ class TimedSend:
 
     @property
     def seconds_left(self) -> float:
-        """Time until the silence is too long."""
+        """Returns the seconds until the silence is too long."""
         now = asyncio.get_running_loop().time()
         return max(0.0, self._sent + self._longest_silence - now)

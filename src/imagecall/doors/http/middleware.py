@@ -21,12 +21,12 @@ _BODY_BYTES_A_SECOND: Final = 16 * 1024
 
 
 class _Arriving:
-    """A request whose body is being read; once that is whole, it is a call in progress.
+    """Request whose body is being read; with the whole body it becomes a call in progress.
 
     Args:
-        receive: what it comes from.
-        admission: which calls are taken.
-        limit: until when the body, and then the call, may take.
+        receive: the ASGI function that the body comes from.
+        admission: decides which calls are taken.
+        limit: the deadline of the body, and then of the call.
     """
 
     def __init__(self, receive: Receive, admission: Admission, limit: asyncio.Timeout) -> None:
@@ -40,7 +40,7 @@ class _Arriving:
         """True while the request is a call in progress."""
 
     async def receive(self) -> Message:
-        """The next message. Raises GenerationError: TOO_MANY_CALLS."""
+        """Returns the next ASGI message. Raises GenerationError: TOO_MANY_CALLS."""
         message = await self._receive()
         if self.taken or message["type"] != "http.request":
             return message
@@ -72,13 +72,13 @@ class _Arriving:
             self._counted = False
 
     def leave(self) -> None:
-        """To be called when it is over."""
+        """Releases the admission of the request, at its end."""
         self._leave_body()
         if self.taken:
             self._admission.leave()
 
     def too_late(self) -> Exception:
-        """The error for one that is past the limit."""
+        """Returns the error for a body or a call that is past its deadline."""
         if self.taken:
             return self._admission.too_long()
         return HTTPException(408, "the body comes too slowly", {"connection": "close"})
@@ -94,9 +94,9 @@ def _is_local(origin: str) -> bool:
 
 
 def _not_local(origin: str) -> HTTPException:
-    """The error for a page that has this machine's address under a name of its own.
+    """Returns the error for a page whose own host name leads to this machine's address.
 
-    Without it, a stranger's page could call what listens on loopback: DNS rebinding.
+    Otherwise a stranger's page could call a server on loopback: DNS rebinding.
     """
     message = (
         f"a page of {quoted(origin)} may not call a server that asks for no token: "
@@ -106,13 +106,13 @@ def _not_local(origin: str) -> HTTPException:
 
 
 def _stopped(taken: bool) -> GenerationError:
-    """The error for a call that the server ends as it stops; one that was taken may be billed."""
+    """Returns the error for a call that the shutdown ends; an admitted call may be billed."""
     message = "the server stopped before the call was over"
     return GenerationError("", message, code="UNAVAILABLE", may_be_billed=taken)
 
 
 class Admitted:
-    """The app, with the calls that are taken; everyone may see the page."""
+    """Middleware that admits requests; GET requests, such as for the page, need no admission."""
 
     def __init__(self, app: ASGIApp, admission: Admission) -> None:
         self._app = app
@@ -153,7 +153,7 @@ class Admitted:
                 answer = error_response if isinstance(late, ImagecallError) else http_error
                 await (await answer(request, late))(scope, receive, send)
         except asyncio.CancelledError:
-            if not begun:  # Or SDKs send again what may be billed, for an answer of the server.
+            if not begun:  # uvicorn would send a 500, which SDKs retry though it may be billed.
                 await (await error_response(request, _stopped(arriving.taken)))(
                     scope, receive, send
                 )

@@ -1,7 +1,7 @@
-"""The items of a response's output, followed through the events of its stream.
+"""Items of a response's output, followed through the events of the response's stream.
 
-An item is known by its id; APIs that give it another id in the response at the end, or several the
-same, are followed by its index in the output, and where both differ, by its type.
+The id identifies an item. Some APIs change the id in the response at the end, or give one id to
+several items: then the index in the output identifies the item, and if both differ, the type.
 """
 
 import hashlib
@@ -24,25 +24,25 @@ _RESULT: Final = "result"
 
 @dataclass(frozen=True)
 class OutputItem:
-    """An item, and the large images that stand beside it."""
+    """Item, with its large images set apart."""
 
     call: ImageGenerationCall
     apart: Apart = field(default_factory=dict)
 
     @property
     def is_image(self) -> bool:
-        """Tells an image generation call from an item of another type."""
+        """True for an image generation call."""
         return not CALLS.chosen(self.call).option.fallback
 
     @property
     def has_result(self) -> bool:
-        """Tells an image generation call with an image, or with a text in its stead."""
+        """True for an image generation call whose result is an image or a text."""
         found = any(place.value for place in text_fields(self.call) if _RESULT in place.path)
         return found or bool(self.apart) or any(place.value for place in image_fields(self.call))
 
     @cached_property
     def digest(self) -> bytes:
-        """SHA-256 of its images."""
+        """SHA-256 of the item's images."""
         digest = hashlib.sha256()
         for place in image_fields(self.call):
             digest.update(place.value)
@@ -52,7 +52,7 @@ class OutputItem:
 
     @property
     def waits(self) -> bool:
-        """Tells an image generation call that is done without the image that it should have."""
+        """True for a completed image generation call that lacks its image."""
         return self.is_image and not self.has_result and self.raws().get("status") != b'"failed"'
 
     @property
@@ -63,7 +63,7 @@ class OutputItem:
 
     @property
     def id(self) -> str:
-        """The value of "id"; empty if it has none."""
+        """The value of "id"; empty if the item has none."""
         if self.is_image:
             name: str = self._fields.id
             return name
@@ -71,11 +71,11 @@ class OutputItem:
         return value if isinstance(value, str) else ""
 
     def pieces(self) -> list[Piece]:
-        """The item as JSON. Raises ConversionError."""
+        """Returns the item as JSON. Raises ConversionError."""
         return call_pieces(self.call, self.apart)
 
     def raws(self) -> dict[str, bytes]:
-        """The values of the item as raw JSON text; of an image generation call without its images.
+        """Returns the item's values as raw JSON text, without the images of a call.
 
         Raises ConversionError.
         """
@@ -88,7 +88,7 @@ class OutputItem:
         return members(join(call_pieces(short)))
 
     def complete(self, name: str) -> None:
-        """Gives the item the id that its events have, and an image generation call a result."""
+        """Gives the item the id of its events, and an image generation call a result."""
         if self.is_image and not self._fields.HasField(_RESULT):
             self._fields.result.null_value = 0
         if not name or name == self.id:
@@ -104,7 +104,7 @@ class OutputItem:
 
 
 def item_of(raw: bytes) -> OutputItem | None:
-    """An element of an output that is no image generation call; None if it has no type."""
+    """Reads an output's element that is no image generation call; None if it has no type."""
     value = parse(raw)
     tag = value.get(TYPE) if isinstance(value, dict) else None
     if not isinstance(tag, str) or tag in CALLS.by_type:
@@ -116,7 +116,7 @@ def item_of(raw: bytes) -> OutputItem | None:
 
 @dataclass
 class Part:
-    """A part of the content of an item, as far as its events came."""
+    """Part of an item's content, as far as its events have come."""
 
     text: str = ""
     events: set[str] = field(default_factory=set)
@@ -124,15 +124,15 @@ class Part:
 
 @dataclass
 class Followed:
-    """An item of a stream, as far as its events came.
+    """Item of a stream, as far as its events have come.
 
     Attributes:
-        index: its place in the output, as the events have it.
-        id: its identifier, as the events have it.
-        type: its type; empty while no event showed it.
+        index: the item's index in the output, from its events.
+        id: the item's id, from its events.
+        type: the item's type; empty until an event shows the type.
         begun: response.output_item.added was sent.
         done: response.output_item.done was sent.
-        final: the item of that event; also of one that waits, as it has no image.
+        final: the item of response.output_item.done, also of one held back for lack of an image.
         shown: the item of response.output_item.added.
         events: the types of the further events of the item.
         parts: the parts of its content, by their index.
@@ -150,7 +150,7 @@ class Followed:
 
 
 class Placed(NamedTuple):
-    """An item of the output at the end, and its index there. None: it is not known."""
+    """Item of the final output, with its index there. None: the index is unknown."""
 
     at: int | None
     item: OutputItem
@@ -161,7 +161,7 @@ _Rule: TypeAlias = Callable[[Placed], Iterator[Followed]]
 
 
 class OutputItems:
-    """The items of one stream, in the order in which they came."""
+    """Items of one stream, in the order of their first events."""
 
     def __init__(self) -> None:
         self._items: list[Followed] = []
@@ -173,10 +173,10 @@ class OutputItems:
         return iter(sorted(self._items, key=lambda item: item.index))
 
     def find(self, index: int | None, name: str, begins: bool = False) -> Followed | None:
-        """The item that an event is of, by the id and the index that it has.
+        """Returns the item of an event, by the event's id and index.
 
-        One of another id at the same index is the same item, unless that is done, or the event is
-        the first of an item.
+        Another id at a known index means the same item, unless that item is done or the event
+        begins an item.
         """
         if name in self._by_id:
             return self._by_id[name]
@@ -186,7 +186,7 @@ class OutputItems:
         return item
 
     def add(self, index: int | None, name: str, tag: str) -> Followed:
-        """A new item, which takes the next index if it has none."""
+        """Adds an item, at the next index if `index` is None."""
         item = Followed(self.free(None) if index is None else index, name, tag)
         self._items.append(item)
         self._by_index[item.index] = item
@@ -210,7 +210,7 @@ class OutputItems:
             self._by_id.setdefault(name, item)
 
     def matched(self, output: Sequence[Placed]) -> list[Followed | None]:
-        """For each item of an output, the one of the stream; None for an item that is new."""
+        """Returns the stream's item for each item of an output; None for a new item."""
         found: list[Followed | None] = [None] * len(output)
         left = {id(item): item for item in self}
         rules = (self._with_ids(output), self._at_indexes(), _of_types(left))

@@ -1,4 +1,4 @@
-"""The server of the HTTP door: connections, TLS, and how it stops."""
+"""Server of the HTTP door: connections, TLS and shutdown."""
 
 import asyncio
 import socket
@@ -21,19 +21,19 @@ from imagecall.observing.observer import Observer
 from imagecall.rpc.headers import FORWARDED
 
 _LAST_WORD_SECONDS: Final = 1.0
-"""Longest wait for the answers of calls that the server ended."""
+"""Longest wait for the error answers of calls that the server ended."""
 
 
 class _Connection(H11Protocol):
-    """A connection of uvicorn that is freed once it is lost."""
+    """uvicorn's connection, freed as soon as the connection is lost."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Hides the error: after a reset uvicorn keeps a connection until it would be idle."""
+        """Hides the error: after a reset, uvicorn keeps the connection until its idle timeout."""
         super().connection_lost(None)
 
 
 class _Server(uvicorn.Server):
-    """A server of uvicorn that leaves signals to the program."""
+    """uvicorn's server, without its signal handlers: the program has its own."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -41,16 +41,16 @@ class _Server(uvicorn.Server):
 
 
 class HttpServer:
-    """A server of the app, or of another that it stands in, on one address.
+    """HTTP server of the app, or of an app that mounts it, on one address.
 
     Args:
         address: HOST:PORT; port 0 takes a free one.
-        backend: what generates images. It is not closed with the server.
-        admission: which calls are taken, and with which limits.
-        certificates: for TLS. None: there is none.
-        share_port: whether other processes may listen on the same port.
-        app: the app that the app stands in.
-        observer: records the calls; None if nothing is recorded.
+        backend: generates images. The server does not close the backend.
+        admission: decides which calls are taken, and with which limits.
+        certificates: for TLS. None: no TLS.
+        share_port: lets other processes listen on the same port.
+        app: the app that mounts this one.
+        observer: records the calls. None: calls are not recorded.
         forward_headers: names of the headers of a caller that a backend may pass on.
         keepalive_seconds: longest silence of a stream.
     """
@@ -85,7 +85,7 @@ class HttpServer:
             ),
             http=_Connection,
             ws="none",
-            log_level="error",  # Not what strangers send: requests that are none, upgrades.
+            log_level="error",  # Warnings quote what strangers send: invalid requests, upgrades.
             access_log=False,
             log_config=None,
             lifespan="off",
@@ -100,7 +100,7 @@ class HttpServer:
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
-        """Listens; returns HOST:PORT with the port that it got. Raises OSError."""
+        """Listens; returns HOST:PORT with the port that was bound. Raises OSError."""
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         # asyncio sets TCP_NODELAY only where the protocol is named.
         listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -113,13 +113,13 @@ class HttpServer:
             listening.close()
             raise not_free(self._address) from None
         self._serving = asyncio.create_task(self._server.serve([listening]))
-        # uvicorn has a flag for this, and no event.
+        # uvicorn sets a flag when it has started, and no event.
         while not (self._server.started or self._serving.done()):  # noqa: ASYNC110
             await asyncio.sleep(0)
         return f"{self._address.rpartition(':')[0]}:{listening.getsockname()[1]}"
 
     async def drain(self) -> None:
-        """Nothing to do: GET /health reports what the admission knows."""
+        """Does nothing: GET /health reads the admission, which is draining already."""
 
     async def stop(self, grace: float) -> None:
         """Takes no new requests, and gives those in progress `grace` seconds."""
@@ -128,5 +128,5 @@ class HttpServer:
         self._server.config.timeout_graceful_shutdown = ceil(grace)
         self._server.should_exit = True
         await self._serving
-        if ended := self._server.server_state.tasks:  # They still say why they ended.
+        if ended := self._server.server_state.tasks:  # They still send their error answers.
             await asyncio.wait(ended, timeout=_LAST_WORD_SECONDS)

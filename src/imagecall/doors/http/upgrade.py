@@ -1,6 +1,6 @@
-"""Refusal of WebSocket: a client that asks for it learns that the API is plain HTTP.
+"""Refusal of WebSocket handshakes, with a sentence that the API is plain HTTP.
 
-Other upgrades, such as the `h2c` that Java's client asks for, are not taken: RFC 9110, section 7.8.
+Other upgrades, such as the `h2c` that Java's client offers, are ignored: RFC 9110, section 7.8.
 """
 
 from typing import Final
@@ -40,7 +40,7 @@ class WithoutWebSocket:
 
 
 def _is_handshake(scope: Scope) -> bool:
-    """Recognizes a handshake (RFC 6455, section 4.1), which a server of HTTP alone passes on."""
+    """Returns True for a WebSocket handshake (RFC 6455, section 4.1)."""
     if scope["type"] != "http" or scope["method"] != "GET" or scope["http_version"] == "1.0":
         return False
     headers = Headers(scope=scope)
