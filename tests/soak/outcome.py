@@ -88,7 +88,7 @@ async def of_stream(call: AsyncIterator[Any]) -> Outcome:
 
 
 async def of_post(address: str, body: Any, path: str = "/v1/responses", **headers: str) -> Outcome:
-    """Returns the outcome of an HTTP request: the code is the status, the reason the error's type."""
+    """Outcome of an HTTP request: the code is the status, the reason the error's type."""
     sent = {"content-type": "application/json"} | {k.replace("_", "-"): headers[k] for k in headers}
     async with (
         aiohttp.ClientSession(auto_decompress=False) as session,

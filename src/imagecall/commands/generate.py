@@ -283,7 +283,7 @@ def _pixels(image: bytes) -> Iterator[str]:
         return
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)   # Only a header.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Only a header.
             with Image.open(io.BytesIO(image)) as opened:
                 yield f"{opened.width} x {opened.height} pixels"
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError):

@@ -79,7 +79,7 @@ async def _refuse(context: Context, error: Exception) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     identify()
-    if isinstance(error, NotImplementedError):   # Such as Health.List of grpcio.
+    if isinstance(error, NotImplementedError):  # Such as Health.List of grpcio.
         await _end(context, grpc.StatusCode.UNIMPLEMENTED, "the method is not implemented")
     known = error if isinstance(error, ImagecallError) else internal_error(error)
     _let_go(error)

@@ -37,8 +37,8 @@ _OVERHEAD_BYTES: Final = 64 * 1024
 """Allowance for a request around its JSON, so that the door, not the core, refuses large JSON."""
 
 _METADATA_OVERHEAD_BYTES: Final = 8 * 1024
-"""Allowance for headers beside the metadata, such as the method's name. The core's limit is this plus
-twice the metadata limit, so that the door refuses most excess itself, with details."""
+"""Allowance for headers beside the metadata, such as the method's name. The core's limit is this
+plus twice the metadata limit, so that the door refuses most excess itself, with details."""
 
 _HANDSHAKE_MS: Final = 20_000
 """Timeout of a client's handshakes, and of its answer to a ping."""
