@@ -111,6 +111,10 @@ MISTAKES: dict[str, tuple[Messages, list[str]]] = {
     "event after the end": ([*stream(), stream()[0]], ["after its end"]),
     "no end": (stream()[:END], ["7 events", "StreamEnd"]),
     "nothing": ([], ["no event", "StreamEnd"]),
+    "an empty end": (
+        [pb.StreamImageResponse(end=pb.StreamEnd(ending=pb.STREAM_ENDING_COMPLETED))],
+        ["StreamEnd.response is not set"],
+    ),
     "junk": ([b"\xff\xff"], ["StreamImageResponse"]),
     "large message": (
         replaced(CHUNK, chunk(0, bytes(5_000_000), size=5_000_000)),

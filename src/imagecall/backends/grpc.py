@@ -71,8 +71,14 @@ _SERVICE: Final = f"/{DESCRIPTOR.services_by_name['ImageGenerationService'].full
 _OWN_LIMIT: Final = "CLIENT: Received message larger than max"
 """Start of the message of gRPC's core for an answer past a limit of this process."""
 
-_PAST_LIMIT: Final = re.compile(r"message.{0,60}\b(larger than|exceeds|too large)\b", re.IGNORECASE)
-"""Messages for a size past a limit: of gRPC for Go, Java, C++, .NET and Node.js, and of tonic."""
+_PAST_LIMIT: Final = re.compile(
+    r"(?:SERVER: |CLIENT: |grpc: |gRPC |Error, )?"
+    r"(?:attempted to send |trying to send |received |sent |decoded |encoded )?"
+    r"message\b.{0,60}\b(?:larger than|exceeds|too large)\b",
+    re.IGNORECASE,
+)
+"""Messages for a size past a limit, from their start: of gRPC for Go, Java, C++, .NET and Node.js, and
+of tonic. A backend's own sentence that quotes one is none."""
 
 _OF_ANSWER: Final = re.compile(r"\b(sen[dt]|encoded)\b", re.IGNORECASE)
 """Words of such a message where it is the answer that the backend cannot send."""
@@ -274,7 +280,7 @@ def _of_grpc(
             return GenerationError("UPSTREAM_DISCONNECTED", lost, may_be_billed=True)
         case "RESOURCE_EXHAUSTED" if _OWN_LIMIT in message:
             return too_large_message() if stream else too_large_response(limits)
-        case "RESOURCE_EXHAUSTED" | "OUT_OF_RANGE" if _PAST_LIMIT.search(message):
+        case "RESOURCE_EXHAUSTED" | "OUT_OF_RANGE" if _PAST_LIMIT.match(message):
             return _past_limit(message, limits)
     return error
 

@@ -31,6 +31,7 @@ from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageResponse,
     StreamEnd,
+    StreamEnding,
     StreamImageResponse,
 )
 from imagecall.v1.image_response_pb2 import ImageResponse
@@ -70,6 +71,7 @@ class CheckedStream:
         self._texts = _Texts(limits.text_bytes)
         self._stream = Reassembly(lambda: _Value(limits, self._texts), _image_of)
         self._has_image = False
+        self._has_events = False
         self.begun = False
         """True once a part came."""
         self.ended = False
@@ -107,8 +109,14 @@ class CheckedStream:
     def _check_item(self, item: StreamItem) -> None:
         name = self._stream.name(item)
         if isinstance(item, StreamEnd):
+            if item.ending == StreamEnding.STREAM_ENDING_COMPLETED and not (
+                self._has_events or item.HasField("response")
+            ):
+                raise damaged("StreamEnd.response is not set, and no event came")
             _check_response(item.response, f"{name}.response", self._limits)
-        elif not _is_newer(item):
+            return
+        self._has_events = True
+        if not _is_newer(item):
             with _writing(name):
                 event_to_json(item, max_bytes=self._limits.text_bytes)
             if item.WhichOneof("variant") == _DONE:
