@@ -1,1 +1,1 @@
-"""Who may call a server and how much: limits, tokens, certificates, admission."""
+"""Access control of a server: limits, tokens, certificates, admission."""
