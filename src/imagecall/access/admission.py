@@ -1,4 +1,4 @@
-"""Which calls a server takes: of whom, how many at once, for how long, with how much metadata."""
+"""Admission of calls: tokens, number at once, duration, size of metadata."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -15,9 +15,9 @@ class Admission:
     """Admission of calls: by token, number, duration and size of metadata.
 
     Args:
-        limits: how many calls, and how long each may take.
-        tokens: of which each call must have one. None: none is asked for.
-        local: whether only programs of this machine are to call, who are asked for nothing.
+        limits: limits of the calls, and of each call.
+        tokens: accepted bearer tokens. None: calls need no token.
+        local: true if the server is for programs of this machine only, without tokens.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Admission:
         return self._tokens.holder(authorization) if self._tokens else ""
 
     def enter(self, authorization: str) -> str:
-        """Takes a call, which must `leave`; returns who calls, "" if no token is asked for.
+        """Admits a call, which must `leave`; returns the caller's name, "" without tokens.
 
         Raises GenerationError: TOKEN_REQUIRED, TOO_MANY_CALLS.
         """
@@ -51,7 +51,7 @@ class Admission:
         return caller
 
     def take(self) -> None:
-        """The same for one who is known."""
+        """Admits a call of a known caller. Raises GenerationError: TOO_MANY_CALLS."""
         if self.in_progress >= self.limits.calls:
             raise self._too_many("calls in progress")
         self.in_progress += 1
@@ -68,7 +68,7 @@ class Admission:
             raise ConversionError("TOO_LARGE", "", message)
 
     def take_body(self) -> None:
-        """Takes a body that is not small, which must `leave_body`.
+        """Admits a large body of a request; `leave_body` must follow.
 
         Raises GenerationError: TOO_MANY_CALLS.
         """
@@ -81,14 +81,14 @@ class Admission:
         return GenerationError("TOO_MANY_CALLS", message, retry_seconds=_RETRY_SECONDS)
 
     def leave(self) -> None:
-        """To be called when a call is over that was taken."""
+        """Ends an admitted call."""
         self.in_progress -= 1
 
     def leave_body(self) -> None:
-        """To be called when a body is read that was taken."""
+        """Ends the reading of an admitted body."""
         self.bodies -= 1
 
     def too_long(self) -> GenerationError:
-        """The error for a call that is past the limit."""
+        """Builds the error for a call that took longer than the limit."""
         message = f"the call took more than {self.limits.call_seconds:g} s"
         return GenerationError("CALL_TOO_LONG", message, may_be_billed=True)

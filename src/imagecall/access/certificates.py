@@ -1,6 +1,6 @@
-"""The certificate of a server, and who may vouch for its clients, read anew when files change.
+"""TLS certificates of a server, and authorities for client certificates, reloaded on change.
 
-A connection keeps what it began with; each new handshake takes what the files say then.
+A connection keeps the certificate of its handshake; each new handshake uses the current files.
 """
 
 import ssl
@@ -23,9 +23,10 @@ class Certificates:
     """Certificates of both doors, reloaded. Raises OSError with a sentence if a file is faulty.
 
     Args:
-        certificate: the chain, PEM.
-        key: its private key, PEM.
-        authorities: PEM. None: clients need no certificate.
+        certificate: file of the certificate chain, PEM.
+        key: file of the private key, PEM.
+        authorities: file of the authorities for client certificates, PEM. None: clients need no
+            certificate.
     """
 
     def __init__(self, certificate: Path, key: Path, authorities: Path | None = None) -> None:
@@ -34,7 +35,7 @@ class Certificates:
         self._files = WatchedFiles(paths, self._load)
 
     def for_grpc(self) -> grpc.ServerCredentials:
-        """For one server of the gRPC door: the next needs its own."""
+        """Credentials for one gRPC server; each server needs its own."""
         given = self._files.get()
 
         def fetch() -> Any:
@@ -49,7 +50,7 @@ class Certificates:
         return grpc.dynamic_ssl_server_credentials(_configuration(given), fetch, required)
 
     def for_http(self) -> ssl.SSLContext:
-        """For the HTTP door."""
+        """TLS context for the HTTP door; each handshake switches to the current one."""
         context = self._load().context
 
         def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:

@@ -1,4 +1,4 @@
-"""Limits on what one client may cost a server. What is past a limit is refused with a reason."""
+"""Limits on the cost of one client to a server. Doors refuse with a reason beyond a limit."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -11,7 +11,7 @@ _MOST: Final = 2**31 - 1
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a server; each is a setting of `imagecall serve`."""
+    """Limits of a server; each is a setting of `imagecall serve`."""
 
     json_bytes: int = setting(
         MAX_BYTES, "max-json-bytes", number(1, 2**30), "N", "longest JSON text, read or written"

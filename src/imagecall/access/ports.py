@@ -9,7 +9,7 @@ _MISSING: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 """Errors of an address that this machine does not have, such as one of IPv6."""
 
 _ANY: Final = ("::", "0.0.0.0")
-"""Meaning of "::" in gRPC's core, which does without IPv6 where there is none."""
+"""Addresses that "::" stands for in gRPC's core, which falls back to IPv4 without IPv6."""
 
 
 def not_free(address: str) -> OSError:

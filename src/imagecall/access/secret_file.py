@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def read_secret(path: Path, what: str) -> str:
-    """The text of a file. Raises OSError with a sentence; `what` names the file in it."""
+    """Reads the text of a file. Raises OSError with a sentence, in which `what` names the file."""
     try:
         text = path.read_text(encoding="utf-8-sig").strip()
     except UnicodeDecodeError:

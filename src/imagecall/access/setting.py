@@ -1,7 +1,7 @@
-"""Definition of one setting: a field of a frozen dataclass that has a flag, a parser and a help.
+"""Definition of a setting: a field of a frozen dataclass with a flag, a parser and a help text.
 
-A setting is written once, as a field `max_calls: int = setting(1000, "max-calls", …)`. The flags,
-the environment variables, the keys of the file and the tables of the README follow from it.
+A setting is defined once, as a field `max_calls: int = setting(1000, "max-calls", …)`. The flags,
+the environment variables, the keys of the file and the tables of the README derive from that field.
 """
 
 import argparse
@@ -21,17 +21,17 @@ class SettingError(Exception):
 
 
 class Setting(NamedTuple):
-    """A setting.
+    """A setting of a command.
 
     Attributes:
-        name: the flag, without the dashes before it.
+        name: flag, without its leading dashes.
         read: converts a text to the value. Raises argparse.ArgumentTypeError.
-        default: the default value as a text; None if there is none.
-        metavar: stands for the value in the help.
-        help: a phrase.
-        separator: stands between several values in the environment, and in the default. "": the
-            setting has one value. With several, the flag can be repeated, the file can have a list,
-            and the value is a tuple.
+        default: default value as a text; None without a default.
+        metavar: placeholder of the value in the help.
+        help: phrase for the help.
+        separator: separator of several values in the environment and in the default. "": the
+            setting has one value. With several values, the flag can be repeated, the file can have
+            a list, and the value is a tuple.
     """
 
     name: str
@@ -43,12 +43,12 @@ class Setting(NamedTuple):
 
     @property
     def variable(self) -> str:
-        """The name in the environment."""
+        """Name of the environment variable."""
         return _PREFIX + self.name.upper().replace("-", "_")
 
     @property
     def key(self) -> str:
-        """The name among the parsed arguments of a command line."""
+        """Name of the value among the parsed arguments of a command line."""
         return self.name.replace("-", "_")
 
 
@@ -60,7 +60,7 @@ def setting(
     help: str,
     separator: str = "",
 ) -> Any:
-    """A dataclass field that is a setting; see Setting."""
+    """Defines a dataclass field as a setting; Setting describes the arguments."""
     found = Setting(name, read, _text(default), metavar, help, separator)
     return field(default=default, metadata={_KEY: found})
 
@@ -79,7 +79,7 @@ def _text(default: Any) -> str | None:
 
 
 def settings_of(kind: type[Any]) -> Iterator[Setting]:
-    """The settings of a dataclass, and of the dataclasses that its fields hold, in order."""
+    """Yields the settings of a dataclass, and of dataclasses in its fields, in order."""
     for each in fields(kind):
         if is_dataclass(each.type):
             yield from settings_of(each.type)  # type: ignore[arg-type]  # a class, not an instance
@@ -88,7 +88,7 @@ def settings_of(kind: type[Any]) -> Iterator[Setting]:
 
 
 def build(kind: type[Any], value_of: Callable[[Setting], Any]) -> Any:
-    """An instance of a dataclass of settings, each value given by `value_of`."""
+    """Builds a dataclass of settings, with the value of each setting from `value_of`."""
     return kind(
         **{
             each.name: build(each.type, value_of)  # type: ignore[arg-type]  # a class
@@ -112,7 +112,7 @@ def address_or_off(text: str) -> str | None:
 
 
 def sentence(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Reads with a function whose ValueErrors are sentences about the setting."""
+    """Wraps a reader whose ValueErrors are sentences about the setting."""
 
     def reading(text: str) -> Any:
         try:
@@ -124,7 +124,7 @@ def sentence(read: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def number(lowest: int, highest: int) -> Callable[[str], int]:
-    """Reads a whole number."""
+    """Reads a whole number from `lowest` to `highest`."""
 
     def read(text: str) -> int:
         if not (text.isascii() and text.isdecimal() and lowest <= int(text[:20]) <= highest):
@@ -136,7 +136,7 @@ def number(lowest: int, highest: int) -> Callable[[str], int]:
 
 
 def seconds(highest: int = _WEEK) -> Callable[[str], float]:
-    """Reads a duration above 0."""
+    """Reads a duration in seconds, above 0 and up to `highest`."""
 
     def read(text: str) -> float:
         try:
@@ -152,7 +152,7 @@ def seconds(highest: int = _WEEK) -> Callable[[str], float]:
 
 
 def choice(*choices: str) -> Callable[[str], str]:
-    """Reads one of some words."""
+    """Reads one of the `choices`."""
 
     def read(text: str) -> str:
         if text not in choices:

@@ -1,4 +1,4 @@
-"""The bearer tokens (RFC 6750) that a server takes, each with the name of who has it."""
+"""Bearer tokens (RFC 6750) that a server accepts, each with the name of its holder."""
 
 import hashlib
 import hmac
@@ -16,9 +16,9 @@ _BEARER: Final = "bearer "
 
 
 class Tokens:
-    """The tokens of a file: a line "NAME TOKEN" each; blank lines and those with # do not count.
+    """Tokens of a file, one per line as "NAME TOKEN"; blank lines and # comments are skipped.
 
-    They are read anew when the file changes. Raises OSError with a sentence if it is faulty.
+    The tokens are reloaded when the file changes. Raises OSError with a sentence for a faulty file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,9 +26,9 @@ class Tokens:
         self._digests = WatchedFiles([path], self._read)
 
     def holder(self, authorization: str) -> str:
-        """The name of who has the token of an `authorization` header.
+        """Returns the name of the holder of the token in an `authorization` header.
 
-        Raises GenerationError: TOKEN_REQUIRED. How long it takes tells nothing of the tokens.
+        Raises GenerationError: TOKEN_REQUIRED. The duration reveals nothing about the tokens.
         """
         given = ""
         if authorization[: len(_BEARER)].lower() == _BEARER:
@@ -40,7 +40,7 @@ class Tokens:
                 found = name
         if found and given:
             return found
-        message = "no token that this server knows: send the metadata or header authorization: "
+        message = "no token that this server accepts: send the metadata or header authorization: "
         raise GenerationError("TOKEN_REQUIRED", message + "Bearer TOKEN")
 
     def _read(self) -> list[tuple[str, bytes]]:

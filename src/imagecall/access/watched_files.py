@@ -1,4 +1,4 @@
-"""Files that are read anew when they change: tokens, certificates."""
+"""Files that are reloaded when they change: tokens, certificates."""
 
 import logging
 import os
@@ -17,41 +17,41 @@ _SECONDS: Final = 1.0
 class WatchedFiles(Generic[_T]):
     """Value made of the content of some files, kept current.
 
-    If they are faulty later, what was made before stays, and the log says so.
+    If a changed file is faulty, the earlier value stays in use, and a warning is logged.
 
     Args:
-        paths: the files.
-        make: reads them. Raises OSError with a sentence that does not quote them.
+        paths: paths of the files.
+        make: loads the value. Raises OSError with a sentence that does not quote the files.
 
-    Raises what `make` raises.
+    Raises the OSError of `make`.
     """
 
     def __init__(self, paths: list[Path], make: Callable[[], _T]) -> None:
         self._paths = paths
         self._make = make
-        self._seen = self._state()
-        self._looked = time.monotonic()
-        self._made = make()
+        self._loaded_state = self._state()
+        self._checked_at = time.monotonic()
+        self._value = make()
 
     def get(self) -> _T:
         """The value; made anew if the files have changed."""
         now = time.monotonic()
-        if now - self._looked >= _SECONDS:
-            self._looked = now
-            self._look()
-        return self._made
+        if now - self._checked_at >= _SECONDS:
+            self._checked_at = now
+            self._reload()
+        return self._value
 
-    def _look(self) -> None:
+    def _reload(self) -> None:
         state = self._state()
-        if state == self._seen:
+        if state == self._loaded_state:
             return
         names = ", ".join(map(str, self._paths))
         try:
-            self._made = self._make()
+            self._value = self._make()
         except OSError as error:
-            _log.warning("what %s had before stays in use: %s", names, error)
-            return  # Perhaps it is half written: the next look tries again.
-        self._seen = state
+            _log.warning("the earlier content of %s stays in use: %s", names, error)
+            return  # The file may be half written: the next check tries again.
+        self._loaded_state = state
         _log.info("%s: read anew", names)
 
     def _state(self) -> list[tuple[int, int, int]]:

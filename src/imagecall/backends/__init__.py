@@ -1,1 +1,1 @@
-"""Where images come from: each backend implements imagecall.generation.backend.Backend."""
+"""Backends, the sources of images; each implements imagecall.generation.backend.Backend."""

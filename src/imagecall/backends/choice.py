@@ -1,6 +1,6 @@
-"""A backend by its name, as settings have it.
+"""Choice of a backend by its name, as the settings spell it.
 
-Each is imported when it is chosen: what draws, and what speaks HTTP, take a while to load.
+A backend is imported when it is chosen, since Pillow and aiohttp take a while to load.
 """
 
 from collections.abc import Collection, Sequence
@@ -13,7 +13,7 @@ from imagecall.rpc.addresses import server_address
 from imagecall.rpc.headers import FORWARDED, Header
 
 EMBEDDED: Final = "embedded"
-"""The name of the backend that draws test cards."""
+"""Name of the backend that draws test cards."""
 
 FORMS: Final = (
     f"{EMBEDDED} (test cards, no network)",
@@ -32,16 +32,16 @@ def backend_of(
     max_bytes: int = MAX_BYTES,
     max_image_bytes: int = Limits.image_bytes,
 ) -> Backend:
-    """The backend: "embedded", the base URL of a Responses API, http: or https:, or the
-    address of another server of our schema, grpc://HOST:PORT, or grpcs: with TLS.
+    """Creates the backend of a name.
 
     Args:
-        name: the backend.
-        api_key: the key, or the token, that the backend wants.
-        headers: of each request to the backend.
-        forward_headers: names of the headers of a caller that go on to the API.
-        max_bytes: the limit of an answer without its images.
-        max_image_bytes: the limit of an image.
+        name: "embedded"; the base URL of a Responses API, http:// or https://; or another server
+            of this schema, as grpc://HOST:PORT, or grpcs://HOST:PORT with TLS.
+        api_key: API key, or token, for the backend.
+        headers: headers of each request to the backend.
+        forward_headers: names of the caller's headers that are forwarded to the API.
+        max_bytes: largest answer without its images.
+        max_image_bytes: largest image.
 
     Raises ValueError for any other name, and for a key or header that cannot be sent.
     """

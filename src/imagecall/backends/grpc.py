@@ -1,8 +1,8 @@
-"""The backend that is another server of the schema: in another cluster, or of another team.
+"""Backend that calls another server of the schema: in another cluster, or of another team.
 
-Its answers are checked, and passed on as the bytes that came. The caller's metadata and deadline go
-along; the metadata of the answer and the whole status of a failure come back. Where the backend
-quotes the token of this server, "[key]" stands instead.
+Answers are checked, and passed on as the received bytes. The caller's metadata and deadline are
+forwarded; the metadata of the answer and the whole status of a failure are returned. "[key]"
+replaces the token of this server in answers that quote it.
 """
 
 import asyncio
@@ -55,21 +55,21 @@ _STATUS_SECONDS: Final = 5.0
 
 _MAX_BACKOFF_MS: Final = 5000
 _CONNECTIONS: Final = 8
-"""Connections to the backend, since a server limits the calls on each: this package's own to 64."""
+"""Connections to the backend. Servers limit the calls per connection, those of imagecall to 64."""
 
 _PING_MS: Final = 310_000
 """Time without a frame after which a connection is pinged. By default, servers of Go, Java and C++
 end a connection that pings more often than once in five minutes while nothing is sent."""
 
 _PONG_MS: Final = 20_000
-"""Longest wait for the answer to a ping, and for a network that takes no data."""
+"""Longest wait for the answer to a ping, and for the acknowledgement of sent data."""
 
 _OVERHEAD_BYTES: Final = 64 * 1024
-"""Most that a request of this server has around its JSON."""
+"""Largest overhead of a request of this server around its JSON."""
 
 _SERVICE: Final = f"/{DESCRIPTOR.services_by_name['ImageGenerationService'].full_name}"
 _OWN_LIMIT: Final = "CLIENT: Received message larger than max"
-"""Start of the message of gRPC's core for an answer past a limit of this process."""
+"""Start of the message of gRPC's core for an answer over a limit of this process."""
 
 _PAST_LIMIT: Final = re.compile(
     r"(?:SERVER: |CLIENT: |grpc: |gRPC |Error, )?"
@@ -81,21 +81,21 @@ _PAST_LIMIT: Final = re.compile(
 of tonic. A backend's own sentence that quotes one is none."""
 
 _OF_ANSWER: Final = re.compile(r"\b(sen[dt]|encoded)\b", re.IGNORECASE)
-"""Words of such a message where it is the answer that the backend cannot send."""
+"""Words of such a message if the backend cannot send its answer."""
 
 
 class GrpcBackend:
     """Calls ImageGenerationService of another server.
 
     Args:
-        address: of the other server.
-        token: the bearer token that it asks for, instead of what the caller sent. "": none.
-        headers: metadata of each call, instead of what the caller sent.
-        idle_seconds: after how long a silence a call is given up.
-        max_bytes: the limit of an answer to GenerateImage, or of a text of a stream.
-        max_image_bytes: the limit of an image of a stream.
+        address: address of the other server.
+        token: bearer token for the other server, which replaces the caller's. "": no token.
+        headers: metadata of each call, which replaces the caller's of the same names.
+        idle_seconds: longest silence of the other server before a call fails.
+        max_bytes: largest answer to GenerateImage, or text of a stream.
+        max_image_bytes: largest image of a stream.
 
-    Raises ValueError for a header that is no metadata.
+    Raises ValueError for a header that cannot be metadata.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class GrpcBackend:
         return await self._in_time(call.read(), min(seconds, self._idle_seconds))
 
     async def _in_time(self, work: Awaitable[_T], seconds: float | None = None) -> _T:
-        """Awaits what the backend sends. Raises GenerationError: UPSTREAM_TIMEOUT."""
+        """Awaits an answer of the backend. Raises GenerationError: UPSTREAM_TIMEOUT."""
         try:
             async with asyncio.timeout(self._idle_seconds if seconds is None else seconds):
                 return await work
@@ -186,7 +186,7 @@ class GrpcBackend:
             raise GenerationError("UPSTREAM_TIMEOUT", message, may_be_billed=True) from None
 
     async def _take_initial(self, call: Any) -> None:
-        """Waits for the initial metadata, which a door may pass on."""
+        """Awaits the initial metadata, which a door may pass on."""
         metadata = await self._in_time(call.initial_metadata())
         if (answer := CALL.get().answer) is not None:
             answer.initial = self._metadata(metadata)
@@ -207,7 +207,7 @@ class GrpcBackend:
         return response
 
     def _masked_part(self, part: bytes) -> bytes:
-        """Masks an event or the end; a chunk stays as it is, or its digest would be another."""
+        """Masks an event or the end; a chunk stays unchanged, so that its digest still holds."""
         if not has_secret(part, self._secrets):
             return part
         message = StreamImageResponse.FromString(part)
@@ -217,7 +217,7 @@ class GrpcBackend:
 
     @contextmanager
     def _failures(self, stream: CheckedStream | None = None) -> Iterator[None]:
-        """Turns failures of gRPC into errors of ours, and masks the key in every error."""
+        """Turns gRPC errors into ImagecallErrors, and masks the secrets in every error."""
         try:
             yield
         except ImagecallError as error:
@@ -233,7 +233,7 @@ class GrpcBackend:
             raise known from None
 
     def _next_channel(self) -> grpc.aio.Channel:
-        """The channels in turn; each is made when it is needed."""
+        """Returns the channels in rotation; creates a channel on its first use."""
         number = self._calls % _CONNECTIONS
         self._calls += 1
         if number == len(self._channels):
@@ -244,18 +244,18 @@ class GrpcBackend:
         options = [
             ("grpc.max_receive_message_length", -1),
             ("grpc.service_config", _service_config(self._limits)),
-            ("grpc.enable_retries", 0),  # The caller's are enough.
+            ("grpc.enable_retries", 0),  # The caller may retry.
             ("grpc.max_reconnect_backoff_ms", _MAX_BACKOFF_MS),
-            ("grpc.use_local_subchannel_pool", 1),  # If not, all channels share a connection.
+            ("grpc.use_local_subchannel_pool", 1),  # Else all channels share a connection.
             ("grpc.keepalive_time_ms", _PING_MS),
             ("grpc.keepalive_timeout_ms", _PONG_MS),
-            ("grpc.http2.max_pings_without_data", 0),  # If not, a silent call is pinged but twice.
+            ("grpc.http2.max_pings_without_data", 0),  # Else gRPC pings a silent call only twice.
         ]
         return aio_channel(self._address.target, credentials_of(self._address), options)
 
 
 def _service_config(limits: AnswerLimits) -> str:
-    """Returns gRPC's service config: the largest answer of each method."""
+    """Returns gRPC's service config, with the largest answer of each method."""
     sizes = {"GenerateImage": limits.text_bytes, "StreamImage": MAX_MESSAGE_BYTES}
     methods = [
         {
@@ -270,7 +270,7 @@ def _service_config(limits: AnswerLimits) -> str:
 def _of_grpc(
     error: ImagecallError, limits: AnswerLimits, stream: CheckedStream | None
 ) -> ImagecallError:
-    """Returns the error for a status without details, which gRPC itself may have made."""
+    """Returns the error for a status without details, which gRPC itself may have created."""
     message = str(error)
     match error.code:
         case "UNAVAILABLE" if is_not_sent(message):
@@ -286,7 +286,7 @@ def _of_grpc(
 
 
 def _past_limit(message: str, limits: AnswerLimits) -> GenerationError:
-    """Returns the error for a message that the backend cannot take, or cannot send."""
+    """Returns the error for a request or an answer over a limit of the backend."""
     if _OF_ANSWER.search(message):
         text = f"the {BACKEND} cannot send its answer: {message}; raise its limit, or stream"
         return GenerationError("UPSTREAM_ANSWER_TOO_LARGE", text, may_be_billed=True)

@@ -1,4 +1,4 @@
-"""Messages and errors of a gRPC backend without the secrets that the backend is sent."""
+"""Masking of secrets in messages and errors of a gRPC backend, which may quote its caller's."""
 
 from collections.abc import Iterator, MutableMapping
 from typing import Any, Final
@@ -16,12 +16,12 @@ _MASK: Final = b"[key]"
 
 
 def has_secret(data: bytes, secrets: Secrets) -> bool:
-    """Tells whether a secret stands in some bytes."""
+    """Returns true if the bytes contain a secret."""
     return any(secret.encode() in data for secret in secrets)
 
 
 def mask_message(message: Any, secrets: Secrets) -> None:
-    """Puts "[key]" in the place of secrets in every text of a message."""
+    """Replaces secrets with "[key]" in every text of a message."""
     if isinstance(message, AnyMessage):
         _mask_any(message, secrets)
         return
@@ -48,7 +48,7 @@ def masked(value: Any, secrets: Secrets) -> Any:
 
 
 def mask_error(error: ImagecallError, secrets: Secrets) -> None:
-    """Puts "[key]" in the place of secrets wherever an error has it."""
+    """Replaces secrets with "[key]" in every part of an error."""
     error.args = (masked(str(error), secrets),)
     error.pointer = masked(error.pointer, secrets)
     error.trailers = tuple((name, masked(value, secrets)) for name, value in error.trailers)
@@ -72,7 +72,7 @@ def _mask_map(values: MutableMapping[Any, Any], secrets: Secrets) -> None:
 
 
 def _mask_any(detail: AnyMessage, secrets: Secrets) -> None:
-    """Masks a message of a type that is known here, or bytes, whose length stays."""
+    """Masks a detail: by field if this process has its type, else in its bytes, at equal length."""
     if not has_secret(detail.value, secrets):
         return
     for message in _unpacked(detail):
@@ -84,7 +84,7 @@ def _mask_any(detail: AnyMessage, secrets: Secrets) -> None:
 
 
 def _unpacked(detail: AnyMessage) -> Iterator[Any]:
-    """Yields the message of a detail, if its type is known here."""
+    """Yields the message of a detail, if this process has its type."""
     try:
         kind = descriptor_pool.Default().FindMessageTypeByName(detail.TypeName())
         yield message_factory.GetMessageClass(kind).FromString(detail.value)

@@ -14,12 +14,12 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 class Observed:
-    """Middleware around an app.
+    """Middleware that gives each request of an app an id, and observes the request.
 
     Args:
-        app: the app.
-        observer: None if requests are not observed; they still have an id.
-        routes: the paths that exist; true for those that generate images.
+        app: wrapped app.
+        observer: observer of the requests. None: requests have ids, but are not observed.
+        routes: existing paths; true for a path that generates images.
     """
 
     def __init__(self, app: ASGIApp, observer: Observer | None, routes: Mapping[str, bool]) -> None:
@@ -39,7 +39,7 @@ class Observed:
             await self._app(scope, receive, send)
 
     def _start(self, scope: Scope, headers: Headers) -> Call | None:
-        """Starts the call of a request; None for reading a page or the metrics."""
+        """Starts the call of a request; returns None for GET and HEAD, which are not observed."""
         method = scope["method"]
         if self._observer is None or method in ("GET", "HEAD"):
             return None
@@ -63,7 +63,7 @@ def _with_request_id(send: Send, request_id: str) -> Send:
 
 
 async def _observed(call: Call, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Runs the app for a request; counts the bytes, and ends the call."""
+    """Runs the app for a request, counts the bytes, and ends the call."""
     status: int | str = ""
 
     async def receiving() -> Message:

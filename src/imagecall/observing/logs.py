@@ -1,7 +1,7 @@
-"""The log on stderr, as text or as JSON, a line each.
+"""Log on stderr, with one line of text or JSON for each record.
 
-Each line of a request has its id. Of an exception the log has the type and the place where it was
-raised, but not the message, which may quote a secret or an image.
+Each line about a request has the request id. For an exception the log has the type and the stack,
+but not the message, which may quote a secret or an image.
 """
 
 import logging
@@ -20,10 +20,10 @@ _QUOTING: Final = ("asyncio", "grpc", "opentelemetry.util")
 
 
 class _Formatter(logging.Formatter):
-    """The common part of both forms: nothing is quoted that may be a secret, and fields."""
+    """Base of both formatters: adds fields, and omits text that may quote a secret."""
 
     def message(self, record: logging.LogRecord) -> str:
-        """Returns the message, or its fixed text if the logger is one that quotes."""
+        """Returns the message, or only its format string if the logger quotes."""
         if record.name.startswith(_QUOTING):
             return str(record.msg).partition("\n")[0]
         return record.getMessage()
@@ -41,7 +41,7 @@ class _Formatter(logging.Formatter):
 
 
 class TextFormatter(_Formatter):
-    """Lines for people: the message, then NAME=VALUE of each field."""
+    """Formatter of lines for people: the message, then NAME=VALUE of each field."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
@@ -57,7 +57,7 @@ class TextFormatter(_Formatter):
 
 
 class JsonFormatter(_Formatter):
-    """Lines for programs: a JSON object each."""
+    """Formatter of lines for programs: one JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -73,8 +73,8 @@ class JsonFormatter(_Formatter):
 
 
 def set_up_logs(form: str) -> None:
-    """Logs to stderr, as "text" or as "json"."""
+    """Configures logging to stderr, as "text" or as "json"."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # Not its start and end.
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # Omits its start and end.

@@ -1,6 +1,6 @@
-"""Metrics, counted with prometheus-client and read by Prometheus.
+"""Metrics for Prometheus, counted with prometheus-client.
 
-Their names are those of OpenTelemetry's semantic conventions, as Prometheus writes them.
+The names are those of OpenTelemetry's semantic conventions, in the spelling of Prometheus.
 """
 
 import os
@@ -54,13 +54,13 @@ _DOORS: Final = ("grpc", "http")
 
 
 class Metrics:
-    """The metrics of a server, in a registry of their own.
+    """Metrics of a server, in a registry of their own.
 
-    Where PROMETHEUS_MULTIPROC_DIR is set, they are those of all processes with that directory.
+    If PROMETHEUS_MULTIPROC_DIR is set, the metrics add up all processes with that directory.
     """
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # Twice the lines, read by few.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # Doubles the lines.
         own = CollectorRegistry()
         self._registry = own
         self._durations = {
@@ -112,11 +112,11 @@ class Metrics:
         self._items.labels(direction, variant, outcome).inc()
 
     def refused(self, operation: Operation, reason: str) -> None:
-        """Counts a call that was not taken."""
+        """Counts a call that was not admitted."""
         self._refused.labels(operation.door, reason).inc()
 
     def text(self, accepted: str) -> tuple[bytes, str]:
-        """The metrics as text for Prometheus, and its media type, by an Accept header."""
+        """Formats the metrics for Prometheus: the text and its media type, by an Accept header."""
         registry = self._registry
         if self._is_shared:
             registry = CollectorRegistry()
@@ -126,7 +126,7 @@ class Metrics:
 
 
 def _gauge(name: str, text: str, registry: CollectorRegistry) -> Gauge:
-    """A gauge for each door, 0 from the start, and the sum of the live processes."""
+    """Gauge per door that starts at 0 and sums over live processes."""
     gauge = Gauge(name, text, (_DOOR,), registry=registry, multiprocess_mode="livesum")
     for door in _DOORS:
         gauge.labels(door)

@@ -1,6 +1,6 @@
-"""Observation of calls: those at the doors, and those from backends to the services behind them.
+"""Observation of calls at the doors, and of calls from backends to upstream services.
 
-A door starts a `Call` if there is an `Observer`, and ends it. The work for the call finds it in
+A door with an `Observer` starts a `Call`, and ends it. Code that works for the call finds it in
 `CURRENT_CALL`. An observation holds sizes, names and codes: no prompt, image, token or key.
 """
 
@@ -36,16 +36,16 @@ _OF_ANSWERS: Final = frozenset(
         "UPSTREAM_UNREACHABLE",
     }
 )
-"""The reasons whose sentences are of this package alone, and name no more than fields and sizes."""
+"""Reasons whose sentences may be logged: this package writes them, from fields and sizes only."""
 
 
 class Observer:
     """Records calls as metrics, as spans and in the log.
 
     Args:
-        metrics: None without metrics.
-        traces: None without traces.
-        log_calls: true for a line of the log for each call.
+        metrics: metrics to record. None: no metrics.
+        traces: traces to record. None: no traces.
+        log_calls: true to log one line for each call.
     """
 
     def __init__(
@@ -60,7 +60,10 @@ class Observer:
         self.log_calls = log_calls
 
     def start(self, operation: Operation, headers: Mapping[str, Any]) -> "Call":
-        """Starts the call of the current task; its headers, or metadata, may continue a trace."""
+        """Starts the call of the current task, and continues the trace in its headers, if any.
+
+        The headers of a gRPC call are its metadata.
+        """
         span = self.traces.start_server(operation, headers) if self.traces else None
         if self.metrics:
             self.metrics.started(operation)
@@ -74,22 +77,22 @@ class Observer:
             self.metrics.item(direction, variant, outcome)
 
     def metrics_text(self, accepted: str) -> tuple[bytes, str]:
-        """The metrics until now as text, and its media type, by an Accept header."""
+        """Formats the metrics: the text and its media type, by an Accept header."""
         assert self.metrics
         return self.metrics.text(accepted)
 
     def close(self) -> None:
-        """Sends the spans that are left."""
+        """Flushes the remaining spans."""
         if self.traces:
             self.traces.close()
 
 
 class _Observation:
-    """A call that has started. It is ended once.
+    """A call that has started, and must be ended once.
 
     Attributes:
-        code: gRPC status code or HTTP status; "" as long as there is none.
-        reason: of the failure; "" without one.
+        code: gRPC status code or HTTP status; "" before there is one.
+        reason: reason of the failure; "" without one.
     """
 
     __slots__ = ("_observer", "_operation", "_seconds", "_span", "_start", "code", "reason")
@@ -104,7 +107,7 @@ class _Observation:
         self.reason = ""
 
     def end(self, code: str | int) -> None:
-        """Ends the call with a gRPC status code, or an HTTP status; "" if there was none."""
+        """Ends the call with a gRPC status code or an HTTP status; "" without either."""
         self._seconds = time.perf_counter() - self._start
         operation, observer = self._operation, self._observer
         self.code = code
@@ -120,9 +123,9 @@ class Call(_Observation):
     """A call at a door.
 
     Attributes:
-        caller: the name that belongs to its token; "" without one.
-        received_bytes: size of its requests.
-        sent_bytes: size of its answers.
+        caller: name of the token's holder; "" without a token.
+        received_bytes: size of the requests.
+        sent_bytes: size of the answers.
     """
 
     __slots__ = ("_sentence", "caller", "received_bytes", "sent_bytes")
@@ -135,24 +138,24 @@ class Call(_Observation):
         self.sent_bytes = 0
 
     def fail(self, error: ImagecallError) -> None:
-        """Notes the error with which the call fails."""
+        """Records the error with which the call fails."""
         self.code = error.code
         self.reason = _reason_of(error)
         is_own = error.reason in _OF_ANSWERS and not error.status
         self._sentence = str(error) if is_own else ""
 
     def cancel(self, code: str = CANCELLED) -> None:
-        """Notes that the call ends early, by its client or by its deadline."""
+        """Records an early end of the call, by its client or by its deadline."""
         self.code = self.reason = code
 
     def refuse(self, error: ImagecallError) -> None:
-        """Notes the error with which the call was not taken."""
+        """Records the error with which admission refused the call."""
         self.fail(error)
         if self._observer.metrics:
             self._observer.metrics.refused(self._operation, self.reason)
 
     def start_client_call(self, operation: Operation) -> "ClientCall":
-        """Starts a call that is made for this one."""
+        """Starts a call to an upstream service on behalf of this call."""
         traces = self._observer.traces
         span = traces.start_client(operation, self._span) if traces and self._span else None
         return ClientCall(self._observer, operation, span)
@@ -182,10 +185,10 @@ class Call(_Observation):
 
 
 class ClientCall(_Observation):
-    """A call to the service behind a backend.
+    """A call from a backend to its upstream service.
 
     Attributes:
-        headers: request id and trace, to be sent with the call.
+        headers: headers that carry the request id and the trace upstream.
     """
 
     __slots__ = ("headers",)
@@ -199,7 +202,7 @@ class ClientCall(_Observation):
             observer.traces.inject(self.headers, span)
 
     def fail(self, error: BaseException) -> None:
-        """Notes the exception with which the call ends."""
+        """Records the exception with which the call ends."""
         if isinstance(error, ImagecallError):
             self.reason = _reason_of(error)
         elif isinstance(error, asyncio.CancelledError | GeneratorExit):
@@ -211,24 +214,24 @@ class ClientCall(_Observation):
 
 
 def _reason_of(error: ImagecallError) -> str:
-    """The reason if the schema has it, else the code: labels of metrics are few."""
+    """Reason if the schema has it, else the code, which bounds the labels of metrics."""
     return error.reason if error.reason in CODES else error.code
 
 
 CURRENT_CALL: Final[ContextVar[Call | None]] = ContextVar("CURRENT_CALL", default=None)
-"""The call at a door that the current task works for. None: calls are not observed."""
+"""Call at a door for which the current task works. None: calls are not observed."""
 
 _OFF: Final = Observer()
 
 
 @contextmanager
 def client_call(operation: Operation) -> Iterator[ClientCall]:
-    """Observes a call to the service behind a backend. The caller sets the code of an answer."""
+    """Observes a call to an upstream service; the body of the `with` sets the answer's code."""
     served = CURRENT_CALL.get()
     call = served.start_client_call(operation) if served else ClientCall(_OFF, operation, None)
     try:
         yield call
-    except BaseException as error:  # Cancellation, and a stream that is left early, too.
+    except BaseException as error:  # Also cancellation, and a stream closed early.
         call.fail(error)
         raise
     else:
@@ -238,18 +241,18 @@ def client_call(operation: Operation) -> Iterator[ClientCall]:
 
 
 def note_failure(error: ImagecallError) -> None:
-    """Notes the error with which the current call fails."""
+    """Records the error with which the current call fails."""
     if (call := CURRENT_CALL.get()) is not None:
         call.fail(error)
 
 
 def note_caller(name: str) -> None:
-    """Notes the name of the caller of the current call."""
+    """Records the name of the caller of the current call."""
     if (call := CURRENT_CALL.get()) is not None:
         call.caller = name
 
 
 def note_refusal(error: ImagecallError) -> None:
-    """Notes the error with which the current call is not taken."""
+    """Records the error with which admission refused the current call."""
     if (call := CURRENT_CALL.get()) is not None:
         call.refuse(error)

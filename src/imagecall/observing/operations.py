@@ -1,4 +1,4 @@
-"""Operations that are observed, in the words of OpenTelemetry's semantic conventions."""
+"""Observed operations, in the terms of OpenTelemetry's semantic conventions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,23 +13,23 @@ _FAILED_DEPENDENCY: Final = 424
 _SERVER_FAULTS: Final = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 )
-"""gRPC codes that are a fault of the server, and not of its client, by the conventions."""
+"""gRPC codes that the conventions count as faults of the server, not of its client."""
 
 _Attributes: TypeAlias = Mapping[str, str | int]
 
 
 @dataclass(frozen=True)
 class Operation:
-    """A method or a route: of a door of ours, or of the service behind a backend.
+    """A method or a route, at a door of this server or of an upstream service.
 
     Attributes:
-        name: of its spans.
-        duration: the name of the histogram of its durations.
-        attributes: of its spans and, in this order, labels of the histogram.
-        code_attribute: the attribute for the status code.
-        span_attributes: further attributes, of its spans only.
-        door: "grpc" or "http"; "" for a call to the service behind a backend.
-        generates: true if it generates images.
+        name: name of the spans.
+        duration: name of the histogram of durations.
+        attributes: attributes of the spans and, in this order, labels of the histogram.
+        code_attribute: name of the attribute for the status code.
+        span_attributes: further attributes, of the spans only.
+        door: "grpc" or "http"; "" for a call to an upstream service.
+        generates: true if the operation generates images.
     """
 
     name: str
@@ -46,21 +46,21 @@ class Operation:
         return self.code_attribute == _RPC_CODE
 
     def is_fault(self, code: str | int) -> bool:
-        """Returns true if a status code alone makes a span one that failed."""
+        """Returns true if a status code alone marks a span as failed."""
         if isinstance(code, int):
-            # 424: the service behind failed, and the request is not to be sent again.
+            # 424: the upstream service failed, and clients must not send the request again.
             return code >= (500 if self.door else 400) or code == _FAILED_DEPENDENCY
         return code in _SERVER_FAULTS if self.door else code != "OK"
 
     def is_failed(self, code: str | int, reason: str) -> bool:
-        """Returns true if a span failed: by its code, or later, as a stream does after its 200."""
+        """Returns true if a span failed: by its code, or after a 200, as a stream can."""
         after_success = isinstance(code, int) and code < 400
         return self.is_fault(code) or bool(reason and (after_success or not self.door))
 
 
 @cache
 def rpc_served(method: str, generates: bool) -> Operation:
-    """A method of the gRPC door, "package.Service/Method"."""
+    """Operation for a method of the gRPC door, "package.Service/Method"."""
     return Operation(
         method,
         "rpc_server_call_duration_seconds",
@@ -73,7 +73,7 @@ def rpc_served(method: str, generates: bool) -> Operation:
 
 @cache
 def http_served(method: str, route: str, scheme: str, generates: bool) -> Operation:
-    """A route of the HTTP door; the route is "" for a path that has none."""
+    """Operation for a route of the HTTP door; the route is "" for an unknown path."""
     return Operation(
         f"{method} {route}".strip(),
         "http_server_request_duration_seconds",
@@ -87,7 +87,7 @@ def http_served(method: str, route: str, scheme: str, generates: bool) -> Operat
 
 @cache
 def rpc_called(method: str, address: str) -> Operation:
-    """A method of another gRPC server, at HOST:PORT."""
+    """Operation for a method of another gRPC server, at HOST:PORT."""
     host, _, port = address.rpartition(":")
     return Operation(
         method,
@@ -104,7 +104,7 @@ def rpc_called(method: str, address: str) -> Operation:
 
 @cache
 def http_called(url: str) -> Operation:
-    """A POST to a URL. Its query and user are left out, as they may hold secrets."""
+    """Operation for a POST to a URL, without its query and user, which may contain secrets."""
     parts = urlsplit(url)
     shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
     return Operation(

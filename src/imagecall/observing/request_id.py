@@ -1,4 +1,4 @@
-"""Request ids: one for all servers that a request passes, and in the log lines of each."""
+"""Request ids, which link the log lines of all servers that handle a request."""
 
 import random
 import re
@@ -22,4 +22,4 @@ def take_request_id(sent: object) -> str:
 
 
 def _new() -> str:
-    return f"{random.getrandbits(128):032x}"  # No secret.
+    return f"{random.getrandbits(128):032x}"  # Not a secret.

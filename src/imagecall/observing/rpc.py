@@ -24,7 +24,7 @@ METADATA: Final[ContextVar[Metadata]] = ContextVar("METADATA", default=())
 
 
 def identify() -> str:
-    """Returns the request id of the current call, which has one from then on."""
+    """Returns the request id of the current call; makes the id if there is none yet."""
     if known := REQUEST_ID.get():
         return known
     sent = METADATA.get()
@@ -34,8 +34,8 @@ def identify() -> str:
 def answer_with_id(context: Context, further: Metadata = ()) -> None:
     """Puts the request id of the current call, and further metadata, into the trailing metadata.
 
-    Not into the initial metadata, as gRPC retries no call that has answered with it; and not for
-    each small conversion, as it would cost more than all else here.
+    Initial metadata would stop gRPC from retrying the call. Small conversions do not call this
+    function, since the metadata would cost more than the rest of their observation.
     """
     context.set_trailing_metadata(((HEADER, identify()), *further))
 
@@ -43,12 +43,12 @@ def answer_with_id(context: Context, further: Metadata = ()) -> None:
 def observed(
     method: str, behavior: Behavior, encode: Callable[[Any], bytes], observer: Observer
 ) -> Behavior:
-    """Wraps the behavior of a method: calls are observed, and their answers serialized."""
+    """Wraps the behavior of a method: observes its calls, and serializes their answers."""
     operation = rpc_served(method.removeprefix("/"), method.startswith(f"/{_GENERATION}/"))
 
     async def observing(data: Any, context: Context) -> Any:
         metadata: dict[str, str | bytes] = dict(METADATA.get())
-        if HEADER in metadata or observer.log_calls:  # Else the first reader makes the id.
+        if HEADER in metadata or observer.log_calls:  # Else identify() makes the id.
             take_request_id(metadata.get(HEADER))
         call = observer.start(operation, metadata)
         if isinstance(data, bytes):
@@ -66,18 +66,18 @@ def observed(
             late = left is not None and left <= 0
             call.cancel("DEADLINE_EXCEEDED" if late else CANCELLED)
             raise
-        except Exception:  # The log lines about it have the id.
+        except Exception:  # Gives the log lines about the exception an id.
             identify()
             raise
         finally:
-            del data  # Or a failed call keeps it until Python looks for cycles.
+            del data  # Else a failed call keeps data until garbage collection.
             call.end(call.code or "UNKNOWN")
 
     return observing
 
 
 def counted_in(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Wraps the decoding of the requests of a stream, and counts their bytes."""
+    """Wraps the decoder of a stream's requests, and counts their bytes."""
 
     def counting(data: bytes) -> Any:
         if (call := CURRENT_CALL.get()) is not None:
@@ -88,7 +88,7 @@ def counted_in(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 
 def counted_out(encode: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
-    """Wraps the encoding of the answers of a stream, and counts their bytes."""
+    """Wraps the encoder of a stream's answers, and counts their bytes."""
 
     def counting(answer: Any) -> bytes:
         data = encode(answer)

@@ -1,4 +1,4 @@
-"""The observer that the settings ask for."""
+"""Construction of the observer that the settings require."""
 
 from typing import TYPE_CHECKING
 
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 def observer_from(metrics: bool, traces: bool, log_calls: bool) -> Observer | None:
-    """The observer of calls; None if nothing is to be observed.
+    """Builds the observer of calls; returns None if all three settings are off.
 
-    Raises OSError with a sentence if a package is not installed, or a variable is faulty.
+    Raises OSError with a sentence if a package is missing, or an OTEL_... variable is faulty.
     """
     if not (metrics or traces or log_calls):
         return None
@@ -24,7 +24,7 @@ def observer_from(metrics: bool, traces: bool, log_calls: bool) -> Observer | No
         )
     except ModuleNotFoundError as error:
         raise OSError(
-            "--metrics and --traces need what is not installed "
+            "--metrics and --traces need a package that is not installed "
             f"({error.name}): pip install 'imagecall[observe]'"
         ) from None
     except ValueError as error:

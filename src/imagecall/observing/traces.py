@@ -1,4 +1,4 @@
-"""Traces: spans by OpenTelemetry's SDK, which samples, batches and sends them by OTLP."""
+"""Traces: spans that OpenTelemetry's SDK samples, batches and sends by OTLP."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -19,7 +19,7 @@ _REQUEST_ID: Final = "imagecall.request_id"
 
 
 class Traces:
-    """Spans of calls. Sampler, receiver, resource and more are set by the variables OTEL_...."""
+    """Spans of calls. The variables OTEL_... set the sampler, receiver, resource and more."""
 
     def __init__(self) -> None:
         self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
@@ -31,7 +31,7 @@ class Traces:
         return self._start(operation, SpanKind.SERVER, extract(headers))
 
     def start_client(self, operation: Operation, parent: Span) -> Span:
-        """Starts the span of a call to the service behind a backend."""
+        """Starts the span of a call to an upstream service."""
         return self._start(operation, SpanKind.CLIENT, _within(parent))
 
     def _start(self, operation: Operation, kind: SpanKind, context: Context) -> Span:
@@ -41,7 +41,7 @@ class Traces:
     def end(
         self, span: Span, operation: Operation, code: str | int, reason: str, request_id: str
     ) -> None:
-        """Ends a span; code, reason and request id are "" where there is none."""
+        """Ends a span; an absent code, reason or request id is ""."""
         outcome = {
             operation.code_attribute: code,
             _ERROR_TYPE: reason,
@@ -57,7 +57,7 @@ class Traces:
         inject(headers, _within(span))
 
     def close(self) -> None:
-        """Sends the spans that are left."""
+        """Flushes the remaining spans."""
         self._provider.shutdown()
 
 
@@ -66,6 +66,6 @@ def _within(span: Span) -> Context:
 
 
 def _resource() -> Resource:
-    """The resource of this process; attributes that OTEL_... variables name come first."""
+    """Resource of this process; attributes from OTEL_... variables take precedence."""
     defaults = {"service.name": "imagecall", "service.instance.id": str(uuid4())}
     return Resource.create(defaults).merge(OTELResourceDetector().detect())

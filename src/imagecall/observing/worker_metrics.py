@@ -1,4 +1,4 @@
-"""Metrics of several worker processes, which prometheus-client adds up in a directory."""
+"""Metrics of several worker processes, which prometheus-client adds up through a directory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,18 +6,18 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"
-"""Variable of the environment that names the directory; prometheus-client reads it."""
+"""Environment variable with the directory, which prometheus-client reads."""
 
 
 class WorkerMetrics:
-    """The directory of the workers' metrics, as the process sees it that starts the workers."""
+    """Directory of the workers' metrics, for the process that starts the workers."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self.environment = {DIRECTORY: directory}
 
     def forget(self, pid: int) -> None:
-        """Drops the gauges of a worker that has ended; the counters stay."""
+        """Drops the gauges of an ended worker; its counters stay."""
         from prometheus_client.multiprocess import mark_process_dead
 
         mark_process_dead(pid, self._directory)  # type: ignore[no-untyped-call]
@@ -25,6 +25,6 @@ class WorkerMetrics:
 
 @contextmanager
 def worker_metrics() -> Iterator[WorkerMetrics]:
-    """Makes the directory, and removes it at the end. Raises OSError."""
+    """Creates the directory, and removes it at the end. Raises OSError."""
     with TemporaryDirectory(prefix="imagecall-metrics-") as directory:
         yield WorkerMetrics(directory)

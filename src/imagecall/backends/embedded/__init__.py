@@ -1,1 +1,1 @@
-"""The backend that draws test cards, without a network."""
+"""Backend that draws test cards, without a network."""

@@ -1,6 +1,6 @@
-"""The answer to an order, in the events and the response object of the APIs, images left empty.
+"""Answer to an order, in the events and the response object of the APIs, with empty images.
 
-Everything in it is as an API would answer, and request keys are echoed where APIs echo them.
+The answer has the form of an API's, and echoes the request keys that APIs echo.
 """
 
 import json
@@ -33,10 +33,10 @@ _ENDINGS: Final = {
 
 
 class Answer:
-    """The answer to one order. The sequence numbers of events count up as they are made.
+    """Answer to one order. Each new event gets the next sequence number.
 
     Attributes:
-        ending: how a stream ends.
+        ending: StreamEnding of the stream.
     """
 
     def __init__(self, order: Order) -> None:
@@ -49,12 +49,12 @@ class Answer:
         self.ending = _ENDINGS[order.asked.ending]
 
     def opening(self) -> Iterator[StreamEvent]:
-        """The events before the first item."""
+        """Yields the events before the first item."""
         yield self._event("response.created", response=self._response)
         yield self._event("response.in_progress", response=self._response)
 
     def begun(self) -> Iterator[StreamEvent]:
-        """The events of an image until drawing begins."""
+        """Yields the events of an image until drawing begins."""
         item: Fields = {"type": "image_generation_call", "id": self._id, "status": "in_progress"}
         item["result"] = None
         yield self._event("response.output_item.added", item=item, output_index=0)
@@ -62,29 +62,29 @@ class Answer:
         yield self._call_event("generating")
 
     def partial_image(self, index: int) -> StreamEvent:
-        """The event of a partial image."""
+        """Event of a partial image."""
         shown = self._shown()
         return self._call_event(
             "partial_image", partial_image_index=index, partial_image_b64="", **shown
         )
 
     def completed(self) -> StreamEvent:
-        """The event before the final item of a call that did not fail."""
+        """Event before the final item of a call that succeeds."""
         return self._call_event("completed")
 
     def done(self) -> StreamEvent:
-        """The event of the final item."""
+        """Event of the final item."""
         return self._event("response.output_item.done", item=self._image_item(), output_index=0)
 
     def message(self) -> Iterator[StreamEvent]:
-        """The events of the message after the image, or in its place."""
+        """Yields the events of the message that follows or replaces the image."""
         if self._order.succeeds:
             index = int(self._order.draws)
             for fields in message_events(self._message_id, self._text(), index):
                 yield self._numbered(fields)
 
     def response(self, image: bytes | None) -> ReadResponse:
-        """The response at the end, with its image, or with an empty one."""
+        """Response at the end, with `image`, or with an empty image for None."""
         ending = self._order.asked.ending
         status = ending if ending in _FAILURES else "completed"
         response = self._response | _FAILURES.get(ending, {})
@@ -114,7 +114,7 @@ class Answer:
         return drawn if self._order.draws else _NO_IMAGE
 
     def _shown(self) -> Fields:
-        """The settings of the image, as its item and its events have them."""
+        """Settings of the image that its item and its events repeat."""
         settings = self._order.settings
         return {
             "size": settings.size,
@@ -140,7 +140,7 @@ def _compact(value: JsonValue) -> str:
 
 
 def _response_object(order: Order, name: str) -> Fields:
-    """The response when it begins."""
+    """Response object at the start of the answer."""
     asked = members(order.body)
     if not order.has_tools:
         # OpenRouter's SDKs of 2025 refuse an image tool here, and their requests cannot have one.
@@ -150,7 +150,7 @@ def _response_object(order: Order, name: str) -> Fields:
 
 
 def _usage(prompt: str) -> Fields:
-    """Nothing is consumed that anyone would pay for; the words of the prompt are counted."""
+    """Usage object: the words of the prompt as input tokens, and no output tokens."""
     words = len(prompt.split())
     return {
         "input_tokens": words,

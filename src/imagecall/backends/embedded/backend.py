@@ -1,4 +1,4 @@
-"""The backend that needs no key and no network: it draws test cards, and injects faults on request.
+"""Backend without a key or a network that draws test cards, and injects faults on request.
 
 The pictures are a pure function of the request. The members of the request key "embedded" are those
 of imagecall.backends.embedded.fault_injection.Asked.
@@ -36,7 +36,7 @@ from imagecall.v1.stream_event_pb2 import StreamEvent
 from imagecall.wire.chunks import end_of_image, pieces
 
 _Key: TypeAlias = tuple[str, float, int | None]
-"""Key of a picture: its card, its sharpness, and the size of the file that is asked for."""
+"""Key of a picture: its card, its sharpness, and the requested size of its file."""
 
 _KEPT_BYTES: Final = 256 * 1024 * 1024
 
@@ -50,7 +50,7 @@ class Picture:
 
 
 class EmbeddedBackend:
-    """Draws test cards. Keeps the last pictures, up to 256 MiB, for requests of the same ones."""
+    """Draws test cards, and caches the last pictures, up to 256 MiB."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[_Key, Picture] = OrderedDict()
@@ -90,7 +90,7 @@ class EmbeddedBackend:
             yield part
 
     async def _begun(self, order: Order, answer: Answer) -> AsyncGenerator[Part, None]:
-        """The beginning of an image, and its partial ones, over the time that drawing takes."""
+        """Yields the beginning of an image, and its partial images, spread over the delay."""
         partial_images = order.settings.partial_images if order.draws else 0
         steps = partial_images + 1
         for event in answer.begun() if order.draws else ():
@@ -103,15 +103,15 @@ class EmbeddedBackend:
         await asyncio.sleep(order.asked.delay_seconds / steps)
 
     async def close(self) -> None:
-        """Does nothing: there is nothing to give back."""
+        """Does nothing: the backend holds no resources."""
 
     async def _picture(self, order: Order, sharpness: float) -> Picture:
-        """A picture of an order: one that was kept, or drawn now, beside the event loop."""
+        """Returns a picture of an order from the cache, or draws the picture in a thread."""
         size = order.asked.image_bytes if sharpness == 1 else None
         key = (order.card_digest, sharpness, size)
         picture = self._kept.pop(key, None)
         if picture is None:
-            if key not in self._drawing:  # However many want it, it is drawn once.
+            if key not in self._drawing:  # Concurrent calls share one drawing.
                 drawn = asyncio.to_thread(_drawn, order.card, sharpness, size)
                 self._drawing[key] = asyncio.create_task(drawn)
                 self._drawing[key].add_done_callback(partial(self._finished, key))
@@ -121,7 +121,7 @@ class EmbeddedBackend:
 
     def _finished(self, key: _Key, drawing: "asyncio.Task[Picture]") -> None:
         del self._drawing[key]
-        # An exception is asked for even if nobody waits for it any more, or asyncio logs it.
+        # Retrieves the exception, which asyncio would log if no call waits for the task any more.
         if not drawing.cancelled() and drawing.exception() is None:
             self._keep(key, drawing.result())
 
@@ -143,7 +143,7 @@ def _drawn(card: Card, sharpness: float, size: int | None) -> Picture:
 
 
 def _wanted(request: StreamImageRequest, events: Iterator[StreamEvent]) -> list[StreamEvent]:
-    """The events that concern no image, if they are wanted. They count in any case."""
+    """Returns events of no image call, if requested; creates all, for the sequence numbers."""
     made = list(events)
     return made if request.include_other_events else []
 
@@ -151,7 +151,10 @@ def _wanted(request: StreamImageRequest, events: Iterator[StreamEvent]) -> list[
 async def _final_image(
     order: Order, answer: Answer, final: Picture | None
 ) -> AsyncGenerator[Part, None]:
-    """The end of the image, if one was begun, or of the stream, where that is cut."""
+    """Yields the end of the image, if one was begun.
+
+    Raises GenerationError (UPSTREAM_DAMAGED) for the ending "cut".
+    """
     if final is not None:
         yield StreamImageResponse(event=answer.completed())
     if order.asked.ending == "cut":
@@ -167,7 +170,10 @@ async def _final_image(
 async def _with_image(
     message: StreamEvent | StreamEnd, picture: Picture | None
 ) -> AsyncGenerator[Part, None]:
-    """An event or end whose images are left empty, after their chunks, all of the same picture."""
+    """Yields the chunks of the images of an event or end, then the message with empty images.
+
+    All images of the message are the same picture.
+    """
     paths = [place.path for place in image_fields(message)]
     if picture is not None:
         for path in paths:

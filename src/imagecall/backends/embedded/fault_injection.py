@@ -1,4 +1,4 @@
-"""Fault injection: the request key "embedded", with which a request asks for failures and sizes."""
+"""Fault injection: failures and sizes that the request key "embedded" selects."""
 
 from typing import Annotated, Final, Literal
 
@@ -15,25 +15,25 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Members of the request key "embedded"."""
 
     delay_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0
-    """Seconds until the image is drawn, or the failure: in steps as many as there are images."""
+    """Seconds until the image or the failure, divided evenly among partial and final images."""
     http_status: Annotated[int, msgspec.Meta(ge=400, le=599)] | None = None
-    """Status of an API to fail as. None: no failure."""
+    """HTTP status of the injected failure. None: no failure."""
     retry_after_seconds: Annotated[float, msgspec.Meta(ge=0, le=86400)] | None = None
-    """Seconds after which the failure allows a retry. None: it names no time."""
+    """Seconds after which the failure allows a retry. None: the failure has no such time."""
     midway: bool = False
-    """Fails not at once but in the middle of the stream."""
+    """True for a failure in the middle of the stream, not at its start."""
     ending: Literal["completed", "failed", "incomplete", "none", "cut"] = "completed"
-    """End of the stream: as a response ends, without an event for it, or within the image."""
+    """End of the stream: a response status, "none" (no end event), or "cut" (within the image)."""
     image_bytes: Annotated[int, msgspec.Meta(ge=1, le=_MAX_IMAGE_BYTES)] | None = None
-    """Size of the final image file, exactly. None: as it was drawn. Partial ones keep theirs."""
+    """Exact size of the final image file. None: size as drawn. Partial images keep their size."""
 
     @property
     def fails_at_once(self) -> bool:
-        """The failure comes before the first event of a stream."""
+        """True if the failure comes before the first event of a stream."""
         return self.http_status is not None and not self.midway
 
     def fail(self, *, midway: bool) -> None:
-        """Raises the GenerationError that the request asks for at this moment, if any."""
+        """Raises the GenerationError that the request selects for this moment, if any."""
         status = self.http_status
         if status is None or midway != self.midway:
             return

@@ -25,7 +25,7 @@ _QUALITIES: Final = {
     "xhigh": "high",
     "max": "high",
 }
-"""The quality that is drawn for each quality of the APIs."""
+"""Drawn quality for each quality of the APIs."""
 
 _SIZE: Final = re.compile(r"([1-9]\d{0,5})x([1-9]\d{0,5})", re.ASCII)
 _RATIO: Final = re.compile(r"([1-9]\d?):([1-9]\d?)", re.ASCII)
@@ -35,7 +35,7 @@ _PARTIAL_IMAGES: Final = range(4)
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """Settings of an image, beside the prompt, with a value for each that a request leaves open."""
+    """Settings of an image beside the prompt, with defaults for those that a request omits."""
 
     width: int
     height: int
@@ -47,7 +47,7 @@ class ImageSettings:
 
     @property
     def size(self) -> str:
-        """The size as the API spells it."""
+        """Size in the spelling of the API."""
         return f"{self.width}x{self.height}"
 
 
@@ -63,10 +63,10 @@ _DEFAULTS: Final = ImageSettings(
 
 
 def settings_of(tools: Sequence[Tool], *, needed: bool = True) -> ImageSettings:
-    """The settings of the first image tool, wherever it stands; the defaults if there are no tools.
+    """Reads the settings of the first image tool at any place; defaults without tools.
 
-    Tools that are not for images are let be beside it, and alone where no image is `needed`.
-    Raises ConversionError: UNSUPPORTED with the pointer of what cannot be done, WRONG_TYPE.
+    Other tools are ignored; a request with only other tools is refused if an image is `needed`.
+    Raises ConversionError: UNSUPPORTED, with the pointer of the faulty setting; WRONG_TYPE.
     """
     for index, tool in enumerate(tools):
         if not TOOLS.chosen(tool).option.fallback:
@@ -79,7 +79,7 @@ def settings_of(tools: Sequence[Tool], *, needed: bool = True) -> ImageSettings:
 
 
 def _parameters(tool: Tool, index: int) -> tuple[Any, tuple[str | int, ...]]:
-    """The message that has the settings of a tool, and its place in the request."""
+    """Message with the settings of a tool, and the tokens of its JSON Pointer in the request."""
     message = getattr(tool, TOOLS.chosen(tool).name)
     if "parameters" in message.DESCRIPTOR.fields_by_name:
         return message.parameters, ("tools", index, "parameters")
@@ -87,7 +87,7 @@ def _parameters(tool: Tool, index: int) -> tuple[Any, tuple[str | int, ...]]:
 
 
 class _Reading:
-    """The settings of one tool, which stands at a place in the request."""
+    """Reader of the settings of one tool, at the JSON Pointer of `tokens` in the request."""
 
     def __init__(self, tool: Any, tokens: tuple[str | int, ...]) -> None:
         self._tool = tool
@@ -113,7 +113,7 @@ class _Reading:
         )
 
     def _refuse_wrong_types(self) -> None:
-        """A value of another JSON type than its field's is among the extra fields."""
+        """Refuses a value of another JSON type than its field's, kept among the extra fields."""
         known = {key_of(field).name for field in self._tool.DESCRIPTOR.fields}
         for extra in self._tool.extra_fields:
             if extra.name in known and extra.json != "null":
@@ -122,7 +122,7 @@ class _Reading:
                 raise ConversionError("WRONG_TYPE", pointer, message)
 
     def _refuse_several(self) -> None:
-        """Refuses a number of images: APIs have the key "n", for which the tools have no field."""
+        """Refuses several images: the key "n" of the APIs, for which the tools have no field."""
         for extra in self._tool.extra_fields:
             if extra.name == _NUMBER and extra.json not in ("null", "1"):
                 text = f"{quoted(_NUMBER)} must be 1: the embedded backend draws one image"
@@ -132,8 +132,8 @@ class _Reading:
         has = name in self._tool.DESCRIPTOR.fields_by_name and self._tool.HasField(name)
         return getattr(self._tool, name) if has else None
 
-    def _unsupported(self, name: str, why: str) -> ConversionError:
-        return ConversionError("UNSUPPORTED", pointer_to(*self._tokens, name), why)
+    def _unsupported(self, name: str, message: str) -> ConversionError:
+        return ConversionError("UNSUPPORTED", pointer_to(*self._tokens, name), message)
 
     def _choice(self, name: str, choices: dict[str, str]) -> str:
         value = self._value(name)
@@ -169,7 +169,7 @@ class _Reading:
         return (int(side) for side in found.groups() if int(side) in SIDES)
 
     def _size_of_ratio(self) -> tuple[int, int]:
-        """About as many pixels as the default size has, by the aspect ratio."""
+        """Width and height by the aspect ratio, with about the pixel count of the default size."""
         ratio = self._value("aspect_ratio")
         if ratio is None:
             return _DEFAULT_SIDE, _DEFAULT_SIDE

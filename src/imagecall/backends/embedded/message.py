@@ -1,6 +1,6 @@
-"""The message with which a model ends its answer, and the events that stream it.
+"""Message with which a model ends its answer, and the events that stream the message.
 
-Agent frameworks go on asking until an answer has a message, so an image alone would never end them.
+Agent frameworks repeat a request until an answer has a message, so an image alone would not do.
 """
 
 import re
@@ -15,12 +15,12 @@ _WORDS: Final = re.compile(r"\S+\s*")
 
 
 def message_item(name: str, text: str) -> Fields:
-    """A finished message of the assistant, with the id `name`."""
+    """Finished message of the assistant, with the id `name`."""
     return _item(name, "completed", [_part(text)])
 
 
 def message_events(name: str, text: str, output_index: int) -> Iterator[Fields]:
-    """The events of a message, at an index of the output, in the order of the APIs."""
+    """Yields the events of a message, at an index of the output, in the order of the APIs."""
     item: Fields = {"output_index": output_index}
     part: Fields = {"item_id": name, "output_index": output_index, "content_index": 0}
     tag = "response.output_item"

@@ -1,4 +1,4 @@
-"""An order to the embedded backend: a request that was checked, and the card to draw for it."""
+"""Order to the embedded backend: a checked request, and the test card to draw for it."""
 
 import hashlib
 
@@ -12,16 +12,16 @@ from imagecall.v1.image_request_pb2 import ImageRequest
 
 
 class Order:
-    """A request that was checked. Raises ConversionError.
+    """A checked request. Raises ConversionError for a request that cannot be fulfilled.
 
     Attributes:
-        body: the request as the JSON body of a POST /responses.
+        body: request as the JSON body of a POST /responses.
         digest: SHA-256 of the body, in hexadecimal.
-        has_tools: the request has tools of its own.
-        asked: the failures and sizes that the request asks for.
-        draws: an image is begun. Else the answer is a message alone.
-        settings: the settings of the image tool.
-        card: the test card that the image shows.
+        has_tools: true if the request has tools.
+        asked: failures and sizes that the request selects.
+        draws: true if an image is begun; else the answer has only a message.
+        settings: settings of the image tool.
+        card: test card that the image shows.
     """
 
     def __init__(self, request: ImageRequest) -> None:
@@ -47,10 +47,10 @@ class Order:
 
     @property
     def succeeds(self) -> bool:
-        """The response does not fail."""
+        """True if the response does not fail."""
         return self.asked.ending in ("completed", "none", "cut")
 
     @property
     def has_image(self) -> bool:
-        """The answer has an image that was drawn whole."""
+        """True if the answer has a complete image."""
         return self.draws and self.succeeds

@@ -1,4 +1,4 @@
-"""The prompt and the input images of a request, out of its fields and its earlier items."""
+"""Prompt and input images of a request, from its fields and its earlier items."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _USER: Final = "user"
 
 
 def prompt_of(request: ImageRequest) -> str:
-    """The prompt; where it is blank, the text of the last message: a user's if there is one."""
+    """Prompt; if blank, the text of the last message of a user, else of any last message."""
     if request.prompt.strip():
         return request.prompt
     messages = [_object(item) for item in request.input_items]
@@ -24,19 +24,19 @@ def prompt_of(request: ImageRequest) -> str:
 
 
 def input_images(request: ImageRequest) -> Iterator[bytes]:
-    """Files of the images to start from; empty for one whose bytes are not in the request."""
+    """Yields the files of the input images; empty bytes for an image not in the request."""
     for item in request.input_items:
         if item.WhichOneof("variant") != "unknown_item":
             yield view(item).image or b""
         for part in _parts(_object(item)):
             if isinstance(part.get("image_url"), str):
-                yield _at(part["image_url"])
+                yield _bytes_at(part["image_url"])
     for image in request.input_images:
-        yield _at(image.url) if image.url else image.image
+        yield _bytes_at(image.url) if image.url else image.image
 
 
 def _object(item: ImageGenerationCall) -> dict[str, Any]:
-    """The JSON of an item of another type, such as a message; empty for a call."""
+    """JSON object of an item of another type, such as a message; empty for a call."""
     value: dict[str, Any] = json.loads(item.unknown_item.json or "{}")
     return value
 
@@ -55,8 +55,8 @@ def _text(message: dict[str, Any]) -> str:
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
-def _at(url: str) -> bytes:
-    """The bytes of a data: URL; empty for any other."""
+def _bytes_at(url: str) -> bytes:
+    """Bytes in a data: URL; empty for any other URL."""
     if not url.startswith("data:"):
         return b""
     item = json.dumps({"type": "image_generation_call", "result": url})

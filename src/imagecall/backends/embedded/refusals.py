@@ -1,7 +1,7 @@
-"""Request keys that change how an API answers, and that the embedded backend follows or refuses.
+"""Request keys that change the answer of an API, which the embedded backend obeys or refuses.
 
-Nothing is stored between requests, so a key that refers to an earlier one is refused, as an API
-refuses an identifier that is not known.
+The backend stores nothing between requests, so it refuses a key that refers to an earlier request,
+as an API refuses an unknown identifier.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,7 +32,7 @@ def refuse_unsupported(values: Mapping[str, bytes]) -> None:
 
 
 def allows_image(values: Mapping[str, bytes]) -> bool:
-    """Reports if the "tool_choice" of a request, whose keys are raw JSON text, allows an image.
+    """Returns true if the "tool_choice" of a request, given as raw JSON text, allows an image.
 
     Raises ConversionError: UNSUPPORTED for a choice of a tool that is not for images.
     """

@@ -1,8 +1,8 @@
-"""The backend that calls a Responses API over HTTP: OpenRouter's, OpenAI's, or any other.
+"""Backend that calls a Responses API over HTTP: OpenRouter's, OpenAI's, or any other.
 
-A call is never sent twice. GenerationError.may_be_billed is set where an error may have come after
-the API began to bill. An API may answer with a stream where a response was asked for, and the other
-way round: the first bytes of the answer decide how it is read.
+A call is never sent twice. GenerationError.may_be_billed is set if the API may have begun to bill
+before the error. An API may answer a unary request with a stream, and a streaming request with one
+response: the first bytes of the answer decide how the answer is read.
 """
 
 import asyncio
@@ -66,14 +66,14 @@ class HttpBackend:
     """Calls a Responses API over HTTP.
 
     Args:
-        base_url: the URL of the API without "/responses": "https://openrouter.ai/api/v1". A query
+        base_url: URL of the API without "/responses": "https://openrouter.ai/api/v1". A query
             is kept behind the path.
-        api_key: sent as a bearer token. "": none is sent.
-        headers: sent with each request.
-        forward_headers: names of the headers, or metadata, of a caller that are sent too.
-        idle_seconds: after how long a silence a call is given up.
-        max_bytes: the limit of an answer, or of an event of a stream without its image.
-        max_image_bytes: the limit of an image of a stream.
+        api_key: bearer token of each request. "": requests have no token.
+        headers: headers of each request.
+        forward_headers: names of the caller's headers, or metadata, that are forwarded.
+        idle_seconds: longest silence of the API before a call fails.
+        max_bytes: largest answer, or event of a stream without its image.
+        max_image_bytes: largest image of a stream.
 
     Raises ValueError for a URL, proxy, key or header that cannot be used.
     """
@@ -136,7 +136,10 @@ class HttpBackend:
     async def _post(
         self, body: bytes, accept: str
     ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Body]]:
-        """Sends a request; gives the answer and its body. Raises GenerationError for an error."""
+        """Sends a request; yields the answer and its body.
+
+        Raises GenerationError for a failed connection, and for a status other than 200.
+        """
         with client_call(self._operation) as observed, _failures():
             async with asyncio.timeout(self._idle_seconds):
                 answer = await self._opened().post(
@@ -155,7 +158,7 @@ class HttpBackend:
                 yield answer, Body(answer, inflater, self._idle_seconds, self._max_bytes)
 
     def _headers(self, accept: str, of_call: Mapping[str, str]) -> list[tuple[str, str]]:
-        """The headers of a request. Those of the caller give way to others."""
+        """Headers of a request. The backend's own headers win over the caller's."""
         others = [("Accept", accept), ("Content-Type", "application/json"), *of_call.items()]
         sent = forwarded(CALL.get().metadata, self._forward - self._own.keys())
         return [*others, *self._own.values(), *((name, str(value)) for name, value in sent)]
@@ -168,8 +171,8 @@ class HttpBackend:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"Accept-Encoding": IDENTITY, "User-Agent": "imagecall"},
                 read_bufsize=_READ_BYTES,
-                # How long it is silent is ours to measure: while a slow client keeps us from
-                # reading, it is not.
+                # Body measures the silence of the API: aiohttp's timeout would also count the
+                # time in which a slow client keeps this process from reading.
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
                 max_field_size=_MAX_HEADER_BYTES,
                 max_line_size=_MAX_HEADER_BYTES,
@@ -179,7 +182,7 @@ class HttpBackend:
     async def _parts(
         self, body: Body, start: bytes, request: StreamImageRequest, max_image_bytes: int
     ) -> AsyncGenerator[Part, None]:
-        """The parts of a stream."""
+        """Yields the parts of a stream. Raises GenerationError."""
         if start.startswith(b"<"):
             raise not_understood("HTML", may_be_billed=True)
         stream = ResponseStream(request, self._secrets, self._max_bytes, max_image_bytes)
@@ -205,7 +208,7 @@ class HttpBackend:
     async def _composed(
         self, body: Body, start: bytes, request: GenerateImageRequest
     ) -> ImageResponse:
-        """The response of an API that answers with a stream."""
+        """Composes one response from the stream with which an API answered."""
         asked = StreamImageRequest(
             request=request.request, include_document=request.include_document
         )
@@ -214,7 +217,7 @@ class HttpBackend:
         return compose(items, request.include_document)
 
     async def _response(self, body: Body, start: bytes, headers: Mapping[str, str]) -> ReadResponse:
-        """Reads a whole answer. Raises GenerationError, also for the error that it may be."""
+        """Reads a whole answer. Raises GenerationError, also for an error sent with status 200."""
         text = await body.whole_json(start)
         if len(text) >= OFFLOAD:
             return await asyncio.to_thread(self._read_response, text, headers)
@@ -267,11 +270,11 @@ def _slices(received: bytes, stream: ResponseStream) -> Iterator[bytes]:
 
 @contextmanager
 def _failures() -> Iterator[None]:
-    """Turns failures of the connection into GenerationErrors; no text of theirs is shown."""
+    """Turns exceptions of aiohttp into GenerationErrors, without the text of the exception."""
     try:
         yield
     except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-        message = f"there is no connection to the API: {_why(error)}"
+        message = f"there is no connection to the API: {_cause_of(error)}"
         raise GenerationError("UPSTREAM_UNREACHABLE", message) from None
     except (TimeoutError, aiohttp.SocketTimeoutError):
         message = "the API was silent for too long"
@@ -288,7 +291,8 @@ def _failures() -> Iterator[None]:
         raise GenerationError("UPSTREAM_DISCONNECTED", message, may_be_billed=True) from None
 
 
-def _why(error: Exception) -> str:
+def _cause_of(error: Exception) -> str:
+    """Short phrase for the cause of a failed connection."""
     match error:
         case aiohttp.ClientConnectorDNSError():
             return "no such host"

@@ -1,6 +1,6 @@
 """Body of an API's answer: its bytes as they arrive, decoded.
 
-APIs and proxies compress answers for which no compression was asked.
+APIs and proxies compress answers even if the request does not accept compression.
 """
 
 import asyncio
@@ -17,15 +17,15 @@ from imagecall.rpc.inflater import Inflater
 from imagecall.sizes import PIECE
 
 TRANSPORT_ERRORS: Final = (aiohttp.ClientError, ConnectionError, TimeoutError)
-"""Exceptions of a body that does not come to its end."""
+"""Exceptions of a body that breaks off."""
 
 IDENTITY: Final = "identity"
 _COMPRESSED: Final = frozenset({"gzip", "x-gzip", "deflate"})
 _WHOLE_SECONDS: Final = 1.0
-"""Time without a byte after which a JSON text that may be whole is looked at."""
+"""Silence after which a JSON text that may be complete is checked for completeness."""
 
 _MAX_RATIO: Final = 100
-"""Limit of how many times larger than its compressed form a body is; base64 is 1.3 times."""
+"""Largest ratio of a body's decoded size to its compressed size; base64 has about 1.3."""
 
 _MAX_UNCHECKED_BYTES: Final = 32 * 1024 * 1024
 """Decoded size up to which the ratio is not checked."""
@@ -37,10 +37,10 @@ class Body:
     """Body of an answer.
 
     Args:
-        answer: an answer whose body was not read.
-        inflater: decoder of the body. None: it is not compressed.
-        idle_seconds: time without a byte after which reading it is given up.
-        max_bytes: limit of a JSON text, and of the white space before it.
+        answer: answer whose body has not been read yet.
+        inflater: decoder of the body. None: the body is not compressed.
+        idle_seconds: longest silence before a read fails with TimeoutError.
+        max_bytes: largest JSON text, and most white space before the text.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class Body:
             self._decoded = self._inflater.pieces(received)
 
     def _check_ratio(self, size: int) -> None:
-        """Raises GenerationError (ANSWER_TOO_LARGE) for a body that no image compresses to."""
+        """Raises GenerationError (UPSTREAM_ANSWER_TOO_LARGE) for a compression bomb."""
         self._decoded_bytes += size
         if self._decoded_bytes > max(_MAX_UNCHECKED_BYTES, _MAX_RATIO * self._received_bytes):
             raise too_large_answer("the API's answer", _MAX_RATIO, "times its compressed size")
 
     async def beginning(self) -> bytes:
-        """First bytes, without a byte order mark and white space; empty for a body of those."""
+        """First bytes after a byte order mark and white space; empty if no more follow."""
         start = b""
         passed = 0
         while not start or _BYTE_ORDER_MARK.startswith(start):
@@ -100,9 +100,10 @@ class Body:
         return start
 
     async def whole_json(self, start: bytes) -> bytes:
-        """JSON text that begins with `start`; whole is also one whose transfer has no end.
+        """Reads the JSON text that begins with `start`.
 
-        Raises one of TRANSPORT_ERRORS, or GenerationError.
+        A text that is complete is returned even if the transfer does not end. Raises one of
+        TRANSPORT_ERRORS, or GenerationError.
         """
         pieces = [start]
         size = len(start)
@@ -128,7 +129,7 @@ class Body:
         return await self.read()
 
     async def _receive(self, seconds: float | None) -> bytes:
-        """Next bytes as they were sent; those before a failure come before its exception."""
+        """Next bytes, still compressed; bytes that arrived before a failure come first."""
         if self._error is not None:
             raise self._error
         try:
@@ -149,9 +150,9 @@ class Body:
 
 
 def inflater_of(answer: aiohttp.ClientResponse) -> Inflater | None:
-    """Decoder of an answer's body; None for one that is not compressed.
+    """Decoder of an answer's body; None for a body that is not compressed.
 
-    Raises GenerationError (NOT_UNDERSTOOD) for an encoding other than gzip and deflate.
+    Raises GenerationError (UPSTREAM_NOT_UNDERSTOOD) for an encoding other than gzip and deflate.
     """
     words = [word.strip() for word in answer.headers.get("content-encoding", "").split(",")]
     encodings = [word for word in words if word.lower() not in ("", IDENTITY)]

@@ -1,11 +1,11 @@
 """Failures of a Responses API as GenerationErrors.
 
-An HTTP status becomes the reason that has it as an option in
-proto/imagecall/v1/conversion_error.proto; an error that comes without one, in a stream or with the
-status 200, is taken for the status that its code or type goes with.
+An HTTP status becomes the reason that has that status as an option in
+proto/imagecall/v1/conversion_error.proto. For an error in a stream, or with the status 200, the
+error's code or type determines the status.
 
-Some APIs spell numbers as strings, and what is absent as "None"; some frame the body of an error as
-an event of a stream.
+Some APIs spell numbers as strings, and an absent value as "None"; some frame the body of an error
+as an event of a stream.
 """
 
 import codecs
@@ -52,7 +52,7 @@ _STATUSES: Final = {
     "overloaded_error": 503,
     "server_error": 500,
 }
-"""The HTTP statuses that an API sends with the code or type of an error."""
+"""HTTP status for each code or type of an error, as APIs pair them."""
 
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _EVENT_DATA: Final = re.compile(rb"^data:[ ]?(.*?)\r?$", re.MULTILINE)
@@ -64,47 +64,47 @@ _MIN_SECRET: Final = 16
 """Shortest word of a secret that is masked."""
 
 Secrets: TypeAlias = tuple[str, ...]
-"""Words that no text of an API may show: the API key, and those in headers of the operator."""
+"""Words to mask in every text of an API: the API key, and the secrets in configured headers."""
 
 _KEY: Final = re.compile(r"\b(?:sk|key|pk|rk)-[\w*.-]{3,}[\w*]", re.ASCII)
 
 
 def secrets_of(api_key: str, headers: Iterable[Header]) -> Secrets:
-    """Returns the words to mask. Short ones would be found in places where they are no secret."""
+    """Returns the words to mask, without short ones, which also occur in harmless text."""
     values = [api_key, *(header.value for header in headers if header.is_secret)]
     words = {word for value in values for word in value.split() if len(word) >= _MIN_SECRET}
     return tuple(sorted(words, key=len, reverse=True))
 
 
 def without_secrets(data: bytes, secrets: Secrets) -> bytes:
-    """Masks secrets in the bytes of an API: APIs quote the key that they refuse."""
+    """Masks secrets in bytes from an API: APIs quote a key that they reject."""
     for secret in secrets:
         data = data.replace(secret.encode(), b"[key]")
     return data
 
 
 def _masked(text: str, secrets: Secrets) -> str:
-    """Masks secrets in a sentence of an API, and parts of a key."""
+    """Masks secrets, and words that look like part of a key, in a sentence of an API."""
     return _KEY.sub("[key]", without_secrets(text.encode(errors="replace"), secrets).decode())
 
 
 def error_answer(
     status: int, headers: Mapping[str, str], body: bytes, secrets: Secrets
 ) -> GenerationError:
-    """The error for an answer with a status of 300 or more, or below 200."""
+    """Builds the error for an answer with a status other than 200."""
     error = _error_in(body)
     return _error(status, error, _said(error, body), headers, secrets, may_be_billed=False)
 
 
 def error_event(error: JsonValue, secrets: Secrets, headers: Mapping[str, str]) -> GenerationError:
-    """The error for an error object that came in a stream, or with the status 200."""
+    """Builds the error for an error object in a stream, or in an answer with the status 200."""
     fields = error if isinstance(error, dict) else {"message": str(error)}
     said = _text(fields, "message") or _text(fields, "detail")
     return _error(_status_of(fields), fields, said, headers, secrets, may_be_billed=True)
 
 
 def not_understood(what: str, may_be_billed: bool = False) -> GenerationError:
-    """The error for an answer that is none of a Responses API."""
+    """Builds the error for an answer that no Responses API sends."""
     message = f"no Responses API is at the base URL: it answered with {what}"
     return GenerationError("UPSTREAM_NOT_UNDERSTOOD", message, may_be_billed=may_be_billed)
 
@@ -148,7 +148,7 @@ def reason_of(status: int) -> str:
 
 
 def _status_of(fields: Mapping[str, Any]) -> int:
-    """The HTTP status that an error goes with."""
+    """HTTP status of an error, by its code, status or type; 500 if none of these is known."""
     for key in ("code", "status", "status_code", "type"):
         value = fields.get(key)
         number = _number(value)
@@ -160,7 +160,7 @@ def _status_of(fields: Mapping[str, Any]) -> int:
 
 
 def _number(value: JsonValue) -> int | None:
-    """An integer, also one that stands in a string; None for another value."""
+    """Integer, or a string of three digits as an integer; None for another value."""
     if isinstance(value, str) and _DIGITS.fullmatch(value):
         return int(value)
     return value if isinstance(value, int) else None
@@ -197,7 +197,7 @@ def _said(error: Mapping[str, Any], body: bytes) -> str:
 
 
 def _decoded(body: bytes) -> str | None:
-    """The beginning of a body as a line of text; None if it is none."""
+    """Beginning of a body as one line of text; None if the body is not text."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     try:
         text = decoder.decode(body[:_MAX_BODY], final=len(body) <= _MAX_BODY)
@@ -219,13 +219,13 @@ def _word(fields: Mapping[str, Any], key: str) -> str:
 
 
 def _pointer(param: JsonValue) -> str:
-    """The JSON Pointer of what OpenAI names as `tools[0].size`."""
+    """JSON Pointer for a parameter that OpenAI names in the form `tools[0].size`."""
     tokens = _PARAM.findall(param) if isinstance(param, str) and param != _NONE else []
     return pointer_to(*tokens)
 
 
 def _retry_seconds(headers: Mapping[str, str]) -> float | None:
-    """When to try again, by Retry-After (RFC 9110, section 10.2.3) or OpenAI's retry-after-ms."""
+    """Seconds until a retry, by Retry-After (RFC 9110, 10.2.3) or OpenAI's retry-after-ms."""
     seconds: float | None = None
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1)):
         with suppress(ValueError):
@@ -235,7 +235,7 @@ def _retry_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 def _seconds(text: str) -> float:
-    """The seconds of a Retry-After, which may be a date. Raises ValueError."""
+    """Seconds of a Retry-After header, whose value may be a date. Raises ValueError."""
     try:
         return float(text)
     except ValueError:

@@ -1,7 +1,8 @@
-"""Events of a Responses API's stream, told from heartbeats and from what other servers mix in.
+"""Events of a Responses API's stream, separated from heartbeats and from foreign events.
 
-The type of an event may stand in its `event:` line alone. An event that has no data, or data that
-is not JSON under no name of ours, is a heartbeat, as is JSON without a type under a foreign name.
+The type of an event may stand in the `event:` line alone. Names of this API are "error" and those
+that begin with "response."; every other name is foreign. Heartbeats are events without data, and
+under a foreign name also data that is not JSON, or JSON without a type.
 """
 
 import json
@@ -27,11 +28,11 @@ class Event:
     """An event with data.
 
     Attributes:
-        tag: its type; "" if it has none.
-        name: the value of its `event:` line; "" if it has none.
-        value: its members. Of a faulty event as far as they can be read.
-        data: its JSON, with its type.
-        fault: why its JSON is refused. None: it is not.
+        tag: type of the event; "" if it has none.
+        name: value of the `event:` line; "" if there is none.
+        value: members of the JSON object; of a faulty event those that can be read.
+        data: JSON of the event, with its type.
+        fault: error with which the JSON was refused. None: the JSON is valid.
     """
 
     tag: str
@@ -56,13 +57,13 @@ class Event:
 
     @property
     def error(self) -> JsonValue:
-        """The error object of an event that is an error, or the text in its stead."""
+        """Error object of an error event, or its text if the event has no object."""
         others = {key: value for key, value in self.value.items() if key != "type"}
         return others.get("error") or others or self.data.decode(errors="replace").strip()
 
     @property
     def failure(self) -> JsonValue:
-        """The error of an event that ends the stream, or of its response; None if none is known."""
+        """Error of an event that ends the stream, or of the event's response; None without one."""
         response = self.value.get("response")
         inner = response.get("error") if isinstance(response, dict) else None
         return self.value.get("error") or inner
@@ -86,12 +87,12 @@ class Event:
 
     @property
     def items_named(self) -> int:
-        """The number of image items in the event, by their types."""
+        """Number of image items in the event, by their types."""
         return sum(self.data.count(b'"%b"' % name.encode()) for name in CALLS.by_type)
 
 
 def read_event(name: str, data: bytes) -> Event | None:
-    """An event by its name and its data; None for a heartbeat."""
+    """Reads an event from its name and its data; returns None for a heartbeat."""
     if not data.strip():
         return None
     own_name = name if name in _ERRORS or name.startswith(_PREFIX) else ""
@@ -114,7 +115,7 @@ def read_event(name: str, data: bytes) -> Event | None:
 
 
 def _without_object(name: str, data: bytes, fault: ConversionError | None) -> Event | None:
-    """An event of ours whose data is no object; None for another, which is a heartbeat."""
+    """Event of this API's name whose data is no JSON object; None for a heartbeat."""
     if name in _ERRORS:
         return Event(name, name, {}, data, fault)
     if name in ENDINGS:
@@ -127,7 +128,7 @@ def _others(data: bytes) -> dict[str, bytes]:
 
 
 def _loosely(data: bytes) -> JsonValue:
-    """The object that a faulty text may mean; {} if that cannot be known; None if it is none."""
+    """Object that a faulty text may mean; {} if unreadable; None if the text is no object."""
     if not data.lstrip().startswith(b"{"):
         return None
     try:

@@ -1,7 +1,7 @@
-"""The image items of a stream of an API: which were begun, and which are final.
+"""Tracking of the image items of an API's stream: the begun ones and the final ones.
 
-An item is known by its id; APIs that give it another id in the response at the end, or several the
-same, are followed by its index in the output.
+The id identifies an item. Some APIs use another id in the response at the end, or one id for
+several items; the index in the output identifies the items of these.
 """
 
 from collections import Counter
@@ -20,11 +20,11 @@ _WITHOUT_IMAGE: Final = frozenset({"failed", "incomplete", "cancelled"})
 """Statuses of a final item that will never have a result."""
 
 Key: TypeAlias = tuple[int | None, str | None]
-"""The index of an item in the output, and its id, as far as they are known."""
+"""Index of an item in the output, and id of the item; None for an unknown one."""
 
 
 class Items:
-    """The image items of a stream: which were begun, and which are final."""
+    """Image items of a stream: the begun ones and the final ones."""
 
     def __init__(self) -> None:
         self._begun: dict[Key, str] = {}
@@ -34,21 +34,21 @@ class Items:
 
     @property
     def open(self) -> list[str]:
-        """The items that were begun and are not final."""
+        """Items that were begun and are not final."""
         return list(self._begun.values())
 
     @property
     def awaited(self) -> list[str]:
-        """The items whose image has not come: the open ones, and those that are final without."""
+        """Items whose image has not arrived: the open ones, and the final ones without an image."""
         return [*self._begun.values(), *self._awaited.values()]
 
     @property
     def done(self) -> int:
-        """The number of items that are final."""
+        """Number of final items."""
         return len(self._final)
 
     def note(self, event: StreamEvent) -> None:
-        """Takes notice of an event."""
+        """Updates the items with an event."""
         variant = EVENTS.chosen(event)
         message = getattr(event, variant.name)
         if variant.option.fallback or "item" not in message.DESCRIPTOR.fields_by_name:
@@ -67,7 +67,7 @@ class Items:
             self._begun[key] = _called(name)
 
     def _note_result(self, call: ImageGenerationCall, key: Key) -> None:
-        """Takes notice of a final item, whose image may be in the response only."""
+        """Records a final item without an image; only the response may hold the image."""
         if _has_result(call):
             return
         if key[1] is not None:
@@ -87,8 +87,9 @@ class Items:
     ) -> Callable[[int, ImageGenerationCall], bool]:
         """Predicate of the items of a response with these calls: true if one was final before.
 
-        It is known by its id; or by its index in the output, as some APIs give another id there,
-        unless the item that was final at that index stands elsewhere.
+        `calls` are the calls of the response. The id identifies an item, else the index in the
+        output, since some APIs use another id in the response. An index does not count if the item
+        that was final at that index has another place in the response.
         """
         names = Counter(_id(call) or "" for call in calls)
         indexes = {index for index, name in self._final if not name or names[name] != 1}

@@ -1,9 +1,9 @@
-"""One large base64 string inside JSON, decoded piece by piece while it arrives.
+"""One large base64 string inside JSON, decoded piece by piece while the string arrives.
 
-A marker stands in its place in the JSON text, itself canonical base64, so that the short text is
-parsed properly and the marker comes out where the image belongs. A string that turns out not to be
-canonical base64 (RFC 4648 section 4) is given back as text, as long as no piece of it was given
-away; so the first pieces are kept back, which for most images is all of them.
+A marker, itself canonical base64, replaces the string in the JSON text, so that the parser reads a
+short text and leaves the marker where the image belongs. A string that turns out not to be
+canonical base64 (RFC 4648 section 4) is restored as text, as long as no piece was streamed;
+therefore the first pieces are held, which for most images is all of them.
 """
 
 import secrets
@@ -19,7 +19,7 @@ from imagecall.json.text import parse
 from imagecall.sizes import HELD, SLICE
 
 _PIECE: Final = SLICE // 3 * 4
-"""The size of the pieces that are decoded but the last."""
+"""Size in base64 of each decoded piece; the last may be shorter."""
 
 _ALPHABET: Final = (string.ascii_letters + string.digits + "+/=").encode()
 _LONGEST_ESCAPE: Final = len(rb"\u002b")
@@ -30,15 +30,18 @@ class Use(Enum):
     """Use of a large string."""
 
     STREAM = "STREAM"
-    """Its pieces, at once."""
+    """Streams the pieces as they are decoded."""
     HOLD = "HOLD"
-    """The whole of it, at its end."""
+    """Keeps the pieces until the string ends."""
     SKIP = "SKIP"
-    """Nothing."""
+    """Discards the string."""
 
 
 class NotBase64(Exception):
-    """The string is not canonical base64. `text` is what has come of it: None if that is gone."""
+    """Raised for a string that is not canonical base64.
+
+    `text` is the string so far; None if pieces of the string were streamed already.
+    """
 
     def __init__(self, text: bytes | None) -> None:
         super().__init__()
@@ -46,13 +49,13 @@ class NotBase64(Exception):
 
 
 class LargeBase64:
-    """A string that begins: `add` what comes of it, then `end`.
+    """Decoder of one string: `add` each part of the string, then `end`.
 
     Attributes:
-        use: what is wanted of it.
-        marker: what stands in its place in the text is the base64 of this.
-        image: the image, once it ended. None: nothing was held.
-        size: number of bytes of base64 so far.
+        use: use of the string.
+        marker: random bytes, whose base64 replaces the string in the JSON text.
+        image: decoded image after the end. None: the use is not HOLD.
+        size: bytes of base64 so far.
     """
 
     def __init__(self, use: Use) -> None:
@@ -72,11 +75,11 @@ class LargeBase64:
 
     @property
     def text(self) -> bytes:
-        """The whole string, once it ended; only of one that is held."""
+        """Whole string after its end; only for the use HOLD."""
         return b64encode(self.image or b"")
 
     def add(self, text: bytes) -> Iterator[bytes]:
-        """Takes what follows of the string; gives pieces to stream. Raises NotBase64."""
+        """Adds the next part of the string; yields pieces to stream. Raises NotBase64."""
         self.size += len(text)
         if self.use is Use.SKIP:
             return
@@ -92,7 +95,7 @@ class LargeBase64:
             yield from self._use(piece)
 
     def end(self) -> Iterator[bytes]:
-        """The string has ended; gives the last piece to stream. Raises NotBase64."""
+        """Ends the string; yields the last pieces to stream. Raises NotBase64."""
         if self.use is Use.SKIP:
             return
         self._held.append(self._decoded(self._plain(b"".join(self._text)), last=True))
@@ -110,14 +113,14 @@ class LargeBase64:
             self._held = []
 
     def _pending(self) -> tuple[bytes, bytes]:
-        """The text that is not decoded yet, without escapes, and what may be half an escape."""
+        """Text not decoded yet, without escapes; and its end, which may be half an escape."""
         text = b"".join(self._text)
         at = text.rfind(_BACKSLASH)
         cut = at if 0 <= len(text) - _LONGEST_ESCAPE < at else len(text)
         return self._plain(text[:cut]), text[cut:]
 
     def _plain(self, text: bytes) -> bytes:
-        """The text without escapes, such as `\\/` for a slash."""
+        """Text without JSON escapes, such as `\\/` for a slash. Raises NotBase64."""
         if _BACKSLASH not in text:
             return text
         try:

@@ -1,8 +1,8 @@
-"""Use of the large strings of a stream's events, and their return to where they stood.
+"""Use of the large strings of a stream's events, and their return to the place of their markers.
 
-An image of an event is streamed while it arrives, but one of each event. A string that nobody needs
-is skipped: that of an event that was not asked for, and an image of the response that was final
-before.
+One image of each event is streamed while the event arrives. A string that the caller does not need
+is skipped: the string of an event that the caller did not request, and an image of the response
+that was already sent with its final item.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ class LargeStrings:
     """Chooses the use of the large strings of a stream.
 
     Attributes:
-        streams: whether an image of the event that arrives is streamed.
+        streams: true if an image of the current event is streamed.
     """
 
     def __init__(self, request: StreamImageRequest, items: Items) -> None:
@@ -32,7 +32,7 @@ class LargeStrings:
         self.streams = False
 
     def choose(self, name: str, data: bytes) -> Use:
-        """The use of a large string, by the name of its event and the data before that string."""
+        """Chooses the use of a large string, by its event's name and the data before the string."""
         marker = LargeBase64(Use.HOLD)
         known = data + marker.text_marker + b'"'
         begun = read_event(name, known + closing_brackets(data[:-1]))
@@ -51,7 +51,7 @@ class LargeStrings:
         return Use.STREAM
 
     def _choose_in_other(self, event: StreamEvent, marker: LargeBase64) -> Use:
-        """The same for an event that concerns no image call, such as one that ends the stream."""
+        """Chooses the use in an event of no image call, such as one that ends the stream."""
         text = event.unknown_item.json.encode()
         if event.unknown_item.type not in ENDINGS:
             return Use.HOLD if self._request.include_other_events else Use.SKIP
@@ -68,15 +68,16 @@ class LargeStrings:
 
 
 def response_of(event: bytes) -> ReadResponse | None:
-    """The response that an event is of; None if it has none. Raises ConversionError."""
+    """Response in an event; None if the event has none. Raises ConversionError."""
     response = members(event).get("response", b"")
     return response_from_json(response) if response.startswith(b"{") else None
 
 
 def fill(message: StreamEvent | StreamEnd, large: Iterable[LargeBase64]) -> str:
-    """Puts the large strings of an event in the place of their markers.
+    """Replaces the markers in an event with their large strings.
 
-    Returns the path of the image that was streamed; "" if none was.
+    Returns the path of the streamed image; "" without one. Raises GenerationError
+    (UPSTREAM_DAMAGED) if the marker of a streamed image is not in the event.
     """
     places = image_fields(message)
     streamed = ""
@@ -94,7 +95,10 @@ def fill(message: StreamEvent | StreamEnd, large: Iterable[LargeBase64]) -> str:
 
 
 def fill_end(end: StreamEnd, large: Iterable[LargeBase64]) -> None:
-    """Puts the large strings of the event that ends a stream into its end."""
+    """Replaces the markers in the end of a stream with their large strings.
+
+    Raises GenerationError (UPSTREAM_DAMAGED) if the end needs a string that was skipped.
+    """
     fill(end, [string for string in large if string.use is not Use.SKIP])
     skipped = {string.marker for string in large if string.use is Use.SKIP}
     if any(place.value in skipped for place in image_fields(end)):
@@ -102,7 +106,7 @@ def fill_end(end: StreamEnd, large: Iterable[LargeBase64]) -> None:
 
 
 def _fill_text(message: StreamEvent | StreamEnd, string: LargeBase64) -> None:
-    """Puts a string that is not an image of ours back into the raw JSON that has its marker."""
+    """Replaces a marker that stands in raw JSON, outside the images of the schema."""
     for place in text_fields(message):
         marker = string.text_marker.decode()
         if marker in place.value:

@@ -1,11 +1,11 @@
-"""Server-sent events as real servers send them, with strings of many megabytes inside.
+"""Reader of server-sent events as real servers send them, with strings of many megabytes inside.
 
 The format is that of https://html.spec.whatwg.org/multipage/server-sent-events.html: lines that end
 with CR, LF or both, comments, `data:` with or without a space, several data lines in an event, a
-byte order mark at the start. Beyond it, an event whose last blank line is missing is taken.
+byte order mark at the start. Beyond that format, the last event may lack its blank line.
 
-A large string under one of the given keys never stands in memory whole: see
-imagecall.backends.responses_api.large_base64. Its use is chosen as soon as it is known to be large.
+A large string under one of the given keys is moved out of the event's text while it arrives: see
+imagecall.backends.responses_api.large_base64. Its use is chosen as soon as its size shows.
 """
 
 import re
@@ -24,7 +24,7 @@ _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _DATA: Final = b"data:"
 _BACKSLASH: Final = b"\\"
 _MAX_LINES: Final = 10_000
-"""The most lines of an event: each takes time, however short it is."""
+"""Most lines of an event: even a short line takes time."""
 
 _BEFORE_A_STRING: Final = 256
 """Bytes before a string in which its key is searched."""
@@ -32,12 +32,12 @@ _BEFORE_A_STRING: Final = 256
 
 @dataclass
 class SseEvent:
-    """An event.
+    """A server-sent event.
 
     Attributes:
-        name: the value of its `event:` line; "" if it has none.
-        data: its data, a marker in the place of each large string.
-        large: those large strings.
+        name: value of the `event:` line; "" if there is none.
+        data: data of the event, with a marker in the place of each large string.
+        large: large strings of the event.
     """
 
     name: str = ""
@@ -46,19 +46,19 @@ class SseEvent:
 
 
 Reading: TypeAlias = Generator[bytes | SseEvent, None, int]
-"""Pieces of a string and events, and at last a position."""
+"""Generator of pieces of a string, and events; returns the position after the read bytes."""
 
 Choose = Callable[[str, bytes], Use]
-"""The use of a large string, by the name of its event and the data before that string."""
+"""Function that chooses the use of a large string: event name, data before the string."""
 
 
 class SseReader:
-    """Reads a stream: `feed` what arrives, then `finish`.
+    """Reads a stream: `feed` the received bytes, then `finish`.
 
     Args:
-        keys: the JSON keys whose strings may be large.
+        keys: JSON keys whose strings may be large.
         choose: chooses the use of a large string.
-        max_bytes: the limit of an event, without what is streamed or skipped.
+        max_bytes: largest event, without its streamed and skipped strings.
     """
 
     def __init__(self, keys: Iterable[str], choose: Choose, max_bytes: int) -> None:
@@ -78,10 +78,10 @@ class SseReader:
         self._lines = 0
 
     def feed(self, received: bytes) -> Iterator[bytes | SseEvent]:
-        """Takes what arrived; gives pieces of a string that is to be streamed, and events.
+        """Reads received bytes; yields events, and pieces of a string with the use STREAM.
 
-        Raises GenerationError: UPSTREAM_DAMAGED where a line ends within a large string, or a
-        string is not base64 after pieces of it were given; UPSTREAM_ANSWER_TOO_LARGE.
+        Raises GenerationError: UPSTREAM_DAMAGED if a line ends within a large string, or if a
+        string proves not to be base64 after pieces were streamed; UPSTREAM_ANSWER_TOO_LARGE.
         """
         position = 0
         if self._after_cr and received:
@@ -99,7 +99,10 @@ class SseReader:
         return self._string is not None
 
     def finish(self) -> Iterator[SseEvent]:
-        """The stream has ended; gives the last event if its blank line is missing."""
+        """Ends the stream; yields the last event if its blank line is missing.
+
+        Raises GenerationError (UPSTREAM_DAMAGED) if the stream ends within a large string.
+        """
         if self._string is not None:
             raise damaged_answer("the stream ends within a string")
         if self._line:
@@ -107,9 +110,9 @@ class SseReader:
         yield from self._end_line()
 
     def _read_line(self, received: bytes, position: int) -> Reading:
-        """Reads a line, or the rest of one, or a part; returns the position after it.
+        """Reads a line or a part of a line; returns the position after it.
 
-        Blank lines that end no event are read at once, however many they are.
+        Blank lines that end no event are read in one step.
         """
         if not (self._line or self._data) and (blank := _BLANK.match(received, position)):
             self._begin_event()
@@ -189,7 +192,7 @@ class SseReader:
         yield from self._add(self._string, beginning)
 
     def _read_string(self, string: LargeBase64, received: bytes, position: int) -> Reading:
-        """Reads a large string, or a part of it; returns the position after that."""
+        """Reads a large string or a part of it; returns the position after it."""
         quote = received.find(b'"', position)
         end = quote if quote >= 0 else len(received)
         text = received[position:end] if end - position < len(received) else received
@@ -225,7 +228,10 @@ class SseReader:
         self._check_size()
 
     def _give_back(self, string: LargeBase64, found: NotBase64) -> None:
-        """Puts a string that is not base64 into the line, to be read as any other."""
+        """Restores a string that is not base64 to the line, as ordinary text.
+
+        Raises GenerationError (UPSTREAM_DAMAGED) if pieces of the string were streamed already.
+        """
         if found.text is None:
             raise damaged_answer("an image is not base64 to its end")
         self._event.large.remove(string)

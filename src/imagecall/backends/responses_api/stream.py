@@ -1,12 +1,12 @@
-"""The stream of a Responses API as parts of the answer to StreamImage.
+"""Stream of a Responses API as parts of the answer to StreamImage.
 
-What holds, see proto/imagecall/v1/image_generation_service.proto: the item of
-`response.output_item.done` is the authority, and nothing in it is rewritten; an item for which that
-event did not come is taken from the response at the end; an image leaves in chunks while it
-arrives; a stream that ends before an image it had begun is damaged.
+Rules, from proto/imagecall/v1/image_generation_service.proto: the item of
+`response.output_item.done` is the authority and is not rewritten; an item without that event is
+taken from the response at the end; an image is sent in chunks while it arrives; a stream that ends
+before a begun image is complete is damaged.
 
-Once every image that was begun has come, nothing that follows is a loss: whatever becomes of the
-rest, the stream has an end. Of a faulty event that costs no image, no more than its number is kept.
+Once every begun image has arrived, the stream is settled: a later fault does not fail the call, and
+the stream still gets a StreamEnd. A faulty event that costs no image is only counted as missing.
 """
 
 from collections.abc import Iterator
@@ -52,13 +52,13 @@ _MOST_MISSING: Final = 2**31 - 1
 
 
 class ResponseStream:
-    """A stream that arrives: `feed` its bytes, until it has `ended`; then `finish`.
+    """Converter of one stream: `feed` the received bytes until it has `ended`, then `finish`.
 
     Args:
-        request: what is wanted beside the events of image generation calls.
-        secrets: masked in each event.
-        max_bytes: the limit of an event, without an image that is streamed.
-        max_image_bytes: the limit of an image that is streamed.
+        request: request of the caller, with its options for other events and the document.
+        secrets: words to mask in each event.
+        max_bytes: largest event, without its streamed image.
+        max_image_bytes: largest streamed image.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class ResponseStream:
         self._items = Items()
         self._words = StreamedWords()
         self._large = LargeStrings(request, self._items)
-        # Not a method of ours, which would keep us, and an image, until cycles are looked for.
+        # Not a method of self: the reference cycle would keep an image until garbage collection.
         self._reader = SseReader(EVENTS.image_keys, self._large.choose, max_bytes)
         self._response = ImageResponse()
         self._has_data = False
-        self._has_spoken = False
+        self._has_typed_event = False
         self._is_broken = False
         self._foreign_error: GenerationError | None = None
         self._last_number: int | None = None
@@ -95,13 +95,13 @@ class ResponseStream:
         return self._items.done > 0 and not self._items.awaited and not is_streaming
 
     def feed(self, received: bytes) -> Iterator[Part]:
-        """Takes what arrived; gives parts of the answer. Raises GenerationError."""
+        """Reads received bytes; yields parts of the answer. Raises GenerationError."""
         yield from self._take(self._reader.feed(received))
         if self._is_broken and not self.ended:
             yield from self._ended(StreamEnding.STREAM_ENDING_UNANNOUNCED)
 
     def finish(self) -> Iterator[Part]:
-        """The connection has ended; gives the last parts of the answer. Raises GenerationError."""
+        """Ends the stream with its connection; yields the last parts. Raises GenerationError."""
         if not self.ended:
             yield from self._take(self._reader.finish())
         if not self.ended:
@@ -155,7 +155,7 @@ class ResponseStream:
 
     def _read_typed(self, event: Event, large: list[LargeBase64]) -> Iterator[Part]:
         """Reads an event that has a type."""
-        self._has_spoken = True
+        self._has_typed_event = True
         self._count(event.value.get("sequence_number"))
         self._words.note(event.tag, event.value)
         if event.tag in ENDINGS:
@@ -166,7 +166,7 @@ class ResponseStream:
             yield from self._event(event, large)
 
     def _error(self, event: Event) -> Iterator[Part]:
-        """Raises the error of an event; once no image can be lost, it is how the stream ends."""
+        """Raises the error of an event; a settled stream ends with that error instead."""
         error = error_event(event.error, self._secrets, {})
         if not self._is_settled:
             raise error
@@ -182,7 +182,7 @@ class ResponseStream:
             self._missing = min(self._missing + 1, _MOST_MISSING)
 
     def _count(self, number: JsonValue) -> None:
-        """Counts the events that are missing, as far as the sequence numbers show it."""
+        """Counts missing events, by the gaps in the sequence numbers."""
         if isinstance(number, int) and not isinstance(number, bool):
             last = self._last_number
             if last is None or number > last:
@@ -190,11 +190,11 @@ class ResponseStream:
                 self._missing = min(self._missing + new, _MOST_MISSING)
                 self._last_number = number
             elif number < last:
-                self._missing = max(self._missing - 1, 0)  # One that comes late.
+                self._missing = max(self._missing - 1, 0)  # An event that arrives late.
 
     def _event(self, read: Event, large: list[LargeBase64]) -> Iterator[Part]:
         if read.tag not in EVENTS.by_type:
-            self._learn(read)
+            self._keep_response(read)
             if not self._request.include_other_events:
                 return
         try:
@@ -209,8 +209,8 @@ class ResponseStream:
             self._chunker = None
         yield from in_parts(event, {sent} if sent else ())
 
-    def _learn(self, event: Event) -> None:
-        """Keeps what an event says of the response, for an end that says nothing."""
+    def _keep_response(self, event: Event) -> None:
+        """Keeps the response of an event, for an end that has none."""
         if isinstance(event.value.get("response"), dict):
             with suppress(ConversionError):
                 if read := response_of(event.data):
@@ -232,7 +232,10 @@ class ResponseStream:
         yield from self._send(end)
 
     def _response_at_end(self, event: Event, ending: int) -> ReadResponse | None:
-        """The response of an event that ends the stream; None if that has none that is needed."""
+        """Response of the event that ends the stream; None if the event has no readable one.
+
+        Raises GenerationError (UPSTREAM_DAMAGED) if an unreadable response may cost an image.
+        """
         try:
             if event.fault:
                 raise event.fault
@@ -259,8 +262,11 @@ class ResponseStream:
     def _unannounced_end(
         self, announced: bool, ending: int = StreamEnding.STREAM_ENDING_UNANNOUNCED
     ) -> Iterator[Part]:
-        """The end of a stream that does not say what the response is."""
-        if not self._has_spoken:
+        """Ends a stream that has no response at its end.
+
+        Raises GenerationError if an image is missing, or if the stream is not a Responses API's.
+        """
+        if not self._has_typed_event:
             what = "a stream without a response" if self._has_data else "neither JSON nor events"
             raise self._foreign_error or not_understood(what, may_be_billed=True)
         if lost := self._items.open if announced else self._items.awaited:
@@ -270,12 +276,12 @@ class ResponseStream:
         yield from self._ended(ending)
 
     def _damaged(self, what: str) -> GenerationError:
-        """The error for a stream that lost an image, or for the error that it passed over."""
+        """Error for a stream that lost an image; an earlier foreign error takes precedence."""
         missing = f"; {self._missing} events are missing" if self._missing else ""
         return self._foreign_error or damaged_answer(what + missing)
 
     def _ended(self, ending: int) -> Iterator[Part]:
-        """The end of a stream of whose response no more is known than what came before."""
+        """Ends the stream with the response that earlier events gave."""
         yield from self._send(StreamEnd(ending=ending, response=self._response))  # type: ignore[arg-type]  # a number of StreamEnding
 
     def _send(self, end: StreamEnd) -> Iterator[Part]:
@@ -286,7 +292,7 @@ class ResponseStream:
 
 
 def _response_error(error: JsonValue) -> ResponseError:
-    """The error of a stream as that of a response."""
+    """Error of a response, from the error of a stream."""
     fields = error_of({"error": error})
     found = ResponseError()
     if isinstance(code := fields.get("code"), str | int):
@@ -297,5 +303,5 @@ def _response_error(error: JsonValue) -> ResponseError:
 
 
 def _text(value: str | int) -> str:
-    """A text without halves of surrogate pairs, which protobuf refuses."""
+    """Text without lone surrogates, which protobuf refuses."""
     return str(value).encode(errors="replace").decode()

@@ -1,7 +1,7 @@
-"""Words of a model as they come in a stream, for an end that has none.
+"""Words of a model, collected from the events of a stream, for an end without them.
 
-They come as deltas, each of which "done" events repeat as a whole, and at last in the message's
-item. Halves of a surrogate pair, which APIs cut into two deltas, become one character again.
+A stream has the words as deltas, then whole in a "done" event, and last in the item of the message.
+A surrogate pair that an API splits between two deltas becomes one character again.
 """
 
 import io
@@ -17,14 +17,14 @@ _EVENTS: Final = {
     for kind, text_key in KEYS.items()
     for suffix, key in (("delta", "delta"), ("done", text_key))
 }
-"""By the type of an event: the kind of its words, their key, and whether they are the whole."""
+"""Kind of words, their key, and true for the whole text, by the type of an event."""
 
 _MAX_PARTS: Final = 1000
 _MAX_LETTERS: Final = 4 * MAX_WORDS
-"""Limit of all that is noted, with what is repeated."""
+"""Most characters that are collected, repetitions included."""
 
 _Place: TypeAlias = tuple[Key, str, str]
-"""An item, the index of a part in its content, and the kind of words."""
+"""Key of an item, index of a part in its content, and kind of words."""
 
 
 class StreamedWords:
@@ -35,7 +35,7 @@ class StreamedWords:
         self._size = 0
 
     def note(self, tag: str, event: dict[str, JsonValue]) -> None:
-        """Takes notice of an event."""
+        """Collects the words of an event."""
         if tag == _ITEM_DONE:
             self._note_item(event)
         elif tag in _EVENTS:
@@ -45,7 +45,7 @@ class StreamedWords:
 
     @property
     def words(self) -> Words:
-        """All words so far."""
+        """Words collected so far."""
         return Words(*(self._joined(kind) for kind in KEYS))
 
     def _note_item(self, event: dict[str, JsonValue]) -> None:
@@ -74,7 +74,7 @@ class StreamedWords:
 
 
 def _item_of(event: dict[str, JsonValue]) -> Key:
-    """The item that an event is of."""
+    """Key of the item that an event concerns."""
     item = event.get("item")
     name = item.get("id") if isinstance(item, dict) else event.get("item_id")
     index = event.get("output_index")

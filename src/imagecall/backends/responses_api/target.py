@@ -11,9 +11,9 @@ class Target(NamedTuple):
     """Address of an API.
 
     Attributes:
-        url: where requests go, with the query of the base URL.
-        shown: the same without the query, which may have a key in it.
-        proxy: URL of the proxy, which may have a password in it. None: there is none.
+        url: URL of requests, with the query of the base URL.
+        shown: URL without the query, which may contain a key.
+        proxy: URL of the proxy, which may contain a password. None: there is no proxy.
     """
 
     url: str
@@ -24,10 +24,10 @@ class Target(NamedTuple):
 def target_of(base_url: str) -> Target:
     """Returns the address below a base URL, whose query is kept behind the path.
 
-    The proxy is that of HTTP_PROXY, HTTPS_PROXY and NO_PROXY. No other credentials than those of
-    its URL are sent to it: ~/.netrc, which aiohttp's `trust_env` reads, plays no part.
+    HTTP_PROXY, HTTPS_PROXY and NO_PROXY determine the proxy. Only credentials in the proxy's URL
+    are sent to it: ~/.netrc, which aiohttp's `trust_env` reads, is not used.
 
-    Raises ValueError for what is no base URL, or no proxy.
+    Raises ValueError for an invalid base URL or proxy.
     """
     parts = _checked(base_url)
     path = parts.path.rstrip("/") + "/responses"
@@ -42,8 +42,8 @@ def _checked(base_url: str) -> SplitResult:
     if parts.scheme not in _SCHEMES or not parts.hostname or parts.fragment:
         shown = parts._replace(query="", fragment="").geturl()
         raise ValueError(f"{shown!r} is no base URL such as https://openrouter.ai/api/v1")
-    _ = parts.port  # Raises ValueError for what is no port.
-    parts.hostname.encode("idna")  # Raises UnicodeError, which is a ValueError, for no host.
+    _ = parts.port  # Raises ValueError for an invalid port.
+    parts.hostname.encode("idna")  # Raises UnicodeError, a ValueError, for an invalid host.
     return parts
 
 

@@ -1,4 +1,4 @@
-"""The panel of a test card that says what it is: words on a picture, wrapped to its width."""
+"""Panel with the caption of a test card: text on the picture, wrapped to its width."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ _LEAST_SIDE: Final = 96
 _LEAST_FONT: Final = 9
 _NOTE: Final = "imagecall embedded backend: drawn from the prompt, no model"
 _MAX_PROMPT: Final = 400
-_BOX: Final = "\N{REPLACEMENT CHARACTER}"  # the font draws a box for what it lacks
+_BOX: Final = "\N{REPLACEMENT CHARACTER}"  # the font draws a box for a character that it lacks
 _STRIPES: Final = (
     WHITE,
     (236, 200, 62),
@@ -41,7 +41,7 @@ _ASCII: Final = str.maketrans(
 
 @dataclass(frozen=True)
 class Line:
-    """One line of text and where it stands in the panel, in pixels from its top left corner."""
+    """Line of text, and its place in pixels from the top left corner of the panel."""
 
     text: str
     x: int
@@ -52,7 +52,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """The panel: its box in the picture, in pixels, and its lines: none in a tiny picture."""
+    """Box of the panel in the picture, in pixels, and its lines; a tiny picture has no lines."""
 
     left: int
     top: int
@@ -60,11 +60,11 @@ class Panel:
     bottom: int
     lines: tuple[Line, ...]
     stripes: int
-    """The height of the colour bars, in pixels."""
+    """Measure of the colour bars, each 3 times as wide, in pixels."""
 
 
 def plan_panel(prompt: str, footer: str, width: int, height: int) -> Panel:
-    """Where the panel stands in a picture, and what is on it."""
+    """Plans the place of the panel in a picture, and its lines."""
     if min(width, height) < _LEAST_SIDE:
         return Panel(0, height, width, height, (), 0)
     side = min(width, height, 2 * max(width, height) // 3 + 1)
@@ -100,7 +100,7 @@ def _paragraphs(prompt: str, footer: str, side: int) -> tuple[_Paragraph, ...]:
 def _lines(
     paragraphs: Sequence[_Paragraph], room: int, most_height: int
 ) -> tuple[tuple[Line, ...], int]:
-    """The lines of the paragraphs that fit into the height, and the height that they take."""
+    """Lines of the paragraphs that fit into the height, and the height of these lines."""
     lines: list[Line] = []
     y = 0
     for paragraph in paragraphs:
@@ -116,7 +116,7 @@ def _lines(
 
 
 def readable(prompt: str) -> str:
-    """The prompt in what the font can draw, one line, cut to what may fit on a panel."""
+    """Prompt on one line, in characters that the font has, cut to 400 characters."""
     plain = "".join(_drawable(char) for char in prompt[:_MAX_PROMPT].translate(_ASCII))
     text = " ".join(plain.split())
     if not text:
@@ -127,7 +127,7 @@ def readable(prompt: str) -> str:
 
 
 def _drawable(char: str) -> str:
-    """The character, without an accent; a space for a control; a box for what the font lacks."""
+    """Character without its accent; a space for a control; a box for one that the font lacks."""
     if char.isascii():
         return char if char.isprintable() else " "
     parts = unicodedata.normalize("NFKD", char)
@@ -136,7 +136,7 @@ def _drawable(char: str) -> str:
 
 
 def wrap(text: str, font: int, room: int, most_lines: int) -> list[str]:
-    """The text in lines of at most `room` pixels. What does not fit ends in an ellipsis."""
+    """Wraps text into lines of at most `room` pixels, with an ellipsis where text is cut off."""
     face = _face(font)
     lines: list[str] = []
     rest = text
@@ -186,7 +186,7 @@ def draw_panel(picture: Image.Image, panel: Panel, colours: Palette) -> None:
 
 
 def _draw_stripes(pen: ImageDraw.ImageDraw, panel: Panel, width: int) -> None:
-    """Colour bars in the line of the title, at its right."""
+    """Draws colour bars at the right of the title, if there is room."""
     title = panel.lines[0]
     bar = panel.stripes * 3
     left = width - title.x - bar * len(_STRIPES)

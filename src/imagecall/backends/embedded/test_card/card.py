@@ -1,7 +1,7 @@
-"""The pictures of the embedded backend: test cards, drawn from the prompt without any model.
+"""Pictures of the embedded backend: test cards, drawn from the prompt without any model.
 
-A card is a pure function of its fields: the same card is the same file, in any process with the
-same version of Pillow.
+The file is a pure function of the card's fields: equal cards give equal files, in any process with
+the same version of Pillow.
 """
 
 import io
@@ -16,10 +16,10 @@ from imagecall.backends.embedded.test_card.scene import DETAILS, draw_scene
 from imagecall.backends.embedded.test_card.thumbnails import draw_thumbnails
 
 SIDES: Final = range(16, 4097)
-"""The widths and heights that a card can have, in pixels."""
+"""Valid widths and heights of a card, in pixels."""
 
 FORMATS: Final = ("png", "jpeg", "webp")
-"""The formats that a card can have."""
+"""Valid formats of a card's file; the first is the default."""
 
 _ENCODER_QUALITY: Final = 90
 _MAX_DRAWN_PIXELS: Final = 20_000_000
@@ -29,7 +29,7 @@ _MAX_DRAWN_PIXELS: Final = 20_000_000
 class Card:
     """Content of a test card, and the format of its file.
 
-    Raises ValueError for a side, quality, format or compression that no card can have.
+    Raises ValueError for an invalid side, quality, format or compression.
     """
 
     prompt: str
@@ -38,15 +38,15 @@ class Card:
     height: int
     """Pixels, 16 to 4096."""
     quality: str
-    """ "low", "medium" or "high": how much detail is drawn."""
+    """Amount of detail: "low", "medium" or "high"."""
     transparent: bool
-    """No landscape: what is drawn stands on alpha 0. A JPEG file cannot, and is opaque."""
+    """True for a subject on alpha 0, without a landscape. A JPEG file is opaque anyway."""
     output_format: str
-    """ "png", "jpeg" or "webp"."""
+    """Format of the file: "png", "jpeg" or "webp"."""
     compression: int | None
     """0 (smallest) to 100 (best), for JPEG and WebP. None: the default, 90. PNG is lossless."""
     inputs: tuple[bytes, ...] = ()
-    """Files of pictures, shown in small. What cannot be decoded is shown as a question mark."""
+    """Files of input pictures, shown as thumbnails; a question mark replaces an undecodable one."""
 
     def __post_init__(self) -> None:
         if self.width not in SIDES or self.height not in SIDES:
@@ -60,10 +60,10 @@ class Card:
 
 
 def draw(card: Card, sharpness: float = 1.0) -> bytes:
-    """The image file of a card.
+    """Draws the image file of a card.
 
-    A sharpness between 0 and 1 gives an early partial image: the same picture, size and format,
-    but coarser, and a smaller file. Raises ValueError for a sharpness that is not in (0, 1].
+    A sharpness below 1 gives a partial image: the same picture, size and format, but coarser, in a
+    smaller file. Raises ValueError for a sharpness that is not in (0, 1].
     """
     if not 0 < sharpness <= 1:
         raise ValueError(f"sharpness is {sharpness}, not above 0 and up to 1")
@@ -73,8 +73,8 @@ def draw(card: Card, sharpness: float = 1.0) -> bytes:
 
 
 def _partial(picture: Image.Image, card: Card, sharpness: float, size: int) -> bytes:
-    """The file of a coarser picture, of less than `size` bytes: coarser still until it is."""
-    # Lossless data, PNG and any alpha, is small in blocks; what is lossy is small where smooth.
+    """Encodes a coarser picture, and coarsens it further until the file is below `size` bytes."""
+    # Lossless data, PNG and any alpha, compresses well in blocks; lossy data where it is smooth.
     lossless = card.output_format == "png" or picture.mode == "RGBA"
     filling = Image.Resampling.NEAREST if lossless else Image.Resampling.BICUBIC
     block = 1 + max(4.0, min(picture.size) / 36) * (1 - sharpness) ** 1.5
@@ -115,14 +115,14 @@ def _oversampling(card: Card) -> int:
 
 
 def _coarsened(picture: Image.Image, block: float, filling: Image.Resampling) -> Image.Image:
-    """The picture with no detail finer than blocks of about `block` pixels a side."""
+    """Picture without detail finer than blocks of about `block` pixels a side."""
     width, height = picture.size
     coarse = picture.resize((_blocks(width, block), _blocks(height, block)), Image.Resampling.BOX)
     return coarse.resize((width, height), filling)
 
 
 def _blocks(side: int, block: float) -> int:
-    """At least one block fewer than pixels, so that the coarse picture is never the sharp one."""
+    """Number of blocks along a side, less than its pixels, so that a coarse picture differs."""
     return min(side - 1, max(2, round(side / block)))
 
 

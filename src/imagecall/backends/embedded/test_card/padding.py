@@ -1,4 +1,4 @@
-"""Image files made longer, to an exact size, with the same pixels.
+"""Padding of image files to an exact size, with the same pixels.
 
 Each format has a place for bytes that decoders skip: private chunks in PNG (section 5.4 of its
 specification), comments in JPEG (ITU-T T.81, B.2.4.5), unknown chunks in WebP (RFC 9649, 2.7.1.6).
@@ -18,7 +18,7 @@ _PNG_CHUNK_BYTES: Final = 1024 * 1024
 _PNG_CHUNK_FRAME: Final = 12  # length, type and CRC
 _PNG_TYPE: Final = b"paDd"  # ancillary, private, safe to copy
 _IEND: Final = b"\0\0\0\0IEND\xaeB`\x82"
-_JPEG_SEGMENT_BYTES: Final = 2 + 0xFFFF  # marker, and what a length of two bytes can count
+_JPEG_SEGMENT_BYTES: Final = 2 + 0xFFFF  # marker, and the largest length of two bytes
 _RIFF_HEADER: Final = 12
 _CHUNK_HEADER: Final = 8
 _PIECE_BYTES: Final = 1024 * 1024
@@ -27,12 +27,13 @@ _ALPHA: Final = 0x10
 
 
 def pad(image: bytes, size: int) -> bytes:
-    """The same picture as a file of exactly `size` bytes.
+    """Pads an image file to exactly `size` bytes.
 
     `image` is a PNG, JPEG or WebP file of n bytes. Possible sizes are n, and from n + 12 for PNG,
-    from n for JPEG, and from n + 26 for WebP (n + 8 if it is of the extended format, n + 1 ever).
-    An odd size of WebP takes a byte after the end that RIFF gives, which readers skip: chunks
-    are even. Raises ValueError for any other size, which names the possible ones, or format.
+    from n for JPEG, and from n + 26 for WebP (n + 8 in the extended format); n + 1 also for WebP.
+    Since chunks of WebP have even sizes, a file of odd size ends in a byte after the RIFF data,
+    which readers skip. Raises ValueError for another size, with the possible sizes, and for
+    another format.
     """
     extra = size - len(image)
     if extra == 0:
@@ -49,7 +50,7 @@ def pad(image: bytes, size: int) -> bytes:
 
 
 def _joined(pieces: Iterable[bytes]) -> bytes:
-    """The pieces in one, written one by one: other threads need not wait until all are copied."""
+    """Joins pieces by separate writes, so that copying does not block other threads for long."""
     file = io.BytesIO()
     for piece in pieces:
         file.write(piece)
@@ -119,7 +120,7 @@ def _padded_webp(image: bytes, extra: int) -> Iterator[bytes]:
 
 
 def _vp8x(image: bytes) -> bytes:
-    """The chunk that says a file is extended: only such a one may hold unknown chunks."""
+    """Chunk that marks a file as extended, since only extended files may hold unknown chunks."""
     kind = image[_RIFF_HEADER : _RIFF_HEADER + 4]
     data = image[_RIFF_HEADER + _CHUNK_HEADER :]
     if kind == b"VP8L":  # RFC 9649, 3.4: signature, then 14 bits, 14 bits, and one for alpha

@@ -1,4 +1,4 @@
-"""The colours of a scene and what it shows, chosen by words of the prompt, else by its hash."""
+"""Colours and features of a scene, chosen by words of the prompt, else by its hash."""
 
 import hashlib
 import random
@@ -17,7 +17,7 @@ _MIDNIGHT: Final = (14, 20, 52)
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of a landscape, and what else the words of the prompt say about it."""
+    """Colours of a landscape, and its features that words of the prompt select."""
 
     sky: Colour
     horizon: Colour
@@ -25,14 +25,14 @@ class Palette:
     near: Colour
     light: Colour = (255, 246, 214)
     accent: Colour | None = None
-    """The colour that the prompt names, for the subject."""
+    """Colour of the subject, if the prompt names one."""
     night: bool = False
     water: bool = False
     snow: bool = False
     bare: bool = False
-    """No trees."""
+    """True for a landscape without trees."""
     plain: bool = False
-    """No landscape: the subject stands before a plain disc."""
+    """True for a plain disc behind the subject instead of a landscape."""
 
 
 _WATER_WORDS: Final = (
@@ -92,39 +92,39 @@ _NIGHT: Final = frozenset(
 
 
 def words(prompt: str) -> list[str]:
-    """The Latin words of a prompt, in order and lower case."""
+    """Latin words of a prompt, in order and in lower case."""
     return re.findall(r"[a-z]+", prompt.lower())
 
 
 def rng(prompt: str, part: str) -> random.Random:
-    """Numbers for one part of the picture. They are the same for the same prompt, ever."""
+    """Random numbers for one part of the picture, seeded by the prompt and the part."""
     text = f"{part}\n{prompt}".encode("utf-8", "surrogatepass")
     return random.Random(int.from_bytes(hashlib.sha256(text).digest(), "big"))
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
-    """The first colour with a share, 0 to 1, of the second."""
+    """Mixes the first colour with a share, 0 to 1, of the second."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 
 def palette(prompt: str) -> Palette:
-    """The colours of the scene of a prompt."""
-    spoken = words(prompt)
-    accent = _first(spoken, _COLOURS)
-    water = not {*spoken}.isdisjoint(_WATER_WORDS)
-    land = _first(spoken, _LANDS)
+    """Chooses the palette for the scene of a prompt."""
+    prompt_words = words(prompt)
+    accent = _first(prompt_words, _COLOURS)
+    water = not {*prompt_words}.isdisjoint(_WATER_WORDS)
+    land = _first(prompt_words, _LANDS)
     if land is None:
         land = _SEASIDE if water else rng(prompt, "land").choice(_UNNAMED_LANDS)
         land = land if accent is None or water else _tinted(land, accent)
     land = replace(land, accent=accent, water=water and not land.plain)
-    return _at_night(land) if _NIGHT.intersection(spoken) and not land.plain else land
+    return _at_night(land) if _NIGHT.intersection(prompt_words) and not land.plain else land
 
 
-def _first(spoken: list[str], table: Mapping[str, _T]) -> _T | None:
-    """The entry of the word that comes first in the prompt."""
+def _first(prompt_words: list[str], table: Mapping[str, _T]) -> _T | None:
+    """Entry of the first word of the prompt that the table has; None without one."""
     by_word = {word: value for key, value in table.items() for word in key.split()}
-    return next((by_word[word] for word in spoken if word in by_word), None)
+    return next((by_word[word] for word in prompt_words if word in by_word), None)
 
 
 def _tinted(land: Palette, accent: Colour) -> Palette:

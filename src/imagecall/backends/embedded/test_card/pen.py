@@ -1,4 +1,4 @@
-"""A pen for shapes that know nothing of pixels: each is drawn in units of its own box."""
+"""Pen that draws shapes in units of their own box, independent of pixels."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _STEPS = 8
 
 @dataclass(frozen=True)
 class Pen:
-    """Draws with the origin at (x, y) of the picture, y upwards, and a unit of so many pixels."""
+    """Draws with its origin at pixel (x, y) of the picture, y upwards, and `unit` in pixels."""
 
     draw: ImageDraw.ImageDraw
     x: float
@@ -22,15 +22,15 @@ class Pen:
     unit: float
 
     def at(self, x: float, y: float, scale: float) -> "Pen":
-        """A pen with its origin at a point of this one, and its unit scaled."""
+        """Pen with its origin at a point of this pen, and a scaled unit."""
         return Pen(self.draw, self.x + x * self.unit, self.y - y * self.unit, self.unit * scale)
 
     def polygon(self, points: Sequence[Point], colour: Colour | tuple[int, ...]) -> None:
-        """A filled polygon."""
+        """Draws a filled polygon."""
         self.draw.polygon([self._pixel(point) for point in points], colour)
 
     def blob(self, points: Sequence[Point], colour: Colour) -> None:
-        """A filled closed curve through the points (Catmull-Rom)."""
+        """Draws a filled closed curve through the points (Catmull-Rom)."""
         count = len(points)
         curve = [
             _between([points[(index + offset) % count] for offset in (-1, 0, 1, 2)], step / _STEPS)
@@ -40,17 +40,17 @@ class Pen:
         self.polygon(curve, colour)
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
-        """A filled ellipse around (x, y)."""
+        """Draws a filled ellipse around (x, y)."""
         left, top = self._pixel((x - rx, y + ry))
         right, bottom = self._pixel((x + rx, y - ry))
         self.draw.ellipse((left, top, right, bottom), colour)
 
     def box(self, left: float, bottom: float, right: float, top: float, colour: Colour) -> None:
-        """A filled rectangle."""
+        """Draws a filled rectangle."""
         self.polygon(((left, bottom), (left, top), (right, top), (right, bottom)), colour)
 
     def line(self, points: Sequence[Point], width: float, colour: Colour) -> None:
-        """A line through the points, of a width in units."""
+        """Draws a line through the points, with its width in units."""
         pixels = max(1, round(width * self.unit))
         self.draw.line([self._pixel(point) for point in points], colour, pixels, joint="curve")
 
@@ -59,7 +59,7 @@ class Pen:
 
 
 def _between(knots: Sequence[Point], share: float) -> Point:
-    """A point of the curve between the second and third of four knots."""
+    """Point of the curve between the second and the third of four knots."""
     (ax, ay), (bx, by), (cx, cy), (dx, dy) = knots
     return _spline(ax, bx, cx, dx, share), _spline(ay, by, cy, dy, share)
 
@@ -70,6 +70,6 @@ def _spline(a: float, b: float, c: float, d: float, t: float) -> float:
 
 
 def circle(x: float, y: float, radius: float, count: int, turn: float = 0.0) -> list[Point]:
-    """So many points of a circle, in order, the first at an angle of `turn` radians."""
+    """Returns `count` points of a circle, in order, the first at an angle of `turn` radians."""
     angles = [turn + index * math.tau / count for index in range(count)]
     return [(x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in angles]

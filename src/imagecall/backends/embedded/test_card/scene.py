@@ -1,4 +1,4 @@
-"""The landscape of a test card, with its subject: sky, light, hills or water, trees, weather."""
+"""Landscape of a test card, with its subject: sky, light, hills or water, trees, weather."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -19,13 +19,13 @@ class Detail:
     oversampling: int
     """Pixels drawn along each side of a pixel of the picture, for smooth edges."""
     layers: int
-    """Layers of hills."""
+    """Number of layers of hills."""
     steps: int
-    """Points along a ridge."""
+    """Number of segments of a ridge."""
     trees: int
-    """Trees on each layer."""
+    """Number of trees on each layer."""
     specks: int
-    """Stars, snowflakes or glints."""
+    """Number of stars, of snowflakes, and of glints."""
     clouds: int
     fine: bool
     """True if the subject has its small details."""
@@ -36,12 +36,12 @@ DETAILS: Final[Mapping[str, Detail]] = {
     "medium": Detail(2, 3, 60, 6, 90, 2, fine=False),
     "high": Detail(3, 5, 240, 14, 240, 5, fine=True),
 }
-"""By the name of the quality."""
+"""Amount of detail by the name of the quality."""
 
 
 @dataclass(frozen=True)
 class _Scene:
-    """A picture while it is drawn."""
+    """Picture that is being drawn."""
 
     prompt: str
     colours: Palette
@@ -51,16 +51,16 @@ class _Scene:
     width: int
     height: int
     floor: int
-    """The line above which things stand, in pixels from the top: the panel is below."""
+    """Lower end of the visible scene, in pixels from the top; the panel is below."""
 
     @property
     def side(self) -> int:
-        """The shorter side of what can be seen: the measure of all sizes."""
+        """Shorter side of the visible scene, in pixels, to which all sizes relate."""
         return min(self.width, self.floor)
 
     @property
     def skyline(self) -> float:
-        """Where the sky ends, in pixels from the top."""
+        """Lower end of the sky, in pixels from the top."""
         return self.floor * 0.62
 
 
@@ -73,12 +73,12 @@ def draw_scene(
     floor: int,
     transparent: bool,
 ) -> Image.Image:
-    """The scene of a prompt: RGB, or RGBA with nothing but the subject if it is transparent.
+    """Draws the scene of a prompt: in RGB, or in RGBA with only the subject if `transparent`.
 
-    Sizes are in pixels; what stands in the scene stands above `floor`.
+    Sizes are in pixels. The subject stands above `floor`.
     """
     image = Image.new("RGBA", size, (0, 0, 0, 0)) if transparent else Image.new("RGB", size)
-    # On RGB this mode blends a colour with alpha; on RGBA the alpha itself is drawn.
+    # On RGB this mode blends a colour that has alpha; on RGBA it writes the alpha itself.
     scene = _Scene(
         prompt, colours, detail, image, ImageDraw.Draw(image, "RGBA"), *size, floor=floor
     )
@@ -106,7 +106,7 @@ def _draw_background(scene: _Scene) -> None:
 
 
 def _draw_disc(scene: _Scene) -> None:
-    """A plain ground with a disc, as behind an emblem."""
+    """Draws a plain ground with a disc, as behind an emblem."""
     scene.image.paste(scene.colours.sky, (0, 0, scene.width, scene.height))
     pen = Pen(scene.draw, scene.width / 2, scene.floor * 0.5, scene.side)
     pen.ellipse(0.0, 0.0, 0.46, 0.46, scene.colours.far)
@@ -117,7 +117,7 @@ def _gradient(top: Colour, low: Colour, width: int, height: int) -> Image.Image:
     stops = Image.new("RGB", (1, 2))
     stops.putpixel((0, 0), top)
     stops.putpixel((0, 1), low)
-    # The box leaves out the half pixels at the ends, where there is nothing to mix.
+    # The box omits the half pixels at the ends, where no two colours mix.
     column = stops.resize((1, height), Image.Resampling.BILINEAR, box=(0, 0.5, 1, 1.5))
     return column.resize((width, height))
 
@@ -139,7 +139,7 @@ def _draw_stars(scene: _Scene) -> None:
 
 
 def _draw_light(scene: _Scene) -> None:
-    """The sun, or the moon, with its glow."""
+    """Draws the sun or the moon, with its glow."""
     source = rng(scene.prompt, "light")
     x, y = scene.width * source.uniform(0.7, 0.84), scene.floor * source.uniform(0.16, 0.27)
     radius = scene.side * 0.065
@@ -153,7 +153,7 @@ def _draw_light(scene: _Scene) -> None:
 
 def _draw_glow(scene: _Scene, x: float, y: float, radius: float, strength: float) -> None:
     side = max(2, round(radius * 2))
-    # The gradient is black in its middle; squared, it fades out gently and before its corners.
+    # The gradient is black in its middle; its inverse, squared, fades out before the corners.
     fading = Image.radial_gradient("L").point(
         lambda value: round(255 * strength * max(0.0, 1 - value / 181) ** 2)
     )
@@ -184,7 +184,7 @@ def _draw_hills(scene: _Scene) -> None:
 
 
 def _ridge(scene: _Scene, part: str, nearness: float) -> Callable[[float], float]:
-    """The height of a hill, in pixels from the top, by the share of the width, 0 to 1."""
+    """Function for the ridge of a hill: share of the width, 0 to 1, to pixels from the top."""
     source = rng(scene.prompt, part)
     base = scene.skyline + (scene.floor * 0.9 - scene.skyline) * nearness
     swing = scene.floor * (0.085 - 0.055 * nearness)

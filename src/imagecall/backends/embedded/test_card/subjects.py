@@ -1,6 +1,6 @@
 """Subject in the middle of a scene: the first known thing that the prompt names.
 
-Each is drawn in a box one unit high and about one wide, standing on the origin.
+Each subject fits a box one unit high and about one unit wide, and stands on the origin.
 """
 
 import math
@@ -36,29 +36,29 @@ class Brush:
 
     @property
     def dark(self) -> Colour:
-        """The main colour in shade."""
+        """Main colour in shade."""
         return mix(self.main, INK, 0.3)
 
     @property
     def bright(self) -> Colour:
-        """The main colour in light."""
+        """Main colour in light."""
         return mix(self.main, WHITE, 0.4)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A thing to draw, its colour where the prompt names none, and where it is seen."""
+    """Drawing of a subject, its default colour, and its place in the scene."""
 
     draw: Callable[[Brush], None]
     colour: Colour
     floats: bool = False
-    """In the air, not on the ground."""
+    """True for a subject in the air, not on the ground."""
     at_sea: bool = False
-    """In the water, where there is any, not on the shore."""
+    """True for a subject that stands in the water, if the scene has any, not on the shore."""
 
 
 def draw_subject(prompt: str, pen: Pen, colours: Palette, fine: bool) -> None:
-    """Draws the subject of a prompt at a pen."""
+    """Draws the subject of a prompt with a pen, on the pen's origin."""
     subject = subject_of(prompt)
     main = colours.accent or subject.colour
     if subject is _BALLOON and colours.accent is None:
@@ -69,7 +69,7 @@ def draw_subject(prompt: str, pen: Pen, colours: Palette, fine: bool) -> None:
 
 
 def subject_of(prompt: str) -> Subject:
-    """The subject that the prompt names first, in the singular or plural. Else a balloon."""
+    """Subject that the prompt names first, in the singular or plural; else a balloon."""
     for word in words(prompt):
         for name in (word, word.removesuffix("s"), word.removesuffix("es")):
             if name in _BY_WORD:
@@ -82,7 +82,7 @@ def _mirrored(points: list[Point]) -> list[Point]:
 
 
 def _both(brush: Brush, points: list[Point], colour: Colour) -> None:
-    """A blob on the left and its mirror image on the right."""
+    """Draws a blob on the left and its mirror image on the right."""
     brush.pen.blob(points, colour)
     brush.pen.blob(_mirrored(points), colour)
 
@@ -253,7 +253,7 @@ def _leaf_width(share: float) -> float:
 
 
 def _on_leaf(share: float, aside: float) -> Point:
-    """A point of the leaf: how far along its spine, which leans and bends, and aside of it."""
+    """Point of the leaf, at a share of its leaning, bent spine, and at a distance aside of it."""
     bend = 0.1 * math.sin(share * math.pi)
     along, across = share * 0.95, aside + bend
     return -0.28 + along * 0.62 - across * 0.78 + 0.05, 0.12 + along * 0.78 + across * 0.62 - 0.04
@@ -349,7 +349,7 @@ def _draw_rocket(brush: Brush) -> None:
 
 
 def _draw_balloon(brush: Brush) -> None:
-    """A hot air balloon, for a prompt that names nothing that we can draw."""
+    """Draws a hot air balloon, for a prompt that names no subject."""
     pen = brush.pen
     for x in (-0.06, 0.06):
         pen.line([(x * 2.4, 0.3), (x, 0.12)], 0.008, INK)
@@ -373,7 +373,7 @@ _ENVELOPE: Final = (
 
 
 def _draw_rosette(brush: Brush, pen: Pen, second: Colour) -> None:
-    """An ornament of the prompt's hash: the one thing that tells such balloons apart."""
+    """Draws an ornament from the prompt's hash, which makes balloons differ."""
     pen.ellipse(0.0, 0.0, 0.5, 0.5, brush.dark)
     pen.ellipse(0.0, 0.0, 0.46, 0.46, mix(brush.main, WHITE, 0.86))
     rings = 3 if brush.fine else 2

@@ -1,4 +1,4 @@
-"""The pictures that a card was made from, in small and framed. They come from anyone."""
+"""Framed thumbnails of a card's input pictures, which are untrusted files."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +18,12 @@ from imagecall.backends.embedded.test_card.palette import INK, WHITE
 from imagecall.formats import image_format
 
 MAX_INPUT_PIXELS: Final = 40_000_000
-"""A picture that says it has more is not decoded."""
+"""Most pixels, by the file's header, of a picture that is decoded."""
 
 _MOST_SHOWN: Final = 4
 _LEAST_SIDE: Final = 32
 
-# The classes and not Image.open, which warns of large pictures before their size can be read.
+# Image.open would warn of large pictures before this module can check their size.
 _READERS: Final[Mapping[str, Callable[[io.BytesIO], Image.Image]]] = {
     "png": PngImagePlugin.PngImageFile,
     "jpeg": JpegImagePlugin.JpegImageFile,
@@ -68,7 +68,7 @@ def _question_mark(side: int) -> Image.Image:
 
 
 def _thumbnail(file: bytes, side: int) -> Image.Image | None:
-    """The picture on a square of so many pixels. None: it cannot be decoded or is too large."""
+    """Picture on a square of `side` pixels; None if it is undecodable or too large."""
     reader = _READERS.get(image_format(file) or "")
     if reader is None:
         return None
