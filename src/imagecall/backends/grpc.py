@@ -77,8 +77,8 @@ _PAST_LIMIT: Final = re.compile(
     r"message\b.{0,60}\b(?:larger than|exceeds|too large)\b",
     re.IGNORECASE,
 )
-"""Messages for a size past a limit, from their start: of gRPC for Go, Java, C++, .NET and Node.js, and
-of tonic. A backend's own sentence that quotes one is none."""
+"""Messages for a size past a limit, from their start: of gRPC for Go, Java, C++, .NET and
+Node.js, and of tonic. A backend's own sentence that quotes one is none."""
 
 _OF_ANSWER: Final = re.compile(r"\b(sen[dt]|encoded)\b", re.IGNORECASE)
 """Words of such a message if the backend cannot send its answer."""
