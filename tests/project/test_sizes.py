@@ -245,8 +245,10 @@ def _is_size(node: ast.AnnAssign | ast.Assign) -> bool:
 
 def _number(node: ast.expr) -> int:
     """The value of an arithmetic expression of numbers; 0 for any other."""
-    try:
-        value = eval(compile(ast.Expression(node), "", "eval"), {"__builtins__": {}})
-    except Exception:
+    arithmetic = ast.Constant | ast.BinOp | ast.UnaryOp | ast.operator | ast.unaryop
+    numbers = [each.value for each in ast.walk(node) if isinstance(each, ast.Constant)]
+    if not all(isinstance(each, arithmetic) for each in ast.walk(node)):
         return 0
-    return value if isinstance(value, int) else 0
+    if not all(isinstance(number, int) for number in numbers):
+        return 0
+    return int(eval(compile(ast.Expression(node), "", "eval"), {"__builtins__": {}}))

@@ -10,11 +10,11 @@ import grpc
 from imagecall.observing.observer import CANCELLED, CURRENT_CALL, Observer
 from imagecall.observing.operations import rpc_served
 from imagecall.observing.request_id import HEADER, REQUEST_ID, take_request_id
+from imagecall.rpc.headers import Metadata
 from imagecall.v1.image_generation_service_pb2 import DESCRIPTOR
 
 _GENERATION: Final = DESCRIPTOR.services_by_name["ImageGenerationService"].full_name
 
-Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Behavior: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
 

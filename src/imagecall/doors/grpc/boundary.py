@@ -24,12 +24,12 @@ from imagecall.observing.observer import Observer, note_caller, note_failure, no
 from imagecall.observing.request_id import HEADER
 from imagecall.observing.rpc import (
     METADATA,
-    Metadata,
     counted_in,
     counted_out,
     identify,
     observed,
 )
+from imagecall.rpc.headers import Metadata
 from imagecall.rpc.status import code_of, trailers_of
 from imagecall.wire.cost import parsed
 

@@ -133,7 +133,7 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
             raise
         except ClientDisconnect:
             return NoResponse()
-        except Exception as error:  # So that nothing of it is told to the client.
+        except Exception as error:  # Its text would reach the client.
             return await error_response(request, internal_error(error))
 
     return guarded
