@@ -177,7 +177,8 @@ class ResponseStream:
         """Leaves out a faulty event. Raises GenerationError for one that may cost an image."""
         costs_image = event.may_have_image and (event.is_of_item or not self._is_settled)
         if costs_image or self._chunker is not None:
-            raise self._damaged(f"an event is not JSON: {event.fault}")
+            what = f"is not JSON: {event.fault}" if event.fault else "has no item"
+            raise self._damaged(f"an event {what}")
         if self._request.include_other_events or event.tag in EVENTS.by_type:
             self._missing = min(self._missing + 1, _MOST_MISSING)
 
