@@ -167,6 +167,6 @@ def inflater_of(answer: aiohttp.ClientResponse) -> Inflater | None:
 def _is_json(text: bytes) -> bool:
     try:
         msgspec.json.decode(text, type=msgspec.Raw)
-    except ValueError:
+    except msgspec.MsgspecError:  # A ValueError only in later versions of msgspec.
         return False
     return True
