@@ -31,6 +31,7 @@ def backend_of(
     forward_headers: Collection[str] = FORWARDED,
     max_bytes: int = MAX_BYTES,
     max_image_bytes: int = Limits.image_bytes,
+    max_embedded_bytes: int | None = None,
 ) -> Backend:
     """Creates the backend of a name.
 
@@ -42,13 +43,15 @@ def backend_of(
         forward_headers: names of the caller's headers that are forwarded to the API.
         max_bytes: largest answer without its images.
         max_image_bytes: largest image.
+        max_embedded_bytes: largest image that a request may ask of the backend "embedded". None: no
+            limit.
 
     Raises ValueError for any other name, and for a key or header that cannot be sent.
     """
     if name == EMBEDDED:
         from imagecall.backends.embedded.backend import EmbeddedBackend
 
-        return EmbeddedBackend()
+        return EmbeddedBackend(max_embedded_bytes)
     if name.startswith(("http://", "https://")):
         from imagecall.backends.responses_api.backend import HttpBackend
 

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 import grpc
 
+from imagecall.access.budget import COPIES, MEMORY
 from imagecall.access.limits import Limits
 from imagecall.backends.masking import has_secret, mask_error, mask_message, masked
 from imagecall.backends.responses_api.errors import secrets_of
@@ -129,6 +130,7 @@ class GrpcBackend:
             try:
                 await self._take_initial(call)
                 serialized = await self._in_time(call)
+                await MEMORY.get().grow(COPIES * len(serialized or b""))
                 await self._take_trailing(call)
             finally:
                 call.cancel()

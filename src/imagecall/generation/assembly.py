@@ -27,7 +27,8 @@ StreamItem: TypeAlias = StreamEvent | StreamEnd
 """Event of a stream, or the stream's end."""
 
 
-def _size(part: Part) -> int:
+def size_of_part(part: Part) -> int:
+    """Returns the number of bytes of a part."""
     match part:
         case bytes():
             return len(part)
@@ -177,7 +178,7 @@ async def reassemble(
     """
     stream = Reassembly(partial(Assembly, max_image_bytes), image_of)
     async for given in parts:
-        if _size(given) >= PIECE:
+        if size_of_part(given) >= PIECE:
             await fair_turn()
         part = read_part(given)
         item = None if part is None else stream.add(part)

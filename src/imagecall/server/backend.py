@@ -27,6 +27,7 @@ def backend_from(
             forward_headers=forward_headers,
             max_bytes=limits.json_bytes,
             max_image_bytes=limits.image_bytes,
+            max_embedded_bytes=limits.embedded_bytes,
         )
     except ValueError as error:
         raise OSError(str(error)) from None

@@ -50,6 +50,9 @@ _PINGS_MS: Final = 10_000
 _CONNECTION_MS: Final = 10 * 60_000
 """Age at which the core closes a connection (GOAWAY), so that its client finds new replicas."""
 
+_IDENTITY_ONLY: Final = 1
+"""Set of the compression algorithms that are taken: a request of 1 MB could stand for 1 GB."""
+
 _CALLS_OF_A_CONNECTION: Final = 64
 """Concurrent HTTP/2 streams per connection; further calls wait at the client."""
 
@@ -154,11 +157,14 @@ def _options(limits: Limits, share_port: bool) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests", _PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS),
         ("grpc.max_receive_message_length", max(limits.json_bytes, _USUAL_BYTES) + _OVERHEAD_BYTES),
+        ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
         ("grpc.max_metadata_size", metadata),
         ("grpc.absolute_max_metadata_size", metadata),
         ("grpc.max_connection_idle_ms", round(limits.idle_seconds * 1000)),
         # Calls in progress end on the old connection, however long they take.
         ("grpc.max_connection_age_ms", _CONNECTION_MS),
+        # Python cannot end a call whose client takes nothing: the end of its connection does.
+        ("grpc.max_connection_age_grace_ms", round(limits.call_seconds * 1000)),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         # Detects a connection whose other end is gone without closing it.
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),

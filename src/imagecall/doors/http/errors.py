@@ -24,6 +24,10 @@ JSON: Final = "application/json"
 _MAX_RETRY_SECONDS: Final = 24 * 3600
 
 
+class NotTaken(OSError):
+    """The client takes nothing of its answer."""
+
+
 async def http_error(request: Request, error: Exception) -> Response:
     """Answers a request without a route, or with another method."""
     assert isinstance(error, HTTPException)
