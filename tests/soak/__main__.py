@@ -21,6 +21,7 @@ SCENARIOS: Final = (
     "limits",
     "fuzzing",
     "bombs",
+    "memory",
     "damages",
     "deadlines",
     "upstream_faults",

@@ -5,12 +5,14 @@ longest for its client makes room: so nobody can hold all the places by doing no
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from imagecall.access.budget import RETRY_SECONDS
 from imagecall.errors import GenerationError
+
+_SLOW_SECONDS: Final = 0.5
+"""Time after which a wait is slow."""
 
 _SAFE_SECONDS: Final = 1.0
 """Time for which no wait is cut short: a client is that slow without intent."""
@@ -25,34 +27,17 @@ class Waits:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._since: dict[_Wait, float] = {}
+        self._since: dict[Wait, float] = {}
         """Begin of each wait; the longest wait is the first."""
 
-    @asynccontextmanager
-    async def wait(
+    def wait(
         self, seconds: float | None = None, when_slow: Callable[[], None] | None = None
-    ) -> AsyncGenerator[None, None]:
-        """Limits a wait for a client to `seconds`, or to the longest wait.
+    ) -> "Wait":
+        """Returns the context of a wait for a client of `seconds`, or of the longest wait.
 
-        `when_slow` is called after a second; an error that it raises ends the wait. Raises also
-        GenerationError: CALL_TOO_LONG; TOO_MANY_CALLS if a new call needed the place.
+        `when_slow` is called after half a second; an error that it raises ends the wait.
         """
-        seconds = self._seconds if seconds is None else seconds
-        wait = _Wait(asyncio.timeout(seconds))
-        loop = asyncio.get_running_loop()
-        slow = loop.call_later(_SAFE_SECONDS, wait.slow, when_slow) if when_slow else None
-        try:
-            async with wait.limit:
-                self._since[wait] = loop.time()
-                yield
-        except TimeoutError:
-            if not wait.limit.expired():
-                raise
-            raise wait.error or _too_long(seconds) from None
-        finally:
-            self._since.pop(wait, None)
-            if slow:
-                slow.cancel()
+        return Wait(self._since, self._seconds if seconds is None else seconds, when_slow)
 
     def end_longest(self) -> bool:
         """Ends the longest wait. Returns False if none is long enough."""
@@ -63,26 +48,60 @@ class Waits:
         return longest.end(_displaced())
 
 
-class _Wait:
-    """One wait, and the error that ends it before its time."""
+class Wait:
+    """Context of one wait, without a generator, since a stream has two waits for each message.
 
-    def __init__(self, limit: asyncio.Timeout) -> None:
-        self.limit = limit
+    Raises GenerationError: CALL_TOO_LONG; TOO_MANY_CALLS if a new call needed the place.
+
+    Args:
+        since: begin of each wait in progress.
+        seconds: longest wait.
+        when_slow: called after half a second. None: nothing is called.
+    """
+
+    def __init__(
+        self,
+        since: "dict[Wait, float]",
+        seconds: float,
+        when_slow: Callable[[], None] | None,
+    ) -> None:
+        self._since = since
+        self._seconds = seconds
+        self._when_slow = when_slow
+        self._limit = asyncio.timeout(seconds)
+        self._slow: asyncio.TimerHandle | None = None
         self.error: GenerationError | None = None
+        """Error that ends the wait before its time."""
 
-    def slow(self, when_slow: Callable[[], None]) -> None:
-        """Calls `when_slow`; an error of it ends the wait."""
+    async def __aenter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._when_slow:
+            self._slow = loop.call_later(_SLOW_SECONDS, self._call_slow)
+        self._since[self] = loop.time()
+        await self._limit.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> None:
+        self._since.pop(self, None)
+        if self._slow:
+            self._slow.cancel()
         try:
-            when_slow()
+            await self._limit.__aexit__(*error)
+        except TimeoutError:
+            raise self.error or _too_long(self._seconds) from None
+
+    def _call_slow(self) -> None:
+        assert self._when_slow
+        try:
+            self._when_slow()
         except GenerationError as error:
             self.end(error)
 
     def end(self, error: GenerationError) -> bool:
         """Ends the wait with an error. Returns False if the wait ends already."""
-        if self.limit.expired():
+        if self._limit.expired():
             return False
         self.error = error
-        self.limit.reschedule(0)
+        self._limit.reschedule(0)
         return True
 
 

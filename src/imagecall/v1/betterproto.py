@@ -280,7 +280,8 @@ class ErrorReason(betterproto.Enum):
 
     TOO_MANY_CALLS = 45
     """
-    The server has as many calls in progress as it takes. With a RetryInfo.
+    The server has as many calls in progress as it takes, or they hold as many
+     bytes as it keeps. With a RetryInfo.
     """
 
     TOKEN_REQUIRED = 46

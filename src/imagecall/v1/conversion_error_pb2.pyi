@@ -136,7 +136,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TOO_MANY_ITEMS: _ErrorReason.ValueType  # 44
     """There were more items on the stream than the server takes: begin another."""
     ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 45
-    """The server has as many calls in progress as it takes. With a RetryInfo."""
+    """The server has as many calls in progress as it takes, or they hold as many
+    bytes as it keeps. With a RetryInfo.
+    """
     ERROR_REASON_TOKEN_REQUIRED: _ErrorReason.ValueType  # 46
     """The server asks for a bearer token, and there is none that it knows: send
     the metadata "authorization: Bearer TOKEN".
@@ -280,7 +282,9 @@ the schema does not name.
 ERROR_REASON_TOO_MANY_ITEMS: ErrorReason.ValueType  # 44
 """There were more items on the stream than the server takes: begin another."""
 ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 45
-"""The server has as many calls in progress as it takes. With a RetryInfo."""
+"""The server has as many calls in progress as it takes, or they hold as many
+bytes as it keeps. With a RetryInfo.
+"""
 ERROR_REASON_TOKEN_REQUIRED: ErrorReason.ValueType  # 46
 """The server asks for a bearer token, and there is none that it knows: send
 the metadata "authorization: Bearer TOKEN".

@@ -37,6 +37,7 @@ from imagecall.observing.rpc import (
 )
 from imagecall.rpc.headers import Metadata
 from imagecall.rpc.status import code_of, trailers_of
+from imagecall.sizes import PIECE
 from imagecall.wire.cost import parsed
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -273,6 +274,9 @@ async def _requests(handler: Any, context: Context, admission: Admission) -> Asy
             return
         note_received(len(data))
         REQUEST_BYTES.set(len(data))
+        if len(data) < PIECE:
+            yield decode(data)
+            continue
         with MEMORY.get().part() as part:
             part.add(FACTOR * len(data))
             yield await run_offloaded(len(data), decode, data)
@@ -370,7 +374,8 @@ async def _write(context: Context, data: bytes, admission: Admission) -> None:
     """
     try:
         with MEMORY.get().part() as part:
-            await part.grow(COPIES * len(data))
+            if len(data) >= PIECE:
+                await part.grow(COPIES * len(data))
             async with admission.waits.wait():
                 await context.write(data)
     except grpc.aio.InternalError:

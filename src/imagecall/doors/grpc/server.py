@@ -1,5 +1,6 @@
 """Server of the gRPC door: its services, its limits in gRPC's core, and its shutdown."""
 
+import logging
 from typing import Any, Final
 
 import grpc
@@ -64,6 +65,10 @@ client that makes hundreds; with a higher one, it recovers more slowly from a fl
 _PENDING_CALLS: Final = 100_000
 """Calls that may wait for Python; past this limit, by default 1,000, the core cancels some."""
 
+_LOGGER: Final = "grpc._cython.cygrpc"
+_GONE: Final = "ExecuteBatchError raised in core"
+"""Start of the message that gRPC logs if a client goes before it has taken its answer."""
+
 
 class GrpcServer:
     """gRPC server of the services and of health on one address.
@@ -92,6 +97,7 @@ class GrpcServer:
         observer: Observer | None = None,
     ) -> None:
         admission = admission or Admission()
+        logging.getLogger(_LOGGER).addFilter(_is_fault)
         self._address = address
         self._certificates = certificates
         self._health = health.aio.HealthServicer()
@@ -144,6 +150,11 @@ class GrpcServer:
         await self.drain()
         self._boundary.stopping.set()
         await self._server.stop(grace)
+
+
+def _is_fault(record: logging.LogRecord) -> bool:
+    """Returns False for the record of a client that has gone."""
+    return not str(record.msg).startswith(_GONE)
 
 
 def _options(limits: Limits, share_port: bool) -> list[tuple[str, int]]:

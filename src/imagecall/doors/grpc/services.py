@@ -126,13 +126,12 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         memory = MEMORY.get()
         async for request in request_iterator:
             of_items = len(request.conversions) * _ITEM_BYTES
-            held = stream.pending_bytes + REQUEST_BYTES.get()
-            memory.resize(CALL_BYTES + COPIES * held)
-            size = max(held, of_items)
+            size = max(stream.pending_bytes + REQUEST_BYTES.get(), of_items)
             answers = stream.answer(request)
             while (response := await run_offloaded(size, next, answers, None)) is not None:
                 yield response
-            memory.resize(CALL_BYTES + COPIES * stream.pending_bytes)
+            pending = min(stream.pending_bytes, 2 * self._max_bytes)  # An Assembly drops the rest.
+            memory.resize(CALL_BYTES + COPIES * pending)
         stream.finish()
 
 
