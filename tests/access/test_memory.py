@@ -16,7 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from imagecall.access.admission import Admission
-from imagecall.access.budget import CALL_BYTES, MEMORY, Budget
+from imagecall.access.budget import CALL_OVERHEAD, MEMORY, Budget
 from imagecall.access.limits import Limits
 from imagecall.access.waits import Waits
 from imagecall.backends.embedded.backend import EmbeddedBackend
@@ -24,7 +24,7 @@ from imagecall.doors.grpc.server import GrpcServer
 from imagecall.doors.http.server import HttpServer
 from imagecall.errors import ConversionError, GenerationError
 from imagecall.rpc.status import error_of
-from imagecall.v1.conversion_service_pb2 import ConvertCallsRequest, ParseCallRequest
+from imagecall.v1.conversion_service_pb2 import Conversion, ConvertCallsRequest, ParseCallRequest
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
@@ -65,6 +65,11 @@ async def refusal(work: Any) -> Any:
     with pytest.raises(grpc.RpcError) as caught:
         await work
     return caught.value
+
+
+def known(error: Any) -> Any:
+    """Returns the package's error of an error of gRPC."""
+    return error_of(error)
 
 
 class Unread:
@@ -163,7 +168,7 @@ async def test_an_answer_that_is_not_taken_holds_memory_until_its_client_is_gone
             await client.open(address)
             for _ in range(10):
                 client.begin(PARSE, ParseCallRequest(json=text).SerializeToString())
-            least, most = 10 * (CALL_BYTES + 10_000), 10 * (CALL_BYTES + 10_500)
+            least, most = 10 * (CALL_OVERHEAD + 10_000), 10 * (CALL_OVERHEAD + 10_500)
             await until(lambda: least < admission.budget.held < most)
             assert admission.in_progress == 0
         await until(lambda: admission.budget.held == 0)
@@ -185,9 +190,9 @@ async def test_past_the_budget_a_call_is_refused_and_small_calls_and_health_go_o
                 images.GenerateImage(GenerateImageRequest(request=wanted(4 * MIB)))
             )
             assert error_of(error).reason == "TOO_MANY_CALLS"
-            assert error_of(error).retry_seconds == 1
+            assert known(error).retry_seconds == 1
             assert (await conversion.ParseCall(ParseCallRequest(json=ITEM))).call
-            health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+            health: Any = health_pb2_grpc.HealthStub(channel)
             assert (await health.Check(health_pb2.HealthCheckRequest())).status == 1
         await until(lambda: admission.budget.held == 0)
         large = images.GenerateImage(GenerateImageRequest(request=wanted(3 * MIB)))
@@ -201,7 +206,7 @@ async def test_a_stream_that_waits_for_its_client_ends_in_time() -> None:
     ):
         stub: Any = ConversionServiceStub(channel)
         stream = stub.ConvertCalls()
-        await stream.write(ConvertCallsRequest(conversions=[{"json": ITEM}]))
+        await stream.write(ConvertCallsRequest(conversions=[Conversion(json=ITEM)]))
         assert (await stream.read()).results
         error = error_of(await refusal(stream.read()))
         assert (error.reason, error.code) == ("CALL_TOO_LONG", "DEADLINE_EXCEEDED")
@@ -233,7 +238,7 @@ async def test_a_stream_that_waits_makes_room_for_a_call_that_needs_its_place() 
     ):
         stub: Any = ConversionServiceStub(channel)
         stream = stub.ConvertCalls()
-        await stream.write(ConvertCallsRequest(conversions=[{"json": ITEM}]))
+        await stream.write(ConvertCallsRequest(conversions=[Conversion(json=ITEM)]))
         assert (await stream.read()).results
         early = error_of(await refusal(stub.ParseCall(ParseCallRequest(json=ITEM))))
         assert early.reason == "TOO_MANY_CALLS"
@@ -241,7 +246,7 @@ async def test_a_stream_that_waits_makes_room_for_a_call_that_needs_its_place() 
         assert (await stub.ParseCall(ParseCallRequest(json=ITEM))).call
         error = await refusal(stream.read())
         assert error_of(error).reason == "TOO_MANY_CALLS"
-        assert error_of(error).retry_seconds == 1
+        assert known(error).retry_seconds == 1
 
 
 async def test_no_compression_is_taken_at_the_grpc_door() -> None:
@@ -262,7 +267,7 @@ async def test_a_call_without_a_request_is_an_invalid_argument() -> None:
         grpc.aio.insecure_channel(address) as channel,
     ):
         for path in (PARSE, STREAM, "/grpc.health.v1.Health/Check"):
-            call = channel.stream_stream(path)()
+            call: Any = channel.stream_stream(path)()
             await call.done_writing()
             assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert await call.details() == "the call ended without a request"
@@ -274,7 +279,7 @@ async def test_health_takes_small_requests_and_few_watches_of_a_connection() -> 
         grpc.aio.insecure_channel(address) as channel,
         AsyncExitStack() as stack,
     ):
-        health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+        health: Any = health_pb2_grpc.HealthStub(channel)
         error = error_of(
             await refusal(health.Check(health_pb2.HealthCheckRequest(service="x" * 70_000)))
         )

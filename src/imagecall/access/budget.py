@@ -16,7 +16,7 @@ from imagecall.errors import GenerationError
 RETRY_SECONDS: Final = 1.0
 """Time after which a refused call may be sent again."""
 
-CALL_BYTES: Final = 32 * 1024
+CALL_OVERHEAD: Final = 32 * 1024
 """Bytes of a call itself. Measured: 27 KiB of a call that waits, in Python and in gRPC's core."""
 
 FACTOR: Final = 4
@@ -31,10 +31,10 @@ COPIES: Final = 2
 _ROOM_SECONDS: Final = 10.0
 """Longest wait for room, of a call whose work may be billed already."""
 
-_QUIET_BYTES: Final = 16 * 1024 * 1024
-_SMALL_BYTES: Final = 256 * 1024
+_MAX_QUIET_BYTES: Final = 16 * 1024 * 1024
+_MAX_SMALL_BYTES: Final = 256 * 1024
 _SHARE_OF_LARGE: Final = 0.875
-"""Part of the budget that calls which hold more than _SMALL_BYTES may fill."""
+"""Part of the budget that calls which hold more than _MAX_SMALL_BYTES may fill."""
 
 
 class Budget:
@@ -52,7 +52,7 @@ class Budget:
 
     def is_quiet(self) -> bool:
         """Returns True if little is held."""
-        return self.held < _QUIET_BYTES
+        return self.held < _MAX_QUIET_BYTES
 
     def memory(self) -> "Memory":
         """Returns the memory of a new call."""
@@ -98,7 +98,7 @@ class Memory:
         """Sets the number of bytes. Raises GenerationError (TOO_MANY_CALLS) if they do not fit."""
         more = size - self.size
         if more > 0:
-            self._budget.check(more, size > _SMALL_BYTES)
+            self._budget.check(more, size > _MAX_SMALL_BYTES)
         self.size = size
         self._budget.count(more)
 

@@ -26,7 +26,7 @@ _HEAPS: Final = 2
 
 
 _TRIM_SECONDS: Final = 5.0
-_TRIM_BYTES: Final = 32 * 1024 * 1024
+_MAX_GROWTH_BYTES: Final = 32 * 1024 * 1024
 """Growth since the last return of freed memory, from which on memory is returned again."""
 
 
@@ -39,7 +39,7 @@ async def return_freed_memory(is_quiet: Callable[[], bool]) -> None:
     least = _resident_bytes() if trim else 0
     while trim:
         await asyncio.sleep(_TRIM_SECONDS)
-        if is_quiet() and _resident_bytes() > least + _TRIM_BYTES:
+        if is_quiet() and _resident_bytes() > least + _MAX_GROWTH_BYTES:
             await asyncio.to_thread(trim, 0)
             least = _resident_bytes()
 

@@ -21,7 +21,7 @@ import grpc
 from google.protobuf.message import Message
 
 from imagecall.access.admission import Admission
-from imagecall.access.budget import CALL_BYTES, COPIES, FACTOR, MEMORY, Memory
+from imagecall.access.budget import CALL_OVERHEAD, COPIES, FACTOR, MEMORY, Memory
 from imagecall.doors.grpc.watches import Watches
 from imagecall.doors.internal_error import internal_error
 from imagecall.doors.offload import run_offloaded
@@ -57,7 +57,7 @@ _UNSEEN_SECONDS: Final = 0.02
 """Longest time for reading the requests of a call that admission refused."""
 
 _OPEN_SECONDS: Final = 5.0
-_OPEN_BYTES: Final = 64 * 1024
+_MAX_OPEN_BYTES: Final = 64 * 1024
 """Longest wait for the request of an open method, and its largest size."""
 
 _OPEN_METHODS: Final = "/grpc.health.v1.Health/"
@@ -228,7 +228,7 @@ async def _work(
 
     Returns the serialized answer; None for a stream of answers, which is written.
     """
-    MEMORY.get().add(CALL_BYTES)
+    MEMORY.get().add(CALL_OVERHEAD)
     if handler.request_streaming:
         asked: Any = _requests(handler, context, admission)
     else:
@@ -240,8 +240,8 @@ async def _open_work(handler: Any, context: Context, admission: Admission) -> An
     """Reads the request of a call that anyone may make, which is to be small, and answers it."""
     async with admission.waits.wait(_OPEN_SECONDS):
         data = await _read(context)
-    if len(data) > _OPEN_BYTES:
-        message = f"the request has {len(data):,} bytes; the limit is {_OPEN_BYTES:,}"
+    if len(data) > _MAX_OPEN_BYTES:
+        message = f"the request has {len(data):,} bytes; the limit is {_MAX_OPEN_BYTES:,}"
         raise ConversionError("TOO_LARGE", "", message)
     return await _answered(handler, _encoder(handler), _decoder(handler)(data), context, admission)
 
@@ -305,7 +305,7 @@ async def _answered(
         if response is None:  # The handler wrote its answers itself.
             return None
         data = encode(response)
-        MEMORY.get().resize(CALL_BYTES + COPIES * len(data))
+        MEMORY.get().resize(CALL_OVERHEAD + COPIES * len(data))
         return data
     async with aclosing(behavior(asked, context)) as responses:
         async for response in responses:

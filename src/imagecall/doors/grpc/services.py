@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 import grpc
 
-from imagecall.access.budget import CALL_BYTES, COPIES, MEMORY
+from imagecall.access.budget import CALL_OVERHEAD, COPIES, MEMORY
 from imagecall.access.limits import Limits
 from imagecall.conversion.batch import (
     CallStream,
@@ -131,7 +131,7 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
             while (response := await run_offloaded(size, next, answers, None)) is not None:
                 yield response
             pending = min(stream.pending_bytes, 2 * self._max_bytes)  # An Assembly drops the rest.
-            memory.resize(CALL_BYTES + COPIES * pending)
+            memory.resize(CALL_OVERHEAD + COPIES * pending)
         stream.finish()
 
 

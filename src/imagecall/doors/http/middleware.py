@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imagecall.access.admission import Admission
-from imagecall.access.budget import CALL_BYTES, MEMORY
+from imagecall.access.budget import CALL_OVERHEAD, MEMORY
 from imagecall.doors.http.errors import NotTaken, error_response, http_error
 from imagecall.errors import GenerationError, ImagecallError, quoted
 from imagecall.observing.observer import note_caller, note_failure, note_refusal
@@ -17,7 +17,7 @@ from imagecall.rpc.addresses import is_loopback
 from imagecall.sizes import PIECE
 
 _BODY_SECONDS: Final = 20.0
-_BODY_BYTES: Final = 16 * 1024
+_READ_BYTES: Final = 16 * 1024
 """Longest time for 16 KiB of a body: 20 s."""
 
 
@@ -55,11 +55,11 @@ class _Arriving:
         self._size += size
         now = asyncio.get_running_loop().time()
         if not more:
-            MEMORY.get().add(CALL_BYTES)
+            MEMORY.get().add(CALL_OVERHEAD)
             self._admission.take()
             self.taken = True
             self._limit.reschedule(now + self._admission.limits.call_seconds)
-        elif self._size >= _BODY_BYTES:
+        elif self._size >= _READ_BYTES:
             self._size = 0
             self._limit.reschedule(now + _BODY_SECONDS)
 
