@@ -15,8 +15,8 @@ from typing import Any, Final, TypeVar
 import grpc
 
 from imagecall.access.limits import Limits
-from imagecall.backends.masking import has_secret, mask_error, mask_message, masked
-from imagecall.backends.responses_api.errors import secrets_of
+from imagecall.backends.masking import MaskedStream, masked, masked_errors, masked_message
+from imagecall.backends.secret_words import has_secret, secrets_of
 from imagecall.errors import GenerationError, ImagecallError, damaged_answer
 from imagecall.generation.backend import Part
 from imagecall.generation.call_context import CALL
@@ -42,7 +42,6 @@ from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     GenerateImageResponse,
     StreamImageRequest,
-    StreamImageResponse,
 )
 
 _T = TypeVar("_T")
@@ -140,7 +139,7 @@ class GrpcBackend:
         method: Any = self._next_channel().unary_stream(
             f"{_SERVICE}/StreamImage", request_serializer=StreamImageRequest.SerializeToString
         )
-        stream = CheckedStream(self._limits)
+        stream, answer = CheckedStream(self._limits), MaskedStream(self._secrets)
         with self._observed("StreamImage") as observed, self._failures(stream):
             call = method(request, **self._options(observed))
             try:
@@ -150,7 +149,8 @@ class GrpcBackend:
                         checked = stream.check(part)
                     else:
                         checked = await asyncio.to_thread(stream.check, part)
-                    yield self._masked_part(checked)
+                    for masked_part in answer.mask(checked):
+                        yield masked_part
                 await self._take_trailing(call)
             finally:
                 call.cancel()
@@ -203,34 +203,22 @@ class GrpcBackend:
             raise damaged_answer("there is no GenerateImageResponse", BACKEND)
         response = checked_response(serialized, self._limits)
         if has_secret(serialized, self._secrets):
-            mask_message(response, self._secrets)
+            return masked_message(response, self._secrets)
         return response
-
-    def _masked_part(self, part: bytes) -> bytes:
-        """Masks an event or the end; a chunk stays unchanged, so that its digest still holds."""
-        if not has_secret(part, self._secrets):
-            return part
-        message = StreamImageResponse.FromString(part)
-        if not message.HasField("chunk"):
-            mask_message(message, self._secrets)
-        return message.SerializeToString()
 
     @contextmanager
     def _failures(self, stream: CheckedStream | None = None) -> Iterator[None]:
         """Turns gRPC errors into ImagecallErrors, and masks the secrets in every error."""
-        try:
-            yield
-        except ImagecallError as error:
-            mask_error(error, self._secrets)
-            raise
-        except grpc.RpcError as error:
-            known = error_of(error)
-            if not known.status:
-                known = _of_grpc(known, self._limits, stream)
-            if stream and stream.begun and isinstance(known, GenerationError):
-                known.may_be_billed = True
-            mask_error(known, self._secrets)
-            raise known from None
+        with masked_errors(self._secrets):
+            try:
+                yield
+            except grpc.RpcError as error:
+                known = error_of(error)
+                if not known.status:
+                    known = _of_grpc(known, self._limits, stream)
+                if stream and stream.begun and isinstance(known, GenerationError):
+                    known.may_be_billed = True
+                raise known from None
 
     def _next_channel(self) -> grpc.aio.Channel:
         """Returns the channels in rotation; creates a channel on its first use."""

@@ -20,16 +20,16 @@ from typing import Final
 import aiohttp
 
 from imagecall.access.limits import Limits
+from imagecall.backends.masking import masked_errors
 from imagecall.backends.responses_api.body import IDENTITY, TRANSPORT_ERRORS, Body, inflater_of
 from imagecall.backends.responses_api.errors import (
     error_answer,
     error_event,
     not_understood,
-    secrets_of,
-    without_secrets,
 )
 from imagecall.backends.responses_api.stream import ResponseStream
 from imagecall.backends.responses_api.target import target_of
+from imagecall.backends.secret_words import secrets_of, without_secrets
 from imagecall.errors import ConversionError, GenerationError, damaged_answer
 from imagecall.generation.assembly import reassemble
 from imagecall.generation.backend import Part
@@ -140,7 +140,7 @@ class HttpBackend:
 
         Raises GenerationError for a failed connection, and for a status other than 200.
         """
-        with client_call(self._operation) as observed, _failures():
+        with client_call(self._operation) as observed, masked_errors(self._secrets), _failures():
             async with asyncio.timeout(self._idle_seconds):
                 answer = await self._opened().post(
                     self._target.url,

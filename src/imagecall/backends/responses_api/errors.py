@@ -12,11 +12,12 @@ import codecs
 import re
 import time
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
+from imagecall.backends.secret_words import Secrets, without_secrets
 from imagecall.errors import (
     REASONS_BY_HTTP_STATUS,
     ConversionError,
@@ -26,7 +27,6 @@ from imagecall.errors import (
     printable,
 )
 from imagecall.json.text import JsonValue, parse
-from imagecall.rpc.headers import Header
 
 _MAX_MESSAGE: Final = 600
 _MAX_POINTER: Final = 300
@@ -60,27 +60,7 @@ _DIGITS: Final = re.compile(r"[0-9]{3}")
 _NONE: Final = "None"
 _CONTROL: Final = "Cc"
 _PARAM: Final = re.compile(r"[^.\[\]]+")
-_MIN_SECRET: Final = 16
-"""Shortest word of a secret that is masked."""
-
-Secrets: TypeAlias = tuple[str, ...]
-"""Words to mask in every text of an API: the API key, and the secrets in configured headers."""
-
 _KEY: Final = re.compile(r"\b(?:sk|key|pk|rk)-[\w*.-]{3,}[\w*]", re.ASCII)
-
-
-def secrets_of(api_key: str, headers: Iterable[Header]) -> Secrets:
-    """Returns the words to mask, without short ones, which also occur in harmless text."""
-    values = [api_key, *(header.value for header in headers if header.is_secret)]
-    words = {word for value in values for word in value.split() if len(word) >= _MIN_SECRET}
-    return tuple(sorted(words, key=len, reverse=True))
-
-
-def without_secrets(data: bytes, secrets: Secrets) -> bytes:
-    """Masks secrets in bytes from an API: APIs quote a key that they reject."""
-    for secret in secrets:
-        data = data.replace(secret.encode(), b"[key]")
-    return data
 
 
 def _masked(text: str, secrets: Secrets) -> str:
@@ -92,6 +72,7 @@ def error_answer(
     status: int, headers: Mapping[str, str], body: bytes, secrets: Secrets
 ) -> GenerationError:
     """Builds the error for an answer with a status other than 200."""
+    body = without_secrets(body, secrets)  # Before a sentence is cut from its start.
     error = _error_in(body)
     return _error(status, error, _said(error, body), headers, secrets, may_be_billed=False)
 

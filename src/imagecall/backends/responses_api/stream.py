@@ -14,11 +14,9 @@ from contextlib import suppress
 from typing import Final
 
 from imagecall.backends.responses_api.errors import (
-    Secrets,
     error_event,
     error_of,
     not_understood,
-    without_secrets,
 )
 from imagecall.backends.responses_api.events import Event, read_event
 from imagecall.backends.responses_api.items import Items
@@ -31,6 +29,7 @@ from imagecall.backends.responses_api.large_strings import (
 )
 from imagecall.backends.responses_api.sse import SseEvent, SseReader
 from imagecall.backends.responses_api.streamed_words import StreamedWords
+from imagecall.backends.secret_words import Secrets, without_secrets
 from imagecall.conversion.converter import EVENTS, event_from_json
 from imagecall.errors import ConversionError, GenerationError, damaged_answer, too_large_answer
 from imagecall.generation.backend import Part
@@ -140,7 +139,8 @@ class ResponseStream:
         if sse.data.strip() == _DONE:
             yield from self._unannounced_end(announced=True)
             return
-        event = read_event(sse.name, without_secrets(sse.data, self._secrets))
+        name = without_secrets(sse.name.encode(), self._secrets).decode()
+        event = read_event(name, without_secrets(sse.data, self._secrets))
         if event is None:
             return
         if event.is_error:
