@@ -49,7 +49,7 @@ def fault(options: argparse.Namespace) -> str | None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serves until SIGINT or SIGTERM. Raises OSError with a sentence about a bad setting."""
+    """Serves until SIGINT or SIGTERM. Raises SettingError, or OSError for an address in use."""
     file = options.config or os.environ.get(CONFIG)
     settings = read_settings(
         ServerSettings, vars(options), os.environ, Path(file) if file else None
