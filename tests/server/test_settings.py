@@ -158,3 +158,33 @@ def test_a_bad_setting_stops_the_start_with_a_sentence(
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.count(message) == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--grpc", "127.0.0.1:0"], "--server 127.0.0.1:"),
+        (["--grpc", "0.0.0.0:0", "--without-tokens", "on"], "--server 127.0.0.1:"),
+        (["--grpc", "127.0.0.1:0", "--tokens-file", "TOKENS"], ""),
+    ],
+)
+def test_commands_to_try_are_shown_only_where_they_work(
+    arguments: list[str], hint: str, tmp_path: Path
+) -> None:
+    (tmp_path / "TOKENS").write_text("caller 0123456789abcdef")
+    command = [*COMMAND, *arguments, "--http", "off", "--drain-delay-seconds", "0.1"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        first = process.stdout.readline()
+        process.terminate()
+        printed = process.stdout.read()
+    assert first.startswith("listening grpc ")
+    assert (hint in printed) if hint else (printed == "")
+
+
+def test_relative_paths_of_the_file_are_relative_to_its_folder(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('tokens-file = "a/tokens"\nbackend-tls-ca = "/ca.pem"\n')
+    settings = read_settings(ServerSettings, {"tls_cert": "cert.pem"}, {}, file)
+    assert settings.tokens_file == tmp_path / "a/tokens"
+    assert (settings.backend.tls.ca, settings.tls.cert) == (Path("/ca.pem"), Path("cert.pem"))
