@@ -10,6 +10,7 @@ from imagecall.access.limits import Limits
 from imagecall.generation.backend import Backend
 from imagecall.json.text import MAX_BYTES
 from imagecall.rpc.addresses import server_address
+from imagecall.rpc.client_tls import WITHOUT_FILES, ClientTls
 from imagecall.rpc.headers import FORWARDED, Header
 
 EMBEDDED: Final = "embedded"
@@ -28,6 +29,7 @@ def backend_of(
     api_key: str = "",
     *,
     headers: Sequence[Header] = (),
+    tls: ClientTls = WITHOUT_FILES,
     forward_headers: Collection[str] = FORWARDED,
     max_bytes: int = MAX_BYTES,
     max_image_bytes: int = Limits.image_bytes,
@@ -39,12 +41,16 @@ def backend_of(
             of this schema, as grpc://HOST:PORT, or grpcs://HOST:PORT with TLS.
         api_key: API key, or token, for the backend.
         headers: headers of each request to the backend.
+        tls: files for TLS of grpcs:// and https://, and the name of the certificate.
         forward_headers: names of the caller's headers that are forwarded to the API.
         max_bytes: largest answer without its images.
         max_image_bytes: largest image.
 
-    Raises ValueError for any other name, and for a key or header that cannot be sent.
+    Raises ValueError for any other name, for a key or header that cannot be sent, and for files of
+    TLS with a backend without TLS. Raises OSError for a faulty file of TLS.
     """
+    if (tls.files or tls.name) and not name.startswith(("grpcs://", "https://")):
+        raise ValueError(f"the backend {name!r} has no TLS: a certificate or authorities need it")
     if name == EMBEDDED:
         from imagecall.backends.embedded.backend import EmbeddedBackend
 
@@ -56,6 +62,7 @@ def backend_of(
             name,
             api_key,
             headers=headers,
+            tls=tls,
             forward_headers=forward_headers,
             max_bytes=max_bytes,
             max_image_bytes=max_image_bytes,
@@ -64,6 +71,12 @@ def backend_of(
         from imagecall.backends.grpc import GrpcBackend
 
         address = server_address(name)
-        limits = {"max_bytes": max_bytes, "max_image_bytes": max_image_bytes}
-        return GrpcBackend(address, api_key, headers, **limits)
+        return GrpcBackend(
+            address,
+            api_key,
+            headers,
+            tls=tls,
+            max_bytes=max_bytes,
+            max_image_bytes=max_image_bytes,
+        )
     raise ValueError(f"there is no backend {name!r}; choose {'; or '.join(FORMS)}")

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 import grpc
 
 from imagecall.access.limits import Limits
+from imagecall.access.watched_files import WatchedFiles
 from imagecall.backends.masking import MaskedStream, masked, masked_errors, masked_message
 from imagecall.backends.secret_words import has_secret, secrets_of
 from imagecall.errors import GenerationError, ImagecallError, damaged_answer
@@ -33,7 +34,9 @@ from imagecall.json.text import MAX_BYTES
 from imagecall.observing.observer import ClientCall, client_call
 from imagecall.observing.operations import rpc_called
 from imagecall.rpc.addresses import ServerAddress
-from imagecall.rpc.channel import aio_channel, bearer, credentials_of
+from imagecall.rpc.channel import aio_channel, bearer, credentials_of, name_options
+from imagecall.rpc.client_tls import WITHOUT_FILES, ClientTls
+from imagecall.rpc.handshake import cause_of
 from imagecall.rpc.headers import Header, Metadata, by_name, check_metadata_name
 from imagecall.rpc.status import error_of, is_lost, is_not_sent, passed_on
 from imagecall.sizes import OFFLOAD
@@ -51,6 +54,9 @@ IDLE_SECONDS: Final = 300.0
 
 _STATUS_SECONDS: Final = 5.0
 """Longest wait for the status of a call after the end of its stream."""
+
+_LONGEST_CALL_SECONDS: Final = 24 * 3600.0
+"""Longest time that a replaced connection stays open for its calls in progress."""
 
 _MAX_BACKOFF_MS: Final = 5000
 _CONNECTIONS: Final = 8
@@ -90,11 +96,13 @@ class GrpcBackend:
         address: address of the other server.
         token: bearer token for the other server, which replaces the caller's. "": no token.
         headers: metadata of each call, which replaces the caller's of the same names.
+        tls: files for TLS, and the name of the certificate. After a change of the files, further
+            calls go over new connections; calls in progress stay on theirs.
         idle_seconds: longest silence of the other server before a call fails.
         max_bytes: largest answer to GenerateImage, or text of a stream.
         max_image_bytes: largest image of a stream.
 
-    Raises ValueError for a header that cannot be metadata.
+    Raises ValueError for a header that cannot be metadata, OSError for a faulty file of TLS.
     """
 
     def __init__(
@@ -103,11 +111,15 @@ class GrpcBackend:
         token: str = "",
         headers: Sequence[Header] = (),
         *,
+        tls: ClientTls = WITHOUT_FILES,
         idle_seconds: float = IDLE_SECONDS,
         max_bytes: int = MAX_BYTES,
         max_image_bytes: int = Limits.image_bytes,
     ) -> None:
         self._address = address
+        self._tls = tls
+        self._credentials = WatchedFiles(tls.files, lambda: credentials_of(address, tls))
+        self._in_use = self._credentials.get()
         own = by_name(headers, token)
         for name in own:
             check_metadata_name(name)
@@ -116,6 +128,7 @@ class GrpcBackend:
         self._idle_seconds = idle_seconds
         self._limits = AnswerLimits(max_image_bytes, max_bytes)
         self._channels: list[grpc.aio.Channel] = []
+        self._closing: set[asyncio.Task[None]] = set()
         self._calls = 0
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
@@ -157,6 +170,9 @@ class GrpcBackend:
             stream.finish()
 
     async def close(self) -> None:
+        for closing in self._closing:
+            closing.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
         for channel in self._channels:
             await channel.close()
 
@@ -215,21 +231,33 @@ class GrpcBackend:
             except grpc.RpcError as error:
                 known = error_of(error)
                 if not known.status:
-                    known = _of_grpc(known, self._limits, stream)
+                    known = _of_grpc(known, self._limits, stream, tls=self._address.tls)
                 if stream and stream.begun and isinstance(known, GenerationError):
                     known.may_be_billed = True
                 raise known from None
 
     def _next_channel(self) -> grpc.aio.Channel:
         """Returns the channels in rotation; creates a channel on its first use."""
+        if self._credentials.get() is not self._in_use:
+            self._replace_channels()
         number = self._calls % _CONNECTIONS
         self._calls += 1
-        if number == len(self._channels):
+        if number >= len(self._channels):
+            number = len(self._channels)
             self._channels.append(self._new_channel())
         return self._channels[number]
 
+    def _replace_channels(self) -> None:
+        """Leaves each channel to its calls in progress: the files of TLS have changed."""
+        for channel in self._channels:
+            closing = asyncio.create_task(channel.close(_LONGEST_CALL_SECONDS))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+        self._channels = []
+        self._in_use = self._credentials.get()
+
     def _new_channel(self) -> grpc.aio.Channel:
-        options = [
+        options: list[tuple[str, Any]] = [
             ("grpc.max_receive_message_length", -1),
             ("grpc.service_config", _service_config(self._limits)),
             ("grpc.enable_retries", 0),  # The caller may retry.
@@ -239,7 +267,8 @@ class GrpcBackend:
             ("grpc.keepalive_timeout_ms", _PONG_MS),
             ("grpc.http2.max_pings_without_data", 0),  # Else gRPC pings a silent call only twice.
         ]
-        return aio_channel(self._address.target, credentials_of(self._address), options)
+        options += name_options(self._tls)
+        return aio_channel(self._address.target, self._in_use, options)
 
 
 def _service_config(limits: AnswerLimits) -> str:
@@ -256,13 +285,15 @@ def _service_config(limits: AnswerLimits) -> str:
 
 
 def _of_grpc(
-    error: ImagecallError, limits: AnswerLimits, stream: CheckedStream | None
+    error: ImagecallError, limits: AnswerLimits, stream: CheckedStream | None, *, tls: bool
 ) -> ImagecallError:
     """Returns the error for a status without details, which gRPC itself may have created."""
     message = str(error)
     match error.code:
         case "UNAVAILABLE" if is_not_sent(message):
-            return GenerationError("UPSTREAM_UNREACHABLE", f"the {BACKEND} is not reachable")
+            cause = cause_of(message, tls=tls)
+            text = f"the {BACKEND} is not reachable" + (f": {cause}" if cause else "")
+            return GenerationError("UPSTREAM_UNREACHABLE", text)
         case "UNAVAILABLE" if is_lost(message):
             lost = f"the connection to the {BACKEND} was lost"
             return GenerationError("UPSTREAM_DISCONNECTED", lost, may_be_billed=True)

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
-from imagecall.commands.arguments import server
+from imagecall.commands.arguments import add_server_option, tls_fault
 from imagecall.conversion.converter import CALLS, Profile, from_json, to_json
 from imagecall.conversion.document import KINDS, document_from_json, document_to_json
 from imagecall.errors import ConversionError, malformed
@@ -60,12 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=list(KINDS),
         help="the input is a whole request, response or event instead of an item",
     )
-    parser.add_argument(
-        "--server",
-        metavar="HOST:PORT",
-        type=server,
-        help="let this server convert between JSON and message (default: convert here)",
-    )
+    add_server_option(parser, "let this server convert between JSON and message")
 
 
 def fault(options: argparse.Namespace) -> str | None:
@@ -74,7 +69,7 @@ def fault(options: argparse.Namespace) -> str | None:
         return (
             "--variant and --profile say how to read the JSON of an item, which this input is not"
         )
-    return None
+    return tls_fault(options, options.server)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -104,7 +99,7 @@ def _read(data: bytes, options: argparse.Namespace) -> Converted:
     if options.server:
         from imagecall.commands.remote import parse_json
 
-        return parse_json(options.server, data, options)
+        return parse_json(data, options)
     if options.document:
         return document_from_json(data, kind=options.document)
     variant = options.variant or CALLS.default
@@ -120,7 +115,7 @@ def _write(message: Converted, options: argparse.Namespace) -> bytes:
     if options.server:
         from imagecall.commands.remote import format_json
 
-        return format_json(options.server, message) + b"\n"
+        return format_json(message, options) + b"\n"
     if isinstance(message, Document):
         return document_to_json(message) + b"\n"
     return to_json(message) + b"\n"

@@ -14,14 +14,19 @@ from typing import Any, Final
 from imagecall.access.limits import Limits
 from imagecall.access.setting import seconds, settings_of
 from imagecall.client import ImageClient
-from imagecall.commands.arguments import key_and_json, server, utf8
+from imagecall.commands.arguments import (
+    add_server_option,
+    client_tls,
+    key_and_json,
+    tls_fault,
+    utf8,
+)
 from imagecall.conversion.converter import CALLS, EVENTS
 from imagecall.conversion.view import CallView, view
 from imagecall.errors import printable
 from imagecall.formats import image_format
 from imagecall.generation.assembly import StreamItem, reassemble
 from imagecall.rpc.addresses import ServerAddress
-from imagecall.rpc.channel import credentials_of
 from imagecall.server.backend import backend_from
 from imagecall.server.settings import TOKEN, BackendSettings, add_settings, read_settings
 from imagecall.v1.extra_field_pb2 import ExtraField
@@ -61,13 +66,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", metavar="SECONDS", type=seconds(), help="give up after this time"
     )
-    parser.add_argument(
-        "--server",
-        metavar="HOST:PORT",
-        type=server,
-        help="let this server generate it; grpcs://HOST:PORT if it has TLS; a token stands in "
-        "$IMAGECALL_TOKEN (default: generate it here)",
-    )
+    add_server_option(parser, "let this server generate it, instead of a backend here")
     add_settings(parser, BackendSettings)
 
 
@@ -115,7 +114,7 @@ def fault(options: argparse.Namespace) -> str | None:
         return "--save-partial-images needs --partial-images, or there will be none"
     if options.server and any(vars(options)[each.key] for each in settings_of(BackendSettings)):
         return "--server has a backend of its own: --backend and the like are for one here"
-    return None
+    return tls_fault(options, options.server)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -138,9 +137,8 @@ async def _happenings(
     if options.server:
         server: ServerAddress = options.server
         token = os.environ.get(TOKEN, "")
-        async with ImageClient(
-            server.target, credentials=credentials_of(server), token=token
-        ) as client:
+        tls = client_tls(options) if server.tls else None
+        async with ImageClient(server.target, tls=tls, token=token) as client:
             happenings = client.stream_image(request, timeout=options.timeout)
             async with aclosing(happenings):
                 async for happening in happenings:

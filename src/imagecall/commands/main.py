@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,6 +17,7 @@ _COMMANDS: Final = {
     "serve": "run the gRPC server",
     "generate": "generate an image from a prompt",
     "convert": "convert an item, or a whole document",
+    "health": "ask a server for its health",
     "describe": "list the variants and their JSON",
 }
 """Commands, which are modules of this package, with their phrases for the help."""
@@ -98,6 +100,8 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     for name, phrase in _COMMANDS.items():
         command = commands.add_parser(name, help=phrase)
         if name in arguments:
+            if name != "serve":
+                os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # A failure is one sentence.
             module = import_module(f"imagecall.commands.{name}")
             module.add_options(command)
             command.set_defaults(run=module.run, check=module.fault, parser=command)

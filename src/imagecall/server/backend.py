@@ -6,6 +6,7 @@ from pathlib import Path
 
 from imagecall.access.limits import Limits
 from imagecall.access.secret_file import read_secret
+from imagecall.access.setting import SettingError
 from imagecall.backends.choice import backend_of
 from imagecall.generation.backend import Backend
 from imagecall.rpc.headers import FORWARDED, Header, read_headers
@@ -15,21 +16,22 @@ from imagecall.server.settings import API_KEY, BackendSettings
 def backend_from(
     settings: BackendSettings, limits: Limits, forward_headers: Collection[str] = FORWARDED
 ) -> Backend:
-    """Returns the backend. Raises OSError with a sentence about a faulty setting."""
-    api_key = os.environ.get(API_KEY, "")
-    if settings.api_key_file:
-        api_key = read_secret(settings.api_key_file, "the API key")
+    """Returns the backend. Raises SettingError."""
     try:
+        api_key = os.environ.get(API_KEY, "")
+        if settings.api_key_file:
+            api_key = read_secret(settings.api_key_file, "the API key")
         return backend_of(
             settings.name,
             api_key,
             headers=(*settings.headers, *_headers_of(settings.headers_file)),
+            tls=settings.tls,
             forward_headers=forward_headers,
             max_bytes=limits.json_bytes,
             max_image_bytes=limits.image_bytes,
         )
-    except ValueError as error:
-        raise OSError(str(error)) from None
+    except (ValueError, OSError) as error:
+        raise SettingError(str(error)) from None
 
 
 def _headers_of(file: Path | None) -> Iterable[Header]:

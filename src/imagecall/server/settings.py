@@ -21,6 +21,7 @@ from imagecall.access.setting import (
     build,
     choice,
     number,
+    prefixed,
     seconds,
     sentence,
     setting,
@@ -28,6 +29,7 @@ from imagecall.access.setting import (
     switch,
 )
 from imagecall.backends.choice import EMBEDDED, FORMS
+from imagecall.rpc.client_tls import ClientTls
 from imagecall.rpc.headers import FORWARDED, Header, read_forwarded, read_header
 
 API_KEY: Final = "IMAGECALL_API_KEY"
@@ -45,6 +47,34 @@ WORKER: Final = "IMAGECALL_IS_WORKER"
 _PREFIX: Final = "IMAGECALL_"
 
 _Settings = TypeVar("_Settings")
+
+
+@dataclass(frozen=True)
+class ClientTlsSettings(ClientTls):
+    """Settings of TLS towards a server, which a command calls, or which is the backend."""
+
+    ca: Path | None = setting(
+        None,
+        "tls-ca",
+        Path,
+        "FILE",
+        "authorities of the server's certificate, PEM",
+    )
+    cert: Path | None = setting(
+        None,
+        "tls-cert",
+        Path,
+        "FILE",
+        "certificate chain for a server that requires one, PEM",
+    )
+    key: Path | None = setting(None, "tls-key", Path, "FILE", "its private key, PEM")
+    name: str | None = setting(
+        None,
+        "tls-name",
+        str,
+        "NAME",
+        "name in the server's certificate, if that is not the host of the address",
+    )
 
 
 @dataclass(frozen=True)
@@ -77,6 +107,7 @@ class BackendSettings:
         "FILE",
         "file with more of them, a line NAME: VALUE each: the list of processes does not show it",
     )
+    tls: ClientTlsSettings = field(default_factory=ClientTlsSettings, metadata=prefixed("backend-"))
 
 
 @dataclass(frozen=True)
@@ -214,17 +245,19 @@ def read_settings(
         kind: the dataclass.
         arguments: the values of the command line, by names with underscores.
         environment: the environment variables.
-        file: a TOML file, with the lowest precedence.
+        file: a TOML file, with the lowest precedence. Relative paths in it are relative to the
+            folder of the file.
 
     Raises SettingError with a sentence that names where the setting was set.
     """
     in_file = _read_file(file, kind) if file else {}
+    directory = file.absolute().parent if file else Path()
 
     def value_of(each: Setting) -> Any:
         sources = (
             (arguments.get(each.key), f"--{each.name}"),
             (environment.get(each.variable) or None, f"${each.variable}"),
-            (in_file.get(each.name), f'"{each.name}" in {file}'),
+            (_placed(each, in_file.get(each.name), directory), f'"{each.name}" in {file}'),
             (each.default, ""),
         )
         given: Any
@@ -278,6 +311,13 @@ def _read_file(file: Path, kind: type[Any]) -> dict[str, str | list[str]]:
         elif not isinstance(value, str | int | float):
             raise SettingError(f'"{name}" in {file} must be a string, a number, true or false')
     return {name: _text(value) for name, value in found.items()}
+
+
+def _placed(
+    each: Setting, value: str | list[str] | None, directory: Path
+) -> str | list[str] | None:
+    """Returns a value of the file of settings; of a path, below the directory."""
+    return str(directory / value) if each.read is Path and isinstance(value, str) else value
 
 
 def _is_texts(value: object) -> bool:

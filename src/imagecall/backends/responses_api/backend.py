@@ -6,6 +6,7 @@ response: the first bytes of the answer decide how the answer is read.
 """
 
 import asyncio
+import ssl
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -20,6 +21,7 @@ from typing import Final
 import aiohttp
 
 from imagecall.access.limits import Limits
+from imagecall.access.watched_files import WatchedFiles
 from imagecall.backends.masking import masked_errors
 from imagecall.backends.responses_api.body import IDENTITY, TRANSPORT_ERRORS, Body, inflater_of
 from imagecall.backends.responses_api.errors import (
@@ -42,6 +44,8 @@ from imagecall.generation.response import ReadResponse, end_of, ending_of, respo
 from imagecall.json.text import MAX_BYTES, parse
 from imagecall.observing.observer import client_call
 from imagecall.observing.operations import http_called
+from imagecall.rpc.client_tls import WITHOUT_FILES, ClientTls
+from imagecall.rpc.handshake import cause_of, is_refused_certificate
 from imagecall.rpc.headers import AUTHORIZATION, FORWARDED, Header, by_name, forwarded, lower
 from imagecall.sizes import FOLLOWED, OFFLOAD, PIECE
 from imagecall.v1.image_generation_service_pb2 import (
@@ -70,12 +74,14 @@ class HttpBackend:
             is kept behind the path.
         api_key: bearer token of each request. "": requests have no token.
         headers: headers of each request.
+        tls: files for TLS, read anew when they change, and the name of the certificate.
         forward_headers: names of the caller's headers, or metadata, that are forwarded.
         idle_seconds: longest silence of the API before a call fails.
         max_bytes: largest answer, or event of a stream without its image.
         max_image_bytes: largest image of a stream.
 
-    Raises ValueError for a URL, proxy, key or header that cannot be used.
+    Raises ValueError for a URL, proxy, key or header that cannot be used, OSError for a faulty file
+    of TLS.
     """
 
     def __init__(
@@ -84,12 +90,17 @@ class HttpBackend:
         api_key: str = "",
         *,
         headers: Sequence[Header] = (),
+        tls: ClientTls = WITHOUT_FILES,
         forward_headers: Collection[str] = FORWARDED,
         idle_seconds: float = IDLE_SECONDS,
         max_bytes: int = MAX_BYTES,
         max_image_bytes: int = Limits.image_bytes,
     ) -> None:
         self._target = target_of(base_url)
+        self._server_name = tls.name
+        self._tls: WatchedFiles[ssl.SSLContext | bool] = WatchedFiles(
+            tls.files, tls.context if tls.files else lambda: True
+        )
         self._operation = http_called(self._target.shown)
         key = _checked_key(api_key)
         self._own = {name: (h.name, h.value) for name, h in by_name(headers, key).items()}
@@ -148,6 +159,8 @@ class HttpBackend:
                     headers=self._headers(accept, observed.headers),
                     allow_redirects=False,
                     proxy=self._target.proxy,
+                    ssl=self._tls.get(),
+                    server_hostname=self._server_name,
                 )
             async with answer:
                 observed.code = answer.status
@@ -286,7 +299,10 @@ def _failures() -> Iterator[None]:
         raise GenerationError("UPSTREAM_UNREACHABLE", message) from None
     except aiohttp.ClientResponseError:
         raise not_understood("what is not HTTP", may_be_billed=True) from None
-    except (aiohttp.ClientError, ConnectionError):
+    except (aiohttp.ClientError, ConnectionError) as error:
+        if isinstance(error, aiohttp.ClientOSError) and is_refused_certificate(str(error)):
+            message = f"there is no connection to the API: {cause_of(str(error), tls=True)}"
+            raise GenerationError("UPSTREAM_UNREACHABLE", message) from None
         message = "the API closed the connection before it answered"
         raise GenerationError("UPSTREAM_DISCONNECTED", message, may_be_billed=True) from None
 
@@ -296,10 +312,10 @@ def _cause_of(error: Exception) -> str:
     match error:
         case aiohttp.ClientConnectorDNSError():
             return "no such host"
-        case aiohttp.ClientConnectorCertificateError():
-            return "its certificate is not trusted"
-        case aiohttp.ClientSSLError():
-            return "TLS failed"
+        case aiohttp.ClientConnectorCertificateError() as failed:
+            return cause_of(str(failed.certificate_error), tls=True)
+        case aiohttp.ClientConnectorSSLError() as failed:
+            return cause_of(str(failed.os_error), tls=True) or "TLS failed"
         case aiohttp.ClientConnectorError() if isinstance(error.os_error, ConnectionRefusedError):
             return "it was refused"
         case aiohttp.ConnectionTimeoutError():
