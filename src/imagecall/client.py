@@ -69,13 +69,13 @@ class ImageClient:
         max_image_bytes: int = MAX_IMAGE_BYTES,
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
-        every = [
+        channel_options = [
             *options,
             ("grpc.service_config", SERVICE_CONFIG),
             ("grpc.max_receive_message_length", -1),  # GenerateImage answers in one message.
-            ("grpc.per_rpc_retry_buffer_size", _RETRY_BYTES),  # Requests have images in them.
+            ("grpc.per_rpc_retry_buffer_size", _RETRY_BYTES),  # Requests may contain images.
         ]
-        self._channel = aio_channel(address, credentials, every)
+        self._channel = aio_channel(address, credentials, channel_options)
         self._metadata = bearer(token)
         self._stub: Any = ImageGenerationServiceStub(self._channel)
         self._max_image_bytes = max_image_bytes

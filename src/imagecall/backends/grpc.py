@@ -227,7 +227,7 @@ class GrpcBackend:
             known = error_of(error)
             if not known.status:
                 known = _of_grpc(known, self._limits, stream)
-            if stream and stream.begun and isinstance(known, GenerationError):
+            if stream and stream.has_parts and isinstance(known, GenerationError):
                 known.may_be_billed = True
             mask_error(known, self._secrets)
             raise known from None

@@ -33,7 +33,7 @@ from imagecall.v1.image_generation_service_pb2 import (
     StreamImageResponse,
 )
 from imagecall.v1.stream_event_pb2 import StreamEvent
-from imagecall.wire.chunks import end_of_image, pieces
+from imagecall.wire.chunks import end_of_image, raw_chunks
 
 _Key: TypeAlias = tuple[str, float, int | None]
 """Key of a picture: its card, its sharpness, and the requested size of its file."""
@@ -158,9 +158,9 @@ async def _final_image(
     if final is not None:
         yield StreamImageResponse(event=answer.completed())
     if order.asked.ending == "cut":
-        for piece in pieces(final.data[: len(final.data) // 2]) if final else ():
+        for chunk in raw_chunks(final.data[: len(final.data) // 2]) if final else ():
             await fair_turn()
-            yield piece._replace(end=None)
+            yield chunk._replace(end=None)
         raise damaged_answer("it ends in the middle of the image")
     if order.draws:
         async for part in _with_image(answer.done(), final):
@@ -178,10 +178,10 @@ async def _with_image(
     if picture is not None:
         for path in paths:
             end = end_of_image(picture.data, path)
-            for piece in pieces(picture.data, sha256=picture.sha256, **end):
-                if len(piece.data) >= PIECE:
+            for chunk in raw_chunks(picture.data, sha256=picture.sha256, **end):
+                if len(chunk.data) >= PIECE:
                     await fair_turn()
-                yield piece
+                yield chunk
     for part in in_parts(message, paths if picture is not None else ()):
         yield part
 
