@@ -29,6 +29,11 @@ REASONS_BY_HTTP_STATUS: Final[Mapping[int, str]] = {
 }
 """Reason for each HTTP status of an API."""
 
+_SERVER_ERROR: Final = 500
+
+MAX_RETRY_SECONDS: Final = 24 * 3600
+"""Longest delay before a retry that an error has."""
+
 
 class ImagecallError(Exception):
     """Base of every exception of the package.
@@ -99,6 +104,12 @@ class GenerationError(ImagecallError):
         self.retry_seconds = retry_seconds
         self.may_be_billed = may_be_billed
         self.metadata = dict(metadata or {})
+
+
+def reason_of_http_status(status: int) -> str:
+    """Reason for an HTTP status of an API, of 400 to 599."""
+    general = 400 if status < _SERVER_ERROR else _SERVER_ERROR
+    return REASONS_BY_HTTP_STATUS.get(status) or REASONS_BY_HTTP_STATUS[general]
 
 
 def pointer_to(*tokens: str | int) -> str:

@@ -33,7 +33,7 @@ def mask_message(message: Any, secrets: Secrets) -> None:
                 mask_message(inner, secrets)
         elif field.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES):
             if field.is_repeated:
-                value[:] = [masked(each, secrets) for each in value]
+                value[:] = [masked(element, secrets) for element in value]
             else:
                 setattr(message, field.name, masked(value, secrets))
 
