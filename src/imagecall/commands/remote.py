@@ -65,5 +65,9 @@ def _metadata() -> tuple[tuple[str, str], ...]:
 
 def _translated(error: grpc.RpcError, server: ServerAddress) -> Exception:
     """Returns the ConversionError of a status, or else a ConnectionError."""
-    known = error_of(error)
-    return known if known.reason else ConnectionError(f"{server.target}: {known.code}: {known}")
+    failure = error_of(error)
+    return (
+        failure
+        if failure.reason
+        else ConnectionError(f"{server.target}: {failure.code}: {failure}")
+    )
