@@ -85,15 +85,15 @@ class ImageClient:
     ) -> None:
         server = server_of(address, tls)
         credentials = credentials or credentials_of(server, tls or WITHOUT_FILES)
-        every = [
+        channel_options = [
             *options,
             *name_options(tls or WITHOUT_FILES),
             ("grpc.service_config", SERVICE_CONFIG),
             ("grpc.max_receive_message_length", -1),  # GenerateImage answers in one message.
-            ("grpc.per_rpc_retry_buffer_size", _RETRY_BYTES),  # Requests have images in them.
+            ("grpc.per_rpc_retry_buffer_size", _RETRY_BYTES),  # Requests may contain images.
         ]
         self._target, self._secure = server.target, credentials is not None
-        self._channel = aio_channel(server.target, credentials, every)
+        self._channel = aio_channel(server.target, credentials, channel_options)
         self._metadata = bearer(token)
         self._stub: Any = ImageGenerationServiceStub(self._channel)
         self._max_image_bytes = max_image_bytes

@@ -1,6 +1,6 @@
-"""Table of the sizes from which on a value is treated as large, with the reason for each.
+"""Table of the sizes at which a value counts as large, with the reason for each.
 
-Every size at which the code takes another path is here, and in no other module. Limits, past which
+Every size at which the code takes another path is here, and in no other module. Limits, above which
 a value is refused, are settings, or are in the module that refuses. The tests run over the entries
 of `TABLE`: one byte below, at, and one byte above each.
 """
@@ -25,8 +25,8 @@ MEDIUM: Final = 4 * 1024
 FOLLOWED: Final = 16 * 1024
 """Shortest string of a server-sent event that is decoded while it arrives.
 
-Also the length of the slices in which received bytes are searched for the ends of events: a
-millisecond's work.
+Also the length of the slices in which received bytes are searched for the ends of events, which
+takes a millisecond.
 """
 
 SMALL_BODY: Final = 16 * 1024

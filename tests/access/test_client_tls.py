@@ -19,7 +19,7 @@ import pytest
 import trustme
 
 from imagecall.access.certificates import Certificates
-from imagecall.backends.choice import backend_of
+from imagecall.backends.choice import backend_from_uri
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.client import ClientTls, ImageClient
 from imagecall.doors.grpc.server import GrpcServer
@@ -173,7 +173,7 @@ async def test_a_client_with_a_certificate_is_served_on_every_hop(
         assert (code, output.exists()) == (0, True), errors
         assert (await run("convert", str(ROOT / "tests/cases/none"), *where))[0] == 1
         assert (await run("health", secure, *flags(tls))) == (0, "SERVING\n", "")
-        async with door_before(backend_of(secure, tls=tls)) as door:
+        async with door_before(backend_from_uri(secure, tls=tls)) as door:
             assert (await posted(door))[0] == 200
 
 
@@ -236,7 +236,7 @@ async def test_a_failed_handshake_is_a_sentence(
             "",
             f"imagecall: UNAVAILABLE: {sentence}\n",
         )
-        async with door_before(backend_of(whole, tls=tls)) as door:
+        async with door_before(backend_from_uri(whole, tls=tls)) as door:
             status, body = await posted(door)
         assert status == 503
         assert f'"the gRPC backend is not reachable: {cause}"' in body
@@ -255,7 +255,9 @@ async def test_an_alert_of_an_api_names_the_cause(
     other = stranger.issue("client", "a@b.example")
     with with_alerts(server, authority.file, ssl.TLSVersion[version]) as port:
         for pair, cause in (((None, None), required[version]), (other, unknown)):
-            backend = backend_of(f"https://127.0.0.1:{port}", tls=ClientTls(authority.file, *pair))
+            backend = backend_from_uri(
+                f"https://127.0.0.1:{port}", tls=ClientTls(authority.file, *pair)
+            )
             async with door_before(backend) as door:
                 status, body = await posted(door)
             assert (status, f"there is no connection to the API: {cause}" in body) == (503, True)
@@ -268,7 +270,7 @@ async def test_an_api_with_a_private_authority_and_client_certificates_is_called
     tls = ClientTls(authority.file, *own, name="api.example")
     async with (
         serving_json(server, authority.file) as url,
-        door_before(backend_of(url, tls=tls)) as door,
+        door_before(backend_from_uri(url, tls=tls)) as door,
     ):
         assert (await posted(door))[0] == 200
     causes = {
@@ -277,7 +279,7 @@ async def test_an_api_with_a_private_authority_and_client_certificates_is_called
     }
     async with serving_json(server) as url:
         for other, cause in causes.items():
-            async with door_before(backend_of(url, tls=other)) as door:
+            async with door_before(backend_from_uri(url, tls=other)) as door:
                 assert f"there is no connection to the API: {cause}" in (await posted(door))[1]
 
 
@@ -290,7 +292,7 @@ async def test_a_backend_gets_the_new_certificate_while_a_call_goes_on(
     late.extra_fields.add(name="embedded", json='{"delay_seconds":3}')
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(serving(server, authority.file))
-        backend: Any = backend_of(f"grpcs://{address}", tls=ClientTls(authority.file, *own))
+        backend: Any = backend_from_uri(f"grpcs://{address}", tls=ClientTls(authority.file, *own))
         inner = GrpcServer("127.0.0.1:0", backend)
         outer = await inner.start()
         stack.push_async_callback(inner.stop, 0)

@@ -62,8 +62,8 @@ def setting(
     separator: str = "",
 ) -> Any:
     """Defines a dataclass field as a setting; Setting describes the arguments."""
-    found = Setting(name, read, _text(default), metavar, help, separator)
-    return field(default=default, metadata={_KEY: found})
+    definition = Setting(name, read, _text(default), metavar, help, separator)
+    return field(default=default, metadata={_KEY: definition})
 
 
 def prefixed(prefix: str) -> dict[str, str]:
@@ -171,7 +171,7 @@ def choice(*choices: str) -> Callable[[str], str]:
 
     def read(text: str) -> str:
         if text not in choices:
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(choices)}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(choices)}")
         return text
 
     return read

@@ -1,4 +1,4 @@
-"""Choice of a backend by its name, as the settings spell it.
+"""Choice of a backend by its URI, as the settings spell it.
 
 A backend is imported when it is chosen, since Pillow and aiohttp take a while to load.
 """
@@ -14,18 +14,18 @@ from imagecall.rpc.client_tls import WITHOUT_FILES, ClientTls
 from imagecall.rpc.headers import FORWARDED, Header
 
 EMBEDDED: Final = "embedded"
-"""Name of the backend that draws test cards."""
+"""URI of the backend that draws test cards."""
 
 FORMS: Final = (
     f"{EMBEDDED} (test cards, no network)",
     "the base URL of a Responses API such as https://openrouter.ai/api/v1",
     "another server of the same schema: grpc://HOST:PORT, or grpcs://HOST:PORT with TLS",
 )
-"""The forms of a backend's name, for the help and for errors."""
+"""Forms of a backend's URI, for the help and for errors."""
 
 
-def backend_of(
-    name: str,
+def backend_from_uri(
+    uri: str,
     api_key: str = "",
     *,
     headers: Sequence[Header] = (),
@@ -34,10 +34,10 @@ def backend_of(
     max_bytes: int = MAX_BYTES,
     max_image_bytes: int = Limits.image_bytes,
 ) -> Backend:
-    """Creates the backend of a name.
+    """Creates the backend that a URI names.
 
     Args:
-        name: "embedded"; the base URL of a Responses API, http:// or https://; or another server
+        uri: "embedded"; the base URL of a Responses API, http:// or https://; or another server
             of this schema, as grpc://HOST:PORT, or grpcs://HOST:PORT with TLS.
         api_key: API key, or token, for the backend.
         headers: headers of each request to the backend.
@@ -46,20 +46,20 @@ def backend_of(
         max_bytes: largest answer without its images.
         max_image_bytes: largest image.
 
-    Raises ValueError for any other name, for a key or header that cannot be sent, and for files of
+    Raises ValueError for any other URI, for a key or header that cannot be sent, and for files of
     TLS with a backend without TLS. Raises OSError for a faulty file of TLS.
     """
-    if (tls.files or tls.name) and not name.startswith(("grpcs://", "https://")):
-        raise ValueError(f"the backend {name!r} has no TLS: a certificate or authorities need it")
-    if name == EMBEDDED:
+    if (tls.files or tls.name) and not uri.startswith(("grpcs://", "https://")):
+        raise ValueError(f"the backend {uri!r} has no TLS: a certificate or authorities need it")
+    if uri == EMBEDDED:
         from imagecall.backends.embedded.backend import EmbeddedBackend
 
         return EmbeddedBackend()
-    if name.startswith(("http://", "https://")):
+    if uri.startswith(("http://", "https://")):
         from imagecall.backends.responses_api.backend import HttpBackend
 
         return HttpBackend(
-            name,
+            uri,
             api_key,
             headers=headers,
             tls=tls,
@@ -67,10 +67,10 @@ def backend_of(
             max_bytes=max_bytes,
             max_image_bytes=max_image_bytes,
         )
-    if name.startswith(("grpc://", "grpcs://")):
+    if uri.startswith(("grpc://", "grpcs://")):
         from imagecall.backends.grpc import GrpcBackend
 
-        address = server_address(name)
+        address = server_address(uri)
         return GrpcBackend(
             address,
             api_key,
@@ -79,4 +79,4 @@ def backend_of(
             max_bytes=max_bytes,
             max_image_bytes=max_image_bytes,
         )
-    raise ValueError(f"there is no backend {name!r}; choose {'; or '.join(FORMS)}")
+    raise ValueError(f"there is no backend {uri!r}; choose {'; or '.join(FORMS)}")

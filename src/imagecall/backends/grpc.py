@@ -83,7 +83,7 @@ _PAST_LIMIT: Final = re.compile(
     re.IGNORECASE,
 )
 """Messages for a size past a limit, from their start: of gRPC for Go, Java, C++, .NET and
-Node.js, and of tonic. A backend's own sentence that quotes one is none."""
+Node.js, and of tonic. A backend's own sentence that quotes such a message does not match."""
 
 _OF_ANSWER: Final = re.compile(r"\b(sen[dt]|encoded)\b", re.IGNORECASE)
 """Words of such a message if the backend cannot send its answer."""
@@ -184,8 +184,8 @@ class GrpcBackend:
     def _options(self, observed: ClientCall) -> dict[str, Any]:
         context = CALL.get()
         own = self._own | observed.headers
-        kept = [(key, value) for key, value in context.metadata if key not in own]
-        return {"metadata": [*kept, *own.items()] or None, "timeout": context.seconds_left}
+        forwarded = [(key, value) for key, value in context.metadata if key not in own]
+        return {"metadata": [*forwarded, *own.items()] or None, "timeout": context.seconds_left}
 
     async def _next(self, call: Any, stream: CheckedStream) -> Any:
         """Reads the next message of a stream, or its end."""
@@ -216,7 +216,7 @@ class GrpcBackend:
 
     def _response(self, serialized: bytes | None) -> GenerateImageResponse:
         if serialized is None:
-            raise damaged_answer("there is no GenerateImageResponse", BACKEND)
+            raise damaged_answer("it has no GenerateImageResponse", BACKEND)
         response = checked_response(serialized, self._limits)
         if has_secret(serialized, self._secrets):
             return masked_message(response, self._secrets)
@@ -229,12 +229,12 @@ class GrpcBackend:
             try:
                 yield
             except grpc.RpcError as error:
-                known = error_of(error)
-                if not known.status:
-                    known = _of_grpc(known, self._limits, stream, tls=self._address.tls)
-                if stream and stream.begun and isinstance(known, GenerationError):
-                    known.may_be_billed = True
-                raise known from None
+                failure = error_of(error)
+                if not failure.status:
+                    failure = _of_grpc(failure, self._limits, stream, tls=self._address.tls)
+                if stream and stream.has_parts and isinstance(failure, GenerationError):
+                    failure.may_be_billed = True
+                raise failure from None
 
     def _next_channel(self) -> grpc.aio.Channel:
         """Returns the channels in rotation; creates a channel on its first use."""
@@ -295,8 +295,8 @@ def _of_grpc(
             text = f"the {BACKEND} is not reachable" + (f": {cause}" if cause else "")
             return GenerationError("UPSTREAM_UNREACHABLE", text)
         case "UNAVAILABLE" if is_lost(message):
-            lost = f"the connection to the {BACKEND} was lost"
-            return GenerationError("UPSTREAM_DISCONNECTED", lost, may_be_billed=True)
+            text = f"the connection to the {BACKEND} was lost"
+            return GenerationError("UPSTREAM_DISCONNECTED", text, may_be_billed=True)
         case "RESOURCE_EXHAUSTED" if _OWN_LIMIT in message:
             return too_large_message() if stream else too_large_response(limits)
         case "RESOURCE_EXHAUSTED" | "OUT_OF_RANGE" if _PAST_LIMIT.match(message):
@@ -307,11 +307,11 @@ def _of_grpc(
 def _past_limit(message: str, limits: AnswerLimits) -> GenerationError:
     """Returns the error for a request or an answer over a limit of the backend."""
     if _OF_ANSWER.search(message):
-        text = f"the {BACKEND} cannot send its answer: {message}; raise its limit, or stream"
+        text = f"the {BACKEND} cannot send its answer: {message}; raise its limit, or use a stream"
         return GenerationError("UPSTREAM_ANSWER_TOO_LARGE", text, may_be_billed=True)
-    most = limits.text_bytes + _OVERHEAD_BYTES
+    limit = limits.text_bytes + _OVERHEAD_BYTES
     text = (
         f"the request is too large for the {BACKEND}: {message}; "
-        f"raise the receive limit of that server, to {most:,} bytes for every request of this one"
+        f"raise the receive limit of that server to {limit:,} bytes, this one's largest request"
     )
     return GenerationError("UPSTREAM_TOO_LARGE", text)

@@ -53,21 +53,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile",
         choices=[profile.name.lower() for profile in Profile],
-        help="how much to demand of the JSON of an item (default: wire)",
+        help="strictness of the checks on the JSON of an item (default: wire)",
     )
     parser.add_argument(
         "--document",
         choices=list(KINDS),
         help="the input is a whole request, response or event instead of an item",
     )
-    add_server_option(parser, "let this server convert between JSON and message")
+    add_server_option(
+        parser, "server that converts between JSON and message (default: convert in this process)"
+    )
 
 
 def fault(options: argparse.Namespace) -> str | None:
     """Sentence about options that contradict each other; None if none do."""
     if (options.variant or options.profile) and (options.document or options.source != "json"):
         return (
-            "--variant and --profile say how to read the JSON of an item, which this input is not"
+            "--variant and --profile apply to the JSON of an item only, and this input is another"
         )
     return tls_fault(options, options.server)
 
@@ -134,9 +136,9 @@ def _parse_text(data: bytes, empty: Converted) -> Converted:
         return text_format.Parse(data, empty)
     except text_format.ParseError as error:
         where = f" at line {error.GetLine()}" if error.GetLine() else ""
-    except ValueError:  # Not UTF-8, or a number that no field holds.
+    except ValueError:  # Not UTF-8, or a number that no field can hold.
         where = ""
-    message = f"the text is no protobuf text format of {empty.DESCRIPTOR.name}{where}"
+    message = f"the text is not the protobuf text format of {empty.DESCRIPTOR.name}{where}"
     raise ConversionError("MALFORMED_PROTOBUF", "", message)
 
 
@@ -147,6 +149,6 @@ def _checked(message: Converted, options: argparse.Namespace) -> Converted:
         return message
     document_to_json(message)
     if message.kind != KINDS[options.document]:
-        text = f"the document is no {options.document}, but of kind {message.kind}"
+        text = f"the document is not a {options.document}: its kind is {message.kind}"
         raise ConversionError("UNKNOWN_KIND", "", text)
     return message

@@ -49,24 +49,26 @@ FORMATS: Final = {
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    parser.add_argument("prompt", metavar="PROMPT", type=utf8, help="what to draw")
+    parser.add_argument("prompt", metavar="PROMPT", type=utf8, help="description of the image")
     parser.add_argument(
         "-o",
         "--output",
         type=Path,
         metavar="FILE",
         default=Path("image.png"),
-        help="where to write it; its extension picks the format: .png, .jpg, .webp, .gif or .svg "
+        help="output file; its extension selects the format: .png, .jpg, .webp, .gif or .svg "
         "(default: %(default)s)",
     )
     _add_request_options(parser)
     parser.add_argument(
-        "--save-partial-images", action="store_true", help="write those too, as FILE.partialN.EXT"
+        "--save-partial-images",
+        action="store_true",
+        help="write the partial images too, as FILE.partialN.EXT",
     )
     parser.add_argument(
-        "--timeout", metavar="SECONDS", type=seconds(), help="give up after this time"
+        "--timeout", metavar="SECONDS", type=seconds(), help="longest time of the call"
     )
-    add_server_option(parser, "let this server generate it, instead of a backend here")
+    add_server_option(parser, "server that generates the image (default: generate in this process)")
     add_settings(parser, BackendSettings)
 
 
@@ -83,7 +85,7 @@ def _add_request_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=int,
         choices=range(4),
-        help="early images to send, 0 to 3",
+        help="number of partial images, 0 to 3",
     )
     parser.add_argument(
         "--input",
@@ -91,7 +93,7 @@ def _add_request_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         action="append",
         default=[],
-        help="image to start from; may be given several times",
+        help="input image; may be repeated",
     )
     parser.add_argument(
         "--set",
@@ -99,21 +101,21 @@ def _add_request_options(parser: argparse.ArgumentParser) -> None:
         type=key_and_json,
         action="append",
         default=[],
-        help="another key of the request, passed on; may be given several times",
+        help="another key of the request, which is passed on; may be repeated",
     )
 
 
 def fault(options: argparse.Namespace) -> str | None:
     """Sentence about options that contradict each other; None if none do."""
     if options.output.suffix.lower() not in FORMATS:
-        return f"{options.output} must end with one of {', '.join(FORMATS)}, which picks the format"
+        return f"{options.output} must end with one of {', '.join(FORMATS)}: it selects the format"
     directory = options.output.parent
     if not os.access(directory, os.W_OK | os.X_OK) or options.output.is_dir():
-        return f"{options.output} cannot be written: is its directory there?"
+        return f"{options.output} cannot be written: does its directory exist?"
     if options.save_partial_images and not options.partial_images:
-        return "--save-partial-images needs --partial-images, or there will be none"
+        return "--save-partial-images requires --partial-images"
     if options.server and any(vars(options)[each.key] for each in settings_of(BackendSettings)):
-        return "--server has a backend of its own: --backend and the like are for one here"
+        return "--server has a backend of its own: omit --backend and the options for a backend"
     return tls_fault(options, options.server)
 
 
@@ -125,31 +127,29 @@ def run(options: argparse.Namespace) -> int:
 async def _generate(options: argparse.Namespace) -> int:
     images = _Images(options.output, options.save_partial_images)
     async with asyncio.timeout(options.timeout):
-        async for happening in _happenings(options, _request(options)):
-            images.take(happening)
+        async for item in _items(options, _request(options)):
+            images.take(item)
     return images.outcome()
 
 
-async def _happenings(
-    options: argparse.Namespace, request: ImageRequest
-) -> AsyncIterator[StreamItem]:
+async def _items(options: argparse.Namespace, request: ImageRequest) -> AsyncIterator[StreamItem]:
     """Items of the stream: of a server, or of a backend in this process."""
     if options.server:
         server: ServerAddress = options.server
         token = os.environ.get(TOKEN, "")
         tls = client_tls(options) if server.tls else None
         async with ImageClient(server.target, tls=tls, token=token) as client:
-            happenings = client.stream_image(request, timeout=options.timeout)
-            async with aclosing(happenings):
-                async for happening in happenings:
-                    yield happening
+            items = client.stream_image(request, timeout=options.timeout)
+            async with aclosing(items):
+                async for item in items:
+                    yield item
         return
     backend = backend_from(read_settings(BackendSettings, vars(options), os.environ), Limits())
     try:
         parts = backend.stream_image(StreamImageRequest(request=request))
         async with aclosing(parts):
-            async for happening in reassemble(parts):
-                yield happening
+            async for item in reassemble(parts):
+                yield item
     finally:
         await backend.close()
 
@@ -172,10 +172,10 @@ def _request(options: argparse.Namespace) -> ImageRequest:
 
 
 def _image(path: Path) -> bytes:
-    """Reads an image file. Raises OSError if the file is no image."""
+    """Reads an image file. Raises OSError if the file is not an image."""
     image = path.read_bytes()
     if image_format(image) is None:
-        raise OSError(f"{path} is no image of a known format")
+        raise OSError(f"{path} is not an image of a known format")
     return image
 
 
@@ -189,35 +189,35 @@ class _Images:
         self._failure = ""
         self._words: list[str] = []
 
-    def take(self, happening: StreamItem) -> None:
+    def take(self, item: StreamItem) -> None:
         """Handles an event, or the end of the stream."""
-        if isinstance(happening, StreamEnd):
-            for call in happening.response.calls:
+        if isinstance(item, StreamEnd):
+            for call in item.response.calls:
                 self._take_call(view(call))
-            self._failure = _failure(happening)
-            self._words = list(_words(happening.response))
+            self._failure = _failure(item)
+            self._words = list(_words(item.response))
             return
-        variant = EVENTS.chosen(happening)
-        event: Any = getattr(happening, variant.name)
+        variant = EVENTS.chosen(item)
+        event: Any = getattr(item, variant.name)
         if isinstance(event, ImageGenCallPartialImageEvent):
             self._take_partial_image(event)
         elif not variant.option.fallback:
-            self._say(variant.plan.tag.removeprefix("response."))
-        if _is_final(happening):
+            self._print(variant.plan.tag.removeprefix("response."))
+        if _is_final(item):
             self._take_call(view(event.item))
 
     def outcome(self) -> int:
         """Prints the failure, if any; returns the exit code."""
         if self._failure:
-            self._say(self._failure)
+            self._print(self._failure)
         elif not self._written:
-            self._say("the response has no image")
+            self._print("the response has no image")
         for line in self._words:
-            self._say(line)
+            self._print(line)
         return 0 if self._written and not self._failure else 1
 
     def _take_partial_image(self, event: ImageGenCallPartialImageEvent) -> None:
-        self._say(f"partial image {event.partial_image_index}")
+        self._print(f"partial image {event.partial_image_index}")
         if self._save_partial_images and event.partial_image_b64.image:
             suffix = f".partial{event.partial_image_index}{self._output.suffix}"
             self._write(self._output.with_suffix(suffix), event.partial_image_b64.image)
@@ -225,19 +225,20 @@ class _Images:
     def _take_call(self, call: CallView) -> None:
         if call.image is None:
             if isinstance(call.result, str):
-                self._say(f"the result is no image but text: {printable(call.result[:200])}")
+                self._print(f"the result is not an image, but text: {printable(call.result[:200])}")
             return
         self._written += 1
         path = self._output
         if self._written > 1:
             path = path.with_stem(f"{path.stem}-{self._written}")
         self._write(path, call.image)
-        for declared, by in (
+        for declared, source in (
             (call.declared_format, "output_format"),
             (FORMATS[path.suffix.lower()], "the file name"),
         ):
             if declared and declared != call.format:
-                self._say(f"warning: {by} says {declared}, the file is {call.format or 'unknown'}")
+                actual = call.format or "of unknown format"
+                self._print(f"warning: {source} declares {declared}, the file is {actual}")
 
     def _write(self, path: Path, image: bytes) -> None:
         path.write_bytes(image)
@@ -245,15 +246,15 @@ class _Images:
         print(f"{path}: {', '.join(facts)}", flush=True)
 
     @staticmethod
-    def _say(text: str) -> None:
+    def _print(text: str) -> None:
         if sys.stderr is not None:
             print(f"imagecall: {text}", file=sys.stderr, flush=True)
 
 
 def _is_final(event: StreamEvent) -> bool:
     """True for an event with the final item of an image call."""
-    done = event.output_item_done_event
-    return done.HasField("item") and not CALLS.chosen(done.item).option.fallback
+    event_done = event.output_item_done_event
+    return event_done.HasField("item") and not CALLS.chosen(event_done.item).option.fallback
 
 
 def _failure(end: StreamEnd) -> str:
@@ -261,9 +262,9 @@ def _failure(end: StreamEnd) -> str:
     if end.ending in (StreamEnding.STREAM_ENDING_COMPLETED, StreamEnding.STREAM_ENDING_UNSPECIFIED):
         return ""
     response = end.response
-    why = response.error.message or response.error.code or response.incomplete_details.reason
+    cause = response.error.message or response.error.code or response.incomplete_details.reason
     word = StreamEnding.Name(end.ending).removeprefix("STREAM_ENDING_").lower()
-    return printable(f"the response ended as {word}" + (f": {why}" if why else ""))
+    return printable(f"the response ended as {word}" + (f": {cause}" if cause else ""))
 
 
 def _words(response: ImageResponse) -> Iterator[str]:

@@ -44,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # File names may be in any language.
-    given = sys.argv[1:] if arguments is None else arguments
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        options = _parser(given).parse_args(given)
+        options = _parser(words).parse_args(words)
         if (fault := options.check(options)) is not None:
             options.parser.error(fault)
         if sys.stdout is None:

@@ -34,13 +34,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--config",
         metavar="FILE",
         type=Path,
-        help="settings in TOML: names as of the flags, without the dashes before them",
+        help="settings in TOML, with the names of the flags without the leading dashes",
     )
     add_settings(parser, ServerSettings)
     parser.epilog = (
-        "Each setting can also be given in the environment, such as IMAGECALL_MAX_CALLS, or in the "
-        "file of --config (IMAGECALL_CONFIG); the flag counts first, then the environment. The key "
-        "for the backend may stand in IMAGECALL_API_KEY."
+        "Each setting can also be set in the environment, such as IMAGECALL_MAX_CALLS, or in the "
+        "file of --config (IMAGECALL_CONFIG). A flag takes precedence over the environment, which "
+        "takes precedence over the file. IMAGECALL_API_KEY may hold the key for the backend."
     )
 
 

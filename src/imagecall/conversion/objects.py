@@ -114,7 +114,7 @@ class ObjectPlan:
     own_keys: frozenset[str]
     """Keys that are never among the extra fields."""
     extra_fields: str
-    """Name of the field for keys that no other field carries."""
+    """Name of the field for keys that no other field holds."""
     required: tuple[str, ...]
     closed: tuple[tuple[str, str, str], ...]
     """For each key with a closed list of spellings: key, field for other spellings, the list."""
@@ -128,15 +128,15 @@ class ObjectPlan:
         if not value:
             target.SetInParent()
         reads = self.reads
-        left = []
+        unread = []
         for name, item in value.items():
             read = reads.get(name)
             if read is None or not read(target, item, spans):
-                left.append(name)
+                unread.append(name)
         if strict:
             self._enforce(target, value)
-        if left:
-            self._read_left(target, text, value, left, spans, strict)
+        if unread:
+            self._read_left(target, text, value, unread, spans, strict)
 
     def _enforce(self, target: Message, value: JsonObject) -> None:
         """Raises ConversionError for a key or spelling that the STRICT profile refuses."""
@@ -154,14 +154,14 @@ class ObjectPlan:
         target: Message,
         text: bytes,
         value: JsonObject,
-        left: Iterable[str],
+        names: Iterable[str],
         spans: Spans,
         strict: bool,
     ) -> None:
         """Reads the keys that need their raw text; keys without a field become extra fields."""
         raws = members(text)
         extra_fields = getattr(target, self.extra_fields)
-        for name in left:
+        for name in names:
             read = self.raw_reads.get(name)
             if read is None or not read(target, raws[name], value[name], spans, strict):
                 extra_fields.add(name=name, json=raws[name].decode())

@@ -47,9 +47,9 @@ def response_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> Read
     """Reads a response object. Raises ConversionError."""
     document = document_from_json(text, kind="response", max_bytes=max_bytes)
     raws = members(document.json.encode())
-    known = {key: raws[key] for key in _KEYS if raws.get(key, b"null") != b"null"}
+    values = {key: raws[key] for key in _KEYS if raws.get(key, b"null") != b"null"}
     response = ImageResponse()
-    summary = join_members(known)
+    summary = join_members(values)
     _PLAN.read(response, summary, parse(summary), NO_SPANS, False)
     if _MESSAGE in raws.get("output", b""):
         put_words(response, words_of(parse(raws["output"])))

@@ -86,7 +86,7 @@ class _Reader:
             if kind == "end":
                 return None
             self.offset = match.end()
-        message = f"the text is refused somewhere past its first {_MAX_TOKENS:,} tokens"
+        message = f"the text is refused at a place after its first {_MAX_TOKENS:,} tokens"
         return ConversionError("NOT_JSON", "", message)
 
     def encoding_error(self, offset: int) -> ConversionError:
@@ -113,7 +113,8 @@ class _Reader:
         digits = _integer_digits(token) if kind == "number" else 0
         if digits > MAX_DIGITS:
             message = (
-                f"a number has {digits:,} digits before its point; the limit is {MAX_DIGITS:,}"
+                f"a number has {digits:,} digits before its decimal point; "
+                f"the limit is {MAX_DIGITS:,}"
             )
             return self.error("NUMBER_TOO_LONG", message)
         if kind == "string" and _is_lone_surrogate(json.loads(token)):

@@ -1,9 +1,9 @@
 """Sets large base64 strings of a JSON text aside, so that the JSON parser does not copy them.
 
 A large string after one of the given keys is replaced by a random marker of a few bytes. The short
-text is then parsed as usual, and the string is used only if its marker is the value of a key that
-takes an image, and if the string is canonical base64, which proves that it holds no quote, no
-escape and nothing else with a meaning in JSON. In every other case (a key of that name inside
+text is then parsed as usual, and the string is used only if its marker is the value of a key for an
+image, and if the string is canonical base64, which proves that it has no quote, no escape and
+nothing else with a meaning in JSON. In every other case (a key of that name inside
 another string, a decoy in a nested object, a URL, an escape) a marker is left unused, and the
 caller parses the whole text instead. So the result never differs from that of a plain parse.
 """
@@ -20,8 +20,8 @@ class Spans(dict[str, memoryview]):
     """Strings that were set aside, by marker. A reader removes each string that it uses.
 
     Attributes:
-        images: takes the decoded images by marker; the reader then sets the marker in the message.
-            None: the reader sets the image itself in the message.
+        images: receives the decoded images by marker; the reader then sets the marker in the
+            message. None: the reader sets the image itself in the message.
     """
 
     images: dict[str, bytes] | None = None

@@ -1,10 +1,10 @@
 """Strict JSON text: parsing, splitting into raw values without changing them, and joining.
 
 Refuses malformed text (RFC 8259), and also: a byte order mark, NaN and Infinity, a key twice in an
-object, half a surrogate pair, numbers of more than 4,300 digits before the point, nesting past 100,
-objects of more than 10,000 keys, more than 100,000 values, and texts past a limit of size, which
-are refused unread. A refused text is read a second time, more slowly, in imagecall.json.diagnosis,
-which finds the reason and the place.
+object, half a surrogate pair, numbers of more than 4,300 digits before the decimal point, nesting
+deeper than 100, objects of more than 10,000 keys, more than 100,000 values, and texts larger than a
+limit, which are refused without reading. A refused text is read a second time, more slowly, in
+imagecall.json.diagnosis, which finds the reason and the place.
 """
 
 import re

@@ -7,7 +7,7 @@ from pathlib import Path
 from imagecall.access.limits import Limits
 from imagecall.access.secret_file import read_secret
 from imagecall.access.setting import SettingError
-from imagecall.backends.choice import backend_of
+from imagecall.backends.choice import backend_from_uri
 from imagecall.generation.backend import Backend
 from imagecall.rpc.headers import FORWARDED, Header, read_headers
 from imagecall.server.settings import API_KEY, BackendSettings
@@ -21,7 +21,7 @@ def backend_from(
         api_key = os.environ.get(API_KEY, "")
         if settings.api_key_file:
             api_key = read_secret(settings.api_key_file, "the API key")
-        return backend_of(
+        return backend_from_uri(
             settings.name,
             api_key,
             headers=(*settings.headers, *_headers_of(settings.headers_file)),

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from imagecall.backends.embedded.fault_injection import KEY, Asked, asked_of
+from imagecall.backends.embedded.fault_injection import KEY, Faults, faults_of
 from imagecall.backends.embedded.image_settings import settings_of
 from imagecall.backends.embedded.prompt import input_images, prompt_of
 from imagecall.backends.embedded.refusals import allows_image, refuse_unsupported
@@ -18,8 +18,8 @@ class Order:
         body: request as the JSON body of a POST /responses.
         digest: SHA-256 of the body, in hexadecimal.
         has_tools: true if the request has tools.
-        asked: failures and sizes that the request selects.
-        draws: true if an image is begun; else the answer has only a message.
+        faults: failures and sizes that the request selects.
+        draws: True if the answer has an image; else it has only a message.
         settings: settings of the image tool.
         card: test card that the image shows.
     """
@@ -29,7 +29,7 @@ class Order:
         self.digest = hashlib.sha256(self.body).hexdigest()
         self.has_tools = bool(request.tools)
         values = extra_values(request)
-        self.asked: Asked = asked_of(values.get(KEY, b"{}"))
+        self.faults: Faults = faults_of(values.get(KEY, b"{}"))
         refuse_unsupported(values)
         self.draws = allows_image(values)
         self.settings = settings_of(request.tools, needed=self.draws)
@@ -48,7 +48,7 @@ class Order:
     @property
     def succeeds(self) -> bool:
         """True if the response does not fail."""
-        return self.asked.ending in ("completed", "none", "cut")
+        return self.faults.ending in ("completed", "none", "cut")
 
     @property
     def has_image(self) -> bool:

@@ -74,7 +74,7 @@ class HttpBackend:
             is kept behind the path.
         api_key: bearer token of each request. "": requests have no token.
         headers: headers of each request.
-        tls: files for TLS, read anew when they change, and the name of the certificate.
+        tls: files for TLS, reloaded when they change, and the name of the certificate.
         forward_headers: names of the caller's headers, or metadata, that are forwarded.
         idle_seconds: longest silence of the API before a call fails.
         max_bytes: largest answer, or event of a stream without its image.
@@ -101,7 +101,7 @@ class HttpBackend:
         self._tls: WatchedFiles[ssl.SSLContext | bool] = WatchedFiles(
             tls.files, tls.context if tls.files else lambda: True
         )
-        self._operation = http_called(self._target.shown)
+        self._operation = http_called(self._target.public_url)
         key = _checked_key(api_key)
         self._own = {name: (h.name, h.value) for name, h in by_name(headers, key).items()}
         if key:
@@ -171,10 +171,10 @@ class HttpBackend:
                 yield answer, Body(answer, inflater, self._idle_seconds, self._max_bytes)
 
     def _headers(self, accept: str, of_call: Mapping[str, str]) -> list[tuple[str, str]]:
-        """Headers of a request. The backend's own headers win over the caller's."""
-        others = [("Accept", accept), ("Content-Type", "application/json"), *of_call.items()]
-        sent = forwarded(CALL.get().metadata, self._forward - self._own.keys())
-        return [*others, *self._own.values(), *((name, str(value)) for name, value in sent)]
+        """Headers of a request. The backend's own headers take precedence over the caller's."""
+        own = [("Accept", accept), ("Content-Type", "application/json"), *of_call.items()]
+        of_caller = forwarded(CALL.get().metadata, self._forward - self._own.keys())
+        return [*own, *self._own.values(), *((name, str(value)) for name, value in of_caller)]
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -222,10 +222,10 @@ class HttpBackend:
         self, body: Body, start: bytes, request: GenerateImageRequest
     ) -> ImageResponse:
         """Composes one response from the stream with which an API answered."""
-        asked = StreamImageRequest(
+        stream_request = StreamImageRequest(
             request=request.request, include_document=request.include_document
         )
-        async with aclosing(self._parts(body, start, asked, self._max_bytes)) as parts:
+        async with aclosing(self._parts(body, start, stream_request, self._max_bytes)) as parts:
             items = [item async for item in reassemble(parts, self._max_bytes)]
         return compose(items, request.include_document)
 
@@ -243,14 +243,14 @@ class HttpBackend:
         except ConversionError as error:
             if body.startswith(b"{"):
                 raise damaged_answer(f"{error.pointer or 'it'}: {error}") from None
-            raise not_understood("what is not JSON", may_be_billed=True) from None
+            raise not_understood("a body that is not JSON", may_be_billed=True) from None
         value = parse(read.document.json.encode())
         if "output" in value or value.get("object") == "response":
             return read
-        said = value.get("error") or value
-        if said is value and not (value.get("message") or value.get("detail")):
+        error_value = value.get("error") or value
+        if error_value is value and not (value.get("message") or value.get("detail")):
             raise not_understood("JSON without a response", may_be_billed=True)
-        raise error_event(said, self._secrets, headers)
+        raise error_event(error_value, self._secrets, headers)
 
 
 async def _start_of_error(answer: aiohttp.ClientResponse) -> bytes:
@@ -298,7 +298,7 @@ def _failures() -> Iterator[None]:
         message = f"there is no connection to the API: its proxy answered {error.status}"
         raise GenerationError("UPSTREAM_UNREACHABLE", message) from None
     except aiohttp.ClientResponseError:
-        raise not_understood("what is not HTTP", may_be_billed=True) from None
+        raise not_understood("bytes that are not HTTP", may_be_billed=True) from None
     except (aiohttp.ClientError, ConnectionError) as error:
         if isinstance(error, aiohttp.ClientOSError) and is_refused_certificate(str(error)):
             message = f"there is no connection to the API: {cause_of(str(error), tls=True)}"
@@ -326,5 +326,5 @@ def _cause_of(error: Exception) -> str:
 def _checked_key(api_key: str) -> str:
     key = api_key.strip()
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ValueError("the API key has characters that no key has")
+        raise ValueError("the API key has characters other than printable ASCII, or a space")
     return key

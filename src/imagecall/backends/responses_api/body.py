@@ -138,8 +138,8 @@ class Body:
         except (aiohttp.ClientError, ConnectionError) as error:
             self._content.set_exception(None)  # type: ignore[arg-type]  # else nothing can be read
             self._error = error
-            if left := self._content.read_nowait():
-                return left
+            if remaining := self._content.read_nowait():
+                return remaining
             raise
 
     @staticmethod
@@ -159,8 +159,8 @@ def inflater_of(answer: aiohttp.ClientResponse) -> Inflater | None:
     if not encodings:
         return None
     if len(encodings) > 1 or encodings[0].lower() not in _COMPRESSED:
-        given = quoted(", ".join(encodings))
-        raise not_understood(f"the content encoding {given}, not gzip or deflate", True)
+        names = quoted(", ".join(encodings))
+        raise not_understood(f"the content encoding {names}, not gzip or deflate", True)
     return Inflater(strict=False)
 
 
