@@ -42,7 +42,7 @@ std::string StreamImage(v1::ImageGenerationService::Stub& service,
         chunk.end().sha256() != Sha256(bytes)) {
       throw std::runtime_error("the image is damaged");
     }
-    // Others are earlier views of it, or long texts.
+    // Others are partial images, or long texts.
     if (chunk.end().final_image()) image = std::move(bytes);
     bytes.clear();
   }
@@ -202,7 +202,7 @@ void CheckConvertCalls(const Channel& channel) {
                         : R"({"type":"image_generation_call","id":"ig_)" +
                               std::to_string(n) + R"(","result":"aGk="})");
       }
-      if (!stream->Write(request)) return;  // Finish tells why
+      if (!stream->Write(request)) return;  // Finish returns the reason
     }
     stream->WritesDone();
   });
