@@ -1,6 +1,7 @@
-"""Types of command-line options for argparse: each function reads one value."""
+"""Input of the command line: types of options, each of which reads one value; standard input."""
 
 import argparse
+import sys
 
 from imagecall.errors import ConversionError
 from imagecall.json.text import parse
@@ -13,6 +14,13 @@ def server(text: str) -> ServerAddress:
         return server_address(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def standard_input() -> bytes:
+    """Reads all of standard input. Raises OSError if it is closed."""
+    if sys.stdin is None:
+        raise OSError("standard input is closed")
+    return sys.stdin.buffer.read()
 
 
 def utf8(text: str) -> str:
