@@ -87,7 +87,7 @@ async def of_grpc(address: str, *streams: bool) -> AsyncIterator[bytes]:
     """Yields all that a gRPC client receives: plain, or as a stream."""
     async with grpc.aio.insecure_channel(address) as channel:
         stub: Any = ImageGenerationServiceStub(channel)
-        request = {"request": a_request(), "include_document": True}
+        request: Any = {"request": a_request(), "include_document": True}
         a_stream = pb.StreamImageRequest(**request, include_other_events=True)
         for streaming in streams:
             try:
@@ -140,11 +140,11 @@ def long_text(key: str, size: int) -> list[Any]:
     *messages, end = stream()
     document = json.dumps({"output": [], "metadata": {"a": f"{'x' * 50} KEY {'x' * 50}"}})
     text = document.replace("KEY", key).encode()
-    kept = end.end.response.document
+    kept: Any = end.end.response.document
     kept.kind, kept.json = 2, ""
     end.end.response.ClearField("calls")
     whole = next(iter(split(text))).end
-    last = {"size": whole.size, "sha256": whole.sha256, "field": "response.document.json"}
+    last: Any = {"size": whole.size, "sha256": whole.sha256, "field": "response.document.json"}
     starts = range(0, len(text), size)
     chunks = [chunk(at, text[at : at + size]) for at in starts[:-1]]
     return [*messages, *chunks, chunk(starts[-1], text[starts[-1] :], **last), end]
@@ -184,6 +184,7 @@ async def test_fields_of_a_newer_schema_are_masked_too(spelling: str) -> None:
     answer = plain(status="completed", calls=[an_image()]).SerializeToString()
     *messages, end = stream()
     done = end.SerializeToString() + unknown_field(b"c " + key)
+    answers: Any
     for streams, answers in (
         (False, [answer + unknown_field(b"a " + key)]),
         (True, [*messages, unknown_field(b"b " + key), done]),

@@ -1,6 +1,7 @@
-"""Types of command-line options for argparse: each function reads one value."""
+"""Input of the command line: types of options, each of which reads one value; standard input."""
 
 import argparse
+import sys
 
 from imagecall.access.setting import SettingError, settings_of
 from imagecall.errors import ConversionError
@@ -48,6 +49,13 @@ def tls_fault(options: argparse.Namespace, server: ServerAddress | None) -> str 
     if (options.tls_cert is None) != (options.tls_key is None):
         return "--tls-cert and --tls-key belong together"
     return None
+
+
+def standard_input() -> bytes:
+    """Reads all of standard input. Raises OSError if it is closed."""
+    if sys.stdin is None:
+        raise OSError("standard input is closed")
+    return sys.stdin.buffer.read()
 
 
 def utf8(text: str) -> str:

@@ -18,6 +18,7 @@ from imagecall.commands.arguments import (
     add_server_option,
     client_tls,
     key_and_json,
+    standard_input,
     tls_fault,
     utf8,
 )
@@ -36,6 +37,8 @@ from imagecall.v1.image_request_pb2 import ImageRequest, InputImage
 from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import ImageGenCallPartialImageEvent, StreamEvent
 
+_STANDARD_INPUT: Final = "-"
+
 FORMATS: Final = {
     ".png": "png",
     ".jpg": "jpeg",
@@ -49,7 +52,15 @@ FORMATS: Final = {
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    parser.add_argument("prompt", metavar="PROMPT", type=utf8, help="description of the image")
+    parser.add_argument(
+        "prompt",
+        metavar="PROMPT",
+        type=utf8,
+        help="description of the image; -: read it from standard input",
+        metavar="PROMPT",
+        type=utf8,
+        help="description of the image; -: read from standard input",
+    )
     parser.add_argument(
         "-o",
         "--output",
@@ -121,13 +132,13 @@ def fault(options: argparse.Namespace) -> str | None:
 
 def run(options: argparse.Namespace) -> int:
     """Generates an image and writes it."""
-    return asyncio.run(_generate(options))
+    return asyncio.run(_generate(options, _request(options)))
 
 
-async def _generate(options: argparse.Namespace) -> int:
+async def _generate(options: argparse.Namespace, request: ImageRequest) -> int:
     images = _Images(options.output, options.save_partial_images)
     async with asyncio.timeout(options.timeout):
-        async for item in _items(options, _request(options)):
+        async for item in _items(options, request):
             images.take(item)
     return images.outcome()
 
@@ -163,12 +174,25 @@ def _request(options: argparse.Namespace) -> ImageRequest:
         partial_images=options.partial_images,
     )
     return ImageRequest(
-        prompt=options.prompt,
+        prompt=_prompt(options.prompt),
         model=options.model,
         tools=[Tool(image_generation_tool=tool)],
         input_images=[InputImage(image=_image(path)) for path in options.input],
         extra_fields=[ExtraField(name=name, json=json) for name, json in options.set],
     )
+
+
+def _prompt(text: str) -> str:
+    """Returns the prompt; for "-", standard input. Raises OSError if standard input has none."""
+    if text != _STANDARD_INPUT:
+        return text
+    try:
+        prompt = standard_input().decode().strip()
+    except UnicodeDecodeError:
+        raise OSError("the prompt on standard input is not UTF-8") from None
+    if not prompt:
+        raise OSError("the prompt on standard input is empty")
+    return prompt
 
 
 def _image(path: Path) -> bytes:
@@ -248,7 +272,7 @@ class _Images:
     @staticmethod
     def _print(text: str) -> None:
         if sys.stderr is not None:
-            print(f"imagecall: {text}", file=sys.stderr, flush=True)
+            print(f"imagecall: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def _is_final(event: StreamEvent) -> bool:
@@ -263,6 +287,8 @@ def _failure(end: StreamEnd) -> str:
         return ""
     response = end.response
     cause = response.error.message or response.error.code or response.incomplete_details.reason
+    if end.ending not in StreamEnding.values():
+        return f"the response ended in an unknown way: {end.ending}"
     word = StreamEnding.Name(end.ending).removeprefix("STREAM_ENDING_").lower()
     return printable(f"the response ended as {word}" + (f": {cause}" if cause else ""))
 
@@ -271,7 +297,7 @@ def _words(response: ImageResponse) -> Iterator[str]:
     """Yields lines that the model wrote beside an image, or instead of one."""
     for verb, text in (("wrote", response.output_text), ("refused", response.refusal)):
         for line in text.strip().splitlines():
-            yield printable(f"the model {verb}: {line}")
+            yield f"the model {verb}: {line}"
 
 
 def _pixels(image: bytes) -> Iterator[str]:

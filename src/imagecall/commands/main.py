@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise OSError("standard output is closed")
         code: int = options.run(options)
     except ImagecallError as error:
-        place = f" at {printable(error.pointer)}" if error.pointer else ""
+        place = f" at {error.pointer}" if error.pointer else ""
         _fail(f"{error.reason or error.code}{place}: {error}")
         if isinstance(error, GenerationError) and error.retry_seconds is not None:
             _fail(f"try again in {error.retry_seconds:g} s")
@@ -84,7 +84,7 @@ def _missing(error: ModuleNotFoundError) -> str:
 
 def _fail(message: str) -> int:
     if sys.stderr is not None:
-        print(f"imagecall: {message}", file=sys.stderr)
+        print(f"imagecall: {printable(message)}", file=sys.stderr)
     return 1
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from imagecall.access.limits import Limits
 from imagecall.access.secret_file import read_secret
 from imagecall.access.setting import SettingError
-from imagecall.backends.choice import backend_from_uri
+from imagecall.backends.choice import EMBEDDED, backend_from_uri
 from imagecall.generation.backend import Backend
 from imagecall.rpc.headers import FORWARDED, Header, read_headers
 from imagecall.server.settings import API_KEY, BackendSettings
@@ -21,8 +21,13 @@ def backend_from(
         api_key = os.environ.get(API_KEY, "")
         if settings.api_key_file:
             api_key = read_secret(settings.api_key_file, "the API key")
+        if api_key and settings.name is None:
+            raise SettingError(
+                "there is a key for a backend, and no backend: name one with --backend, such as "
+                f"https://openrouter.ai/api/v1, or choose --backend {EMBEDDED}, which uses no key"
+            )
         return backend_from_uri(
-            settings.name,
+            settings.name or EMBEDDED,
             api_key,
             headers=(*settings.headers, *_headers_of(settings.headers_file)),
             tls=settings.tls,

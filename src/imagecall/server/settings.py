@@ -81,12 +81,12 @@ class ClientTlsSettings(ClientTls):
 class BackendSettings:
     """Settings of the backend, of `imagecall serve` and `imagecall generate`."""
 
-    name: str = setting(
-        EMBEDDED,
+    name: str | None = setting(
+        None,
         "backend",
         str,
         "BACKEND",
-        f"source of the images: {'; or '.join(FORMS)}",
+        f"source of the images: {'; or '.join(FORMS)} (default: {EMBEDDED})",
     )
     api_key_file: Path | None = setting(
         None, "api-key-file", Path, "FILE", "file with the key for the backend"

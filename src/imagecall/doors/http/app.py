@@ -13,7 +13,6 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from functools import partial
-from importlib.resources import files
 from typing import Final
 
 import msgspec
@@ -36,6 +35,7 @@ from imagecall.doors.http.event_stream import Arrived, EventStream
 from imagecall.doors.http.head import CheckedHead
 from imagecall.doors.http.keepalive import KEEPALIVE_SECONDS
 from imagecall.doors.http.middleware import Admitted
+from imagecall.doors.http.page import page
 from imagecall.doors.http.responses import (
     NoResponse,
     StreamResponse,
@@ -73,11 +73,6 @@ PATHS: Final = (
 
 _CONVERT: Final = "/convert"
 _METRICS: Final = "/metrics"
-_PAGE_POLICY: Final = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
-)
 _SHOWN_BYTES: Final = 64
 
 
@@ -106,7 +101,7 @@ def http_app(
         routes=[
             *(Route(path, _guarded(door.responses), methods=["POST"]) for path in PATHS),
             Route(_CONVERT, _guarded(door.convert), methods=["POST"]),
-            Route("/", door.page, methods=["GET"]),
+            Route("/", page, methods=["GET"]),
             Route("/health", door.health, methods=["GET"]),
             *([Route(_METRICS, _shown(shown, admission), methods=["GET"])] if shown else []),
         ],
@@ -226,9 +221,3 @@ class _Door:
         status = "NOT_SERVING" if self._admission.draining else "SERVING"
         body = msgspec.json.encode({"status": status})
         return Response(body, 503 if self._admission.draining else 200, media_type=JSON)
-
-    async def page(self, request: Request) -> Response:
-        """GET /: serves a page for trying the API."""
-        headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
-        page = files("imagecall.doors.http").joinpath("page.html").read_bytes()
-        return Response(page, media_type="text/html", headers=headers)
