@@ -29,6 +29,7 @@ from imagecall.json.text import (
     too_many_keys,
     type_name,
 )
+from imagecall.turns import take_turn
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_request_pb2 import EmptyTools, ImageRequest
 
@@ -110,6 +111,7 @@ def request_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> ReadR
     if not isinstance(stream, bool | None):
         raise _wrong_type("stream", wanted="true or false", value=stream)
     for name, raw in raws.items():
+        take_turn()
         request.extra_fields.add(name=name, json=raw.decode())
     return ReadRequest(request, bool(stream))
 
@@ -159,6 +161,7 @@ def _read_input(
     if value in _EMPTY_VALUES["input"]:
         return False
     if isinstance(value, str):
+        take_turn()
         request.prompt = value
         return True
     if not isinstance(value, list):
