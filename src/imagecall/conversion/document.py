@@ -156,9 +156,12 @@ def _lift(kind: int, data: bytes, spans: Spans) -> Document:
     for position, pointer, raw, value in _in_order(kind, found):
         target = document.calls.add(pointer=pointer).call
         _read_item(target, pointer, raw, value, spans, position.variant)
-    text = join(join_member_pieces(edited)) if edited else data
+    raw = join(join_member_pieces(edited)) if edited else data
     take_turn()
-    document.json = text.decode()
+    text = raw.decode()
+    take_turn()
+    document.json = text
+    take_turn()
     return document
 
 

@@ -167,7 +167,9 @@ class ObjectPlan:
             take_turn()
             read = self.raw_reads.get(name)
             if read is None or not read(target, raws[name], value[name], spans, strict):
-                extra_fields.add(name=name, json=raws[name].decode())
+                raw = raws[name].decode()
+                take_turn()
+                extra_fields.add(name=name, json=raw)
 
     def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
         if len(UnknownFieldSet(message)):
@@ -247,8 +249,11 @@ class RawObjectPlan:
         self, target: Message, text: bytes, value: JsonObject, spans: Spans, strict: bool
     ) -> None:
         take_turn()
+        raw = text.decode().strip(_WHITE_SPACE)
+        take_turn()
         setattr(target, self.type_field, value[TYPE])
-        setattr(target, self.json_field, text.decode().strip(_WHITE_SPACE))
+        setattr(target, self.json_field, raw)
+        take_turn()
 
     def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
         refuse_unknown_fields(message, "")

@@ -81,6 +81,7 @@ def encode(text: bytes | str, max_bytes: int) -> bytes:
         data = text.encode()
     except UnicodeEncodeError:
         raise diagnose(text.encode(errors="surrogatepass")) from None
+    take_turn()
     if len(data) > max_bytes:
         raise too_large(len(data), max_bytes)
     return data
@@ -236,19 +237,27 @@ def closing_brackets(text: bytes) -> bytes:
 def members(text: bytes) -> dict[str, bytes]:
     """Raw JSON text of each value, by key, of an object that `parse` has accepted."""
     take_turn()
-    return {name: bytes(raw) for name, raw in _MEMBERS.decode(text).items()}
+    raws = _MEMBERS.decode(text)
+    take_turn()
+    return {name: bytes(raw) for name, raw in raws.items()}
 
 
 def join_members(raws: Mapping[str, bytes]) -> bytes:
     """Object that has these raw values: the inverse of `members`."""
     take_turn()
-    return b"{" + b",".join([quote(name) + b":" + raw for name, raw in raws.items()]) + b"}"
+    pieces = [b"{"]
+    for name, raw in raws.items():
+        pieces += quote(name), b":", raw, b","
+    pieces[-1:] = [b"}"] if raws else [b"{}"]
+    return b"".join(pieces)
 
 
 def elements(text: bytes) -> list[bytes]:
     """Raw JSON text of each value of an array that `parse` has accepted."""
     take_turn()
-    return [bytes(raw) for raw in _ELEMENTS.decode(text)]
+    raws = _ELEMENTS.decode(text)
+    take_turn()
+    return [bytes(raw) for raw in raws]
 
 
 def join_elements(raws: Iterable[bytes]) -> bytes:
