@@ -30,6 +30,7 @@ from imagecall.generation.checked_answer import (
     too_large_message,
     too_large_response,
 )
+from imagecall.generation.offload import run_offloaded
 from imagecall.json.text import MAX_BYTES
 from imagecall.observing.observer import ClientCall, client_call
 from imagecall.observing.operations import rpc_called
@@ -39,7 +40,6 @@ from imagecall.rpc.client_tls import WITHOUT_FILES, ClientTls
 from imagecall.rpc.handshake import cause_of
 from imagecall.rpc.headers import Header, Metadata, by_name, check_metadata_name
 from imagecall.rpc.status import error_of, is_lost, is_not_sent, passed_on
-from imagecall.sizes import OFFLOAD
 from imagecall.v1.image_generation_service_pb2 import (
     DESCRIPTOR,
     GenerateImageRequest,
@@ -144,9 +144,7 @@ class GrpcBackend:
                 await self._take_trailing(call)
             finally:
                 call.cancel()
-            if len(serialized or b"") >= OFFLOAD:
-                return await asyncio.to_thread(self._response, serialized)
-            return self._response(serialized)
+            return await run_offloaded(len(serialized or b""), self._response, serialized)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         method: Any = self._next_channel().unary_stream(
@@ -158,10 +156,7 @@ class GrpcBackend:
             try:
                 await self._take_initial(call)
                 while (part := await self._next(call, stream)) is not grpc.aio.EOF:
-                    if stream.text_bytes < OFFLOAD:
-                        checked = stream.check(part)
-                    else:
-                        checked = await asyncio.to_thread(stream.check, part)
+                    checked = await run_offloaded(stream.text_bytes, stream.check, part)
                     for masked_part in answer.mask(checked):
                         yield masked_part
                 await self._take_trailing(call)

@@ -57,9 +57,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="PROMPT",
         type=utf8,
         help="description of the image; -: read it from standard input",
-        metavar="PROMPT",
-        type=utf8,
-        help="description of the image; -: read from standard input",
     )
     parser.add_argument(
         "-o",

@@ -14,6 +14,7 @@ from imagecall.conversion.document import document_from_json, document_to_json, 
 from imagecall.errors import ConversionError
 from imagecall.json.pieces import NOTHING_APART, Apart, join
 from imagecall.sizes import MESSAGE
+from imagecall.turns import take_turn
 from imagecall.v1 import conversion_error_pb2
 from imagecall.v1.conversion_service_pb2 import (
     Conversion,
@@ -191,6 +192,7 @@ class CallStream:
 
     def _results(self, conversions: Iterable[Conversion]) -> Iterator[Sized]:
         for conversion in conversions:
+            take_turn()
             kind = conversion.WhichOneof("input") or ""
             if kind.endswith(_CHUNK):
                 if not self._add(kind, conversion):

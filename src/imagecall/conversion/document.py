@@ -26,6 +26,7 @@ from imagecall.json.pieces import (
 )
 from imagecall.json.text import MAX_BYTES, JsonValue, elements, encode, members, parse
 from imagecall.sizes import ASIDE
+from imagecall.turns import take_turn
 from imagecall.v1.document_kind_pb2 import DocumentKind
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
@@ -155,7 +156,12 @@ def _lift(kind: int, data: bytes, spans: Spans) -> Document:
     for position, pointer, raw, value in _in_order(kind, items):
         target = document.calls.add(pointer=pointer).call
         _read_item(target, pointer, raw, value, spans, position.variant)
-    document.json = (join(join_member_pieces(edited)) if edited else data).decode()
+    raw = join(join_member_pieces(edited)) if edited else data
+    take_turn()
+    text = raw.decode()
+    take_turn()
+    document.json = text
+    take_turn()
     return document
 
 
@@ -219,6 +225,7 @@ def _put_back(
     value = as_object(parse(data))
     calls = {}
     for index, call in enumerate(document.calls):
+        take_turn()
         refuse_unknown_fields(call, call.pointer)
         calls[call.pointer] = call.call, under(apart, f"calls[{index}].call")
     items: list[_PlacedItem] = []

@@ -31,6 +31,7 @@ from imagecall.json.text import (
     too_many_values,
     type_name,
 )
+from imagecall.turns import take_turn
 from imagecall.v1.extra_field_pb2 import ExtraField
 
 TYPE: Final = "type"
@@ -88,6 +89,7 @@ def raw_value(json: str, pointer: str, max_depth: int) -> tuple[bytes, JsonValue
         message = "raw JSON text must not begin or end with white space"
         raise ConversionError("NOT_CANONICAL", pointer, message)
     raw = json.encode()
+    take_turn()
     try:
         return raw, parse(raw, max_depth)
     except ConversionError as error:
@@ -162,9 +164,12 @@ class ObjectPlan:
         raws = members(text)
         extra_fields = getattr(target, self.extra_fields)
         for name in names:
+            take_turn()
             read = self.raw_reads.get(name)
             if read is None or not read(target, raws[name], value[name], spans, strict):
-                extra_fields.add(name=name, json=raws[name].decode())
+                raw = raws[name].decode()
+                take_turn()
+                extra_fields.add(name=name, json=raw)
 
     def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
         if len(UnknownFieldSet(message)):
@@ -243,8 +248,12 @@ class RawObjectPlan:
     def read(
         self, target: Message, text: bytes, value: JsonObject, spans: Spans, strict: bool
     ) -> None:
+        take_turn()
+        raw = text.decode().strip(_WHITE_SPACE)
+        take_turn()
         setattr(target, self.type_field, value[TYPE])
-        setattr(target, self.json_field, text.decode().strip(_WHITE_SPACE))
+        setattr(target, self.json_field, raw)
+        take_turn()
 
     def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
         refuse_unknown_fields(message, "")

@@ -29,8 +29,12 @@ from imagecall.json.text import (
     too_many_keys,
     type_name,
 )
+from imagecall.turns import take_turn
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_request_pb2 import EmptyTools, ImageRequest
+
+_MAX_TEXT: Final = 10 * 1024 * 1024
+"""Longest prompt or other value, such as the instructions: OpenAI's limit of a string."""
 
 _NULL: Final = b"null"
 _OWN_KEYS: Final = ("model", "input", "tools", "stream")
@@ -98,7 +102,9 @@ def request_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> ReadR
     images; all other items become input items. Raises ConversionError.
     """
     document = document_from_json(text, kind="request", max_bytes=max_bytes)
-    raws = members(document.json.encode())
+    json = document.json
+    take_turn()
+    raws = members(json.encode())
     request = ImageRequest()
     if raws.get("model", _NULL) != _NULL:
         request.model = _string(raws.pop("model"), "model")
@@ -110,8 +116,20 @@ def request_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> ReadR
     if not isinstance(stream, bool | None):
         raise _wrong_type("stream", expected="true or false", value=stream)
     for name, raw in raws.items():
+        _check_text(raw, pointer_to(name))
+        take_turn()
         request.extra_fields.add(name=name, json=raw.decode())
     return ReadRequest(request, bool(stream))
+
+
+def _check_text(text: bytes | str, pointer: str) -> None:
+    """Raises ConversionError (TOO_LARGE) for a text that no API takes, and that many events repeat.
+
+    Images are not among such texts.
+    """
+    if len(text) > _MAX_TEXT:
+        message = f"the text has a length of {len(text):,}; the limit is {_MAX_TEXT:,}"
+        raise ConversionError("TOO_LARGE", pointer, message)
 
 
 def _string(raw: bytes, name: str) -> str:
@@ -159,6 +177,8 @@ def _read_input(
     if value in _EMPTY_VALUES["input"]:
         return False
     if isinstance(value, str):
+        _check_text(value, pointer_to("input"))
+        take_turn()
         request.prompt = value
         return True
     if not isinstance(value, list):
@@ -201,11 +221,12 @@ def extra_values(request: ImageRequest) -> dict[str, bytes]:
         raise too_many_keys()
     values: dict[str, bytes] = {}
     for extra in request.extra_fields:
-        pointer = pointer_to(extra.name)
+        pointer, json = pointer_to(extra.name), extra.json
+        _check_text(json, pointer)
         if extra.name in values:
             message = f"two extra fields have the key {quoted(extra.name)}"
             raise ConversionError("DUPLICATE_KEY", pointer, message)
-        values[extra.name], value = raw_value(extra.json, pointer, MAX_DEPTH - 1)
+        values[extra.name], value = raw_value(json, pointer, MAX_DEPTH - 1)
         if extra.name in _OWN_KEYS and value not in _EMPTY_VALUES.get(extra.name, ()):
             raise _key_of_fields(extra.name)
     return values
@@ -236,6 +257,7 @@ def _empty_tools(number: int) -> bytes | None:
 
 
 def _input(request: ImageRequest, others: Mapping[str, bytes]) -> bytes | None:
+    _check_text(request.prompt, pointer_to("input"))
     has_prompt = bool(request.prompt.strip())
     has_context = any(others.get(key, _NULL) != _NULL for key in _CONTEXT_KEYS)
     if not (has_prompt or request.input_items or has_context):

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, Message
 
 from imagecall.errors import ConversionError, malformed
 from imagecall.sizes import APART
+from imagecall.turns import take_turn
 from imagecall.wire.varint import read_varint
 
 _Message = TypeVar("_Message", bound=Message)
@@ -143,7 +144,9 @@ def parsed(kind: type[_Message], data: bytes, name: str = "") -> _Message:
     the message (default: the name of its type).
     """
     descriptor: Any = kind.DESCRIPTOR
+    take_turn()
     check_cost(descriptor, data)
+    take_turn()
     try:
         return kind.FromString(data)
     except DecodeError:

@@ -15,6 +15,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from imagecall.sizes import APART
+from imagecall.turns import take_turn
 from imagecall.v1.image_result_pb2 import ImageResult
 from imagecall.wire.varint import read_varint, write_varint
 
@@ -128,8 +129,10 @@ def _replaced(
     Raises IndexError or ValueError for bytes that are no message, or one of more than `most`
     fields.
     """
+    take_turn()
     walk = _Walk(memoryview(wire), replace, least, most or len(wire))
     pieces = walk.message(descriptor, 0, len(wire), "")
+    take_turn()
     return wire if pieces is None else b"".join(pieces)
 
 

@@ -3,17 +3,20 @@
 The answer has the form of an API's, and echoes the request keys that APIs echo.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from typing import Final
+
+import msgspec
 
 from imagecall.backends.embedded.message import Fields, message_events, message_item
 from imagecall.backends.embedded.order import Order
 from imagecall.conversion.converter import event_from_json
 from imagecall.generation.response import ReadResponse, response_from_json
 from imagecall.generation.response_keys import response_keys
-from imagecall.json.text import JsonValue, join_members, members
+from imagecall.json.text import JsonValue, members
+from imagecall.sizes import SCANNED
+from imagecall.turns import take_turn
 from imagecall.v1.image_generation_service_pb2 import StreamEnding
 from imagecall.v1.stream_event_pb2 import StreamEvent
 
@@ -43,7 +46,7 @@ class Answer:
         self._order = order
         self._id = f"ig_{order.digest[:24]}"
         self._message_id = f"msg_{order.digest[:24]}"
-        self._prompt = order.card.prompt
+        self._prompt = order.prompt
         self._number = 0
         self._response = _response_object(order, f"resp_{order.digest[24:48]}")
         self.ending = _ENDINGS[order.faults.ending]
@@ -132,11 +135,13 @@ class Answer:
 
     def _numbered(self, fields: Fields) -> StreamEvent:
         number, self._number = self._number, self._number + 1
+        take_turn()
         return event_from_json(_compact(fields | {"sequence_number": number}))
 
 
-def _compact(value: JsonValue) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+def _compact(value: JsonValue) -> bytes:
+    take_turn()
+    return msgspec.json.encode(value)
 
 
 def _response_object(order: Order, name: str) -> Fields:
@@ -145,13 +150,17 @@ def _response_object(order: Order, name: str) -> Fields:
     if not order.has_tools:
         # OpenRouter's SDKs of 2025 refuse an image tool here, and their requests cannot have one.
         body.pop("tools", None)
-    keys: Fields = json.loads(join_members(response_keys(body, name)))
-    return keys | {"model": keys["model"] or _MODEL}
+    keys = response_keys(body, name)
+    raws: Fields = {key: msgspec.Raw(raw) for key, raw in keys.items()}
+    return raws if keys["model"] != b'""' else raws | {"model": _MODEL}
 
 
 def _usage(prompt: str) -> Fields:
     """Usage object: the words of the prompt as input tokens, and no output tokens."""
-    words = len(prompt.split())
+    words = 0
+    for start in range(0, len(prompt), SCANNED):  # A long prompt has millions of words.
+        take_turn()
+        words += len(prompt[start : start + SCANNED].split())
     return {
         "input_tokens": words,
         "input_tokens_details": {"cached_tokens": 0},

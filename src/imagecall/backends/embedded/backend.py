@@ -21,9 +21,11 @@ from imagecall.errors import ConversionError, damaged_answer, pointer_to
 from imagecall.generation.backend import Part
 from imagecall.generation.chunked_fields import image_fields
 from imagecall.generation.fairness import fair_turn
+from imagecall.generation.offload import offloaded, run_offloaded
 from imagecall.generation.parts import in_parts
 from imagecall.generation.response import end_of
 from imagecall.sizes import PIECE
+from imagecall.turns import take_turn
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
@@ -57,24 +59,21 @@ class EmbeddedBackend:
         self._drawing: dict[_Key, asyncio.Task[Picture]] = {}
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
-        order = await asyncio.to_thread(Order, request.request)
+        order = await offloaded(Order, request.request)
         await asyncio.sleep(order.faults.delay_seconds)
         order.faults.fail(midway=order.faults.midway)
         if order.faults.ending == "cut":
             raise damaged_answer("it ends in the middle")
         picture = await self._picture(order, 1.0) if order.has_image else None
-        answer = Answer(order)
-        read = answer.response(picture.data if picture else None)
-        end = end_of(read, answer.ending, request.include_document)
-        return GenerateImageResponse(response=end.response)
+        return await run_offloaded(order.size, _response, order, picture, request.include_document)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
-        order = await asyncio.to_thread(Order, request.request)
-        answer = Answer(order)
+        order = await offloaded(Order, request.request)
+        answer = await run_offloaded(order.size, Answer, order)
         if order.faults.fails_at_once:
             await asyncio.sleep(order.faults.delay_seconds)
             order.faults.fail(midway=False)
-        for event in _wanted(request, answer.opening()):
+        async for event in _wanted(request, order, answer.opening()):
             yield StreamImageResponse(event=event)
         async for part in self._beginning(order, answer):
             yield part
@@ -82,10 +81,9 @@ class EmbeddedBackend:
         final = await self._picture(order, 1.0) if order.has_image else None
         async for part in _final_image(order, answer, final):
             yield part
-        for event in _wanted(request, answer.message()):
+        async for event in _wanted(request, order, answer.message()):
             yield StreamImageResponse(event=event)
-        read = answer.response(None)
-        end = end_of(read, answer.ending, request.include_document, _delivered)
+        end = await run_offloaded(order.size, _end, answer, request.include_document)
         async for part in _with_image(end, final):
             yield part
 
@@ -142,10 +140,27 @@ def _drawn(card: Card, sharpness: float, size: int | None) -> Picture:
     return Picture(data, hashlib.sha256(data).digest())
 
 
-def _wanted(request: StreamImageRequest, events: Iterator[StreamEvent]) -> list[StreamEvent]:
-    """Returns events of no image call, if requested; creates all, for the sequence numbers."""
-    created = list(events)
-    return created if request.include_other_events else []
+def _response(
+    order: Order, picture: Picture | None, include_document: bool
+) -> GenerateImageResponse:
+    answer = Answer(order)
+    read = answer.response(picture.data if picture else None)
+    take_turn()
+    end = end_of(read, answer.ending, include_document)
+    return GenerateImageResponse(response=end.response)
+
+
+def _end(answer: Answer, include_document: bool) -> StreamEnd:
+    return end_of(answer.response(None), answer.ending, include_document, _delivered)
+
+
+async def _wanted(
+    request: StreamImageRequest, order: Order, events: Iterator[StreamEvent]
+) -> AsyncGenerator[StreamEvent, None]:
+    """Yields events of no image call, if requested; creates all, for the sequence numbers."""
+    while (event := await run_offloaded(order.size, next, events, None)) is not None:
+        if request.include_other_events:
+            yield event
 
 
 async def _final_image(

@@ -16,6 +16,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import Final
 
 import aiohttp
@@ -38,6 +39,7 @@ from imagecall.generation.backend import Part
 from imagecall.generation.call_context import CALL
 from imagecall.generation.composition import compose
 from imagecall.generation.fairness import fair_turn
+from imagecall.generation.offload import offloaded, run_offloaded
 from imagecall.generation.parts import in_parts
 from imagecall.generation.request import request_to_json
 from imagecall.generation.response import ReadResponse, end_of, ending_of, response_from_json
@@ -47,7 +49,7 @@ from imagecall.observing.operations import http_called
 from imagecall.rpc.client_tls import WITHOUT_FILES, ClientTls
 from imagecall.rpc.handshake import cause_of, is_refused_certificate
 from imagecall.rpc.headers import AUTHORIZATION, FORWARDED, Header, by_name, forwarded, lower
-from imagecall.sizes import FOLLOWED, OFFLOAD, PIECE
+from imagecall.sizes import FOLLOWED, PIECE
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     GenerateImageResponse,
@@ -114,23 +116,25 @@ class HttpBackend:
         self._session: aiohttp.ClientSession | None = None
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
-        body = request_to_json(request.request, stream=False)
+        body = await offloaded(partial(request_to_json, request.request, stream=False))
         async with self._post(body, "application/json") as (answer, received):
             start = await received.beginning()
             if _is_json(start):
                 read = await self._response(received, start, answer.headers)
-                response = end_of(read, 0, request.include_document).response
+                end = await offloaded(end_of, read, 0, request.include_document)
+                response = end.response
             else:
                 response = await self._composed(received, start, request)
         return GenerateImageResponse(response=response)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
-        body = request_to_json(request.request, stream=True)
+        body = await offloaded(partial(request_to_json, request.request, stream=True))
         async with self._post(body, "text/event-stream") as (answer, received):
             start = await received.beginning()
             if _is_json(start):
                 read = await self._response(received, start, answer.headers)
-                end = end_of(read, ending_of(read.response), request.include_document)
+                ending = ending_of(read.response)
+                end = await offloaded(end_of, read, ending, request.include_document)
                 for part in in_parts(end):
                     yield part
                 return
@@ -232,9 +236,7 @@ class HttpBackend:
     async def _response(self, body: Body, start: bytes, headers: Mapping[str, str]) -> ReadResponse:
         """Reads a whole answer. Raises GenerationError, also for an error sent with status 200."""
         text = await body.whole_json(start)
-        if len(text) >= OFFLOAD:
-            return await asyncio.to_thread(self._read_response, text, headers)
-        return self._read_response(text, headers)
+        return await run_offloaded(len(text), self._read_response, text, headers)
 
     def _read_response(self, body: bytes, headers: Mapping[str, str]) -> ReadResponse:
         body = without_secrets(body, self._secrets)

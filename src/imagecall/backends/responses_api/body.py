@@ -13,6 +13,7 @@ import msgspec
 from imagecall.backends.responses_api.errors import not_understood
 from imagecall.errors import damaged_answer, quoted, too_large_answer
 from imagecall.generation.fairness import fair_turn
+from imagecall.generation.offload import offloaded
 from imagecall.rpc.inflater import Inflater
 from imagecall.sizes import PIECE
 
@@ -122,7 +123,7 @@ class Body:
         try:
             return await self.read(min(_WHOLE_SECONDS, self._idle_seconds))
         except TRANSPORT_ERRORS as error:
-            if await asyncio.to_thread(_is_json, b"".join(pieces)):
+            if await offloaded(_is_json, b"".join(pieces)):
                 return b""
             if not isinstance(error, TimeoutError):
                 raise

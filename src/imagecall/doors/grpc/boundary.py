@@ -18,8 +18,8 @@ from google.protobuf.message import Message
 
 from imagecall.access.admission import Admission
 from imagecall.doors.internal_error import internal_error
-from imagecall.doors.offload import run_offloaded
 from imagecall.errors import ImagecallError
+from imagecall.generation.offload import run_offloaded
 from imagecall.observing.observer import Observer, note_caller, note_failure, note_refusal
 from imagecall.observing.request_id import HEADER
 from imagecall.observing.rpc import (

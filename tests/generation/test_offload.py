@@ -1,0 +1,91 @@
+"""Offloaded work: it goes piece by piece, and ends with its call."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from imagecall.errors import ConversionError
+from imagecall.generation.offload import offloaded, run_offloaded
+from imagecall.json.diagnosis import diagnose
+from imagecall.json.text import parse
+from imagecall.sizes import OFFLOAD
+from imagecall.turns import take_turn
+
+WAIT = 30
+
+
+def hold_lock(seconds: float) -> None:
+    """Holds Python's lock, as a call into C does: no thread switches within so short a loop."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sum(range(1000))
+
+
+def endless(started: Callable[[], object]) -> None:
+    started()
+    while True:
+        take_turn()
+
+
+async def test_small_work_runs_inline_and_large_work_in_a_thread() -> None:
+    here = threading.get_ident()
+    assert await run_offloaded(OFFLOAD - 1, threading.get_ident) == here
+    assert await run_offloaded(OFFLOAD, threading.get_ident) != here
+
+
+async def test_an_error_of_the_work_reaches_its_caller() -> None:
+    with pytest.raises(ConversionError, match="not JSON"):
+        await offloaded(parse, b"[")
+
+
+async def test_the_loop_runs_between_the_pieces_of_work() -> None:
+    pieces = 0
+
+    def work() -> None:
+        nonlocal pieces
+        for _ in range(20):
+            hold_lock(0.003)
+            take_turn()
+            pieces += 1
+
+    working = [asyncio.ensure_future(offloaded(work)) for _ in range(3)]
+    seen = set()
+    while not all(task.done() for task in working):
+        seen.add(pieces)
+        await asyncio.sleep(0)
+    assert pieces == 60
+    assert len(seen) > 20
+
+
+async def test_work_ends_when_its_call_has_ended_and_the_threads_are_free_again() -> None:
+    started = threading.Semaphore(0)
+    calls = [asyncio.ensure_future(offloaded(endless, started.release)) for _ in range(100)]
+    await asyncio.to_thread(started.acquire, timeout=WAIT)
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+    async with asyncio.timeout(WAIT):
+        assert await asyncio.gather(*(offloaded(int) for _ in range(8))) == [0] * 8
+
+
+async def test_a_diagnosis_ends_when_its_call_has_ended() -> None:
+    text = b"[" + b"1," * 40_000 + b"x]"
+    started = threading.Event()
+
+    def work() -> None:
+        started.set()
+        while True:
+            diagnose(text)
+
+    call = asyncio.ensure_future(offloaded(work))
+    await asyncio.to_thread(started.wait, WAIT)
+    call.cancel()
+    async with asyncio.timeout(WAIT):
+        assert await asyncio.gather(*(offloaded(int) for _ in range(8))) == [0] * 8
+
+
+def test_without_an_event_loop_a_turn_does_nothing() -> None:
+    take_turn()
