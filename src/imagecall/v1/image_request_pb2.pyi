@@ -81,8 +81,8 @@ class ImageRequest(_message.Message):
     EMPTY_TOOLS_FIELD_NUMBER: _builtins.int
     MESSAGE_JSON_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
-    """What to draw, in words. The text of the "input". Blank: refused, unless
-    there are input_items, or extra_fields has a "prompt", a
+    """What to draw, in words, at most 10 MiB. The text of the "input". Blank:
+    refused, unless there are input_items, or extra_fields has a "prompt", a
     "previous_response_id" or a "conversation" that is not null. Empty, and no
     input_items: no key.
     """
