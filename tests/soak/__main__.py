@@ -21,6 +21,7 @@ SCENARIOS: Final = (
     "limits",
     "fuzzing",
     "bombs",
+    "stalls",
     "damages",
     "deadlines",
     "upstream_faults",

@@ -33,7 +33,7 @@ from imagecall.turns import take_turn
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_request_pb2 import EmptyTools, ImageRequest
 
-_MAX_TEXT: Final = 10 * 1024 * 1024
+MAX_TEXT: Final = 10 * 1024 * 1024
 """Longest prompt or other value, such as the instructions: OpenAI's limit of a string."""
 
 _NULL: Final = b"null"
@@ -127,8 +127,8 @@ def _check_text(text: bytes | str, pointer: str) -> None:
 
     Images are not among such texts.
     """
-    if len(text) > _MAX_TEXT:
-        message = f"the text has a length of {len(text):,}; the limit is {_MAX_TEXT:,}"
+    if len(text) > MAX_TEXT:
+        message = f"the text has a length of {len(text):,}; the limit is {MAX_TEXT:,}"
         raise ConversionError("TOO_LARGE", pointer, message)
 
 

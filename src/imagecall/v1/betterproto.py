@@ -277,8 +277,8 @@ class ErrorReason(betterproto.Enum):
     TOO_MANY_VALUES = 43
     """
     The JSON text has an object with more than 10,000 keys, or more than 100,000
-     values in all; or the message has more than 1,000,000 fields, or 10,000 that
-     the schema does not name.
+     values or 4,000,000 backslashes in all; or the message has more than
+     1,000,000 fields, or 10,000 that the schema does not name.
     """
 
     TOO_MANY_ITEMS = 44
@@ -1763,9 +1763,9 @@ class ImageRequest(betterproto.Message):
 
     prompt: str = betterproto.string_field(1)
     """
-    Prompt: the text of the "input". Blank: refused, unless there are input_items,
-     or extra_fields has a "prompt", a "previous_response_id" or a "conversation"
-     that is not null. Empty, and no input_items: no key.
+    Prompt, of at most 10 MiB: the text of the "input". Blank: refused, unless there
+     are input_items, or extra_fields has a "prompt", a "previous_response_id" or a
+     "conversation" that is not null. Empty, and no input_items: no key.
     """
 
     model: str = betterproto.string_field(2)

@@ -134,8 +134,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_TOO_MANY_VALUES: _ErrorReason.ValueType  # 43
     """The JSON text has an object with more than 10,000 keys, or more than 100,000
-    values in all; or the message has more than 1,000,000 fields, or 10,000 that
-    the schema does not name.
+    values or 4,000,000 backslashes in all; or the message has more than
+    1,000,000 fields, or 10,000 that the schema does not name.
     """
     ERROR_REASON_TOO_MANY_ITEMS: _ErrorReason.ValueType  # 44
     """The stream has more items than the server allows: begin another stream."""
@@ -283,8 +283,8 @@ event without its image.
 """
 ERROR_REASON_TOO_MANY_VALUES: ErrorReason.ValueType  # 43
 """The JSON text has an object with more than 10,000 keys, or more than 100,000
-values in all; or the message has more than 1,000,000 fields, or 10,000 that
-the schema does not name.
+values or 4,000,000 backslashes in all; or the message has more than
+1,000,000 fields, or 10,000 that the schema does not name.
 """
 ERROR_REASON_TOO_MANY_ITEMS: ErrorReason.ValueType  # 44
 """The stream has more items than the server allows: begin another stream."""
