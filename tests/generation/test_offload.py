@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from imagecall.errors import ConversionError
+from imagecall.generation import offload
 from imagecall.generation.offload import offloaded, run_offloaded
 from imagecall.json.diagnosis import diagnose
 from imagecall.json.text import parse
@@ -69,6 +70,35 @@ async def test_work_ends_when_its_call_has_ended_and_the_threads_are_free_again(
     await asyncio.wait(calls)
     async with asyncio.timeout(WAIT):
         assert await asyncio.gather(*(offloaded(int) for _ in range(8))) == [0] * 8
+
+
+async def test_work_that_leaves_the_queue_for_its_turn_does_not_keep_it_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(offload, "_PIECE_SECONDS", 0.0)
+    monkeypatch.setattr(offload, "_WAIT_SECONDS", 0.01)
+    holds, release, waits = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        take_turn()
+        holds.set()
+        release.wait(WAIT)
+
+    def second() -> None:
+        waits.set()
+        take_turn()
+
+    working = asyncio.ensure_future(offloaded(first))
+    await asyncio.to_thread(holds.wait, WAIT)
+    waiting = asyncio.ensure_future(offloaded(second))
+    await asyncio.to_thread(waits.wait, WAIT)
+    await asyncio.sleep(0.05)
+    waiting.cancel()
+    await asyncio.sleep(0.05)  # The second has left.
+    release.set()
+    await working
+    async with asyncio.timeout(WAIT):
+        await asyncio.gather(*(offloaded(take_turn) for _ in range(8)))
 
 
 async def test_a_diagnosis_ends_when_its_call_has_ended() -> None:

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
@@ -18,8 +19,11 @@ from imagecall.turns import TURN, Abandoned
 
 _T = TypeVar("_T")
 
-_PIECE_SECONDS: Final = 0.002
+_PIECE_SECONDS: Final = 0.01
 """Shortest piece of work."""
+
+_REST: Final = 0.2
+"""Rest of the loop from threads after a piece of work, in times of the piece."""
 
 _MAX_REST_SECONDS: Final = 0.01
 _WAIT_SECONDS: Final = 1.0
@@ -41,6 +45,7 @@ class _Work:
         self._loop = asyncio.get_running_loop()
         self._lock = _locks.setdefault(self._loop, asyncio.Lock())
         self._has_lock = False
+        self._is_over = False
         self._turned = 0.0
 
     def run(self, work: Callable[..., _T], *arguments: object) -> _T:
@@ -49,13 +54,13 @@ class _Work:
         try:
             return work(*arguments)
         finally:
-            if self._has_lock:
-                self._await(self._rest(0))
+            with suppress(RuntimeError):  # The loop is closed.
+                self._loop.call_soon_threadsafe(self._finish)
 
     def _turn(self) -> None:
         seconds = time.monotonic() - self._turned
         if seconds >= _PIECE_SECONDS and not self.ended:
-            self._await(self._next_piece(min(seconds / 2, _MAX_REST_SECONDS)))
+            self._await(self._next_piece(min(seconds * _REST, _MAX_REST_SECONDS)))
             self._turned = time.monotonic()
         if self.ended:
             raise Abandoned
@@ -71,13 +76,19 @@ class _Work:
                     return None
 
     async def _next_piece(self, seconds: float) -> None:
-        await self._rest(seconds)
+        """Lets the loop rest from threads, lets other work run, and takes the lock again."""
+        await asyncio.sleep(seconds)
+        self._release()
         await self._lock.acquire()
         self._has_lock = True
+        if self._is_over:  # The thread did not wait so long: its call had ended.
+            self._release()
 
-    async def _rest(self, seconds: float) -> None:
-        """Lets the loop rest from threads, and lets the next work begin."""
-        await asyncio.sleep(seconds)
+    def _finish(self) -> None:
+        self._is_over = True
+        self._release()
+
+    def _release(self) -> None:
         if self._has_lock:
             self._has_lock = False
             self._lock.release()
