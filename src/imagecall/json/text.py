@@ -121,9 +121,9 @@ def check_values(text: bytes) -> None:
 
     The text need not be JSON.
     """
-    take_turn()
     if len(text) <= COUNTED_TEXT:
         return
+    take_turn()
     if len(text) > 2 * MAX_ESCAPES and text.count(b"\\") > MAX_ESCAPES:
         raise ConversionError(
             "TOO_MANY_VALUES", "", f"the text has more than {MAX_ESCAPES:,} escapes"

@@ -21,7 +21,7 @@ from imagecall.errors import ConversionError, damaged_answer, pointer_to
 from imagecall.generation.backend import Part
 from imagecall.generation.chunked_fields import image_fields
 from imagecall.generation.fairness import fair_turn
-from imagecall.generation.offload import offloaded, run_offloaded
+from imagecall.generation.offload import run_offloaded
 from imagecall.generation.parts import in_parts
 from imagecall.generation.response import end_of
 from imagecall.sizes import PIECE
@@ -59,7 +59,7 @@ class EmbeddedBackend:
         self._drawing: dict[_Key, asyncio.Task[Picture]] = {}
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
-        order = await offloaded(Order, request.request)
+        order = await run_offloaded(request.ByteSize(), Order, request.request)
         await asyncio.sleep(order.faults.delay_seconds)
         order.faults.fail(midway=order.faults.midway)
         if order.faults.ending == "cut":
@@ -68,7 +68,7 @@ class EmbeddedBackend:
         return await run_offloaded(order.size, _response, order, picture, request.include_document)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
-        order = await offloaded(Order, request.request)
+        order = await run_offloaded(request.ByteSize(), Order, request.request)
         answer = await run_offloaded(order.size, Answer, order)
         if order.faults.fails_at_once:
             await asyncio.sleep(order.faults.delay_seconds)

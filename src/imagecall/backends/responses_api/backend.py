@@ -39,7 +39,7 @@ from imagecall.generation.backend import Part
 from imagecall.generation.call_context import CALL
 from imagecall.generation.composition import compose
 from imagecall.generation.fairness import fair_turn
-from imagecall.generation.offload import offloaded, run_offloaded
+from imagecall.generation.offload import run_offloaded
 from imagecall.generation.parts import in_parts
 from imagecall.generation.request import request_to_json
 from imagecall.generation.response import ReadResponse, end_of, ending_of, response_from_json
@@ -53,8 +53,10 @@ from imagecall.sizes import FOLLOWED, PIECE
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     GenerateImageResponse,
+    StreamEnd,
     StreamImageRequest,
 )
+from imagecall.v1.image_request_pb2 import ImageRequest
 from imagecall.v1.image_response_pb2 import ImageResponse
 
 CONNECT_SECONDS: Final = 10.0
@@ -116,25 +118,24 @@ class HttpBackend:
         self._session: aiohttp.ClientSession | None = None
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
-        body = await offloaded(partial(request_to_json, request.request, stream=False))
+        body = await _body_of(request.request, stream=False)
         async with self._post(body, "application/json") as (answer, received):
             start = await received.beginning()
             if _is_json(start):
                 read = await self._response(received, start, answer.headers)
-                end = await offloaded(end_of, read, 0, request.include_document)
-                response = end.response
+                response = (await _end_of(read, 0, request.include_document)).response
             else:
                 response = await self._composed(received, start, request)
         return GenerateImageResponse(response=response)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
-        body = await offloaded(partial(request_to_json, request.request, stream=True))
+        body = await _body_of(request.request, stream=True)
         async with self._post(body, "text/event-stream") as (answer, received):
             start = await received.beginning()
             if _is_json(start):
                 read = await self._response(received, start, answer.headers)
                 ending = ending_of(read.response)
-                end = await offloaded(end_of, read, ending, request.include_document)
+                end = await _end_of(read, ending, request.include_document)
                 for part in in_parts(end):
                     yield part
                 return
@@ -281,6 +282,16 @@ def _slices(received: bytes, stream: ResponseStream) -> Iterator[bytes]:
         end = len(received) if stream.in_string else position + FOLLOWED
         yield received[position:end]
         position = end
+
+
+async def _body_of(request: ImageRequest, *, stream: bool) -> bytes:
+    write = partial(request_to_json, request, stream=stream)
+    return await run_offloaded(request.ByteSize(), write)
+
+
+async def _end_of(read: ReadResponse, ending: int, include_document: bool) -> StreamEnd:
+    size = read.document.ByteSize()
+    return await run_offloaded(size, end_of, read, ending, include_document)
 
 
 @contextmanager

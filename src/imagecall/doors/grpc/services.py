@@ -27,7 +27,7 @@ from imagecall.doors.grpc.boundary import (
 from imagecall.errors import ImagecallError, damaged_answer
 from imagecall.generation.backend import Backend
 from imagecall.generation.call_context import CALL, AnswerMetadata, CallContext
-from imagecall.generation.offload import offloaded, run_offloaded
+from imagecall.generation.offload import run_offloaded
 from imagecall.generation.parts import sendable
 from imagecall.json.pieces import under
 from imagecall.observing.request_id import HEADER
@@ -174,7 +174,7 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
         answer = self._enter(context)
         found = await _committed(context, answer, self._backend.generate_image(request))
         answer_with_id(context, answer.trailing)
-        return await offloaded(found.SerializeToString)
+        return await run_offloaded(found.ByteSize(), found.SerializeToString)
 
     def _enter(self, context: Context) -> AnswerMetadata:
         """Sets the metadata that backends may pass on; returns the holder of the answer's."""

@@ -50,7 +50,7 @@ from imagecall.generation.assembly import ImagesApart, reassemble
 from imagecall.generation.backend import Backend
 from imagecall.generation.call_context import CALL, CallContext
 from imagecall.generation.chunked_fields import image_fields
-from imagecall.generation.offload import offloaded, run_offloaded
+from imagecall.generation.offload import run_offloaded
 from imagecall.generation.request import ReadRequest, request_from_json
 from imagecall.generation.response_keys import new_response_id, response_keys
 from imagecall.json.text import members
@@ -131,7 +131,7 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
             raise
         except ClientDisconnect:
             return NoResponse()
-        except Exception as error:  # Its text would reach the client.
+        except Exception as error:  # The text of any exception would reach the client.
             return await error_response(request, internal_error(error))
 
     return guarded
@@ -197,7 +197,8 @@ class _Door:
     async def _answer(self, request: ImageRequest, keys: Mapping[str, bytes]) -> Response:
         asked = GenerateImageRequest(request=request, include_document=True)
         answer = await self._backend.generate_image(asked)
-        return WholeResponse(await offloaded(whole_answer, answer.response, keys))
+        size = answer.ByteSize()
+        return WholeResponse(await run_offloaded(size, whole_answer, answer.response, keys))
 
     async def convert(self, request: Request) -> Response:
         """POST /convert: converts an item to protobuf text, for the page."""
