@@ -51,6 +51,7 @@ def backend_from_uri(
     """
     if (tls.files or tls.name) and not uri.startswith(("grpcs://", "https://")):
         raise ValueError(f"the backend {uri!r} has no TLS: a certificate or authorities need it")
+    limits = {"max_bytes": max_bytes, "max_image_bytes": max_image_bytes}
     if uri == EMBEDDED:
         from imagecall.backends.embedded.backend import EmbeddedBackend
 
@@ -64,19 +65,10 @@ def backend_from_uri(
             headers=headers,
             tls=tls,
             forward_headers=forward_headers,
-            max_bytes=max_bytes,
-            max_image_bytes=max_image_bytes,
+            **limits,
         )
     if uri.startswith(("grpc://", "grpcs://")):
         from imagecall.backends.grpc import GrpcBackend
 
-        address = server_address(uri)
-        return GrpcBackend(
-            address,
-            api_key,
-            headers,
-            tls=tls,
-            max_bytes=max_bytes,
-            max_image_bytes=max_image_bytes,
-        )
+        return GrpcBackend(server_address(uri), api_key, headers, tls=tls, **limits)
     raise ValueError(f"there is no backend {uri!r}; choose {'; or '.join(FORMS)}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from imagecall.rpc.pem import load_pair, read_pem
+from imagecall.rpc.pem import load_authorities, load_pair, read_pem
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,11 @@ class ClientTls:
         """Reads the files. Raises OSError with a sentence for a missing or faulty one."""
         for path in self.files:
             read_pem(path)
-        context = _trusting(self.ca)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if self.ca:
+            load_authorities(context, self.ca)
+        else:
+            context.load_default_certs()
         context.set_alpn_protocols(["http/1.1"])
         if self.cert and self.key:
             load_pair(context, self.cert, self.key)
@@ -45,10 +49,3 @@ class ClientTls:
 
 WITHOUT_FILES: Final = ClientTls()
 """TLS of a client without files of its own."""
-
-
-def _trusting(authorities: str | Path | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=authorities)
-    except ssl.SSLError:
-        raise OSError(f"{authorities} has no certificates in PEM") from None
