@@ -45,7 +45,7 @@ async def _figures(scenario: str, short: bool, seed: int) -> list[Figure]:
         async with asyncio.timeout(_MAX_SECONDS), beside("hiccups") as idle:
             figures: list[Figure] = await module.run(short, seed)
             waited: list[float] = (await idle.found())["milliseconds"]
-    except Exception as error:  # The other scenarios are still to run.
+    except Exception as error:  # Any failure is a row of its scenario; other scenarios follow.
         traceback.print_exc()
         return [Figure("runs to its end", type(error).__name__, "", "no exception", False)]
     both = f"{percentile(waited, 0.99):.1f} and {max(waited):.1f}"
@@ -65,7 +65,11 @@ def _value(figure: Figure) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
-    parser.add_argument("--short", action="store_true", help="all of it in a few minutes")
+    parser.add_argument(
+        "--short",
+        action="store_true",
+        help=f"in a few minutes; without {', '.join(_BY_NAME)}, which runs by name",
+    )
     parser.add_argument("--seed", type=int, help="of what is random (default: another each time)")
     parser.add_argument(
         "scenarios",

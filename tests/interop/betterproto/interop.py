@@ -46,7 +46,7 @@ async def report(name: str, check: Awaitable[None]) -> None:
     try:
         await check
         outcome = "ok"
-    except Exception as error:  # Whatever it is, it is what came of this check.
+    except Exception as error:  # Any failure is the outcome of its check; other checks follow.
         outcome = " ".join(f"{type(error).__name__}: {error}".split())
     print(name, outcome, sep="\t", flush=True)
 

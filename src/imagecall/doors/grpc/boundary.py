@@ -56,7 +56,7 @@ _OPEN_METHODS: Final = "/grpc.health.v1.Health/"
 async def _abort(context: Context, error: ImagecallError) -> NoReturn:
     try:
         trailers = trailers_of(error)
-    except Exception as fault:  # grpcio would send its text to the client.
+    except Exception as fault:  # grpcio would send the text of any exception to the client.
         error = internal_error(fault)
         trailers = trailers_of(error)
     note_failure(error)
@@ -79,7 +79,7 @@ async def _refuse(context: Context, error: Exception) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     identify()
-    if isinstance(error, NotImplementedError):  # Such as Health.List of grpcio.
+    if isinstance(error, NotImplementedError):  # grpcio raises it for Health.List, and the like.
         await _end(context, grpc.StatusCode.UNIMPLEMENTED, "the method is not implemented")
     known = error if isinstance(error, ImagecallError) else internal_error(error)
     _let_go(error)
@@ -148,7 +148,7 @@ def _open(handler: Any, stopping: asyncio.Event) -> Handler:
     async def guarded(data: Any, context: Context) -> Any:
         try:
             return await _until(stopping, work(data, context), context)
-        except Exception as error:  # Each becomes a status; an unforeseen one reveals nothing.
+        except Exception as error:  # grpcio would send the text of any exception.
             await _refuse(context, error)
 
     return _rebuilt(handler, guarded, _encoder(handler))
@@ -166,7 +166,7 @@ def _admitted(
             _enter(admission)
             rest_seconds = _REST_SECONDS
             return await _in_progress(admission, work(data, context))
-        except Exception as error:  # Each becomes a status; an unforeseen one reveals nothing.
+        except Exception as error:  # grpcio would send the text of any exception.
             if handler.request_streaming:
                 await _take_rest(data, rest_seconds)
             del data  # See _let_go.

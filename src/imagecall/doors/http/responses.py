@@ -113,7 +113,7 @@ class StreamResponse(Response):
                 except asyncio.CancelledError:  # The server stops, or the client has gone.
                     await self._send_error(GenerationError("", _STOPPED, code="UNAVAILABLE"), send)
                     raise
-                except Exception as error:  # Its text would reach the client.
+                except Exception as error:  # The text of any exception would reach the client.
                     await self._send_error(internal_error(error), send)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -123,7 +123,7 @@ class StreamResponse(Response):
             return await items.next(self._keepalive_seconds)
         except ImagecallError:
             raise
-        except Exception as error:  # Its text may quote a request, and would reach the client.
+        except Exception as error:  # The text of any exception would reach the client.
             raise internal_error(error) from None
 
     async def _send_all(
