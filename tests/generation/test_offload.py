@@ -18,13 +18,6 @@ from imagecall.turns import take_turn
 WAIT = 30
 
 
-def hold_lock(seconds: float) -> None:
-    """Holds Python's lock, as a call into C does: no thread switches within so short a loop."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        sum(range(1000))
-
-
 def endless(started: Callable[[], object]) -> None:
     started()
     while True:
@@ -42,23 +35,36 @@ async def test_an_error_of_the_work_reaches_its_caller() -> None:
         await offloaded(parse, b"[")
 
 
-async def test_the_loop_runs_between_the_pieces_of_work() -> None:
-    pieces = 0
+async def test_the_loop_runs_between_the_pieces_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offload, "_PIECE_SECONDS", 0.0)
+    loop = asyncio.get_running_loop()
+    ran = threading.Semaphore(0)
 
     def work() -> None:
-        nonlocal pieces
         for _ in range(20):
-            hold_lock(0.003)
             take_turn()
-            pieces += 1
+            loop.call_soon_threadsafe(ran.release)
+            assert ran.acquire(timeout=WAIT)
 
-    working = [asyncio.ensure_future(offloaded(work)) for _ in range(3)]
-    seen = set()
-    while not all(task.done() for task in working):
-        seen.add(pieces)
-        await asyncio.sleep(0)
-    assert pieces == 60
-    assert len(seen) > 20
+    await asyncio.gather(*(offloaded(work) for _ in range(3)))
+
+
+async def test_one_piece_of_all_work_runs_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offload, "_PIECE_SECONDS", 0.0)
+    running, most = 0, 0
+
+    def work() -> None:
+        nonlocal running, most
+        take_turn()
+        for _ in range(20):
+            running += 1
+            most = max(most, running)
+            time.sleep(0.001)
+            running -= 1
+            take_turn()
+
+    await asyncio.gather(*(offloaded(work) for _ in range(3)))
+    assert most == 1
 
 
 async def test_work_ends_when_its_call_has_ended_and_the_threads_are_free_again() -> None:
