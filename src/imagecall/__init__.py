@@ -1,4 +1,4 @@
-"""Converts image_generation_call items of the Responses API to protobuf and back, losing nothing.
+"""Converts image_generation_call items of the Responses API to protobuf and back, without loss.
 
 >>> import imagecall
 >>> call = imagecall.from_json('{"type":"image_generation_call","id":"ig_1","result":null}')

@@ -27,7 +27,12 @@ REASONS_BY_HTTP_STATUS: Final[Mapping[int, str]] = {
     for reason, options in _VALUES.items()
     for status in options[options_pb2.http_status]
 }
-"""Reasons by the HTTP status of an API that they stand for."""
+"""Reason for each HTTP status of an API."""
+
+_SERVER_ERROR: Final = 500
+
+MAX_RETRY_SECONDS: Final = 24 * 3600
+"""Longest delay before a retry that an error has."""
 
 
 class ImagecallError(Exception):
@@ -37,7 +42,7 @@ class ImagecallError(Exception):
     quotes no image and no API key.
 
     Attributes:
-        reason: a stable UPPER_SNAKE word, a key of `CODES`; "" if gRPC itself failed.
+        reason: stable name in UPPER_SNAKE_CASE, a key of `CODES`; "" if gRPC itself failed.
         pointer: JSON Pointer (RFC 6901) of the culprit in the JSON that was read, or that would
             have been written; "" for the whole. Cut after 1,024 characters.
         code: name of the gRPC status code, such as "INVALID_ARGUMENT".
@@ -79,9 +84,9 @@ class GenerationError(ImagecallError):
 
     Attributes:
         retry_seconds: delay before a retry, from the API's answer. None: the answer has none.
-        may_be_billed: whether the API may have begun to bill, so that a retry can cost twice.
-        metadata: "http_status", "upstream_code", "upstream_type" and "upstream_request_id", as far
-            as the API's answer has them.
+        may_be_billed: True if the API may have begun to bill, so that a retry can cost twice.
+        metadata: "http_status", "upstream_code", "upstream_type" and "upstream_request_id", those
+            that the API's answer has.
     """
 
     def __init__(
@@ -99,6 +104,12 @@ class GenerationError(ImagecallError):
         self.retry_seconds = retry_seconds
         self.may_be_billed = may_be_billed
         self.metadata = dict(metadata or {})
+
+
+def reason_of_http_status(status: int) -> str:
+    """Reason for an HTTP status of an API, of 400 to 599."""
+    general = 400 if status < _SERVER_ERROR else _SERVER_ERROR
+    return REASONS_BY_HTTP_STATUS.get(status) or REASONS_BY_HTTP_STATUS[general]
 
 
 def pointer_to(*tokens: str | int) -> str:
@@ -122,15 +133,15 @@ def cut_by_bytes(text: str, size: int) -> str:
     return text if len(data) <= size else data[:size].decode(errors="ignore") + "…"
 
 
-def damaged_answer(what: str, backend: str = "API") -> GenerationError:
+def damaged_answer(fault: str, backend: str = "API") -> GenerationError:
     """Error for an answer of a backend that is incomplete or malformed."""
-    message = f"the {backend}'s answer is damaged: {what}"
+    message = f"the {backend}'s answer is damaged: {fault}"
     return GenerationError("UPSTREAM_DAMAGED", message, may_be_billed=True)
 
 
-def too_large_answer(what: str, limit: int, unit: str = "bytes") -> GenerationError:
-    """Error for an answer of an API that is past a limit."""
-    message = f"{what} is larger than {limit:,} {unit}"
+def too_large_answer(subject: str, limit: int, unit: str = "bytes") -> GenerationError:
+    """Error for an answer of an API that is larger than a limit."""
+    message = f"{subject} is larger than {limit:,} {unit}"
     return GenerationError("UPSTREAM_ANSWER_TOO_LARGE", message, may_be_billed=True)
 
 

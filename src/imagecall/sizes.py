@@ -1,6 +1,6 @@
-"""Table of the sizes from which on a value is treated as large, with the reason for each.
+"""Table of the sizes at which a value counts as large, with the reason for each.
 
-Every size at which the code takes another path is here, and in no other module. Limits, past which
+Every size at which the code takes another path is here, and in no other module. Limits, above which
 a value is refused, are settings, or are in the module that refuses. The tests run over the entries
 of `TABLE`: one byte below, at, and one byte above each.
 """
@@ -25,8 +25,8 @@ MEDIUM: Final = 4 * 1024
 FOLLOWED: Final = 16 * 1024
 """Shortest string of a server-sent event that is decoded while it arrives.
 
-Also the length of the slices in which received bytes are searched for the ends of events: a
-millisecond's work.
+Also the length of the slices in which received bytes are searched for the ends of events, which
+takes a millisecond.
 """
 
 COUNTED_TEXT: Final = 40_000
@@ -38,6 +38,9 @@ PIECE: Final = 64 * 1024
 Also the shortest piece for which a turn of the event loop is awaited: handling one takes longer
 than the turn.
 """
+
+SCANNED: Final = 256 * 1024
+"""Length of the slices in which a JSON text is searched for its strings: a millisecond's work."""
 
 APART: Final = 256 * 1024
 """Shortest value that is kept apart from its protobuf message.
@@ -55,8 +58,11 @@ A multiple of 3, so that only the last slice has padding.
 CHUNK: Final = 1024 * 1024
 """Length of the chunks of a value in a stream: a quarter of the largest message of clients."""
 
-OFFLOAD: Final = 1024 * 1024
-"""Shortest text or message that is offloaded to a worker thread: conversion takes milliseconds."""
+OFFLOAD: Final = 32 * 1024
+"""Shortest text or message that is offloaded to a worker thread.
+
+So much text of many small values takes up to 50 milliseconds.
+"""
 
 MESSAGE: Final = 3 * 1024 * 1024
 """Longest answer that is sent in one message of a stream.

@@ -28,6 +28,7 @@ from imagecall.doors.grpc.server import GrpcServer
 from imagecall.doors.http.server import HttpServer
 from imagecall.errors import ConversionError, GenerationError
 from imagecall.json.text import MAX_KEYS, MAX_VALUES
+from imagecall.observing.start import observer_from
 from imagecall.rpc.status import error_of
 from imagecall.v1.conversion_service_pb2 import ConvertCallsRequest, ParseCallRequest
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
@@ -35,6 +36,7 @@ from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_request_pb2 import ImageRequest
+from tests.doors.test_http import door_before
 from tests.soak.attackers import resets
 from tests.soak.server import running
 from tests.streams import framed, happy
@@ -256,6 +258,50 @@ async def test_a_page_from_elsewhere_does_not_reach_what_asks_for_no_token(
                 async with session.post(url, data=body, headers=headers) as answer:
                     assert answer.status == expected
                     assert expected == 200 or "token" in (await answer.json())["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        (None, 200),
+        ("localhost:8080", 200),
+        ("[::1]:8080", 200),
+        ("app.localhost", 200),
+        ("attacker.example:8080", 403),
+        ("127.0.0.1.attacker.example", 403),
+        ("localhost@attacker.example", 403),
+        ("localhost.", 403),
+        ("[", 403),
+        ("", 403),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_page_whose_name_is_rebound_reads_nothing_of_what_asks_for_no_token(
+    method: str, host: str | None, status: int
+) -> None:
+    headers = {} if host is None else {"host": host}
+    observer = observer_from(metrics=True, traces=False, log_calls=False)
+    for local, expected in ((True, status), (False, 200)):
+        async with (
+            door_before(
+                EmbeddedBackend(), admission=Admission(local=local), observer=observer
+            ) as page,
+            aiohttp.ClientSession() as session,
+        ):
+            for path in ("/", "/health", "/metrics"):
+                url = f"http://{page}{path}"
+                async with session.request(method, url, headers=headers) as answer:
+                    assert answer.status == expected, path
+
+
+async def test_head_needs_no_token_where_get_needs_none(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text(f"alice {ALICE}\n")
+    admission = Admission(Limits(), Tokens(tmp_path / "tokens"))
+    async with doors(admission) as (_, page), aiohttp.ClientSession() as session:
+        for path, status in (("/", 200), ("/health", 200), ("/v1/responses", 405), ("/x", 404)):
+            async with session.head(f"http://{page}{path}") as answer:
+                assert answer.status == status
+                assert not await answer.read()
 
 
 @pytest.mark.parametrize(("flags", "status"), [((), 403), (("--without-tokens", "on"), 200)])
@@ -501,7 +547,7 @@ def test_errors_in_a_circle_are_let_go_all_the_same() -> None:
     def raised(error: Exception) -> Exception:
         try:
             raise error
-        except Exception as caught:  # Whichever it was given, to raise it.
+        except (ValueError, KeyError) as caught:
             return caught
 
     one, other = raised(ValueError()), raised(KeyError())

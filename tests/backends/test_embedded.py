@@ -469,7 +469,7 @@ async def test_pictures_are_kept_up_to_a_limit(
         return PNG + bytes(1000)
 
     monkeypatch.setattr(embedded, "draw", draw)
-    monkeypatch.setattr(embedded, "_KEPT_BYTES", 3000)
+    monkeypatch.setattr(embedded, "_MAX_CACHE_BYTES", 3000)
     for prompt in ("a", "b", "a", "b", "c", "a", "b"):
         request = a_request()
         request.prompt = prompt

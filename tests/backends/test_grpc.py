@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from imagecall.access.admission import Admission
-from imagecall.backends.choice import backend_of
+from imagecall.backends.choice import backend_from_uri
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.grpc import GrpcBackend
 from imagecall.backends.responses_api.backend import HttpBackend
@@ -155,4 +155,4 @@ async def test_an_image_of_an_api_comes_through_both_hops() -> None:
 @pytest.mark.parametrize("name", ["grpc://", "grpc://host", "grpc://host:x", "grpc://h/p:1"])
 def test_what_is_no_address_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="HOST:PORT"):
-        backend_of(name)
+        backend_from_uri(name)

@@ -13,7 +13,7 @@ import pytest
 
 from imagecall.access.admission import Admission
 from imagecall.access.tokens import Tokens
-from imagecall.backends.choice import backend_of
+from imagecall.backends.choice import backend_from_uri
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.errors import GenerationError
@@ -84,13 +84,15 @@ async def test_headers_of_the_operator_are_sent_and_a_key_only_if_there_is_one(
     api: Upstream,
 ) -> None:
     headers = [read_header("api-key: k1"), read_header("x-ms-oai-image-generation-deployment: d")]
-    sent = await sent_to(api, backend_of(api.url, headers=headers))
+    sent = await sent_to(api, backend_from_uri(api.url, headers=headers))
     assert (sent["api-key"], sent["x-ms-oai-image-generation-deployment"]) == ("k1", "d")
     assert "authorization" not in sent
-    sent = await sent_to(api, backend_of(api.url, KEY, headers=[read_header("User-Agent: mine")]))
+    sent = await sent_to(
+        api, backend_from_uri(api.url, KEY, headers=[read_header("User-Agent: mine")])
+    )
     assert (sent["authorization"], sent["user-agent"]) == (f"Bearer {KEY}", "mine")
     basic = read_header("Authorization: Basic YTpi")
-    assert (await sent_to(api, backend_of(api.url, headers=[basic])))[
+    assert (await sent_to(api, backend_from_uri(api.url, headers=[basic])))[
         "authorization"
     ] == basic.value
 
@@ -107,7 +109,7 @@ async def test_headers_of_the_operator_are_sent_and_a_key_only_if_there_is_one(
 async def test_a_query_of_the_base_url_stands_behind_the_path(
     api: Upstream, base: str, path: str
 ) -> None:
-    await sent_to(api, backend_of(api.url + base))
+    await sent_to(api, backend_from_uri(api.url + base))
     assert api.requests[-1].path == path
 
 
@@ -119,13 +121,13 @@ def test_headers_that_contradict_each_other_are_refused(name: str) -> None:
         ([Header("Host", "x")], "", "belongs to a connection"),
     ):
         with pytest.raises(ValueError, match=message):
-            backend_of(name, key, headers=headers)
+            backend_from_uri(name, key, headers=headers)
 
 
 @pytest.mark.parametrize("name", ["a!", "a-bin", "grpc-timeout", "User-Agent"])
 def test_a_header_that_is_no_metadata_is_refused_before_a_grpc_backend(name: str) -> None:
     with pytest.raises(ValueError, match="gRPC metadata"):
-        backend_of("grpc://127.0.0.1:1", headers=[Header(name, "x")])
+        backend_from_uri("grpc://127.0.0.1:1", headers=[Header(name, "x")])
 
 
 def test_a_file_of_headers_has_a_line_each() -> None:
@@ -181,7 +183,7 @@ async def test_headers_and_the_deadline_reach_a_grpc_backend_through_the_http_do
     seeing = Seeing()
     async with AsyncExitStack() as stack:
         far = await stack.enter_async_context(serving(seeing))
-        backend = backend_of(
+        backend = backend_from_uri(
             f"grpc://{far}", headers=[Header("X-Own", "own"), Header("x-title", "t")]
         )
         address = await stack.enter_async_context(door_before(backend))
@@ -204,7 +206,7 @@ async def test_the_operator_names_the_headers_that_go_on(api: Upstream) -> None:
         ([], "Bearer secret"),
         ([Header("authorization", "own")], "own"),
     ):
-        backend = backend_of(api.url, headers=headers, forward_headers=names)
+        backend = backend_from_uri(api.url, headers=headers, forward_headers=names)
         async with door_before(backend, forward_headers=names) as address:
             await post(address, SENT | KEPT_BACK)
         sent = api.requests[-1].headers
@@ -261,7 +263,7 @@ async def test_a_secret_in_a_header_is_masked_where_the_api_quotes_it(
 ) -> None:
     error = {"message": f"bad key: {KEY}", "code": KEY, "type": KEY, "param": KEY}
     api.say(json.dumps({"error": error}).encode(), status=status, content_type=JSON)
-    async with opened(backend_of(api.url, headers=headers)) as backend:
+    async with opened(backend_from_uri(api.url, headers=headers)) as backend:
         with pytest.raises(GenerationError) as caught:
             await backend.generate_image(ASKED)
         assert KEY not in f"{caught.value}{caught.value.metadata}{caught.value.pointer}"
@@ -278,7 +280,7 @@ async def test_what_is_no_secret_is_not_masked_in_an_answer(api: Upstream) -> No
     name = "gpt-image-1-of-a-long-name"
     api.say(json.dumps(response(model=name)).encode(), content_type=JSON)
     header = Header("x-ms-oai-image-generation-deployment", name)
-    async with opened(backend_of(api.url, headers=[header])) as backend:
+    async with opened(backend_from_uri(api.url, headers=[header])) as backend:
         answer = await backend.generate_image(ASKED)
     assert answer.response.model == name
 

@@ -510,7 +510,7 @@ def test_what_the_containerfile_builds_serves_without_the_repository(
     done = subprocess.run(
         command, env=environment, cwd="/", capture_output=True, text=True, check=False, timeout=30
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "--tokens-file" in done.stderr
     environment |= plain.environment
     with _served(command, environment, tmp_path) as server:

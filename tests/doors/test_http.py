@@ -3,8 +3,10 @@
 import asyncio
 import base64
 import gc
+import hashlib
 import io
 import json
+import re
 import socket
 import struct
 import time
@@ -700,3 +702,15 @@ async def test_a_service_that_says_when_to_come_back_is_heard_through_the_hop() 
         answer, said = await post(address, {"input": "a"})
     assert (answer.status, answer.headers["retry-after"]) == (503, "5")
     assert said["error"]["message"] == "overloaded, come back"
+
+
+async def test_the_policy_of_the_page_allows_its_own_script_and_style_alone(door: str) -> None:
+    async with aiohttp.ClientSession() as session, session.get(f"http://{door}/") as answer:
+        page, policy = await answer.text(), answer.headers["content-security-policy"]
+    assert "unsafe" not in policy
+    for kind in ("script", "style"):
+        (own,) = re.findall(rf"<{kind}>(.*?)</{kind}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}';" in policy
+        assert page.count(f"<{kind}") == 1
+    assert " style=" not in page

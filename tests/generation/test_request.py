@@ -7,7 +7,7 @@ import pytest
 
 import imagecall
 from imagecall.errors import ConversionError
-from imagecall.generation.request import request_to_json
+from imagecall.generation.request import MAX_TEXT, request_from_json, request_to_json
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_request_pb2 import ImageRequest, InputImage
@@ -175,3 +175,32 @@ def test_very_many_extra_fields_are_refused_unread() -> None:
     with pytest.raises(ConversionError) as caught:
         imagecall.to_json(call)
     assert caught.value.reason == "TOO_MANY_VALUES"
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("/input", {"input": "x" * (MAX_TEXT + 1)}),
+        ("/instructions", {"input": "a fox", "instructions": "x" * MAX_TEXT}),
+        ("/metadata", {"input": "a fox", "metadata": {"a": "x" * MAX_TEXT}}),
+    ],
+)
+def test_a_text_that_no_api_takes_is_refused(name: str, body: dict[str, Any]) -> None:
+    with pytest.raises(ConversionError, match="10,485,760") as caught:
+        request_from_json(json.dumps(body))
+    assert (caught.value.reason, caught.value.pointer) == ("TOO_LARGE", name)
+    request = ImageRequest(prompt=body["input"])
+    for key, value in body.items():
+        if key != "input":
+            request.extra_fields.add(name=key, json=json.dumps(value))
+    with pytest.raises(ConversionError, match="10,485,760") as caught:
+        request_to_json(request, stream=False)
+    assert (caught.value.reason, caught.value.pointer) == ("TOO_LARGE", name)
+
+
+def test_an_image_and_a_history_may_be_longer_than_a_text() -> None:
+    image = "data:image/png;base64," + "iVBORw0K" * (MAX_TEXT // 6)
+    message = {"role": "user", "content": [{"type": "input_image", "image_url": image}]}
+    body = {"input": [message, {"role": "user", "content": "x" * MAX_TEXT}]}
+    request = request_from_json(json.dumps(body)).request
+    assert json.loads(request_to_json(request, stream=False)) == body

@@ -30,6 +30,7 @@ LIVE: Final = (
     "error details",
     "deadline",
     "cancellation",
+    "many calls",
     "health",
 )
 DROP_UNKNOWN_FIELDS: Final = frozenset({"rust"})

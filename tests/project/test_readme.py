@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from imagecall.access.setting import settings_of
-from imagecall.backends.embedded.fault_injection import Asked
+from imagecall.backends.embedded.fault_injection import Faults
 from imagecall.client import SERVICE_CONFIG
 from imagecall.conversion.converter import CALLS
 from imagecall.errors import CODES
@@ -125,7 +125,7 @@ def test_the_table_of_failures_names_the_code_of_each_reason() -> None:
 
 def test_the_table_of_what_can_be_asked_of_the_embedded_backend_is_complete() -> None:
     text = README.read_text()
-    assert all(f"`{name}`" in text for name in Asked.__struct_fields__)
+    assert all(f"`{name}`" in text for name in Faults.__struct_fields__)
 
 
 def test_the_table_of_settings_has_each_with_its_default() -> None:

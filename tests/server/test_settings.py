@@ -78,9 +78,9 @@ def test_headers_for_the_backend_stand_in_lines_of_the_environment_and_in_a_list
     ("text", "message"),
     [
         ("s3cret", "is not NAME: VALUE"),
-        ("s3c ret: x", "the name of a header has characters"),
-        ("s3cret : x", "the name of a header has characters"),
-        (": s3cret", "the name of a header has characters"),
+        ("s3c ret: x", "the name of a header is empty, or has characters"),
+        ("s3cret : x", "the name of a header is empty, or has characters"),
+        (": s3cret", "the name of a header is empty, or has characters"),
         ("a:", "a header has no value"),
         ("a: s3cret\r\nb: c", "the value of a header is not printable ASCII"),
         ("a: s3cret\0", "the value of a header is not printable ASCII"),
@@ -112,10 +112,10 @@ def test_a_header_that_cannot_go_on_is_refused(name: str) -> None:
     ("text", "message"),
     [
         ("max-calls = 0", "\"max-calls\" in FILE: '0' is not a number from 1"),
-        ("maxcalls = 1", 'there is no setting "maxcalls"'),
+        ("maxcalls = 1", 'has "maxcalls", which is not a setting'),
         ("max-calls", "is not TOML"),
         ("max-calls = [1]", '"max-calls" in FILE must be a string, a number, true or false'),
-        ('reflection = "yes"', "'yes' is none of on, off"),
+        ('reflection = "yes"', "'yes' is not one of on, off"),
         ("forward-header = [1]", '"forward-header" in FILE must be a string, or a list of strings'),
         ("backend-header = 1", '"backend-header" in FILE must be a string, or a list of strings'),
         ('grpc = "localhost"', "is not HOST:PORT"),
@@ -136,18 +136,18 @@ def test_a_faulty_file_is_a_sentence(text: str, message: str, tmp_path: Path) ->
     [
         (["--config", "/nowhere.toml"], 2, "/nowhere.toml cannot be read: No such file"),
         (["--workers", "0"], 2, "--workers: '0' is not a number from 1 to 256"),
-        (["--grpc", "0.0.0.0:0"], 1, "--tokens-file FILE, or, if something else keeps strangers"),
-        (["--http", "0.0.0.0:0"], 1, "0.0.0.0:0 can be reached from elsewhere"),
-        (["--tls-cert", "/nowhere.pem"], 1, "--tls-cert and --tls-key belong together"),
-        (["--tls-client-ca", "/nowhere.pem"], 1, "--tls-client-ca needs --tls-cert"),
-        (["--tls-cert", "/nowhere", "--tls-key", "/nowhere"], 1, "/nowhere cannot be read"),
-        (["--tls-cert", __file__, "--tls-key", __file__], 1, "no certificate with its key"),
-        (["--tokens-file", "/nowhere"], 1, "the file of tokens, /nowhere, cannot be read"),
-        (["--tokens-file", __file__], 1, "is not NAME TOKEN"),
-        (["--workers", "6", "--tokens-file", "/nowhere"], 1, "the file of tokens, /nowhere"),
-        (["--backend-headers-file", "/nowhere"], 1, "the file of the headers for the backend, /"),
-        (["--backend-headers-file", __file__], 1, f"{__file__}: line 1: the name of a header"),
-        (["--workers", "6", "--api-key-file", "/nowhere"], 1, "the file of the API key, /nowhere"),
+        (["--grpc", "0.0.0.0:0"], 2, "--tokens-file FILE, or, if something else keeps strangers"),
+        (["--http", "0.0.0.0:0"], 2, "0.0.0.0:0 can be reached from elsewhere"),
+        (["--tls-cert", "/nowhere.pem"], 2, "--tls-cert and --tls-key belong together"),
+        (["--tls-client-ca", "/nowhere.pem"], 2, "--tls-client-ca needs --tls-cert"),
+        (["--tls-cert", "/nowhere", "--tls-key", "/nowhere"], 2, "/nowhere cannot be read"),
+        (["--tls-cert", __file__, "--tls-key", __file__], 2, "no certificate with its key"),
+        (["--tokens-file", "/nowhere"], 2, "the file of tokens, /nowhere, cannot be read"),
+        (["--tokens-file", __file__], 2, "is not NAME TOKEN"),
+        (["--workers", "6", "--tokens-file", "/nowhere"], 2, "the file of tokens, /nowhere"),
+        (["--backend-headers-file", "/nowhere"], 2, "the file of the headers for the backend, /"),
+        (["--backend-headers-file", __file__], 2, f"{__file__}: line 1: the name of a header"),
+        (["--workers", "6", "--api-key-file", "/nowhere"], 2, "the file of the API key, /nowhere"),
     ],
 )
 def test_a_bad_setting_stops_the_start_with_a_sentence(
@@ -158,3 +158,33 @@ def test_a_bad_setting_stops_the_start_with_a_sentence(
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.count(message) == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--grpc", "127.0.0.1:0"], "--server 127.0.0.1:"),
+        (["--grpc", "0.0.0.0:0", "--without-tokens", "on"], "--server 127.0.0.1:"),
+        (["--grpc", "127.0.0.1:0", "--tokens-file", "TOKENS"], ""),
+    ],
+)
+def test_commands_to_try_are_shown_only_where_they_work(
+    arguments: list[str], hint: str, tmp_path: Path
+) -> None:
+    (tmp_path / "TOKENS").write_text("caller 0123456789abcdef")
+    command = [*COMMAND, *arguments, "--http", "off", "--drain-delay-seconds", "0.1"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        first = process.stdout.readline()
+        process.terminate()
+        printed = process.stdout.read()
+    assert first.startswith("listening grpc ")
+    assert (hint in printed) if hint else (printed == "")
+
+
+def test_relative_paths_of_the_file_are_relative_to_its_folder(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('tokens-file = "a/tokens"\nbackend-tls-ca = "/ca.pem"\n')
+    settings = read_settings(ServerSettings, {"tls_cert": "cert.pem"}, {}, file)
+    assert settings.tokens_file == tmp_path / "a/tokens"
+    assert (settings.backend.tls.ca, settings.tls.cert) == (Path("/ca.pem"), Path("cert.pem"))

@@ -101,8 +101,8 @@ async def _listening(server: Server) -> None:
                 server.grpc = address
             case ["listening", "http", address]:
                 server.http = address
-            case ["Try,", *_]:
-                return
+        if server.grpc and server.http:
+            return
     raise AssertionError(f"it did not start:\n{server.stderr_text()}")
 
 

@@ -22,7 +22,7 @@ CALL_OVERHEAD: Final = 32 * 1024
 FACTOR: Final = 4
 """Bytes that a request takes while it is worked on, to the bytes of the request.
 
-Measured with images: 3.6, of which are the text, the decoded image, the answer, and gRPC's copies.
+An estimate for images: the text, the decoded image, the answer, and the copies of gRPC.
 """
 
 COPIES: Final = 2

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from imagecall.access.watched_files import WatchedFiles
+from imagecall.rpc.pem import load_authorities, load_pair, read_pem
 
 
 class _Loaded(NamedTuple):
@@ -60,31 +61,17 @@ class Certificates:
         return context
 
     def _load(self) -> _Loaded:
-        certificate, key = _read(self._certificate), _read(self._key)
-        authorities = _read(self._authorities) if self._authorities else None
+        certificate, key = read_pem(self._certificate), read_pem(self._key)
+        authorities = read_pem(self._authorities) if self._authorities else None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.set_alpn_protocols(["http/1.1"])
-        try:
-            context.load_cert_chain(self._certificate, self._key)
-        except ssl.SSLError:
-            message = f"{self._certificate} and {self._key} are no certificate with its key in PEM"
-            raise OSError(message) from None
+        load_pair(context, self._certificate, self._key)
         if self._authorities:
             context.verify_mode = ssl.CERT_REQUIRED
-            try:
-                context.load_verify_locations(self._authorities)
-            except ssl.SSLError:
-                raise OSError(f"{self._authorities} has no certificates in PEM") from None
+            load_authorities(context, self._authorities)
         return _Loaded(certificate, key, authorities, context)
 
 
 def _configuration(loaded: _Loaded) -> Any:
     pair = [(loaded.key, loaded.certificate)]
     return grpc.ssl_server_certificate_configuration(pair, loaded.authorities)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise OSError(f"{path} cannot be read: {error.strerror}") from None

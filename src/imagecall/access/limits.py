@@ -24,7 +24,7 @@ class Limits:
         "max-image-bytes",
         number(1, 2**32 - 1),
         "N",
-        "largest image that a backend may answer with",
+        "largest image of a backend's answer",
     )
     stream_items: int = setting(
         1_000_000,
@@ -38,7 +38,7 @@ class Limits:
         "max-calls",
         number(1, _MOST),
         "N",
-        "most calls in progress, of both doors, of one worker",
+        "most calls in progress of one worker, at both doors together",
     )
     memory_bytes: int = setting(
         512 * 1024 * 1024,
@@ -59,7 +59,7 @@ class Limits:
         "max-connections",
         number(1, _MOST),
         "N",
-        "most connections to a door of one worker",
+        "most connections of one worker to one door",
     )
     metadata_bytes: int = setting(
         16 * 1024,
@@ -73,7 +73,7 @@ class Limits:
         "max-call-seconds",
         seconds(),
         "SECONDS",
-        "longest call, whatever its own deadline",
+        "longest call, even if its own deadline is later",
     )
     stall_seconds: float = setting(
         120.0,
@@ -87,5 +87,5 @@ class Limits:
         "idle-seconds",
         seconds(),
         "SECONDS",
-        "close a connection that has had no call for so long",
+        "time without a call after which a connection is closed",
     )

@@ -6,13 +6,14 @@ the environment variables, the keys of the file and the tables of the README der
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import field, fields, is_dataclass
+from dataclasses import Field, field, fields, is_dataclass
 from typing import Any, Final, NamedTuple
 
 from imagecall.rpc.addresses import is_address
 
 _PREFIX: Final = "IMAGECALL_"
 _KEY: Final = "setting"
+_PREFIXED: Final = "prefix"
 _WEEK: Final = 7 * 24 * 3600
 
 
@@ -61,8 +62,13 @@ def setting(
     separator: str = "",
 ) -> Any:
     """Defines a dataclass field as a setting; Setting describes the arguments."""
-    found = Setting(name, read, _text(default), metavar, help, separator)
-    return field(default=default, metadata={_KEY: found})
+    definition = Setting(name, read, _text(default), metavar, help, separator)
+    return field(default=default, metadata={_KEY: definition})
+
+
+def prefixed(prefix: str) -> dict[str, str]:
+    """Metadata of a field with a dataclass of settings: the prefix of their names."""
+    return {_PREFIXED: prefix}
 
 
 def _text(default: Any) -> str | None:
@@ -78,25 +84,34 @@ def _text(default: Any) -> str | None:
     return str(default)
 
 
-def settings_of(kind: type[Any]) -> Iterator[Setting]:
+def settings_of(kind: type[Any], prefix: str = "") -> Iterator[Setting]:
     """Yields the settings of a dataclass, and of dataclasses in its fields, in order."""
     for each in fields(kind):
         if is_dataclass(each.type):
-            yield from settings_of(each.type)  # type: ignore[arg-type]  # a class, not an instance
+            yield from settings_of(each.type, _prefix_of(each, prefix))  # type: ignore[arg-type]  # a class, not an instance
         else:
-            yield each.metadata[_KEY]
+            yield _named(each, prefix)
 
 
-def build(kind: type[Any], value_of: Callable[[Setting], Any]) -> Any:
+def build(kind: type[Any], value_of: Callable[[Setting], Any], prefix: str = "") -> Any:
     """Builds a dataclass of settings, with the value of each setting from `value_of`."""
     return kind(
         **{
-            each.name: build(each.type, value_of)  # type: ignore[arg-type]  # a class
+            each.name: build(each.type, value_of, _prefix_of(each, prefix))  # type: ignore[arg-type]  # a class
             if is_dataclass(each.type)
-            else value_of(each.metadata[_KEY])
+            else value_of(_named(each, prefix))
             for each in fields(kind)
         }
     )
+
+
+def _prefix_of(group: Field[Any], prefix: str) -> str:
+    return prefix + str(group.metadata.get(_PREFIXED, ""))
+
+
+def _named(each: Field[Any], prefix: str) -> Setting:
+    found: Setting = each.metadata[_KEY]
+    return found._replace(name=prefix + found.name)
 
 
 def address(text: str) -> str:
@@ -156,7 +171,7 @@ def choice(*choices: str) -> Callable[[str], str]:
 
     def read(text: str) -> str:
         if text not in choices:
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(choices)}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(choices)}")
         return text
 
     return read

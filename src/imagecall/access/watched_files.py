@@ -52,7 +52,7 @@ class WatchedFiles(Generic[_T]):
             _log.warning("the earlier content of %s stays in use: %s", names, error)
             return  # The file may be half written: the next check tries again.
         self._loaded_state = state
-        _log.info("%s: read anew", names)
+        _log.info("%s: reloaded", names)
 
     def _state(self) -> list[tuple[int, int, int]]:
         found = []

@@ -1,4 +1,4 @@
-"""Choice of a backend by its name, as the settings spell it.
+"""Choice of a backend by its URI, as the settings spell it.
 
 A backend is imported when it is chosen, since Pillow and aiohttp take a while to load.
 """
@@ -10,63 +10,68 @@ from imagecall.access.limits import Limits
 from imagecall.generation.backend import Backend
 from imagecall.json.text import MAX_BYTES
 from imagecall.rpc.addresses import server_address
+from imagecall.rpc.client_tls import WITHOUT_FILES, ClientTls
 from imagecall.rpc.headers import FORWARDED, Header
 
 EMBEDDED: Final = "embedded"
-"""Name of the backend that draws test cards."""
+"""URI of the backend that draws test cards."""
 
 FORMS: Final = (
     f"{EMBEDDED} (test cards, no network)",
     "the base URL of a Responses API such as https://openrouter.ai/api/v1",
     "another server of the same schema: grpc://HOST:PORT, or grpcs://HOST:PORT with TLS",
 )
-"""The forms of a backend's name, for the help and for errors."""
+"""Forms of a backend's URI, for the help and for errors."""
 
 
-def backend_of(
-    name: str,
+def backend_from_uri(
+    uri: str,
     api_key: str = "",
     *,
     headers: Sequence[Header] = (),
+    tls: ClientTls = WITHOUT_FILES,
     forward_headers: Collection[str] = FORWARDED,
     max_bytes: int = MAX_BYTES,
     max_image_bytes: int = Limits.image_bytes,
     max_embedded_bytes: int | None = None,
 ) -> Backend:
-    """Creates the backend of a name.
+    """Creates the backend that a URI names.
 
     Args:
-        name: "embedded"; the base URL of a Responses API, http:// or https://; or another server
+        uri: "embedded"; the base URL of a Responses API, http:// or https://; or another server
             of this schema, as grpc://HOST:PORT, or grpcs://HOST:PORT with TLS.
         api_key: API key, or token, for the backend.
         headers: headers of each request to the backend.
+        tls: files for TLS of grpcs:// and https://, and the name of the certificate.
         forward_headers: names of the caller's headers that are forwarded to the API.
         max_bytes: largest answer without its images.
         max_image_bytes: largest image.
         max_embedded_bytes: largest image that a request may ask of the backend "embedded". None: no
             limit.
 
-    Raises ValueError for any other name, and for a key or header that cannot be sent.
+    Raises ValueError for any other URI, for a key or header that cannot be sent, and for files of
+    TLS with a backend without TLS. Raises OSError for a faulty file of TLS.
     """
-    if name == EMBEDDED:
+    if (tls.files or tls.name) and not uri.startswith(("grpcs://", "https://")):
+        raise ValueError(f"the backend {uri!r} has no TLS: a certificate or authorities need it")
+    limits = {"max_bytes": max_bytes, "max_image_bytes": max_image_bytes}
+    if uri == EMBEDDED:
         from imagecall.backends.embedded.backend import EmbeddedBackend
 
         return EmbeddedBackend(max_embedded_bytes)
-    if name.startswith(("http://", "https://")):
+    if uri.startswith(("http://", "https://")):
         from imagecall.backends.responses_api.backend import HttpBackend
 
         return HttpBackend(
-            name,
+            uri,
             api_key,
             headers=headers,
+            tls=tls,
             forward_headers=forward_headers,
-            max_bytes=max_bytes,
-            max_image_bytes=max_image_bytes,
+            **limits,
         )
-    if name.startswith(("grpc://", "grpcs://")):
+    if uri.startswith(("grpc://", "grpcs://")):
         from imagecall.backends.grpc import GrpcBackend
 
-        address = server_address(name)
-        limits = {"max_bytes": max_bytes, "max_image_bytes": max_image_bytes}
-        return GrpcBackend(address, api_key, headers, **limits)
-    raise ValueError(f"there is no backend {name!r}; choose {'; or '.join(FORMS)}")
+        return GrpcBackend(server_address(uri), api_key, headers, tls=tls, **limits)
+    raise ValueError(f"there is no backend {uri!r}; choose {'; or '.join(FORMS)}")

@@ -16,8 +16,9 @@ import grpc
 
 from imagecall.access.budget import COPIES, MEMORY
 from imagecall.access.limits import Limits
-from imagecall.backends.masking import has_secret, mask_error, mask_message, masked
-from imagecall.backends.responses_api.errors import secrets_of
+from imagecall.access.watched_files import WatchedFiles
+from imagecall.backends.masking import MaskedStream, masked, masked_errors, masked_message
+from imagecall.backends.secret_words import has_secret, secrets_of
 from imagecall.errors import GenerationError, ImagecallError, damaged_answer
 from imagecall.generation.backend import Part
 from imagecall.generation.call_context import CALL
@@ -30,20 +31,21 @@ from imagecall.generation.checked_answer import (
     too_large_message,
     too_large_response,
 )
+from imagecall.generation.offload import run_offloaded
 from imagecall.json.text import MAX_BYTES
 from imagecall.observing.observer import ClientCall, client_call
 from imagecall.observing.operations import rpc_called
 from imagecall.rpc.addresses import ServerAddress
-from imagecall.rpc.channel import aio_channel, bearer, credentials_of
+from imagecall.rpc.channel import aio_channel, bearer, credentials_of, name_options
+from imagecall.rpc.client_tls import WITHOUT_FILES, ClientTls
+from imagecall.rpc.handshake import cause_of
 from imagecall.rpc.headers import Header, Metadata, by_name, check_metadata_name
 from imagecall.rpc.status import error_of, is_lost, is_not_sent, passed_on
-from imagecall.sizes import OFFLOAD
 from imagecall.v1.image_generation_service_pb2 import (
     DESCRIPTOR,
     GenerateImageRequest,
     GenerateImageResponse,
     StreamImageRequest,
-    StreamImageResponse,
 )
 
 _T = TypeVar("_T")
@@ -53,6 +55,9 @@ IDLE_SECONDS: Final = 300.0
 
 _STATUS_SECONDS: Final = 5.0
 """Longest wait for the status of a call after the end of its stream."""
+
+_LONGEST_CALL_SECONDS: Final = 24 * 3600.0
+"""Longest time that a replaced connection stays open for its calls in progress."""
 
 _MAX_BACKOFF_MS: Final = 5000
 _CONNECTIONS: Final = 8
@@ -79,7 +84,7 @@ _PAST_LIMIT: Final = re.compile(
     re.IGNORECASE,
 )
 """Messages for a size past a limit, from their start: of gRPC for Go, Java, C++, .NET and
-Node.js, and of tonic. A backend's own sentence that quotes one is none."""
+Node.js, and of tonic. A backend's own sentence that quotes such a message does not match."""
 
 _OF_ANSWER: Final = re.compile(r"\b(sen[dt]|encoded)\b", re.IGNORECASE)
 """Words of such a message if the backend cannot send its answer."""
@@ -92,11 +97,13 @@ class GrpcBackend:
         address: address of the other server.
         token: bearer token for the other server, which replaces the caller's. "": no token.
         headers: metadata of each call, which replaces the caller's of the same names.
+        tls: files for TLS, and the name of the certificate. After a change of the files, further
+            calls go over new connections; calls in progress stay on theirs.
         idle_seconds: longest silence of the other server before a call fails.
         max_bytes: largest answer to GenerateImage, or text of a stream.
         max_image_bytes: largest image of a stream.
 
-    Raises ValueError for a header that cannot be metadata.
+    Raises ValueError for a header that cannot be metadata, OSError for a faulty file of TLS.
     """
 
     def __init__(
@@ -105,11 +112,15 @@ class GrpcBackend:
         token: str = "",
         headers: Sequence[Header] = (),
         *,
+        tls: ClientTls = WITHOUT_FILES,
         idle_seconds: float = IDLE_SECONDS,
         max_bytes: int = MAX_BYTES,
         max_image_bytes: int = Limits.image_bytes,
     ) -> None:
         self._address = address
+        self._tls = tls
+        self._credentials = WatchedFiles(tls.files, lambda: credentials_of(address, tls))
+        self._in_use = self._credentials.get()
         own = by_name(headers, token)
         for name in own:
             check_metadata_name(name)
@@ -118,6 +129,7 @@ class GrpcBackend:
         self._idle_seconds = idle_seconds
         self._limits = AnswerLimits(max_image_bytes, max_bytes)
         self._channels: list[grpc.aio.Channel] = []
+        self._closing: set[asyncio.Task[None]] = set()
         self._calls = 0
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
@@ -134,31 +146,30 @@ class GrpcBackend:
                 await self._take_trailing(call)
             finally:
                 call.cancel()
-            if len(serialized or b"") >= OFFLOAD:
-                return await asyncio.to_thread(self._response, serialized)
-            return self._response(serialized)
+            return await run_offloaded(len(serialized or b""), self._response, serialized)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         method: Any = self._next_channel().unary_stream(
             f"{_SERVICE}/StreamImage", request_serializer=StreamImageRequest.SerializeToString
         )
-        stream = CheckedStream(self._limits)
+        stream, answer = CheckedStream(self._limits), MaskedStream(self._secrets)
         with self._observed("StreamImage") as observed, self._failures(stream):
             call = method(request, **self._options(observed))
             try:
                 await self._take_initial(call)
                 while (part := await self._next(call, stream)) is not grpc.aio.EOF:
-                    if stream.text_bytes < OFFLOAD:
-                        checked = stream.check(part)
-                    else:
-                        checked = await asyncio.to_thread(stream.check, part)
-                    yield self._masked_part(checked)
+                    checked = await run_offloaded(stream.text_bytes, stream.check, part)
+                    for masked_part in answer.mask(checked):
+                        yield masked_part
                 await self._take_trailing(call)
             finally:
                 call.cancel()
             stream.finish()
 
     async def close(self) -> None:
+        for closing in self._closing:
+            closing.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
         for channel in self._channels:
             await channel.close()
 
@@ -170,8 +181,8 @@ class GrpcBackend:
     def _options(self, observed: ClientCall) -> dict[str, Any]:
         context = CALL.get()
         own = self._own | observed.headers
-        kept = [(key, value) for key, value in context.metadata if key not in own]
-        return {"metadata": [*kept, *own.items()] or None, "timeout": context.seconds_left}
+        forwarded = [(key, value) for key, value in context.metadata if key not in own]
+        return {"metadata": [*forwarded, *own.items()] or None, "timeout": context.seconds_left}
 
     async def _next(self, call: Any, stream: CheckedStream) -> Any:
         """Reads the next message of a stream, or its end."""
@@ -202,48 +213,48 @@ class GrpcBackend:
 
     def _response(self, serialized: bytes | None) -> GenerateImageResponse:
         if serialized is None:
-            raise damaged_answer("there is no GenerateImageResponse", BACKEND)
+            raise damaged_answer("it has no GenerateImageResponse", BACKEND)
         response = checked_response(serialized, self._limits)
         if has_secret(serialized, self._secrets):
-            mask_message(response, self._secrets)
+            return masked_message(response, self._secrets)
         return response
-
-    def _masked_part(self, part: bytes) -> bytes:
-        """Masks an event or the end; a chunk stays unchanged, so that its digest still holds."""
-        if not has_secret(part, self._secrets):
-            return part
-        message = StreamImageResponse.FromString(part)
-        if not message.HasField("chunk"):
-            mask_message(message, self._secrets)
-        return message.SerializeToString()
 
     @contextmanager
     def _failures(self, stream: CheckedStream | None = None) -> Iterator[None]:
         """Turns gRPC errors into ImagecallErrors, and masks the secrets in every error."""
-        try:
-            yield
-        except ImagecallError as error:
-            mask_error(error, self._secrets)
-            raise
-        except grpc.RpcError as error:
-            known = error_of(error)
-            if not known.status:
-                known = _of_grpc(known, self._limits, stream)
-            if stream and stream.begun and isinstance(known, GenerationError):
-                known.may_be_billed = True
-            mask_error(known, self._secrets)
-            raise known from None
+        with masked_errors(self._secrets):
+            try:
+                yield
+            except grpc.RpcError as error:
+                failure = error_of(error)
+                if not failure.status:
+                    failure = _of_grpc(failure, self._limits, stream, tls=self._address.tls)
+                if stream and stream.has_parts and isinstance(failure, GenerationError):
+                    failure.may_be_billed = True
+                raise failure from None
 
     def _next_channel(self) -> grpc.aio.Channel:
         """Returns the channels in rotation; creates a channel on its first use."""
+        if self._credentials.get() is not self._in_use:
+            self._replace_channels()
         number = self._calls % _CONNECTIONS
         self._calls += 1
-        if number == len(self._channels):
+        if number >= len(self._channels):
+            number = len(self._channels)
             self._channels.append(self._new_channel())
         return self._channels[number]
 
+    def _replace_channels(self) -> None:
+        """Leaves each channel to its calls in progress: the files of TLS have changed."""
+        for channel in self._channels:
+            closing = asyncio.create_task(channel.close(_LONGEST_CALL_SECONDS))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+        self._channels = []
+        self._in_use = self._credentials.get()
+
     def _new_channel(self) -> grpc.aio.Channel:
-        options = [
+        options: list[tuple[str, Any]] = [
             ("grpc.max_receive_message_length", -1),
             ("grpc.service_config", _service_config(self._limits)),
             ("grpc.enable_retries", 0),  # The caller may retry.
@@ -253,7 +264,8 @@ class GrpcBackend:
             ("grpc.keepalive_timeout_ms", _PONG_MS),
             ("grpc.http2.max_pings_without_data", 0),  # Else gRPC pings a silent call only twice.
         ]
-        return aio_channel(self._address.target, credentials_of(self._address), options)
+        options += name_options(self._tls)
+        return aio_channel(self._address.target, self._in_use, options)
 
 
 def _service_config(limits: AnswerLimits) -> str:
@@ -270,16 +282,18 @@ def _service_config(limits: AnswerLimits) -> str:
 
 
 def _of_grpc(
-    error: ImagecallError, limits: AnswerLimits, stream: CheckedStream | None
+    error: ImagecallError, limits: AnswerLimits, stream: CheckedStream | None, *, tls: bool
 ) -> ImagecallError:
     """Returns the error for a status without details, which gRPC itself may have created."""
     message = str(error)
     match error.code:
         case "UNAVAILABLE" if is_not_sent(message):
-            return GenerationError("UPSTREAM_UNREACHABLE", f"the {BACKEND} is not reachable")
+            cause = cause_of(message, tls=tls)
+            text = f"the {BACKEND} is not reachable" + (f": {cause}" if cause else "")
+            return GenerationError("UPSTREAM_UNREACHABLE", text)
         case "UNAVAILABLE" if is_lost(message):
-            lost = f"the connection to the {BACKEND} was lost"
-            return GenerationError("UPSTREAM_DISCONNECTED", lost, may_be_billed=True)
+            text = f"the connection to the {BACKEND} was lost"
+            return GenerationError("UPSTREAM_DISCONNECTED", text, may_be_billed=True)
         case "RESOURCE_EXHAUSTED" if _OWN_LIMIT in message:
             return too_large_message() if stream else too_large_response(limits)
         case "RESOURCE_EXHAUSTED" | "OUT_OF_RANGE" if _PAST_LIMIT.match(message):
@@ -290,11 +304,11 @@ def _of_grpc(
 def _past_limit(message: str, limits: AnswerLimits) -> GenerationError:
     """Returns the error for a request or an answer over a limit of the backend."""
     if _OF_ANSWER.search(message):
-        text = f"the {BACKEND} cannot send its answer: {message}; raise its limit, or stream"
+        text = f"the {BACKEND} cannot send its answer: {message}; raise its limit, or use a stream"
         return GenerationError("UPSTREAM_ANSWER_TOO_LARGE", text, may_be_billed=True)
-    most = limits.text_bytes + _OVERHEAD_BYTES
+    limit = limits.text_bytes + _OVERHEAD_BYTES
     text = (
         f"the request is too large for the {BACKEND}: {message}; "
-        f"raise the receive limit of that server, to {most:,} bytes for every request of this one"
+        f"raise the receive limit of that server to {limit:,} bytes, this one's largest request"
     )
     return GenerationError("UPSTREAM_TOO_LARGE", text)

@@ -1,10 +1,13 @@
-"""Types of command-line options for argparse: each function reads one value."""
+"""Input of the command line: types of options, each of which reads one value; standard input."""
 
 import argparse
+import sys
 
+from imagecall.access.setting import SettingError, settings_of
 from imagecall.errors import ConversionError
 from imagecall.json.text import parse
 from imagecall.rpc.addresses import ServerAddress, server_address
+from imagecall.server.settings import ClientTlsSettings, add_settings, read_settings
 
 
 def server(text: str) -> ServerAddress:
@@ -13,6 +16,46 @@ def server(text: str) -> ServerAddress:
         return server_address(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def add_server_option(parser: argparse.ArgumentParser, help: str) -> None:
+    """Adds --server, and the options of TLS towards that server."""
+    parser.add_argument(
+        "--server",
+        metavar="HOST:PORT",
+        type=server,
+        help=f"{help}; grpcs://HOST:PORT if it has TLS; a token stands in $IMAGECALL_TOKEN",
+    )
+    add_settings(parser, ClientTlsSettings)
+
+
+def client_tls(options: argparse.Namespace) -> ClientTlsSettings:
+    """Reads the options of TLS. Raises SettingError, also for a faulty file."""
+    tls = read_settings(ClientTlsSettings, vars(options), {})
+    try:
+        if tls.files:
+            tls.context()
+    except OSError as error:
+        raise SettingError(str(error)) from None
+    return tls
+
+
+def tls_fault(options: argparse.Namespace, server: ServerAddress | None) -> str | None:
+    """Sentence about options of TLS without a server that has TLS; None if there is no fault."""
+    has_tls = server is not None and server.tls
+    given = [each.name for each in settings_of(ClientTlsSettings) if vars(options)[each.key]]
+    if given and not has_tls:
+        return f"--{given[0]} needs the address of a server with TLS, grpcs://HOST:PORT"
+    if (options.tls_cert is None) != (options.tls_key is None):
+        return "--tls-cert and --tls-key belong together"
+    return None
+
+
+def standard_input() -> bytes:
+    """Reads all of standard input. Raises OSError if it is closed."""
+    if sys.stdin is None:
+        raise OSError("standard input is closed")
+    return sys.stdin.buffer.read()
 
 
 def utf8(text: str) -> str:

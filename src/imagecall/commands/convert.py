@@ -8,10 +8,11 @@ from typing import Final, TypeAlias
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
-from imagecall.commands.arguments import server
+from imagecall.commands.arguments import add_server_option, standard_input, tls_fault
 from imagecall.conversion.converter import CALLS, Profile, from_json, to_json
 from imagecall.conversion.document import KINDS, document_from_json, document_to_json
-from imagecall.errors import ConversionError, malformed
+from imagecall.errors import ConversionError, malformed, printable
+from imagecall.json.text import parse
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 
@@ -53,18 +54,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile",
         choices=[profile.name.lower() for profile in Profile],
-        help="how much to demand of the JSON of an item (default: wire)",
+        help="strictness of the checks on the JSON of an item (default: wire)",
     )
     parser.add_argument(
         "--document",
         choices=list(KINDS),
         help="the input is a whole request, response or event instead of an item",
     )
-    parser.add_argument(
-        "--server",
-        metavar="HOST:PORT",
-        type=server,
-        help="let this server convert between JSON and message (default: convert here)",
+    add_server_option(
+        parser, "server that converts between JSON and message (default: convert in this process)"
     )
 
 
@@ -72,39 +70,35 @@ def fault(options: argparse.Namespace) -> str | None:
     """Sentence about options that contradict each other; None if none do."""
     if (options.variant or options.profile) and (options.document or options.source != "json"):
         return (
-            "--variant and --profile say how to read the JSON of an item, which this input is not"
+            "--variant and --profile apply to the JSON of an item only, and this input is another"
         )
-    return None
+    return tls_fault(options, options.server)
 
 
 def run(options: argparse.Namespace) -> int:
     """Reads the input, converts it, and writes the output."""
-    data = options.file.read_bytes() if options.file else _standard_input()
+    if options.target == "binary" and not options.output and _is_shown():
+        raise OSError("a terminal shows no binary output: it takes -o FILE, or --to text")
+    data = options.file.read_bytes() if options.file else standard_input()
     message = _read(data, options)
     output = _write(message, options)
     if options.output:
         options.output.write_bytes(output)
     else:
-        sys.stdout.buffer.write(output)
+        sys.stdout.buffer.write(_shown(output) if _is_shown() else output)
         sys.stdout.buffer.flush()
     return 0
-
-
-def _standard_input() -> bytes:
-    if sys.stdin is None:
-        raise OSError("standard input is closed")
-    return sys.stdin.buffer.read()
 
 
 def _read(data: bytes, options: argparse.Namespace) -> Converted:
     empty: Converted = Document() if options.document else ImageGenerationCall()
     if options.source != "json":
-        parse = _parse_binary if options.source == "binary" else _parse_text
-        return _checked(parse(data, empty), options)
+        read = _parse_binary if options.source == "binary" else _parse_text
+        return _checked(read(data, empty), options)
     if options.server:
         from imagecall.commands.remote import parse_json
 
-        return parse_json(options.server, data, options)
+        return parse_json(data, options)
     if options.document:
         return document_from_json(data, kind=options.document)
     variant = options.variant or CALLS.default
@@ -120,10 +114,23 @@ def _write(message: Converted, options: argparse.Namespace) -> bytes:
     if options.server:
         from imagecall.commands.remote import format_json
 
-        return format_json(options.server, message) + b"\n"
+        json = format_json(message, options)
+        parse(json)  # A server may answer with any text.
+        return json + b"\n"
     if isinstance(message, Document):
         return document_to_json(message) + b"\n"
     return to_json(message) + b"\n"
+
+
+def _is_shown() -> bool:
+    """True if standard output is a terminal."""
+    return sys.stdout.isatty()
+
+
+def _shown(output: bytes) -> bytes:
+    """Escapes the control characters of an output for a terminal, but for line feeds and tabs."""
+    text = output.decode(errors="backslashreplace")
+    return "".join(letter if letter in "\n\t" else printable(letter) for letter in text).encode()
 
 
 def _parse_binary(data: bytes, empty: Converted) -> Converted:
@@ -139,9 +146,9 @@ def _parse_text(data: bytes, empty: Converted) -> Converted:
         return text_format.Parse(data, empty)
     except text_format.ParseError as error:
         where = f" at line {error.GetLine()}" if error.GetLine() else ""
-    except ValueError:  # Not UTF-8, or a number that no field holds.
+    except ValueError:  # Not UTF-8, or a number that no field can hold.
         where = ""
-    message = f"the text is no protobuf text format of {empty.DESCRIPTOR.name}{where}"
+    message = f"the text is not the protobuf text format of {empty.DESCRIPTOR.name}{where}"
     raise ConversionError("MALFORMED_PROTOBUF", "", message)
 
 
@@ -152,6 +159,6 @@ def _checked(message: Converted, options: argparse.Namespace) -> Converted:
         return message
     document_to_json(message)
     if message.kind != KINDS[options.document]:
-        text = f"the document is no {options.document}, but of kind {message.kind}"
+        text = f"the document is not a {options.document}: its kind is {message.kind}"
         raise ConversionError("UNKNOWN_KIND", "", text)
     return message

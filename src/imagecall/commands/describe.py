@@ -21,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=list(CALLS.variants),
         metavar="VARIANT",
-        help="say more of this variant (default: list all)",
+        help="variant to describe in detail (default: list all)",
     )
 
 
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         print(variant.name + (" (the default)" if variant.option.default else ""))
         print(f"  where     {_places(variant)}")
         print(f"  JSON      {_keys(variant)}")
-    print("\nimagecall describe VARIANT says what each key takes.")
+    print("\nimagecall describe VARIANT lists the values of each key.")
     return 0
 
 
@@ -48,7 +48,7 @@ def _places(variant: Variant) -> str:
     if variant.option.fallback:
         return "any place: an item of a type that no other variant has"
     if len(CALLS.by_type[variant.plan.tag]) == 1:
-        return "any place: its type says which it is"
+        return "any place: only this variant has its type"
     places = [f"{kind_name(place.kind)} {place.path}" for place in variant.option.positions]
     named = any(place.named for place in variant.option.positions)
     return ", ".join(places) + (", if you name it" if named else "")
@@ -57,7 +57,7 @@ def _places(variant: Variant) -> str:
 def _keys(variant: Variant) -> str:
     """Returns a variant's keys on a line, with a mark on those that STRICT requires."""
     if variant.option.fallback:
-        return "type, and whatever else there is"
+        return "type, and any other keys"
     keys = [key_of(f).name + "*" * key_of(f).required for f in _fields(variant)]
     return f'type "{variant.plan.tag}", {", ".join(keys)}  (* STRICT requires it)'
 
@@ -82,11 +82,11 @@ def _fields(variant: Variant) -> list[FieldDescriptor]:
 
 
 def _kind(field: FieldDescriptor) -> str:
-    """Description of the JSON that a field takes."""
+    """Description of the JSON value of a field."""
     if field.type == FieldDescriptor.TYPE_ENUM:
-        known = ", ".join(spellings(enum_of(field)))
-        only = "; STRICT takes these only" if key_of(field).closed else ""
-        return f"a string, such as {known}{only}"
+        statuses = ", ".join(spellings(enum_of(field)))
+        closed = "; STRICT accepts these only" if key_of(field).closed else ""
+        return f"a string, such as {statuses}{closed}"
     if field.message_type is not None and field.message_type.full_name != IMAGE_RESULT:
         return "an object"
     if field.message_type is not None:

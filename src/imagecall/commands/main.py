@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,6 +17,7 @@ _COMMANDS: Final = {
     "serve": "run the gRPC server",
     "generate": "generate an image from a prompt",
     "convert": "convert an item, or a whole document",
+    "health": "ask a server for its health",
     "describe": "list the variants and their JSON",
 }
 """Commands, which are modules of this package, with their phrases for the help."""
@@ -42,16 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # File names may be in any language.
-    given = sys.argv[1:] if arguments is None else arguments
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        options = _parser(given).parse_args(given)
+        options = _parser(words).parse_args(words)
         if (fault := options.check(options)) is not None:
             options.parser.error(fault)
         if sys.stdout is None:
             raise OSError("standard output is closed")
         code: int = options.run(options)
     except ImagecallError as error:
-        place = f" at {printable(error.pointer)}" if error.pointer else ""
+        place = f" at {error.pointer}" if error.pointer else ""
         _fail(f"{error.reason or error.code}{place}: {error}")
         if isinstance(error, GenerationError) and error.retry_seconds is not None:
             _fail(f"try again in {error.retry_seconds:g} s")
@@ -82,7 +84,7 @@ def _missing(error: ModuleNotFoundError) -> str:
 
 def _fail(message: str) -> int:
     if sys.stderr is not None:
-        print(f"imagecall: {message}", file=sys.stderr)
+        print(f"imagecall: {printable(message)}", file=sys.stderr)
     return 1
 
 
@@ -98,6 +100,8 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     for name, phrase in _COMMANDS.items():
         command = commands.add_parser(name, help=phrase)
         if name in arguments:
+            if name != "serve":
+                os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # A failure is one sentence.
             module = import_module(f"imagecall.commands.{name}")
             module.add_options(command)
             command.set_defaults(run=module.run, check=module.fault, parser=command)

@@ -2,15 +2,18 @@
 
 import argparse
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import grpc
 
+from imagecall.commands.arguments import client_tls
 from imagecall.conversion.document import KINDS
 from imagecall.json.diagnosis import diagnose
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.rpc.channel import bearer, blocking_channel
-from imagecall.rpc.status import error_of
+from imagecall.rpc.handshake import call_error
 from imagecall.server.settings import TOKEN
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
@@ -21,49 +24,45 @@ _UNLIMITED: Final = [("grpc.max_receive_message_length", -1)]
 _SECONDS: Final = 60.0
 
 
-def parse_json(
-    server: ServerAddress, data: bytes, options: argparse.Namespace
-) -> ImageGenerationCall | Document:
-    """Parses JSON on a server. Raises the server's ConversionError, or ConnectionError."""
+def parse_json(data: bytes, options: argparse.Namespace) -> ImageGenerationCall | Document:
+    """Parses JSON on the server of the options. Raises ImagecallError."""
     try:
         text = data.decode()
     except UnicodeDecodeError:
         raise diagnose(data) from None
-    with blocking_channel(server, _UNLIMITED) as channel:
-        stub = ConversionServiceStub(channel)
+    with _service(options) as stub:
+        if options.document:
+            kind: Any = KINDS[options.document]
+            request = pb.ParseDocumentRequest(json=text, kind=kind)
+            document: Document = stub.ParseDocument(request, **_options()).document
+            return document
+        profile = pb.Profile.Value(f"PROFILE_{(options.profile or 'unspecified').upper()}")
+        parse = pb.ParseCallRequest(json=text, variant=options.variant, profile=profile)
+        call: ImageGenerationCall = stub.ParseCall(parse, **_options()).call
+        return call
+
+
+def format_json(message: ImageGenerationCall | Document, options: argparse.Namespace) -> bytes:
+    """Formats a message as JSON on the server of the options. Raises ImagecallError."""
+    with _service(options) as stub:
+        if isinstance(message, Document):
+            request = pb.FormatDocumentRequest(document=message)
+            json: str = stub.FormatDocument(request, **_options()).json
+        else:
+            json = stub.FormatCall(pb.FormatCallRequest(call=message), **_options()).json
+        return json.encode()
+
+
+@contextmanager
+def _service(options: argparse.Namespace) -> Iterator[Any]:
+    """Yields the stub of the service. Raises ImagecallError for a failed call."""
+    server: ServerAddress = options.server
+    with blocking_channel(server, client_tls(options), _UNLIMITED) as channel:
         try:
-            if options.document:
-                kind: Any = KINDS[options.document]
-                request = pb.ParseDocumentRequest(json=text, kind=kind)
-                return stub.ParseDocument(request, timeout=_SECONDS, metadata=_metadata()).document
-            profile = pb.Profile.Value(f"PROFILE_{(options.profile or 'unspecified').upper()}")
-            parse = pb.ParseCallRequest(json=text, variant=options.variant, profile=profile)
-            return stub.ParseCall(parse, timeout=_SECONDS, metadata=_metadata()).call
+            yield ConversionServiceStub(channel)
         except grpc.RpcError as error:
-            raise _translated(error, server) from None
+            raise call_error(error, server.target, tls=server.tls) from None
 
 
-def format_json(server: ServerAddress, message: ImageGenerationCall | Document) -> bytes:
-    """Formats a message as JSON on a server. Raises its ConversionError, or ConnectionError."""
-    with blocking_channel(server, _UNLIMITED) as channel:
-        stub = ConversionServiceStub(channel)
-        try:
-            if isinstance(message, Document):
-                request = pb.FormatDocumentRequest(document=message)
-                return stub.FormatDocument(
-                    request, timeout=_SECONDS, metadata=_metadata()
-                ).json.encode()
-            call = pb.FormatCallRequest(call=message)
-            return stub.FormatCall(call, timeout=_SECONDS, metadata=_metadata()).json.encode()
-        except grpc.RpcError as error:
-            raise _translated(error, server) from None
-
-
-def _metadata() -> tuple[tuple[str, str], ...]:
-    return bearer(os.environ.get(TOKEN, ""))
-
-
-def _translated(error: grpc.RpcError, server: ServerAddress) -> Exception:
-    """Returns the ConversionError of a status, or else a ConnectionError."""
-    known = error_of(error)
-    return known if known.reason else ConnectionError(f"{server.target}: {known.code}: {known}")
+def _options() -> dict[str, Any]:
+    return {"timeout": _SECONDS, "metadata": bearer(os.environ.get(TOKEN, ""))}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from imagecall.observing.logs import set_up_logs
+from imagecall.rpc.addresses import reachable
 from imagecall.server import run as server
 from imagecall.server.allocator import keep_freed_memory
 from imagecall.server.settings import CONFIG, ServerSettings, add_settings, misspelt, read_settings
@@ -33,13 +34,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--config",
         metavar="FILE",
         type=Path,
-        help="settings in TOML: names as of the flags, without the dashes before them",
+        help="settings in TOML, with the names of the flags without the leading dashes",
     )
     add_settings(parser, ServerSettings)
     parser.epilog = (
-        "Each setting can also be given in the environment, such as IMAGECALL_MAX_CALLS, or in the "
-        "file of --config (IMAGECALL_CONFIG); the flag counts first, then the environment. The key "
-        "for the backend may stand in IMAGECALL_API_KEY."
+        "Each setting can also be set in the environment, such as IMAGECALL_MAX_CALLS, or in the "
+        "file of --config (IMAGECALL_CONFIG). A flag takes precedence over the environment, which "
+        "takes precedence over the file. IMAGECALL_API_KEY may hold the key for the backend."
     )
 
 
@@ -49,7 +50,7 @@ def fault(options: argparse.Namespace) -> str | None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serves until SIGINT or SIGTERM. Raises OSError with a sentence about a bad setting."""
+    """Serves until SIGINT or SIGTERM. Raises SettingError, or OSError for an address in use."""
     file = options.config or os.environ.get(CONFIG)
     settings = read_settings(
         ServerSettings, vars(options), os.environ, Path(file) if file else None
@@ -70,10 +71,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _announce(settings: ServerSettings, bound: Mapping[str, str]) -> None:
-    """Prints the address of each door, and commands to try."""
+    """Prints the address of each door; commands to try, if they need no certificate or token."""
     for name, address in bound.items():
-        print(f"listening {name} {address}")
+        print(f"listening {name} {address}", flush=True)
+    if settings.tls.cert or settings.tokens_file:
+        return
     if "http" in bound:
-        scheme = "https" if settings.tls.cert else "http"
-        print(f"\nA page to try it: {scheme}://{bound['http']}/")
-    print(_COMMANDS.format(program=sys.argv[0], address=bound["grpc"]), flush=True)
+        print(f"\nA page to try it: http://{reachable(bound['http'])}/")
+    address = reachable(bound["grpc"])
+    print(_COMMANDS.format(program=sys.argv[0], address=address), flush=True)

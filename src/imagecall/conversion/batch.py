@@ -14,6 +14,7 @@ from imagecall.conversion.document import document_from_json, document_to_json, 
 from imagecall.errors import ConversionError
 from imagecall.json.pieces import NOTHING_APART, Apart, join
 from imagecall.sizes import MESSAGE
+from imagecall.turns import take_turn
 from imagecall.v1 import conversion_error_pb2
 from imagecall.v1.conversion_service_pb2 import (
     Conversion,
@@ -63,7 +64,7 @@ def parse_call(
 ) -> Mapping[str, bytes]:
     """Runs `read_call` with the variant and profile of a request. Raises ConversionError."""
     if profile not in _PROFILES:
-        message = f"{profile} is no profile; choose one of {', '.join(ProfileNumber.keys())}"
+        message = f"{profile} is not a profile; choose one of {', '.join(ProfileNumber.keys())}"
         raise ConversionError("UNKNOWN_PROFILE", "", message)
     named = variant or CALLS.default
     try:
@@ -124,8 +125,8 @@ def format_document(document: Document, max_bytes: int, count: Count = uncounted
 
 
 def _count_calls(count: Count, direction: str, document: Document) -> None:
-    for lifted in document.calls:
-        count(direction, _variant_of(lifted.call), "ok")
+    for call in document.calls:
+        count(direction, _variant_of(call.call), "ok")
 
 
 def _variant_of(call: ImageGenerationCall) -> str:
@@ -191,6 +192,7 @@ class CallStream:
 
     def _results(self, conversions: Iterable[Conversion]) -> Iterator[Sized]:
         for conversion in conversions:
+            take_turn()
             kind = conversion.WhichOneof("input") or ""
             if kind.endswith(_CHUNK):
                 if not self._add(kind, conversion):
@@ -214,7 +216,7 @@ class CallStream:
             limit = self._max_bytes * (1 if kind.startswith("json") else 2)
             self._assembly, self._assembled = Assembly(limit), kind
         if kind != self._assembled:
-            message = f"a {kind} stands among the {self._assembled}s of an item"
+            message = f"a {kind} comes among the {self._assembled}s of an item"
             raise ConversionError("CHUNKS_DAMAGED", "", message)
         self._assembly.add(RawChunk.of(getattr(conversion, kind)))
         return self._assembly.complete
@@ -224,23 +226,23 @@ class CallStream:
         return assembly.whole() if assembly else b""
 
     def _convert(self, kind: str, conversion: Conversion) -> Iterator[Sized]:
-        given: Any = self._whole() if kind.endswith(_CHUNK) else kind and getattr(conversion, kind)
+        value: Any = self._whole() if kind.endswith(_CHUNK) else kind and getattr(conversion, kind)
         match kind.removesuffix(_CHUNK):
             case "json" if conversion.document_kind:
-                return self._parse_document(given, conversion.document_kind)
+                return self._parse_document(value, conversion.document_kind)
             case "json":
-                return self._parse_call(given, conversion)
-            case "call" if isinstance(given, bytes):
-                return self._written(format_serialized(given, self._max_bytes, self._count))
+                return self._parse_call(value, conversion)
+            case "call" if isinstance(value, bytes):
+                return self._written(format_serialized(value, self._max_bytes, self._count))
             case "call":
                 return self._written(
-                    format_call(given, NOTHING_APART, self._max_bytes, self._count)
+                    format_call(value, NOTHING_APART, self._max_bytes, self._count)
                 )
-            case "document" if isinstance(given, bytes):
-                document = parsed(Document, given)
+            case "document" if isinstance(value, bytes):
+                document = parsed(Document, value)
                 return self._written(format_document(document, self._max_bytes, self._count))
             case "document":
-                return self._written(format_document(given, self._max_bytes, self._count))
+                return self._written(format_document(value, self._max_bytes, self._count))
         message = "the Conversion is empty: set json, call or document, or a chunk of one"
         raise ConversionError("EMPTY_ONEOF", "", message)
 

@@ -63,9 +63,9 @@ def from_json(
     """Reads an item, a JSON object in UTF-8, as a message.
 
     `variant` is a field name of the oneof of ImageGenerationCall: seven of them are the same JSON,
-    so the caller names the place from which the item comes. In the WIRE profile the item's own
-    "type" decides: `openrouter:image_generation` has one variant, and a type of no variant is kept
-    in an UnknownItem.
+    so the caller selects one by the place from which the item comes. In the WIRE profile the item's
+    own "type" has precedence: `openrouter:image_generation` has one variant, and an item whose type
+    no variant has is kept in an UnknownItem.
 
     Raises ConversionError, with the JSON Pointer of the culprit; see ErrorReason in
     proto/imagecall/v1/conversion_error.proto for the reasons. A text of more than `max_bytes` bytes
@@ -116,7 +116,7 @@ def read_call(
             pass
         target.Clear()
     if profile not in Profile.__members__.values():
-        message = f"{profile!r} is no profile; choose {', '.join(map(str, Profile))}"
+        message = f"{profile!r} is not a profile; choose one of {', '.join(map(str, Profile))}"
         raise ConversionError("UNKNOWN_PROFILE", "", message)
     return _read(CALLS, target, text, profile is Profile.STRICT, max_bytes, variant, apart)
 
@@ -124,7 +124,7 @@ def read_call(
 def to_json(call: ImageGenerationCall, *, max_bytes: int = MAX_BYTES) -> bytes:
     """Writes a message as an item: a JSON object in UTF-8. The inverse of `from_json`.
 
-    The keys stand in the order type, id, result, status, then the variant's other fields, then the
+    The keys are in the order type, id, result, status, then the variant's other fields, then the
     extra fields in their order.
 
     Raises ConversionError if reading the JSON would not give the message back: fields of a newer

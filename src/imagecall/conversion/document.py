@@ -1,4 +1,4 @@
-"""Whole requests, responses and events: lifts items out of their JSON, and puts them back.
+"""Whole requests, responses and events: takes items out of their JSON, and puts them back.
 
 The schema's options define where an item may be, and as which variant it is read there: see
 JsonPosition in proto/imagecall/v1/options.proto.
@@ -26,6 +26,7 @@ from imagecall.json.pieces import (
 )
 from imagecall.json.text import MAX_BYTES, JsonValue, elements, encode, members, parse
 from imagecall.sizes import ASIDE
+from imagecall.turns import take_turn
 from imagecall.v1.document_kind_pb2 import DocumentKind
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
@@ -99,15 +100,15 @@ def kind_name(number: int) -> Kind:
     if number in KIND_NAMES:
         return KIND_NAMES[number]
     choices = ", ".join(DocumentKind.keys()[1:])
-    message = f"{number} is no kind of document; choose one of {choices}"
+    message = f"{number} is not a kind of document; choose one of {choices}"
     raise ConversionError("UNKNOWN_KIND", "", message)
 
 
 def document_from_json(text: bytes | str, *, kind: Kind, max_bytes: int = MAX_BYTES) -> Document:
-    """Reads a request, a response or a stream event, a JSON object, and lifts its items out.
+    """Reads a request, a response or a stream event, a JSON object, and takes its items out.
 
     An object at a position for items is an item if its "type" is that of an image generation call.
-    All else stays in the document's JSON unchanged. Items are read in the WIRE profile.
+    Everything else stays in the document's JSON unchanged. Items are read in the WIRE profile.
 
     Raises ConversionError, with the JSON Pointer of the culprit in the document.
     """
@@ -132,8 +133,8 @@ def _try_lift(kind: int, short: bytes, spans: Spans) -> Document | None:
     return None if spans else document
 
 
-class _Found(NamedTuple):
-    """Item found in a document."""
+class _PlacedItem(NamedTuple):
+    """Item of a document, and its place."""
 
     position: Position
     pointer: str
@@ -142,26 +143,31 @@ class _Found(NamedTuple):
 
 
 def _lift(kind: int, data: bytes, spans: Spans) -> Document:
-    found: list[_Found] = []
+    items: list[_PlacedItem] = []
 
     def lift(position: Position, pointer: str, raw: bytes, value: JsonValue) -> list[Piece] | None:
         if not _is_item(value):
             return None
-        found.append(_Found(position, pointer, raw, value))
+        items.append(_PlacedItem(position, pointer, raw, value))
         return [b"null"]
 
     document = Document(kind=kind)  # type: ignore[arg-type]  # a number of DocumentKind
     edited = _edited(data, as_object(parse(data)), _PLACES[kind], "", lift)
-    for position, pointer, raw, value in _in_order(kind, found):
+    for position, pointer, raw, value in _in_order(kind, items):
         target = document.calls.add(pointer=pointer).call
         _read_item(target, pointer, raw, value, spans, position.variant)
-    document.json = (join(join_member_pieces(edited)) if edited else data).decode()
+    raw = join(join_member_pieces(edited)) if edited else data
+    take_turn()
+    text = raw.decode()
+    take_turn()
+    document.json = text
+    take_turn()
     return document
 
 
-def _in_order(kind: int, found: list[_Found]) -> list[_Found]:
+def _in_order(kind: int, items: list[_PlacedItem]) -> list[_PlacedItem]:
     """Sorts items into the order of Document.calls: by position, then by place in the text."""
-    return sorted(found, key=lambda one: POSITIONS[kind].index(one.position))
+    return sorted(items, key=lambda item: POSITIONS[kind].index(item.position))
 
 
 def _read_item(
@@ -182,7 +188,7 @@ def document_to_json(document: Document, *, max_bytes: int = MAX_BYTES) -> bytes
     """Writes a document, with its items put back, as JSON in UTF-8.
 
     The inverse of `document_from_json`. Items that are in the JSON already are checked. Raises
-    ConversionError, also if the pointer of an item is no position for items, or holds no null.
+    ConversionError, also if the pointer of an item is not a position for items, or is not null.
     """
     return join(document_pieces(document, max_bytes=max_bytes), max_bytes)
 
@@ -219,9 +225,10 @@ def _put_back(
     value = as_object(parse(data))
     calls = {}
     for index, call in enumerate(document.calls):
+        take_turn()
         refuse_unknown_fields(call, call.pointer)
         calls[call.pointer] = call.call, under(apart, f"calls[{index}].call")
-    put: list[_Found] = []
+    items: list[_PlacedItem] = []
 
     def put_back(
         position: Position, pointer: str, raw: bytes, value: JsonValue
@@ -230,11 +237,11 @@ def _put_back(
             _read_item(ImageGenerationCall(), pointer, raw, value, NO_SPANS, position.variant)
         if value is not None or pointer not in calls:
             return None
-        put.append(_Found(position, pointer, raw, value))
+        items.append(_PlacedItem(position, pointer, raw, value))
         return _item_pieces(pointer, *calls[pointer], position.variant)
 
     edited = _edited(data, value, _PLACES[document.kind], "", put_back)
-    order = {found.pointer: None for found in _in_order(document.kind, put)}
+    order = {item.pointer: None for item in _in_order(document.kind, items)}
     _check_order([call.pointer for call in document.calls], order)
     return data, edited
 
@@ -254,17 +261,17 @@ def _item_pieces(
     return pieces
 
 
-def _check_order(pointers: Sequence[str], put: Collection[str]) -> None:
+def _check_order(pointers: Sequence[str], places: Collection[str]) -> None:
     """Raises ConversionError unless each pointer was put back once, in this order."""
     for pointer in pointers:
-        if pointer not in put:
-            message = f"{quoted(pointer)} is not a place for an item, or does not hold null"
+        if pointer not in places:
+            message = f"{quoted(pointer)} is not a place for an item, or is not null in the JSON"
             raise ConversionError("BAD_POINTER", pointer, message)
-    for pointer, expected in zip(pointers, put, strict=False):
+    for pointer, expected in zip(pointers, places, strict=False):
         if pointer != expected:
-            message = f"the items are not in order: {quoted(pointer)} comes before its turn"
+            message = f"the items are not in order: {quoted(pointer)} comes too early"
             raise ConversionError("NOT_CANONICAL", pointer, message)
-    if len(pointers) > len(put):
+    if len(pointers) > len(places):
         message = "two items have the same pointer"
         raise ConversionError("NOT_CANONICAL", pointers[-1], message)
 
@@ -282,8 +289,8 @@ def _edit(
     Returns the pieces of the edited value; None if nothing changed.
     """
     if places.position is not None:
-        put = visit(places.position, pointer, raw, value)
-        return None if put is None else list(put)
+        replacement = visit(places.position, pointer, raw, value)
+        return None if replacement is None else list(replacement)
     if isinstance(value, list):
         return _edit_elements(raw, value, places, pointer, visit)
     if isinstance(value, dict) and (edited := _edited(raw, value, places, pointer, visit)):

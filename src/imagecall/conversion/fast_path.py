@@ -1,7 +1,7 @@
 """Fast path for plain objects, with the same result as reading by the plan.
 
-Most items are plain objects: each member is a string that its field carries, or null or canonical
-base64 where the field is an image; no key occurs twice, and no string holds an escaped quote. For
+Most items are plain objects: each member is a string that its field can hold, or null or canonical
+base64 where the field is an image; no key occurs twice, and no string has an escaped quote. For
 any other object the fast path returns False or raises one of FAILURES, and the plan reads it.
 """
 

@@ -1,7 +1,7 @@
 """Codecs between one JSON value and one protobuf field, for each kind of field.
 
-A read and a write of the same kind stand together and are inverses: `read` puts a value into the
-field of a message, or returns False if the field cannot carry the value exactly; `write` writes the
+The read and the write of a kind are side by side and are inverses: `read` puts a value into the
+field of a message, or returns False if the field cannot hold the value exactly; `write` writes the
 field's value as JSON text, and refuses a value that `read` would not have put there.
 """
 
@@ -33,7 +33,7 @@ INTEGERS: Final = {
 """Range of each integer type of protobuf."""
 
 Read = Callable[[Message, JsonValue, Spans], bool]
-"""Puts a parsed value into its field. Returns False if the field cannot carry the value.
+"""Puts a parsed value into its field. Returns False if the field cannot hold the value.
 
 May raise ConversionError.
 """
@@ -95,7 +95,7 @@ def refuse_unknown_fields(message: Message, pointer: str) -> None:
     raise ConversionError("UNKNOWN_FIELD", pointer, f"{text}; JSON would lose it")
 
 
-def _mismatch(field: FieldDescriptor, wanted: str) -> Callable[[JsonValue], bool]:
+def _mismatch(field: FieldDescriptor, expected: str) -> Callable[[JsonValue], bool]:
     """Handler of values of the wrong JSON type.
 
     Returns False for a lenient key, whose value then becomes an extra field; raises ConversionError
@@ -106,7 +106,7 @@ def _mismatch(field: FieldDescriptor, wanted: str) -> Callable[[JsonValue], bool
         return lambda value: False
 
     def refuse(value: JsonValue) -> bool:
-        message = f"{quoted(key.name)} must be {wanted}, not {type_name(value)}"
+        message = f"{quoted(key.name)} must be {expected}, not {type_name(value)}"
         raise ConversionError("WRONG_TYPE", pointer_to(key.name), message)
 
     return refuse
@@ -122,10 +122,10 @@ def boolean_codec(field: FieldDescriptor) -> Codec:
     return _simple_codec(field, bool, "true or false")
 
 
-def _simple_codec(field: FieldDescriptor, kind: type, wanted: str) -> Codec:
-    """Codec of a JSON value of one type and a field that carries every value of that type."""
+def _simple_codec(field: FieldDescriptor, kind: type, expected: str) -> Codec:
+    """Codec of a JSON value of one type and a field that can hold every value of that type."""
     name, start = field.name, member_start(field)
-    mismatch = _mismatch(field, wanted)
+    mismatch = _mismatch(field, expected)
 
     def read(target: Message, value: JsonValue, spans: Spans) -> bool:
         if value.__class__ is not kind:
@@ -142,7 +142,7 @@ def _simple_codec(field: FieldDescriptor, kind: type, wanted: str) -> Codec:
 def strings_codec(field: FieldDescriptor) -> Codec:
     """Codec of a JSON array of strings and a repeated string field.
 
-    A repeated field cannot carry an empty array.
+    A repeated field cannot hold an empty array.
     """
     name, start = field.name, member_start(field)
     mismatch = _mismatch(field, "an array of strings that is not empty")
@@ -162,14 +162,16 @@ def strings_codec(field: FieldDescriptor) -> Codec:
 def number_codec(field: FieldDescriptor) -> Codec:
     """Codec of a JSON number and an integer or double field.
 
-    The field carries only numbers in the spelling that Python's `repr` gives.
+    The field holds only numbers in the spelling that Python's `repr` gives.
     """
     name, start = field.name, member_start(field)
     numbers = INTEGERS.get(field.type)
-    wanted = "a number in its usual spelling"
+    expected = "a number in its usual spelling"
     if numbers is not None:
-        wanted = f"an integer from {numbers.start} to {numbers.stop - 1}, without point or exponent"
-    mismatch = _mismatch(field, wanted)
+        expected = (
+            f"an integer from {numbers.start} to {numbers.stop - 1}, without point or exponent"
+        )
+    mismatch = _mismatch(field, expected)
 
     def read_raw(target: Message, raw: bytes, value: JsonValue, spans: Spans, strict: bool) -> bool:
         fits = value.__class__ is float if numbers is None else _is_integer(value, numbers)
@@ -233,7 +235,7 @@ def other_spelling_write(field: FieldDescriptor, other: FieldDescriptor) -> Writ
 
     def write(spelling: str, pieces: list[Piece], apart: Apart) -> None:
         if spelling in numbers:
-            message = f"{other.name} holds {quoted(spelling)}, whose place is {field.name}"
+            message = f"{other.name} is {quoted(spelling)}, which belongs in {field.name}"
             raise ConversionError("NOT_CANONICAL", pointer, message)
         pieces.append(start + quote(spelling))
 
@@ -338,5 +340,5 @@ def _other_result(result: ImageResult, key: str) -> bytes:
         case "null_value":
             message = f"null_value is {result.null_value}; the only value is 0"
             raise ConversionError("UNKNOWN_ENUM_NUMBER", pointer_to(key), message)
-    message = f"{quoted(key)} is set and holds nothing: set image, text or null_value"
+    message = f"{quoted(key)} is set, but empty: set image, text or null_value"
     raise ConversionError("EMPTY_ONEOF", pointer_to(key), message)

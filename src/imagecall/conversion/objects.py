@@ -31,6 +31,7 @@ from imagecall.json.text import (
     too_many_values,
     type_name,
 )
+from imagecall.turns import take_turn
 from imagecall.v1.extra_field_pb2 import ExtraField
 
 TYPE: Final = "type"
@@ -88,6 +89,7 @@ def raw_value(json: str, pointer: str, max_depth: int) -> tuple[bytes, JsonValue
         message = "raw JSON text must not begin or end with white space"
         raise ConversionError("NOT_CANONICAL", pointer, message)
     raw = json.encode()
+    take_turn()
     try:
         return raw, parse(raw, max_depth)
     except ConversionError as error:
@@ -114,7 +116,7 @@ class ObjectPlan:
     own_keys: frozenset[str]
     """Keys that are never among the extra fields."""
     extra_fields: str
-    """Name of the field for keys that no other field carries."""
+    """Name of the field for keys that no other field holds."""
     required: tuple[str, ...]
     closed: tuple[tuple[str, str, str], ...]
     """For each key with a closed list of spellings: key, field for other spellings, the list."""
@@ -128,15 +130,15 @@ class ObjectPlan:
         if not value:
             target.SetInParent()
         reads = self.reads
-        left = []
+        unread = []
         for name, item in value.items():
             read = reads.get(name)
             if read is None or not read(target, item, spans):
-                left.append(name)
+                unread.append(name)
         if strict:
             self._enforce(target, value)
-        if left:
-            self._read_left(target, text, value, left, spans, strict)
+        if unread:
+            self._read_left(target, text, value, unread, spans, strict)
 
     def _enforce(self, target: Message, value: JsonObject) -> None:
         """Raises ConversionError for a key or spelling that the STRICT profile refuses."""
@@ -154,17 +156,20 @@ class ObjectPlan:
         target: Message,
         text: bytes,
         value: JsonObject,
-        left: Iterable[str],
+        names: Iterable[str],
         spans: Spans,
         strict: bool,
     ) -> None:
         """Reads the keys that need their raw text; keys without a field become extra fields."""
         raws = members(text)
         extra_fields = getattr(target, self.extra_fields)
-        for name in left:
+        for name in names:
+            take_turn()
             read = self.raw_reads.get(name)
             if read is None or not read(target, raws[name], value[name], spans, strict):
-                extra_fields.add(name=name, json=raws[name].decode())
+                raw = raws[name].decode()
+                take_turn()
+                extra_fields.add(name=name, json=raw)
 
     def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
         if len(UnknownFieldSet(message)):
@@ -243,8 +248,12 @@ class RawObjectPlan:
     def read(
         self, target: Message, text: bytes, value: JsonObject, spans: Spans, strict: bool
     ) -> None:
+        take_turn()
+        raw = text.decode().strip(_WHITE_SPACE)
+        take_turn()
         setattr(target, self.type_field, value[TYPE])
-        setattr(target, self.json_field, text.decode().strip(_WHITE_SPACE))
+        setattr(target, self.json_field, raw)
+        take_turn()
 
     def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
         refuse_unknown_fields(message, "")

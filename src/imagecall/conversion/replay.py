@@ -55,11 +55,13 @@ def to_input(call: ImageGenerationCall) -> Replay:
 
 
 def _move(source: Any, target: Any) -> tuple[str, ...]:
-    """Copies the fields that the target takes; returns the keys of the others."""
-    taken = {field.name for field in target.DESCRIPTOR.fields if _takes(target.DESCRIPTOR, field)}
+    """Copies the fields that the APIs accept; returns the keys of the others."""
+    accepted = {
+        field.name for field in target.DESCRIPTOR.fields if _accepts(target.DESCRIPTOR, field)
+    }
     dropped: list[str] = []
     for field, value in source.ListFields():
-        if field.name not in taken:
+        if field.name not in accepted:
             dropped += [key_of(field).name] if key_of(field).name else [e.name for e in value]
         elif isinstance(value, Message):
             getattr(target, field.name).CopyFrom(value)
@@ -68,7 +70,7 @@ def _move(source: Any, target: Any) -> tuple[str, ...]:
     return tuple(dropped)
 
 
-def _takes(descriptor: Descriptor, field: FieldDescriptor) -> bool:
+def _accepts(descriptor: Descriptor, field: FieldDescriptor) -> bool:
     """Reports a field that the APIs accept: one with a key of its own, no unlisted status."""
     key = key_of(field)
     if not holds_other_spellings(field):

@@ -1,7 +1,7 @@
 """Plan of a message whose oneof holds one of several objects, chosen by "type" and by the caller.
 
-Several variants may have the same "type" and the same JSON: the caller, or the place in a document,
-then decides between them.
+Several variants may have the same "type" and the same JSON: then the caller, or the place in a
+document, selects one of them.
 """
 
 from collections.abc import Iterable
@@ -82,11 +82,11 @@ class UnionPlan:
         raise self._mismatch(tag, name, of_type)
 
     def _mismatch(self, tag: str, name: str, of_type: Iterable[str]) -> ConversionError:
-        message = f"{name} does not take the type {quoted(tag)}"
+        message = f"{name} does not accept the type {quoted(tag)}"
         if names := _list(of_type):
             message += f", which is that of {names}"
-        elif wanted := self.variants[name].plan.tag:
-            message += f", but {quoted(wanted)}"
+        elif tag_of_variant := self.variants[name].plan.tag:
+            message += f", but {quoted(tag_of_variant)}"
         return ConversionError("TYPE_MISMATCH", pointer_to(TYPE), message)
 
     @cached_property
@@ -124,10 +124,10 @@ class UnionPlan:
 
         `name` is the variant as which an object is read in the message's place.
         """
-        found = self.chosen(message)
-        read_back = self.choose(found.plan.tag, name, strict=False)
-        if found is not read_back:
-            text = f"the item must be {read_back.name} in this place, not {found.name}"
+        variant = self.chosen(message)
+        read_back = self.choose(variant.plan.tag, name, strict=False)
+        if variant is not read_back:
+            text = f"the item must be {read_back.name} in this place, not {variant.name}"
             raise ConversionError("NOT_CANONICAL", "", text)
 
     def chosen(self, message: Message) -> Variant:

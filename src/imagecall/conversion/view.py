@@ -28,7 +28,7 @@ class CallView:
         type: the value of "type".
         id: the value of "id". None: the key is absent.
         status: the value of "status", as it is spelled in JSON. None: the key is absent.
-        has_result: whether there is a "result" key.
+        has_result: True if there is a "result" key.
         result: bytes of an image, text that is not canonical base64, or None for null or absent.
         image_b64: the value of "imageB64", where the variant has that key, typed as `result`.
         declared_format: the value of "output_format". None: absent, or not a string.
@@ -110,9 +110,9 @@ def _image(result: bytes | str | None) -> bytes | None:
     """Image in a value such as that of "result"; None if there is none."""
     if not isinstance(result, str):
         return result or None
-    found = _DATA_URL.match(result)
-    image = _lenient_base64(result[found.end() :] if found else result)
-    return image if image and (found or image_format(image)) else None
+    data_url = _DATA_URL.match(result)
+    image = _lenient_base64(result[data_url.end() :] if data_url else result)
+    return image if image and (data_url or image_format(image)) else None
 
 
 def _lenient_base64(text: str) -> bytes | None:

@@ -38,14 +38,14 @@ def size_of_part(part: Part) -> int:
             return part.ByteSize()
 
 
-def read_part(given: Part) -> RawChunk | StreamItem | None:
+def read_part(part: Part) -> RawChunk | StreamItem | None:
     """Reads a part of an answer. Returns None for a part of a newer schema.
 
     Raises ConversionError: CHUNKS_DAMAGED, TOO_MANY_VALUES.
     """
-    if isinstance(given, RawChunk):
-        return given
-    message = _message(given) if isinstance(given, bytes) else given
+    if isinstance(part, RawChunk):
+        return part
+    message = _message(part) if isinstance(part, bytes) else part
     match message.WhichOneof("part"):
         case "chunk":
             return RawChunk.of(message.chunk)
@@ -63,7 +63,7 @@ def _message(serialized: bytes) -> StreamImageResponse:
     try:
         return StreamImageResponse.FromString(serialized)
     except DecodeError:
-        raise damaged("a part of the answer is no StreamImageResponse") from None
+        raise damaged("a part of the answer is not a StreamImageResponse") from None
 
 
 class Reassembly:
@@ -93,7 +93,7 @@ class Reassembly:
         if self._end is not None:
             raise damaged("the stream goes on after its end")
         if isinstance(part, RawChunk):
-            self._add_piece(part)
+            self._add_chunk(part)
             return None
         self._events += 1
         if self._open is not None:
@@ -110,18 +110,18 @@ class Reassembly:
     def finish(self) -> StreamEnd:
         """Returns the end, after the last part. Raises ConversionError if no end came."""
         if self._end is None:
-            what = f"{self._events} events" if self._events else "no event"
-            raise damaged(f"the stream has {what}, and no StreamEnd")
+            events = f"{self._events} events" if self._events else "no event"
+            raise damaged(f"the stream has {events}, and no StreamEnd")
         return self._end
 
-    def _add_piece(self, piece: RawChunk) -> None:
+    def _add_chunk(self, chunk: RawChunk) -> None:
         self._open = self._open or self._new_assembly()
         try:
-            self._open.add(piece)
+            self._open.add(chunk)
         except ConversionError as error:
             raise self._at(f"before event {self._events + 1}", error) from None
-        if piece.end is not None:
-            self._close(self._open, piece.end.field)
+        if chunk.end is not None:
+            self._close(self._open, chunk.end.field)
             self._open = None
 
     def _close(self, value: Assembly, field: str) -> None:
@@ -155,7 +155,7 @@ class ImagesApart:
         """Returns the bytes to set in an image's field: none for a large image, which is kept."""
         if image.size < PIECE or image.end is None:
             return image.whole()
-        self._images[image.end.field] = image.pieces()
+        self._images[image.end.field] = image.chunks()
         return b""
 
     def take(self) -> Apart:
@@ -171,17 +171,17 @@ async def reassemble(
 ) -> AsyncGenerator[StreamItem, None]:
     """Yields the events and the end of an answer, with the values that came in chunks.
 
-    Yields the end only after the last part and the RPC's status, so that the server does not see a
-    cancellation. `image_of` returns the bytes to set in the field of an image.
+    Yields the end only after the last part and the RPC's status: to leave earlier would be a
+    cancellation at the server. `image_of` returns the bytes to set in the field of an image.
 
     Raises ConversionError: CHUNKS_DAMAGED, TOO_LARGE.
     """
     stream = Reassembly(partial(Assembly, max_image_bytes), image_of)
-    async for given in parts:
-        if size_of_part(given) >= PIECE:
+    async for part in parts:
+        if size_of_part(part) >= PIECE:
             await fair_turn()
-        part = read_part(given)
-        item = None if part is None else stream.add(part)
+        content = read_part(part)
+        item = None if content is None else stream.add(content)
         if isinstance(item, StreamEvent):
             yield item
     yield stream.finish()

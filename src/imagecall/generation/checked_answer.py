@@ -72,7 +72,7 @@ class CheckedStream:
         self._stream = Reassembly(lambda: _Value(limits, self._texts), _image_of)
         self._has_image = False
         self._has_events = False
-        self.begun = False
+        self.has_parts = False
         """True once a part came."""
         self.ended = False
         """True once the end came."""
@@ -84,7 +84,7 @@ class CheckedStream:
 
     def check(self, serialized: bytes) -> bytes:
         """Checks the next part; returns the part to pass on. Raises GenerationError."""
-        self.begun = True
+        self.has_parts = True
         if len(serialized) > MAX_MESSAGE_BYTES:
             raise too_large_message(len(serialized))
         with _faults():
@@ -120,8 +120,8 @@ class CheckedStream:
             with _writing(name):
                 event_to_json(item, max_bytes=self._limits.text_bytes)
             if item.WhichOneof("variant") == _DONE:
-                done = getattr(item, _DONE)
-                self._has_image |= done.HasField("item") and _has_image(done.item)
+                event = getattr(item, _DONE)
+                self._has_image |= event.HasField("item") and _has_image(event.item)
 
     def _settled(self, end: StreamEnd, serialized: bytes) -> bytes:
         """Returns the end with its ending, where the backend left the ending unset."""
@@ -158,10 +158,10 @@ def too_large_response(limits: AnswerLimits) -> GenerationError:
 
 def too_large_message(size: int | None = None) -> GenerationError:
     """Returns the error for a message of a stream past the limit. None: its size is unknown."""
-    came = f"has {size:,} bytes" if size else "is too large"
+    size_text = f"has {size:,} bytes" if size else "is too large"
     text = (
-        f"a message of the stream {came}; the most is {MAX_MESSAGE_BYTES:,} bytes: "
-        "large values go in chunks"
+        f"a message of the stream {size_text}; the limit is {MAX_MESSAGE_BYTES:,} bytes: "
+        "send large values in chunks"
     )
     return damaged_answer(text, BACKEND)
 
@@ -215,7 +215,7 @@ def _is_newer(event: StreamEvent) -> bool:
 
 
 class _Texts:
-    """Number of bytes of texts that are kept for an event, and the most."""
+    """Number of bytes of texts that are kept for an event, and its limit."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -229,7 +229,7 @@ class _Texts:
 
 
 class _Value(Assembly):
-    """Value in chunks, of which the text is kept; if the value is no text, the first bytes."""
+    """Value in chunks, of which the text is kept; if the value is not text, the first bytes."""
 
     def __init__(self, limits: AnswerLimits, texts: _Texts) -> None:
         super().__init__(limits.image_bytes)
@@ -239,8 +239,8 @@ class _Value(Assembly):
         self._is_text = True
         self._first = b""
 
-    def add(self, piece: RawChunk) -> None:
-        super().add(piece)
+    def add(self, chunk: RawChunk) -> None:
+        super().add(chunk)
         if self.size > self._limits.image_bytes:
             raise too_large_answer("an image", self._limits.image_bytes)
 
@@ -253,10 +253,10 @@ class _Value(Assembly):
             self._drop()
 
     def _drop(self) -> None:
-        """Keeps no text any more."""
+        """Stops keeping the text."""
         self._is_text = False
-        self._texts.size -= sum(map(len, self._pieces))
-        self._pieces.clear()
+        self._texts.size -= sum(map(len, self._chunks))
+        self._chunks.clear()
 
     def _decodes(self, data: bytes | memoryview) -> bool:
         try:
@@ -287,10 +287,10 @@ class _Value(Assembly):
     def _check_end(self, media: str, final: bool) -> None:
         assert self.end
         for name, expected in (("media_type", media), ("final_image", final)):
-            found = getattr(self.end, name)
-            if found != expected:
-                shown, wanted = _shown(found), _shown(expected)
-                text = f"{name} of the chunks of {self.end.field} is {shown} instead of {wanted}"
+            value = getattr(self.end, name)
+            if value != expected:
+                actual, wanted = _shown(value), _shown(expected)
+                text = f"{name} of the chunks of {self.end.field} is {actual} instead of {wanted}"
                 raise damaged(text)
 
 

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from imagecall.errors import quoted, too_large_answer
 from imagecall.sizes import APART, MEDIUM, MESSAGE
 from imagecall.v1 import options_pb2
-from imagecall.wire.chunks import Assembly, RawChunk, damaged, end_of_image, pieces
+from imagecall.wire.chunks import Assembly, RawChunk, damaged, end_of_image, raw_chunks
 
 MAX_PATH: Final = 500
 """Longest path from a sender that a sentence quotes uncut."""
@@ -62,16 +62,16 @@ def detach_values(message: Message, sent: Collection[str] = ()) -> Iterator[RawC
         if place.path not in sent:
             image = place.value
             place.value = b""
-            yield from pieces(image, **end_of_image(image, place.path))
+            yield from raw_chunks(image, **end_of_image(image, place.path))
     for least in (APART, MEDIUM):
         for place in text_fields(message):
             text = place.value.encode() if len(place.value) > least // _MAX_UTF8 else b""
             if len(text) > least:
                 place.value = ""
-                yield from pieces(text, field=place.path)
+                yield from raw_chunks(text, field=place.path)
         if message.ByteSize() <= MESSAGE:
             return
-    raise too_large_answer("a field of an event that cannot go in chunks", MESSAGE)
+    raise too_large_answer("the part of an event that cannot be sent in chunks", MESSAGE)
 
 
 def restore_values(
@@ -101,19 +101,21 @@ def _check_places(
     of_images: Mapping[str, Place], of_texts: Mapping[str, Place], values: Mapping[str, Assembly]
 ) -> None:
     """Raises ConversionError unless values came for all the fields to be filled, and no others."""
-    came = f"chunks came for {_listed(values)}" if values else "no chunks came"
+    arrived = f"chunks came for {_listed(values)}" if values else "no chunks came"
     missing = [path for path in of_images if path not in values]
     missing += [path for path, text in of_texts.items() if not (text.value or path in values)]
     if missing:
         inline = sum(len(of_images[path].value) for path in missing if path in of_images)
         note = f", and not {inline:,} bytes in the message" if inline else ""
-        raise damaged(f"{came}; expected those of {_listed(missing)}{note}")
+        raise damaged(f"{arrived}; expected those of {_listed(missing)}{note}")
     for path in values:
         place = of_images.get(path) or of_texts.get(path)
         if place is None:
-            raise damaged(f"{came}; {quoted(path, MAX_PATH)} is no image or long text that is set")
+            raise damaged(
+                f"{arrived}; {quoted(path, MAX_PATH)} is not an image or a long text that is set"
+            )
         if place.value:
-            raise damaged(f"{came}; {path} has {len(place.value):,} bytes in the message as well")
+            raise damaged(f"{arrived}; {path} has {len(place.value):,} bytes in the message too")
 
 
 def _listed(paths: Iterable[str]) -> str:

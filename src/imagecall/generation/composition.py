@@ -41,14 +41,14 @@ def compose(stream: Sequence[StreamItem], include_document: bool) -> ImageRespon
 
 def _final_items(events: Sequence[StreamItem]) -> list[ImageGenerationCall]:
     """Final items of events: by output index if every event has one, else in the order sent."""
-    done: list[Any] = [
+    events_done: list[Any] = [
         event.output_item_done_event
         for event in events
         if not isinstance(event, StreamEnd) and EVENTS.chosen(event).name == _ITEM_DONE
     ]
-    if all(event.HasField("output_index") for event in done):
-        done.sort(key=lambda event: event.output_index)
-    return [event.item for event in done if event.HasField("item")]
+    if all(event.HasField("output_index") for event in events_done):
+        events_done.sort(key=lambda event: event.output_index)
+    return [event.item for event in events_done if event.HasField("item")]
 
 
 def _has_output(document: Document) -> bool:
@@ -58,7 +58,7 @@ def _has_output(document: Document) -> bool:
 
 def _document(response: ImageResponse, items: Sequence[ImageGenerationCall]) -> Document:
     """Document of a response whose end had no document, or one without an output."""
-    said = members(response.document.json.encode() or b"{}") or members(response_to_json(response))
+    keys = members(response.document.json.encode() or b"{}") or members(response_to_json(response))
     document = Document(kind=DocumentKind.DOCUMENT_KIND_RESPONSE)
     output = []
     for index, item in enumerate(items):
@@ -67,6 +67,6 @@ def _document(response: ImageResponse, items: Sequence[ImageGenerationCall]) -> 
         else:
             output.append(b"null")
             document.calls.add(pointer=f"/output/{index}", call=item)
-    said |= {"output": join_elements(output), "status": quote(response.status)}
-    document.json = join_members({"object": b'"response"'} | said).decode()
+    keys |= {"output": join_elements(output), "status": quote(response.status)}
+    document.json = join_members({"object": b'"response"'} | keys).decode()
     return document

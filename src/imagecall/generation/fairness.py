@@ -1,7 +1,7 @@
-"""Lets one large piece of work start every 4 rounds of the event loop, for the sake of small calls.
+"""Starts large steps of work one by one, every 4 rounds of the event loop, so that small calls run.
 
 A small call takes some rounds of the loop. If twenty streams each handled a megabyte in every
-round, the call would wait for a hundred such pieces. So each piece starts after
+round, the call would wait for a hundred such steps. So each step starts after
 `await fair_turn()`.
 """
 
@@ -21,11 +21,11 @@ async def fair_turn() -> None:
     """Waits for a turn, first come, first served."""
     loop = asyncio.get_running_loop()
     waiting = _waiting.setdefault(loop, deque())
-    mine: asyncio.Future[None] = loop.create_future()
-    waiting.append(mine)
+    turn: asyncio.Future[None] = loop.create_future()
+    waiting.append(turn)
     if len(waiting) == 1:
         loop.call_soon(_next, loop, waiting, 1)
-    await mine
+    await turn
 
 
 def _next(loop: asyncio.AbstractEventLoop, waiting: _Waiting, rounds: int) -> None:

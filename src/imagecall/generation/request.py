@@ -1,7 +1,7 @@
 """Converts an ImageRequest to the JSON body of a POST /responses, and back.
 
-Reading a body and writing the request again gives the same JSON value, but for the exceptions that
-ImageRequest names in proto/imagecall/v1/image_request.proto.
+Reading a body and writing the request again gives the same JSON value, with the exceptions that
+proto/imagecall/v1/image_request.proto lists.
 """
 
 from collections.abc import Mapping
@@ -29,8 +29,12 @@ from imagecall.json.text import (
     too_many_keys,
     type_name,
 )
+from imagecall.turns import take_turn
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_request_pb2 import EmptyTools, ImageRequest
+
+MAX_TEXT: Final = 10 * 1024 * 1024
+"""Longest prompt or other value, such as the instructions: OpenAI's limit of a string."""
 
 _NULL: Final = b"null"
 _OWN_KEYS: Final = ("model", "input", "tools", "stream")
@@ -65,14 +69,14 @@ def request_to_json(request: ImageRequest, *, stream: bool) -> bytes:
     `to_json` does.
     """
     others = extra_values(request)
-    found = {
+    own = {
         "model": quote(request.model) if request.model else None,
         "input": _input(request, others),
         "tools": _tools(request),
     }
-    body = {name: value for name, value in found.items() if value is not None}
+    body = {name: value for name, value in own.items() if value is not None}
     for name in body.keys() & others.keys():
-        raise _made_by_fields(name)
+        raise _key_of_fields(name)
     body |= others
     if stream:
         body["stream"] = b"true"
@@ -98,7 +102,9 @@ def request_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> ReadR
     images; all other items become input items. Raises ConversionError.
     """
     document = document_from_json(text, kind="request", max_bytes=max_bytes)
-    raws = members(document.json.encode())
+    json = document.json
+    take_turn()
+    raws = members(json.encode())
     request = ImageRequest()
     if raws.get("model", _NULL) != _NULL:
         request.model = _string(raws.pop("model"), "model")
@@ -108,29 +114,41 @@ def request_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> ReadR
         del raws["input"]
     stream = parse(raws.pop("stream", _NULL))
     if not isinstance(stream, bool | None):
-        raise _wrong_type("stream", wanted="true or false", value=stream)
+        raise _wrong_type("stream", expected="true or false", value=stream)
     for name, raw in raws.items():
+        _check_text(raw, pointer_to(name))
+        take_turn()
         request.extra_fields.add(name=name, json=raw.decode())
     return ReadRequest(request, bool(stream))
+
+
+def _check_text(text: bytes | str, pointer: str) -> None:
+    """Raises ConversionError (TOO_LARGE) for a text that no API takes, and that many events repeat.
+
+    Images are not among such texts.
+    """
+    if len(text) > MAX_TEXT:
+        message = f"the text has a length of {len(text):,}; the limit is {MAX_TEXT:,}"
+        raise ConversionError("TOO_LARGE", pointer, message)
 
 
 def _string(raw: bytes, name: str) -> str:
     value = parse(raw)
     if isinstance(value, str) and value:
         return value
-    raise _wrong_type(name, wanted="a string that is not empty", value=value)
+    raise _wrong_type(name, expected="a string that is not empty", value=value)
 
 
-def _wrong_type(*tokens: str | int, wanted: str, value: JsonValue) -> ConversionError:
+def _wrong_type(*tokens: str | int, expected: str, value: JsonValue) -> ConversionError:
     kind = "an empty one" if value == "" else type_name(value)
-    message = f"{quoted(str(tokens[-1]))} must be {wanted}, not {kind}"
+    message = f"{quoted(str(tokens[-1]))} must be {expected}, not {kind}"
     return ConversionError("WRONG_TYPE", pointer_to(*tokens), message)
 
 
 def _read_tools(request: ImageRequest, raw: bytes | None, choice: JsonValue) -> None:
     if raw not in (None, _NULL):
         if not isinstance(value := parse(raw), list):
-            raise _wrong_type("tools", wanted="an array", value=value)
+            raise _wrong_type("tools", expected="an array", value=value)
         for index, tool in enumerate(elements(raw)):
             try:
                 request.tools.append(tool_from_json(tool))
@@ -159,10 +177,12 @@ def _read_input(
     if value in _EMPTY_VALUES["input"]:
         return False
     if isinstance(value, str):
+        _check_text(value, pointer_to("input"))
+        take_turn()
         request.prompt = value
         return True
     if not isinstance(value, list):
-        raise _wrong_type("input", wanted="a string or an array", value=value)
+        raise _wrong_type("input", expected="a string or an array", value=value)
     items = elements(raw)
     if last := read_message(items[-1], value[-1]):
         request.MergeFrom(last)
@@ -176,7 +196,7 @@ def _read_input(
 
 
 def _other(raw: bytes, value: JsonValue, pointer: str) -> ImageGenerationCall:
-    """Reads an item that is no call, such as a message, which may have no "type"."""
+    """Reads an item that is not a call, such as a message, which may have no "type"."""
     if implied := _implied_type(value):
         call = ImageGenerationCall()
         call.unknown_item.type = implied
@@ -201,18 +221,19 @@ def extra_values(request: ImageRequest) -> dict[str, bytes]:
         raise too_many_keys()
     values: dict[str, bytes] = {}
     for extra in request.extra_fields:
-        pointer = pointer_to(extra.name)
+        pointer, json = pointer_to(extra.name), extra.json
+        _check_text(json, pointer)
         if extra.name in values:
             message = f"two extra fields have the key {quoted(extra.name)}"
             raise ConversionError("DUPLICATE_KEY", pointer, message)
-        values[extra.name], value = raw_value(extra.json, pointer, MAX_DEPTH - 1)
+        values[extra.name], value = raw_value(json, pointer, MAX_DEPTH - 1)
         if extra.name in _OWN_KEYS and value not in _EMPTY_VALUES.get(extra.name, ()):
-            raise _made_by_fields(extra.name)
+            raise _key_of_fields(extra.name)
     return values
 
 
-def _made_by_fields(name: str) -> ConversionError:
-    message = f"an extra field has the key {quoted(name)}, which other fields make"
+def _key_of_fields(name: str) -> ConversionError:
+    message = f"an extra field has the key {quoted(name)}, which belongs to other fields"
     return ConversionError("NOT_CANONICAL", pointer_to(name), message)
 
 
@@ -236,10 +257,11 @@ def _empty_tools(number: int) -> bytes | None:
 
 
 def _input(request: ImageRequest, others: Mapping[str, bytes]) -> bytes | None:
+    _check_text(request.prompt, pointer_to("input"))
     has_prompt = bool(request.prompt.strip())
     has_context = any(others.get(key, _NULL) != _NULL for key in _CONTEXT_KEYS)
     if not (has_prompt or request.input_items or has_context):
-        message = "the prompt is empty: say what to draw"
+        message = "the prompt is empty: describe the image"
         raise ConversionError("EMPTY_PROMPT", pointer_to("input"), message)
     if not (request.input_items or request.input_images or request.message_json):
         return quote(request.prompt) if request.prompt else None
@@ -255,7 +277,7 @@ def _item(index: int, call: ImageGenerationCall) -> bytes:
         if CALLS.chosen(call).option.fallback:
             return _without_type(call) or to_json(call)
         if any(not place.value for place in image_fields(call)):
-            text = "the item's image has no bytes: put in those that came in chunks"
+            text = "the item's image is empty: put in the bytes that came in chunks"
             raise ConversionError("NOT_REPLAYABLE", "", text)
         return to_json(to_input(call).call)
     except ConversionError as error:

@@ -10,6 +10,7 @@ from imagecall.generation.words import put_words, words_of
 from imagecall.json.large_strings import NO_SPANS
 from imagecall.json.pieces import Piece, join
 from imagecall.json.text import MAX_BYTES, join_members, members, parse
+from imagecall.turns import take_turn
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding
@@ -46,10 +47,12 @@ class ReadResponse(NamedTuple):
 def response_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> ReadResponse:
     """Reads a response object. Raises ConversionError."""
     document = document_from_json(text, kind="response", max_bytes=max_bytes)
-    raws = members(document.json.encode())
-    known = {key: raws[key] for key in _KEYS if raws.get(key, b"null") != b"null"}
+    json = document.json
+    take_turn()
+    raws = members(json.encode())
+    values = {key: raws[key] for key in _KEYS if raws.get(key, b"null") != b"null"}
     response = ImageResponse()
-    summary = join_members(known)
+    summary = join_members(values)
     _PLAN.read(response, summary, parse(summary), NO_SPANS, False)
     if _MESSAGE in raws.get("output", b""):
         put_words(response, words_of(parse(raws["output"])))
@@ -85,6 +88,7 @@ def end_of(
     for index, call in read.calls():
         if not delivered(index, call):
             end.response.calls.add().CopyFrom(call)
+    take_turn()
     if include_document:
         end.response.document.CopyFrom(read.document)
     return end

@@ -51,14 +51,14 @@ def new_response_id() -> str:
     return f"resp_{secrets.token_hex(16)}"
 
 
-def response_keys(asked: Mapping[str, bytes], name: str) -> dict[str, bytes]:
+def response_keys(body: Mapping[str, bytes], name: str) -> dict[str, bytes]:
     """Keys of a response that has just begun, with their values as raw JSON text.
 
     Args:
-        asked: the body of the request: raw JSON text by key.
+        body: the body of the request: raw JSON text by key.
         name: identifier of the response.
     """
-    set_keys = {key: raw for key, raw in asked.items() if raw != _NULL}
+    set_keys = {key: raw for key, raw in body.items() if raw != _NULL}
     return {
         "id": b'"%b"' % name.encode(),
         "object": b'"response"',
@@ -75,5 +75,5 @@ def response_keys(asked: Mapping[str, bytes], name: str) -> dict[str, bytes]:
 
 
 def final_keys(keys: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The keys of the same response at its end, for an API that sent nothing of its usage."""
+    """Keys of the same response at its end, for an API that sent no usage."""
     return {**keys, "usage": _NULL}

@@ -23,7 +23,7 @@ _UNKNOWN_TYPE: Final = "application/octet-stream"
 def read_message(raw: bytes, value: JsonValue) -> ImageRequest | None:
     """Reads the prompt, the images and the form of a message.
 
-    Returns None for an item that is no message of the user, or that has more than one text, no
+    Returns None for an item that is not a message of the user, or that has more than one text, no
     text, or parts that are neither text nor image.
     """
     if not _is_of_user(value):
@@ -94,8 +94,8 @@ def _from_url(url: str) -> InputImage:
         image = decode_base64(data) if head.startswith("data:") else b""
     except ValueError:
         image = b""
-    written = head == f"data:{media_type(image) or _UNKNOWN_TYPE}"
-    return InputImage(image=image) if image and written else InputImage(url=url)
+    same_head = head == f"data:{media_type(image) or _UNKNOWN_TYPE}"
+    return InputImage(image=image) if image and same_head else InputImage(url=url)
 
 
 def _default_form(request: ImageRequest) -> str:

@@ -7,7 +7,7 @@ from imagecall.json.text import JsonValue
 from imagecall.v1.image_response_pb2 import ImageResponse
 
 MAX_WORDS: Final = 1024 * 1024
-"""Most bytes of the words of a response in UTF-8, past which they are cut."""
+"""Most bytes of the words of a response in UTF-8; the rest is cut off."""
 
 KEYS: Final = {"output_text": "text", "refusal": "refusal"}
 """Key of the text of a message's part, by the type of the part."""
@@ -33,8 +33,8 @@ def words_of(output: JsonValue) -> Words:
 
 
 def _joined(parts: list[JsonValue], kind: str) -> str:
-    found = [part for part in parts if isinstance(part, dict) and part.get("type") == kind]
-    texts = [part.get(KEYS[kind]) for part in found]
+    parts_of_kind = [part for part in parts if isinstance(part, dict) and part.get("type") == kind]
+    texts = [part.get(KEYS[kind]) for part in parts_of_kind]
     return "".join(text for text in texts if isinstance(text, str))
 
 

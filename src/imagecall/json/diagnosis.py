@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from imagecall.errors import ConversionError, pointer_to, quoted
+from imagecall.sizes import SCANNED
+from imagecall.turns import take_turn
 
 MAX_DEPTH: Final = 100
 """Deepest nesting of arrays and objects in a text; the outermost counts as 1."""
@@ -16,13 +18,14 @@ MAX_DEPTH: Final = 100
 MAX_DIGITS: Final = 4300
 """Most digits of the integer part of a number."""
 
-_MAX_TOKENS: Final = 500_000
+_MAX_TOKENS: Final = 100_000
+_TOKENS_OF_A_TURN: Final = 1000
 _BYTE_ORDER_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 _TOKEN: Final = re.compile(
     rb"[ \t\n\r]*+(?:"
     rb"(?P<mark>[{}\[\]:,])"
-    rb'|(?P<string>"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+")'
+    rb'|(?P<string>")'
     rb"|(?P<number>-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?+(?![0-9.a-zA-Z]))"
     rb"|(?P<literal>(?:true|false|null)(?![0-9a-zA-Z]))"
     rb"|(?P<infinite>-?(?:NaN|Infinity))"
@@ -32,12 +35,11 @@ _TOKEN: Final = re.compile(
 
 _INTEGER_PART: Final = re.compile(rb"-?([0-9]*)")
 
-_BEGUN_TOKEN: Final = re.compile(
-    rb"[ \t\n\r]*+"
-    rb'(?:"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+|.)?',
-    re.DOTALL,
+_AFTER_SPACES: Final = re.compile(rb"[ \t\n\r]*+.?", re.DOTALL)
+_CHARACTERS: Final = re.compile(
+    rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+'
 )
-"""Start of a string up to its first fault, or any one byte."""
+"""Characters of a string, up to its closing quote or its first fault."""
 
 
 @dataclass
@@ -72,21 +74,21 @@ class _Reader:
 
     def read(self) -> ConversionError | None:
         bad_utf8 = _first_bad_utf8(self.text)
-        for _ in range(_MAX_TOKENS):
-            match = _TOKEN.match(self.text, self.offset)
-            end = match.end() if match else _end_of_bad_token(self.text, self.offset)
+        for number in range(_MAX_TOKENS):
+            if number % _TOKENS_OF_A_TURN == 0:
+                take_turn()
+            kind, start, end = _token_at(self.text, self.offset)
             if bad_utf8 < end:
                 return self.encoding_error(bad_utf8)
-            if match is None:
+            if not kind:
                 return self.malformed()
-            kind, token = match.lastgroup or "", match[match.lastgroup or 0]
-            self.offset = match.start(kind)
-            if error := self.take(kind, token):
+            self.offset = start
+            if error := self.take(kind, self.text[start:end]):
                 return error
             if kind == "end":
                 return None
-            self.offset = match.end()
-        message = f"the text is refused somewhere past its first {_MAX_TOKENS:,} tokens"
+            self.offset = end
+        message = f"the text is refused at a place after its first {_MAX_TOKENS:,} tokens"
         return ConversionError("NOT_JSON", "", message)
 
     def encoding_error(self, offset: int) -> ConversionError:
@@ -113,10 +115,11 @@ class _Reader:
         digits = _integer_digits(token) if kind == "number" else 0
         if digits > MAX_DIGITS:
             message = (
-                f"a number has {digits:,} digits before its point; the limit is {MAX_DIGITS:,}"
+                f"a number has {digits:,} digits before its decimal point; "
+                f"the limit is {MAX_DIGITS:,}"
             )
             return self.error("NUMBER_TOO_LONG", message)
-        if kind == "string" and _is_lone_surrogate(json.loads(token)):
+        if kind == "string" and b"\\u" in token and _is_lone_surrogate(json.loads(token)):
             return self.surrogate_error()
         self.after_value()
         return None
@@ -178,10 +181,30 @@ def _first_bad_utf8(text: bytes) -> int:
     return len(text)
 
 
-def _end_of_bad_token(text: bytes, offset: int) -> int:
-    """Latest end of the malformed token at `offset`."""
-    match = _BEGUN_TOKEN.match(text, offset)
-    return match.end() if match else offset
+def _token_at(text: bytes, offset: int) -> tuple[str, int, int]:
+    """Kind, start and end of the token at `offset`; kind "" and its first fault if malformed."""
+    match = _TOKEN.match(text, offset)
+    if match is None:
+        return "", offset, _AFTER_SPACES.match(text, offset).end()  # type: ignore[union-attr]  # matches anywhere
+    kind = match.lastgroup or ""
+    start, end = match.span(kind)
+    if kind == "string":
+        end = _end_of_characters(text, end)
+        if text[end : end + 1] != b'"':
+            return "", offset, end
+        end += 1
+    return kind, start, end
+
+
+def _end_of_characters(text: bytes, position: int) -> int:
+    """End of the characters of a string, which are read in slices."""
+    end = -1
+    while end != position:
+        take_turn()
+        end = position
+        match = _CHARACTERS.match(text, position, position + SCANNED)
+        position = match.end() if match else position
+    return end
 
 
 def _is_lone_surrogate(text: str) -> bool:

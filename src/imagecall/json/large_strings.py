@@ -1,9 +1,9 @@
 """Sets large base64 strings of a JSON text aside, so that the JSON parser does not copy them.
 
 A large string after one of the given keys is replaced by a random marker of a few bytes. The short
-text is then parsed as usual, and the string is used only if its marker is the value of a key that
-takes an image, and if the string is canonical base64, which proves that it holds no quote, no
-escape and nothing else with a meaning in JSON. In every other case (a key of that name inside
+text is then parsed as usual, and the string is used only if its marker is the value of a key for an
+image, and if the string is canonical base64, which proves that it has no quote, no escape and
+nothing else with a meaning in JSON. In every other case (a key of that name inside
 another string, a decoy in a nested object, a URL, an escape) a marker is left unused, and the
 caller parses the whole text instead. So the result never differs from that of a plain parse.
 """
@@ -13,15 +13,23 @@ import secrets
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from imagecall.sizes import ASIDE, TAIL
+from imagecall.sizes import ASIDE, SCANNED, TAIL
+from imagecall.turns import take_turn
+
+_MAX_TRIES: Final = 10_000
+"""Most strings after a key that are looked at: a text may have nothing else."""
+
+_KEY_BYTES: Final = 64
+"""Overlap of two slices: a key, and the white space to its string. A key that is missed is read
+with the whole text."""
 
 
 class Spans(dict[str, memoryview]):
     """Strings that were set aside, by marker. A reader removes each string that it uses.
 
     Attributes:
-        images: takes the decoded images by marker; the reader then sets the marker in the message.
-            None: the reader sets the image itself in the message.
+        images: receives the decoded images by marker; the reader then sets the marker in the
+            message. None: the reader sets the image itself in the message.
     """
 
     images: dict[str, bytes] | None = None
@@ -58,8 +66,10 @@ def _set_aside(
     pieces: list[bytes | memoryview] = []
     spans = Spans()
     done = position = 0
-    while match := pattern.search(text, position):
-        start = position = match.end()
+    for _ in range(_MAX_TRIES):
+        if (start := _next_string(text, pattern, position)) < 0:
+            break
+        position = start
         end = text.find(b'"', max(start, first_end))
         if end - start < ASIDE:
             continue
@@ -69,3 +79,14 @@ def _set_aside(
         done = position = end
     pieces.append(view[done:])
     return pieces, spans
+
+
+def _next_string(text: bytes, pattern: re.Pattern[bytes], position: int) -> int:
+    """Offset of the next string after a key, searched in slices; -1 if there is none."""
+    while position < len(text):
+        take_turn()
+        end = position + SCANNED
+        if match := pattern.search(text, position, end):
+            return match.end()
+        position = end - _KEY_BYTES
+    return -1

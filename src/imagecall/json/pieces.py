@@ -14,6 +14,7 @@ from pybase64 import b64encode
 
 from imagecall.json.text import check_depth, quote, too_large
 from imagecall.sizes import PIECE, SLICE
+from imagecall.turns import take_turn
 
 Data: TypeAlias = Sequence[bytes | memoryview]
 """Bytes of one image, in parts of any length."""
@@ -40,6 +41,7 @@ class LargeImage:
                     data = rest + data
                 whole = len(data) // 3 * 3
                 rest = bytes(data[whole:])
+                take_turn()
                 yield b64encode(data[:whole])
         if rest:
             yield b64encode(rest)
@@ -93,6 +95,7 @@ def check_depth_of(pieces: list[Piece]) -> list[Piece]:
     Raises ConversionError if the text is nested too deep, or has too many values; an image changes
     neither, as an image is inside quotes.
     """
+    take_turn()
     check_depth(b"".join([piece for piece in pieces if isinstance(piece, bytes)]))
     return pieces
 
@@ -121,6 +124,7 @@ def _cut(text: bytes) -> Iterator[bytes]:
 
 def join(pieces: Sequence[Piece], max_bytes: int = sys.maxsize) -> bytes:
     """Joins pieces to the text that they make up. Raises ConversionError: TOO_LARGE."""
+    take_turn()
     try:
         text = b"".join(pieces)  # type: ignore[arg-type]  # a LargeImage makes it raise TypeError
     except TypeError:

@@ -1,14 +1,14 @@
 """Strict JSON text: parsing, splitting into raw values without changing them, and joining.
 
 Refuses malformed text (RFC 8259), and also: a byte order mark, NaN and Infinity, a key twice in an
-object, half a surrogate pair, numbers of more than 4,300 digits before the point, nesting past 100,
-objects of more than 10,000 keys, more than 100,000 values, and texts past a limit of size, which
-are refused unread. A refused text is read a second time, more slowly, in imagecall.json.diagnosis,
-which finds the reason and the place.
+object, half a surrogate pair, numbers of more than 4,300 digits before the decimal point, nesting
+deeper than 100, objects of more than 10,000 keys, more than 100,000 values or 4,000,000 escapes,
+and texts larger than a limit, which are refused without reading. A refused text is read a second
+time, more slowly, in imagecall.json.diagnosis, which finds the reason and the place.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
 import jiter
@@ -16,7 +16,8 @@ import msgspec
 
 from imagecall.errors import ConversionError
 from imagecall.json.diagnosis import MAX_DEPTH, diagnose
-from imagecall.sizes import COUNTED_TEXT
+from imagecall.sizes import COUNTED_TEXT, SCANNED
+from imagecall.turns import take_turn
 
 JsonValue: TypeAlias = Any
 """Parsed JSON value: dict, list, str, int, float, bool or None."""
@@ -30,6 +31,9 @@ MAX_KEYS: Final = 10_000
 MAX_VALUES: Final = 100_000
 """Most members and elements of all objects and arrays of a text together."""
 
+MAX_ESCAPES: Final = 4_000_000
+"""Most backslashes of a text. A base64 string of 128 MiB with each slash escaped has 2,000,000."""
+
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ELEMENTS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _TYPE_NAMES: Final = {
@@ -42,9 +46,10 @@ _TYPE_NAMES: Final = {
     type(None): "null",
 }
 
-# The closing quote is optional: else the search would restart at each quote after an escape.
-_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-_MARK_OR_STRING: Final = re.compile(rb'[][{},:]|"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_MARK: Final = re.compile(rb"[][{},:]")
+_REST_OF_ESCAPE: Final = re.compile(rb"\\*+.?", re.DOTALL)
+_SPACES: Final = b" \t\n\r"
+_NO_MARKS: Final = bytes(byte for byte in range(256) if byte not in b"[]{},:")
 _OBJECTS_TO_ARRAYS: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
@@ -67,6 +72,7 @@ def encode(text: bytes | str, max_bytes: int) -> bytes:
     """Encodes the text as UTF-8. Raises ConversionError: TOO_LARGE, LONE_SURROGATE."""
     if len(text) > max_bytes:
         raise too_large(len(text), max_bytes)
+    take_turn()
     if isinstance(text, bytes):
         return text
     if not isinstance(text, str):
@@ -75,6 +81,7 @@ def encode(text: bytes | str, max_bytes: int) -> bytes:
         data = text.encode()
     except UnicodeEncodeError:
         raise diagnose(text.encode(errors="surrogatepass")) from None
+    take_turn()
     if len(data) > max_bytes:
         raise too_large(len(data), max_bytes)
     return data
@@ -92,6 +99,7 @@ def parse(text: bytes, max_depth: int = MAX_DEPTH) -> JsonValue:
         )
     except ValueError:
         raise diagnose(text) from None
+    take_turn()
     if _is_deeper(text, max_depth):
         raise diagnose(text, max_depth)
     return value
@@ -113,9 +121,15 @@ def check_values(text: bytes) -> None:
 
     The text need not be JSON.
     """
-    if len(text) > COUNTED_TEXT and (
-        text.count(b":") > MAX_KEYS or text.count(b",") + text.count(b":") > MAX_VALUES // 2
-    ):
+    if len(text) <= COUNTED_TEXT:
+        return
+    take_turn()
+    if len(text) > 2 * MAX_ESCAPES and text.count(b"\\") > MAX_ESCAPES:
+        raise ConversionError(
+            "TOO_MANY_VALUES", "", f"the text has more than {MAX_ESCAPES:,} escapes"
+        )
+    marks = b"".join(part.translate(None, _NO_MARKS) for part in _slices(text))
+    if marks.count(b":") > MAX_KEYS or len(marks) - marks.count(b":") > MAX_VALUES:
         count_values(text)
 
 
@@ -124,26 +138,61 @@ def count_values(text: bytes) -> int:
 
     Raises ConversionError (TOO_MANY_VALUES) past the limits.
     """
-    keys: list[int] = []  # Number of keys of each open object; 0 for an open array.
-    values = 0
-    mark = 0
-    for match in _MARK_OR_STRING.finditer(text):
-        before, mark = mark, text[match.start()]
-        if mark in b"{[":
-            keys.append(0)
-        elif mark in b"}]":
-            values += before not in b"{["  # The last value, which no comma follows.
-            if keys:
-                keys.pop()
-        elif mark in b",":
-            values += 1
-        elif mark in b":" and keys:
-            keys[-1] += 1
-            if keys[-1] > MAX_KEYS:
-                raise too_many_keys()
-        if values > MAX_VALUES:
+    commas = containers = colons = 0
+    before = b""
+    for skeleton in _skeletons(text):
+        marks = before + skeleton.translate(None, _SPACES)
+        before = marks[-1:]
+        commas += skeleton.count(b",")
+        colons += skeleton.count(b":")
+        containers += skeleton.count(b"[") + skeleton.count(b"{")
+        containers -= marks.count(b"[]") + marks.count(b"{}")
+        # Each container that is not empty has one value more than commas.
+        if commas + containers > MAX_VALUES:
             raise too_many_values()
-    return values
+    if colons > MAX_KEYS:
+        _check_keys(text)
+    return commas + containers
+
+
+def _check_keys(text: bytes) -> None:
+    """Raises ConversionError (TOO_MANY_VALUES) for an object of too many keys."""
+    keys: list[int] = []  # Number of keys of each open object; 0 for an open array.
+    for skeleton in _skeletons(text):
+        for mark in _MARK.findall(skeleton):
+            if mark in b"{[":
+                keys.append(0)
+            elif mark in b"}]" and keys:
+                keys.pop()
+            elif mark == b":" and keys:
+                keys[-1] += 1
+                if keys[-1] > MAX_KEYS:
+                    raise too_many_keys()
+
+
+def _skeletons(text: bytes) -> Iterator[bytes]:
+    """Yields a text slice by slice, with one quote in place of each string.
+
+    The text need not be JSON. Regular expressions take too long here, and hold Python's lock.
+    """
+    inside = 0
+    for part in _slices(text):
+        unescaped = part.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in part else part
+        pieces = unescaped.split(b'"')
+        yield b'"' * inside + b'"'.join(pieces[inside::2])
+        inside = (inside + len(pieces) - 1) % 2
+
+
+def _slices(text: bytes) -> Iterator[bytes]:
+    """Yields a text in slices that end in no escape."""
+    start = 0
+    while start < len(text):
+        take_turn()
+        end = start + SCANNED
+        if text[end - 1 : end] == b"\\" and (rest := _REST_OF_ESCAPE.match(text, end)):
+            end = rest.end()
+        yield text[start:end]
+        start = end
 
 
 def too_many_keys() -> ConversionError:
@@ -161,7 +210,7 @@ def _is_deeper(text: bytes, max_depth: int) -> bool:
     """Reports nesting deeper than `max_depth` in a text that is JSON otherwise."""
     if len(text) <= 2 * max_depth or text.count(b"{") + text.count(b"[") <= max_depth:
         return False
-    brackets = _STRING.sub(b"", text).translate(_OBJECTS_TO_ARRAYS, _NO_BRACKETS)
+    brackets = _brackets(text).translate(_OBJECTS_TO_ARRAYS)
     for _ in range(max_depth):
         if not brackets:
             return False
@@ -169,10 +218,15 @@ def _is_deeper(text: bytes, max_depth: int) -> bool:
     return bool(brackets)
 
 
+def _brackets(text: bytes) -> bytes:
+    """Brackets of a text that are in no string."""
+    return b"".join(part.translate(None, _NO_BRACKETS) for part in _skeletons(text))
+
+
 def closing_brackets(text: bytes) -> bytes:
     """Brackets that close the objects and arrays left open by the start of a text."""
     closers = bytearray()
-    for bracket in _STRING.sub(b"", text).translate(None, _NO_BRACKETS):
+    for bracket in _brackets(text):
         if bracket in b"{[":
             closers.append(bracket + 2)  # In ASCII the closing bracket is the next but one.
         elif closers:
@@ -182,17 +236,28 @@ def closing_brackets(text: bytes) -> bytes:
 
 def members(text: bytes) -> dict[str, bytes]:
     """Raw JSON text of each value, by key, of an object that `parse` has accepted."""
-    return {name: bytes(raw) for name, raw in _MEMBERS.decode(text).items()}
+    take_turn()
+    raws = _MEMBERS.decode(text)
+    take_turn()
+    return {name: bytes(raw) for name, raw in raws.items()}
 
 
 def join_members(raws: Mapping[str, bytes]) -> bytes:
     """Object that has these raw values: the inverse of `members`."""
-    return b"{" + b",".join([quote(name) + b":" + raw for name, raw in raws.items()]) + b"}"
+    take_turn()
+    pieces = [b"{"]
+    for name, raw in raws.items():
+        pieces += quote(name), b":", raw, b","
+    pieces[-1:] = [b"}"] if raws else [b"{}"]
+    return b"".join(pieces)
 
 
 def elements(text: bytes) -> list[bytes]:
     """Raw JSON text of each value of an array that `parse` has accepted."""
-    return [bytes(raw) for raw in _ELEMENTS.decode(text)]
+    take_turn()
+    raws = _ELEMENTS.decode(text)
+    take_turn()
+    return [bytes(raw) for raw in raws]
 
 
 def join_elements(raws: Iterable[bytes]) -> bytes:

@@ -59,7 +59,7 @@ def observed(method: str, behavior: Behavior, observer: Observer) -> Behavior:
             late = left is not None and left <= 0
             call.cancel("DEADLINE_EXCEEDED" if late else CANCELLED)
             raise
-        except Exception:  # Gives the log lines about the exception an id.
+        except Exception:  # The log lines about any exception need the id of the request.
             identify()
             raise
         finally:

@@ -4,6 +4,7 @@ import ipaddress
 from typing import Final, NamedTuple
 
 _SCHEMES: Final = {"grpc://": False, "grpcs://": True}
+_LOOPBACKS: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 _HIGHEST_PORT: Final = 2**16 - 1
 
 
@@ -27,6 +28,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def reachable(address: str) -> str:
+    """Returns HOST:PORT at which this machine reaches a listener: loopback for a wildcard."""
+    host, _, port = address.rpartition(":")
+    return f"{_LOOPBACKS.get(host, host)}:{port}"
 
 
 def server_address(text: str) -> ServerAddress:

@@ -5,16 +5,45 @@ from typing import Any
 
 import grpc
 
-from imagecall.rpc.addresses import ServerAddress
+from imagecall.rpc.addresses import ServerAddress, server_address
+from imagecall.rpc.client_tls import WITHOUT_FILES, ClientTls
+from imagecall.rpc.pem import read_pem
 
 
-def credentials_of(address: ServerAddress) -> grpc.ChannelCredentials | None:
+def credentials_of(
+    address: ServerAddress, tls: ClientTls = WITHOUT_FILES
+) -> grpc.ChannelCredentials | None:
     """Credentials for a channel to an address; None without TLS.
 
-    Trusts the certificate authorities of gRPC, or of the file that the environment variable
-    GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names.
+    Without authorities of its own, a client trusts those of gRPC, or of the file that the
+    environment variable GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names.
+
+    Raises OSError with a sentence for a missing or faulty file.
     """
-    return grpc.ssl_channel_credentials() if address.tls else None
+    if not address.tls:
+        return None
+    if tls.files:
+        tls.context()  # gRPC itself reports no fault of a file.
+    read = [read_pem(path) if path else None for path in (tls.ca, tls.key, tls.cert)]
+    return grpc.ssl_channel_credentials(*read)
+
+
+def server_of(address: str, tls: ClientTls | None) -> ServerAddress:
+    """Reads an address: grpcs:// or `tls` mean TLS; any other target of gRPC stays unchanged.
+
+    Raises ValueError for grpc:// with `tls`, and for no HOST:PORT after a scheme.
+    """
+    if not address.startswith(("grpc://", "grpcs://")):
+        return ServerAddress(address, tls is not None)
+    found = server_address(address)
+    if tls and not found.tls:
+        raise ValueError(f"{address!r} has no TLS: grpcs:// has")
+    return found
+
+
+def name_options(tls: ClientTls) -> list[tuple[str, Any]]:
+    """Options of a channel for the name that the server's certificate must have."""
+    return [("grpc.ssl_target_name_override", tls.name)] if tls.name else []
 
 
 def aio_channel(
@@ -28,10 +57,12 @@ def aio_channel(
     return grpc.aio.insecure_channel(target, options)
 
 
-def blocking_channel(address: ServerAddress, options: Sequence[tuple[str, Any]]) -> grpc.Channel:
-    """Channel whose calls block the thread."""
-    if credentials := credentials_of(address):
-        return grpc.secure_channel(address.target, credentials, options)
+def blocking_channel(
+    address: ServerAddress, tls: ClientTls, options: Sequence[tuple[str, Any]] = ()
+) -> grpc.Channel:
+    """Channel whose calls block the thread. Raises OSError for a faulty file of TLS."""
+    if credentials := credentials_of(address, tls):
+        return grpc.secure_channel(address.target, credentials, [*options, *name_options(tls)])
     return grpc.insecure_channel(address.target, options)
 
 

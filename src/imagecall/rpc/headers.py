@@ -115,26 +115,26 @@ def by_name(headers: Iterable[Header], api_key: str) -> dict[str, Header]:
     Raises ValueError for a header that cannot be sent, that is there twice, or that the API key
     sets.
     """
-    found: dict[str, Header] = {}
+    named: dict[str, Header] = {}
     for header in headers:
         _check(header)
         name = header.name.lower()
-        if name in found:
-            raise ValueError("a header for the backend is given twice")
+        if name in named:
+            raise ValueError("a header for the backend is set twice")
         if name == AUTHORIZATION and api_key:
-            raise ValueError("the header authorization and the API key are the same: give one")
-        found[name] = header
-    return found
+            raise ValueError("the header authorization and the API key exclude each other: set one")
+        named[name] = header
+    return named
 
 
-def forwarded(sent: Iterable[tuple[str, str | bytes]], names: frozenset[str]) -> Metadata:
+def forwarded(headers: Iterable[tuple[str, str | bytes]], names: frozenset[str]) -> Metadata:
     """Returns a caller's headers, or metadata, that have one of the names, in lower case.
 
     Leaves out a value that is not printable ASCII, as it cannot be sent unchanged.
     """
     return tuple(
         (name, value)
-        for name, value in ((name.lower(), value) for name, value in sent)
+        for name, value in ((name.lower(), value) for name, value in headers)
         if name in names and isinstance(value, str) and _is_value(value)
     )
 
@@ -154,13 +154,13 @@ def _check(header: Header) -> None:
 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
-        raise ValueError("the name of a header has characters that are not allowed, or none")
-    for names, why in (
+        raise ValueError("the name of a header is empty, or has characters that are not allowed")
+    for names, reason in (
         (_OURS, "is set for each request"),
         (_HOP_BY_HOP, "belongs to a connection, not to a request"),
     ):
         if name.lower() in names:
-            raise ValueError(f'the header "{name.lower()}" {why}')
+            raise ValueError(f'the header "{name.lower()}" {reason}')
 
 
 def _is_value(text: str) -> bool:

@@ -9,13 +9,13 @@ from imagecall.sizes import FOLLOWED, SLICE
 _GZIP_FIRST: Final = 0x1F
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _ZLIB_METHOD: Final = 8
-"""Low half of the first byte of a zlib stream; no encoder begins a raw deflate stream so."""
+"""Low half of the first byte of a zlib stream; no encoder begins a raw deflate stream with it."""
 
 
 class Inflater:
     """Decoder of a body.
 
-    The first byte decides between gzip, zlib and raw deflate, as senders call any of them deflate.
+    The first byte distinguishes gzip, zlib and raw deflate, as senders call any of them deflate.
     A gzip body may have several members.
 
     Args:
@@ -37,7 +37,7 @@ class Inflater:
         the bytes are damaged.
         """
         view = memoryview(data)
-        # In steps, as the decoder copies whatever follows the end of a member.
+        # In steps, as the decoder copies all bytes after the end of a member.
         for start in range(0, len(view), FOLLOWED):
             yield from self._decode(bytes(view[start : start + FOLLOWED]))
 
@@ -50,7 +50,7 @@ class Inflater:
             try:
                 piece = self._decoder.decompress(data, SLICE)
             except zlib.error:
-                raise ValueError("it is not compressed so") from None
+                raise ValueError("it is not compressed in that way") from None
             eof = self._decoder.eof
             has_more = len(piece) == SLICE and not eof
             data = self._decoder.unused_data if eof else self._decoder.unconsumed_tail
@@ -62,7 +62,7 @@ class Inflater:
         """Begins a member. Returns False for bytes after the last member, which are skipped."""
         if self.ended and first != _GZIP_FIRST:
             if self._strict:
-                raise ValueError("it goes on after its end")
+                raise ValueError("bytes follow its end")
             return False
         self.ended = False
         is_zlib = first & 0x0F == _ZLIB_METHOD

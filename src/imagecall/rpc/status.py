@@ -39,7 +39,7 @@ _TRUE: Final = "true"
 _NOT_SENT: Final = re.compile(
     r"failed to connect|errors resolving|DNS resolution failed|empty address list", re.IGNORECASE
 )
-"""Messages of gRPC's core for calls that were not sent."""
+"""Messages of gRPC's core for a call that was not sent."""
 
 _LOST: Final = re.compile(
     r"socket closed|cancelling all calls|goaway|connection reset|recvmsg|sendmsg|broken pipe"
@@ -90,9 +90,9 @@ def to_status(error: ImagecallError) -> Status:
     status = Status.FromString(error.status) if error.status else _new_status(error)
     if not (isinstance(error, GenerationError) and error.may_be_billed):
         return status
-    kept = [detail for detail in status.details if not detail.Is(RetryInfo.DESCRIPTOR)]
+    details = [detail for detail in status.details if not detail.Is(RetryInfo.DESCRIPTOR)]
     del status.details[:]
-    status.details.extend(kept)
+    status.details.extend(details)
     _mark_billed(status)
     return status
 
@@ -175,9 +175,9 @@ class _Details(NamedTuple):
 
 def _first(status: Status, kind: type[Any]) -> Any:
     """Returns the first detail of a kind, our own ErrorInfo before others; or an empty one."""
-    found = [known for d in status.details if (known := _unpacked(d, kind)) is not None]
-    ours = [info for info in found if kind is ErrorInfo and info.domain == DOMAIN]
-    return next(iter([*ours, *found]), kind())
+    messages = [message for d in status.details if (message := _unpacked(d, kind)) is not None]
+    ours = [info for info in messages if kind is ErrorInfo and info.domain == DOMAIN]
+    return next(iter([*ours, *messages]), kind())
 
 
 def _unpacked(detail: Any, kind: type[Any]) -> Any:
@@ -193,11 +193,11 @@ def error_of(error: grpc.RpcError) -> ImagecallError:
     """Returns the error for a status: the inverse of `to_status` and `trailers_of`."""
     trailers = dict(_metadata(error.trailing_metadata()))
     serialized = trailers.get(_DETAILS, b"")
-    known = _known(error.code().name, error.details() or "", serialized, trailers)
+    converted = _known(error.code().name, error.details() or "", serialized, trailers)
     if _status(serialized).details:
-        known.status = serialized
-    known.trailers = passed_on(error.trailing_metadata())
-    return known
+        converted.status = serialized
+    converted.trailers = passed_on(error.trailing_metadata())
+    return converted
 
 
 def _known(code: str, message: str, serialized: bytes, trailers: dict[str, Any]) -> ImagecallError:

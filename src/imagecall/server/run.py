@@ -4,13 +4,15 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Final
 
 from imagecall.access.admission import Admission
 from imagecall.access.certificates import Certificates
+from imagecall.access.setting import SettingError
 from imagecall.access.tokens import Tokens
 from imagecall.doors.door import Door
 from imagecall.doors.grpc.server import GrpcServer
@@ -27,6 +29,10 @@ from imagecall.server.workers import READY, stop_with_parent
 _OLD_THRESHOLD: Final = 50
 """Threshold of the oldest generation of the garbage collector, by default 10. A pass over the
 objects of a thousand connections takes 20 milliseconds."""
+
+_SWITCH_SECONDS: Final = 0.0005
+"""Time after which a thread in Python's code lets the event loop run, by default 5 milliseconds:
+the loop waits for that in each of its rounds, and a small call takes several rounds."""
 
 _ONE_SIGNAL_SECONDS: Final = 0.1
 """SIGTERM and the end of stdin within this time count as one signal."""
@@ -82,19 +88,20 @@ def doors(settings: ServerSettings, parts: Parts) -> dict[str, Door]:
 
 
 def check(settings: ServerSettings) -> None:
-    """Raises OSError with a sentence for settings with which no server can start."""
+    """Raises SettingError for settings with which no server can start."""
     admission_from(settings)
     certificates_from(settings.tls)
     backend_from(settings.backend, settings.limits, settings.forward_headers)
 
 
 async def serve(settings: ServerSettings, announce: Announce) -> None:
-    """Runs one process of a server until SIGINT or SIGTERM. Raises OSError."""
+    """Runs one process of a server until SIGINT or SIGTERM. Raises SettingError, OSError."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
     is_worker = WORKER in os.environ
+    sys.setswitchinterval(_SWITCH_SECONDS)
     parts = Parts(
         backend_from(settings.backend, settings.limits, settings.forward_headers),
         admission_from(settings),
@@ -140,27 +147,38 @@ async def _drain(
 
 
 def admission_from(settings: ServerSettings) -> Admission:
-    """Returns the admission. Raises OSError for an address that strangers could reach."""
+    """Returns the admission. Raises SettingError for an address that strangers could reach."""
     if not settings.tokens_file and not settings.without_tokens:
         for address in settings.addresses.values():
             if not is_loopback(address.rpartition(":")[0]):
-                raise OSError(
+                raise SettingError(
                     f"{address} can be reached from elsewhere: give --tokens-file FILE, or, if "
                     "something else keeps strangers out, --without-tokens on"
                 )
-    tokens = Tokens(settings.tokens_file) if settings.tokens_file else None
+    with _files():
+        tokens = Tokens(settings.tokens_file) if settings.tokens_file else None
     return Admission(settings.limits, tokens, local=not (tokens or settings.without_tokens))
 
 
 def certificates_from(tls: TlsSettings) -> Certificates | None:
-    """Returns the certificates; None without TLS. Raises OSError for missing or faulty files."""
+    """Returns the certificates; None without TLS. Raises SettingError for faulty files."""
     if tls.cert and tls.key:
-        return Certificates(tls.cert, tls.key, tls.client_ca)
+        with _files():
+            return Certificates(tls.cert, tls.key, tls.client_ca)
     if tls.cert or tls.key:
-        raise OSError("--tls-cert and --tls-key belong together")
+        raise SettingError("--tls-cert and --tls-key belong together")
     if tls.client_ca:
-        raise OSError("--tls-client-ca needs --tls-cert and --tls-key")
+        raise SettingError("--tls-client-ca needs --tls-cert and --tls-key")
     return None
+
+
+@contextmanager
+def _files() -> Iterator[None]:
+    """Turns the sentence about a faulty file into a SettingError."""
+    try:
+        yield
+    except OSError as error:
+        raise SettingError(str(error)) from None
 
 
 def take_all_descriptors() -> None:

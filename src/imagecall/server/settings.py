@@ -21,6 +21,7 @@ from imagecall.access.setting import (
     build,
     choice,
     number,
+    prefixed,
     seconds,
     sentence,
     setting,
@@ -28,6 +29,7 @@ from imagecall.access.setting import (
     switch,
 )
 from imagecall.backends.choice import EMBEDDED, FORMS
+from imagecall.rpc.client_tls import ClientTls
 from imagecall.rpc.headers import FORWARDED, Header, read_forwarded, read_header
 
 API_KEY: Final = "IMAGECALL_API_KEY"
@@ -48,15 +50,43 @@ _Settings = TypeVar("_Settings")
 
 
 @dataclass(frozen=True)
+class ClientTlsSettings(ClientTls):
+    """Settings of TLS towards a server, which a command calls, or which is the backend."""
+
+    ca: Path | None = setting(
+        None,
+        "tls-ca",
+        Path,
+        "FILE",
+        "authorities of the server's certificate, PEM",
+    )
+    cert: Path | None = setting(
+        None,
+        "tls-cert",
+        Path,
+        "FILE",
+        "certificate chain for a server that requires one, PEM",
+    )
+    key: Path | None = setting(None, "tls-key", Path, "FILE", "its private key, PEM")
+    name: str | None = setting(
+        None,
+        "tls-name",
+        str,
+        "NAME",
+        "name in the server's certificate, if that is not the host of the address",
+    )
+
+
+@dataclass(frozen=True)
 class BackendSettings:
     """Settings of the backend, of `imagecall serve` and `imagecall generate`."""
 
-    name: str = setting(
-        EMBEDDED,
+    name: str | None = setting(
+        None,
         "backend",
         str,
         "BACKEND",
-        f"source of the images: {'; or '.join(FORMS)}",
+        f"source of the images: {'; or '.join(FORMS)} (default: {EMBEDDED})",
     )
     api_key_file: Path | None = setting(
         None, "api-key-file", Path, "FILE", "file with the key for the backend"
@@ -66,8 +96,8 @@ class BackendSettings:
         "backend-header",
         sentence(read_header),
         "'NAME: VALUE'",
-        "header of each request to the backend, or metadata; may be given several times, in the "
-        "environment a line each",
+        "header of each request to the backend, or metadata; may be repeated, in the environment "
+        "one a line",
         separator="\n",
     )
     headers_file: Path | None = setting(
@@ -75,8 +105,10 @@ class BackendSettings:
         "backend-headers-file",
         Path,
         "FILE",
-        "file with more of them, a line NAME: VALUE each: the list of processes does not show it",
+        "file with such headers, one NAME: VALUE a line; a file does not appear in the list of "
+        "processes",
     )
+    tls: ClientTlsSettings = field(default_factory=ClientTlsSettings, metadata=prefixed("backend-"))
 
 
 @dataclass(frozen=True)
@@ -88,17 +120,22 @@ class TlsSettings:
         "tls-cert",
         Path,
         "FILE",
-        "certificate chain for both doors, PEM; read anew when it changes",
+        "certificate chain for both doors, PEM; reloaded when it changes",
     )
     key: Path | None = setting(
-        None, "tls-key", Path, "FILE", "its private key, PEM; read anew when it changes"
+        None,
+        "tls-key",
+        Path,
+        "FILE",
+        "private key of it, PEM; reloaded when it changes",
     )
     client_ca: Path | None = setting(
         None,
         "tls-client-ca",
         Path,
         "FILE",
-        "authorities, PEM: each client must have a certificate of one; read anew when it changes",
+        "authorities of client certificates, PEM: each client must have a certificate of one of "
+        "them; reloaded when it changes",
     )
 
 
@@ -111,14 +148,14 @@ class ServerSettings:
         "grpc",
         address,
         "HOST:PORT",
-        "where the gRPC door listens; port 0 takes a free one",
+        "address of the gRPC door; port 0 selects a free one",
     )
     http: str | None = setting(
         "127.0.0.1:8080",
         "http",
         address_or_off,
         "HOST:PORT",
-        "where the HTTP door listens; off: it does not",
+        "address of the HTTP door; off: no HTTP door",
     )
     backend: BackendSettings = field(default_factory=BackendSettings)
     workers: int = setting(1, "workers", number(1, 256), "N", "processes that share the two ports")
@@ -128,7 +165,7 @@ class ServerSettings:
         "tokens-file",
         Path,
         "FILE",
-        "bearer tokens, one of which each call needs: a line NAME TOKEN each; read anew when it "
+        "bearer tokens, one NAME TOKEN a line: each call must have one of them; reloaded when it "
         "changes",
     )
     without_tokens: bool = setting(
@@ -136,13 +173,13 @@ class ServerSettings:
         "without-tokens",
         switch,
         "on|off",
-        "on: listen on addresses other than loopback, and ask for no token",
+        "on: allow addresses other than loopback without tokens",
     )
     reflection: bool = setting(
-        True, "reflection", switch, "on|off", "gRPC reflection: tells clients the schema"
+        True, "reflection", switch, "on|off", "gRPC reflection: shows clients the schema"
     )
     channelz: bool = setting(
-        False, "channelz", switch, "on|off", "gRPC channelz: tells clients of connections"
+        False, "channelz", switch, "on|off", "gRPC channelz: shows clients the connections"
     )
     limits: Limits = field(default_factory=Limits)
     forward_headers: tuple[str, ...] = setting(
@@ -150,8 +187,8 @@ class ServerSettings:
         "forward-header",
         sentence(read_forwarded),
         "NAME",
-        "header, or metadata, of a caller that goes on to the API; may be given several times, and "
-        "then stands for the default; off: none",
+        "header, or metadata, of a caller that is forwarded to the API; may be repeated; replaces "
+        "the default; off: none",
         separator=",",
     )
     drain_delay_seconds: float = setting(
@@ -159,22 +196,20 @@ class ServerSettings:
         "drain-delay-seconds",
         seconds(),
         "SECONDS",
-        "at SIGTERM, how long new calls are taken after health says NOT_SERVING, until load "
-        "balancers have heard it",
+        "at SIGTERM, time in which new calls are still accepted after health is NOT_SERVING, so "
+        "that load balancers notice",
     )
     drain_seconds: float = setting(
         30.0,
         "drain-seconds",
         seconds(),
         "SECONDS",
-        "then, how long the calls in progress may take",
+        "after that, time for the calls in progress to end",
     )
     log_format: str = setting(
         "text", "log-format", choice("text", "json"), "text|json", "form of the log, on stderr"
     )
-    log_calls: bool = setting(
-        False, "log-calls", switch, "on|off", "a line of the log for each call"
-    )
+    log_calls: bool = setting(False, "log-calls", switch, "on|off", "a log line for each call")
     metrics: bool = setting(
         False, "metrics", switch, "on|off", "metrics for Prometheus: GET /metrics of the HTTP door"
     )
@@ -183,7 +218,7 @@ class ServerSettings:
         "traces",
         switch,
         "on|off",
-        "traces by OTLP, as the variables OTEL_... of OpenTelemetry set",
+        "traces by OTLP, configured by OpenTelemetry's variables OTEL_...",
     )
 
     @property
@@ -195,10 +230,10 @@ class ServerSettings:
 def add_settings(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
     """Adds a flag for each setting of a dataclass."""
     for each in settings_of(kind):
-        shown = "" if each.default is None else f" (default: {each.default})"
+        default = "" if each.default is None else f" (default: {each.default})"
         action = "append" if each.separator else "store"
         parser.add_argument(
-            f"--{each.name}", metavar=each.metavar, help=each.help + shown, action=action
+            f"--{each.name}", metavar=each.metavar, help=each.help + default, action=action
         )
 
 
@@ -214,25 +249,27 @@ def read_settings(
         kind: the dataclass.
         arguments: the values of the command line, by names with underscores.
         environment: the environment variables.
-        file: a TOML file, with the lowest precedence.
+        file: a TOML file, with the lowest precedence. Relative paths in it are relative to the
+            folder of the file.
 
-    Raises SettingError with a sentence that names where the setting was set.
+    Raises SettingError with a sentence that names the flag, the variable or the file.
     """
     in_file = _read_file(file, kind) if file else {}
+    directory = file.absolute().parent if file else Path()
 
     def value_of(each: Setting) -> Any:
         sources = (
             (arguments.get(each.key), f"--{each.name}"),
             (environment.get(each.variable) or None, f"${each.variable}"),
-            (in_file.get(each.name), f'"{each.name}" in {file}'),
+            (_placed(each, in_file.get(each.name), directory), f'"{each.name}" in {file}'),
             (each.default, ""),
         )
-        given: Any
-        given, where = next((found for found in sources if found[0] is not None), (None, ""))
+        text: Any
+        text, where = next((source for source in sources if source[0] is not None), (None, ""))
         try:
             if each.separator:
-                return tuple(map(each.read, _texts(given, each.separator)))
-            return None if given is None else each.read(given)
+                return tuple(map(each.read, _texts(text, each.separator)))
+            return None if text is None else each.read(text)
         except argparse.ArgumentTypeError as error:
             raise SettingError(f"{where}: {error}") from None
 
@@ -242,42 +279,49 @@ def read_settings(
 
 def misspelt(environment: Mapping[str, str]) -> Iterator[str]:
     """Yields a warning for each unknown IMAGECALL_ variable, with the nearest known name."""
-    known = {each.variable for each in settings_of(ServerSettings)}
-    known |= {API_KEY, CONFIG, TOKEN, WORKER}
+    names = {each.variable for each in settings_of(ServerSettings)}
+    names |= {API_KEY, CONFIG, TOKEN, WORKER}
     for name in environment:
-        if name.startswith(_PREFIX) and name not in known:
-            near = get_close_matches(name, known, n=1)
+        if name.startswith(_PREFIX) and name not in names:
+            near = get_close_matches(name, names, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             yield f"the environment variable {name} is not known{hint}"
 
 
-def _texts(given: str | list[str] | None, separator: str) -> list[str]:
+def _texts(value: str | list[str] | None, separator: str) -> list[str]:
     """Returns the texts of a setting with several values; none for the word "off"."""
-    if isinstance(given, str):
-        given = [text for text in map(str.strip, given.split(separator)) if text]
-    return [] if given is None or given == ["off"] else given
+    if isinstance(value, str):
+        value = [text for text in map(str.strip, value.split(separator)) if text]
+    return [] if value is None or value == ["off"] else value
 
 
 def _read_file(file: Path, kind: type[Any]) -> dict[str, str | list[str]]:
     try:
-        found = tomllib.loads(file.read_text())
+        values = tomllib.loads(file.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise SettingError(f"the settings in {file} cannot be read: {reason}") from None
     except tomllib.TOMLDecodeError as error:
         raise SettingError(f"the settings in {file} are not TOML: {error}") from None
-    known = {each.name: each for each in settings_of(kind)}
-    for name, value in found.items():
-        if name not in known:
+    settings = {each.name: each for each in settings_of(kind)}
+    for name, value in values.items():
+        if name not in settings:
             raise SettingError(
-                f'there is no setting "{name}", which {file} has; see imagecall serve --help'
+                f'{file} has "{name}", which is not a setting; see imagecall serve --help'
             )
-        if known[name].separator:
+        if settings[name].separator:
             if not _is_texts(value):
                 raise SettingError(f'"{name}" in {file} must be a string, or a list of strings')
         elif not isinstance(value, str | int | float):
             raise SettingError(f'"{name}" in {file} must be a string, a number, true or false')
-    return {name: _text(value) for name, value in found.items()}
+    return {name: _text(value) for name, value in values.items()}
+
+
+def _placed(
+    each: Setting, value: str | list[str] | None, directory: Path
+) -> str | list[str] | None:
+    """Returns a value of the file of settings; of a path, below the directory."""
+    return str(directory / value) if each.read is Path and isinstance(value, str) else value
 
 
 def _is_texts(value: object) -> bool:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class DocumentKind(betterproto.Enum):
-    """What a whole JSON document is."""
+    """Kind of a whole JSON document."""
 
     UNSPECIFIED = 0
     """No kind: refused."""
@@ -43,7 +43,7 @@ class DocumentKind(betterproto.Enum):
 
 
 class InChunks(betterproto.Enum):
-    """When the value of a field goes in chunks, see StreamImageResponse."""
+    """Use of chunks for the value of a field; see StreamImageResponse."""
 
     UNSPECIFIED = 0
     """Never."""
@@ -52,11 +52,14 @@ class InChunks(betterproto.Enum):
     """Always."""
 
     LONG = 2
-    """Where it is long. The field is never empty otherwise."""
+    """
+    For a long value. In a message, the field is empty only if its value came in
+     chunks.
+    """
 
 
 class FieldRole(betterproto.Enum):
-    """The role of a field that is not simply a JSON key."""
+    """Role of a field that is not an ordinary JSON key."""
 
     UNSPECIFIED = 0
     """The field is an ordinary key."""
@@ -67,7 +70,7 @@ class FieldRole(betterproto.Enum):
     """
 
     EXTRA_FIELDS = 2
-    """The keys of the object that no other field carries, in order."""
+    """The keys of the object that no other field holds, in order."""
 
     RAW_OBJECT = 3
     """The raw JSON text of the whole object."""
@@ -75,16 +78,17 @@ class FieldRole(betterproto.Enum):
 
 class ErrorReason(betterproto.Enum):
     """
-    Why a conversion was refused, or an image was not generated.
+    Reason that a conversion was refused, or that no image was generated.
 
      A call that fails as a whole has a google.rpc.Status with a
      google.rpc.ErrorInfo: its reason is one of these names without the prefix
-     ERROR_REASON_, its domain "imagecall". With INVALID_ARGUMENT, and wherever there
-     is a place to point at, a google.rpc.BadRequest beside it has the JSON Pointer
-     as the field of its violation. Both travel in the trailer grpc-status-details-bin.
+     ERROR_REASON_, its domain "imagecall". With INVALID_ARGUMENT, and wherever the
+     fault has a place in the JSON, a google.rpc.BadRequest beside it has the JSON
+     Pointer of that place as the field of its violation. Both are sent in the
+     trailer grpc-status-details-bin.
 
-     With the reasons that begin with UPSTREAM_, the ErrorInfo's metadata has what
-     the API said, as far as it did: "http_status", "upstream_code",
+     With the reasons that begin with UPSTREAM_, the ErrorInfo's metadata repeats
+     the API's own values, those that it sent: "http_status", "upstream_code",
      "upstream_type", "upstream_request_id".
 
      A failure that may have been billed must not be sent again. Its ErrorInfo has
@@ -93,8 +97,8 @@ class ErrorReason(betterproto.Enum):
      grpc-retry-pushback-ms is -1. At the HTTP door it is a 424 with the header
      "x-should-retry: false".
 
-     The status of a gRPC backend is passed on whole, with every detail. Reasons
-     of its own belong under a domain of its own.
+     The status of a gRPC backend is passed on whole, with every detail. A gRPC
+     backend that has reasons of its own sends them with a domain of its own.
     """
 
     UNSPECIFIED = 0
@@ -116,7 +120,7 @@ class ErrorReason(betterproto.Enum):
     """A number is NaN or Infinity."""
 
     NUMBER_TOO_LONG = 5
-    """A number has more than 4,300 digits before its point."""
+    """A number has more than 4,300 digits before its decimal point."""
 
     LONE_SURROGATE = 6
     """A string has half of a surrogate pair."""
@@ -129,12 +133,12 @@ class ErrorReason(betterproto.Enum):
 
     TOO_LARGE = 9
     """
-    The JSON text, what chunks make up, or the metadata of the call, is longer
-     than the limit.
+    The JSON text, the value that chunks make up, or the metadata of the call is
+     larger than the limit.
     """
 
     WRONG_TYPE = 10
-    """A value has another JSON type than its key takes."""
+    """A value has another JSON type than its key allows."""
 
     MISSING_KEY = 11
     """A key is missing."""
@@ -143,19 +147,19 @@ class ErrorReason(betterproto.Enum):
     """The STRICT profile refuses a status that the variant does not list."""
 
     TYPE_MISMATCH = 13
-    """The "type" is not one that the variant has."""
+    """The "type" is not that of the variant."""
 
     UNKNOWN_VARIANT = 14
-    """The request names a variant that there is not."""
+    """The request names a variant that does not exist."""
 
     UNKNOWN_PROFILE = 15
-    """The request names a profile that there is not."""
+    """The request names a profile that does not exist."""
 
     UNKNOWN_KIND = 16
-    """The request names a kind of document that there is not."""
+    """The request names a kind of document that does not exist."""
 
     EMPTY_ONEOF = 17
-    """No member of a oneof is set where one must be."""
+    """No member of a oneof is set where one is required."""
 
     UNKNOWN_ENUM_NUMBER = 18
     """An enum field has a number that this schema does not name."""
@@ -167,25 +171,26 @@ class ErrorReason(betterproto.Enum):
 
     NOT_CANONICAL = 20
     """
-    A message says in one way what the schema says in another, so that JSON
-     and back would change it.
+    A message holds a value in another form than the schema prescribes, so that
+     conversion to JSON and back would change the message.
     """
 
     BAD_POINTER = 21
-    """The pointer of a document's call is not a place for one."""
+    """The pointer of a document's call is not a place for a call."""
 
     NOT_REPLAYABLE = 22
     """
-    The item cannot be sent back as input: one of ImageRequest.input_items, or
-     what to_input is given in Python.
+    The item cannot be sent back as input: an item of ImageRequest.input_items,
+     or the argument of to_input in Python.
     """
 
     MALFORMED_PROTOBUF = 23
-    """The bytes are not a message of the type that is expected."""
+    """The bytes are not a message of the expected type."""
 
     CHUNKS_DAMAGED = 24
     """
-    Chunks are lost, repeated, reordered, cut, or not what their end says.
+    Chunks are lost, repeated, reordered or cut off, or differ from the size or
+     the digest at their end.
     """
 
     EMPTY_PROMPT = 25
@@ -193,53 +198,54 @@ class ErrorReason(betterproto.Enum):
 
     UNSUPPORTED = 26
     """
-    The backend does not have what the request asks for, such as a file format.
+    The backend does not support a setting of the request, such as a file format.
     """
 
     UPSTREAM_INVALID_REQUEST = 27
     """The API refused the request: 400, 422, another 4xx."""
 
     UPSTREAM_UNAUTHENTICATED = 28
-    """The API does not know the server's key: 401."""
+    """The API does not accept the server's key: 401."""
 
     UPSTREAM_PAYMENT_REQUIRED = 29
-    """The API wants to be paid: 402."""
+    """The API requires payment: 402."""
 
     UPSTREAM_FORBIDDEN = 30
-    """The API does not allow it: 403."""
+    """The API does not permit the request: 403."""
 
     UPSTREAM_NOT_FOUND = 31
     """
-    The API does not have it, such as the model, or is not at this URL: 404.
+    The API does not have the model or another thing that the request names, or
+     there is no API at this URL: 404.
     """
 
     UPSTREAM_UNIMPLEMENTED = 32
-    """The API does not do that: 405, 501."""
+    """The API does not implement the request: 405, 501."""
 
     UPSTREAM_TIMEOUT = 33
     """
-    The API took too long: 408, 504, or silence past the server's limit, that
-     of a gRPC backend too.
+    The API or a gRPC backend took too long: 408, 504, or it sent nothing for
+     longer than the server's limit.
     """
 
     UPSTREAM_CONFLICT = 34
-    """The API is doing something that is in the way: 409."""
+    """The request conflicts with other work of the API: 409."""
 
     UPSTREAM_TOO_LARGE = 35
     """
-    Our request is too large for the API: 413; or for the receive limit of a
-     gRPC backend, which must be as large as the requests that it is to take.
+    The server's request is too large for the API: 413; or for the receive limit
+     of a gRPC backend: raise that limit.
     """
 
     UPSTREAM_RATE_LIMITED = 36
     """
-    Too many requests: 429. With a RetryInfo if the API said when to try again.
+    Too many requests: 429. With a RetryInfo if the API sent a time to wait.
     """
 
     UPSTREAM_UNAVAILABLE = 37
     """
     The API fails or is overloaded: 500, 502, 503, another 5xx. With a RetryInfo
-     if the API said when to try again.
+     if the API sent a time to wait.
     """
 
     UPSTREAM_UNREACHABLE = 38
@@ -247,18 +253,20 @@ class ErrorReason(betterproto.Enum):
 
     UPSTREAM_DISCONNECTED = 39
     """
-    The API closed the connection before it answered. It may have begun to work.
+    The API closed the connection before it answered. It may have begun the work.
     """
 
     UPSTREAM_DAMAGED = 40
     """
-    The answer ends in the middle, or has a hole, or is not JSON where it should
-     be; or a string of more than 5.6 MB is base64 except at its end; or the
-     answer of a gRPC backend breaks a rule of ImageGenerationService.
+    The answer is cut off, has a gap, or is not JSON where it must be; or a
+     string of more than 5.6 MB is base64 except at its end; or the answer of a
+     gRPC backend breaks a rule of ImageGenerationService.
     """
 
     UPSTREAM_NOT_UNDERSTOOD = 41
-    """What answers is no Responses API: HTML, a redirect, other JSON."""
+    """
+    The answer is not that of a Responses API: HTML, a redirect, other JSON.
+    """
 
     UPSTREAM_ANSWER_TOO_LARGE = 42
     """
@@ -269,40 +277,40 @@ class ErrorReason(betterproto.Enum):
     TOO_MANY_VALUES = 43
     """
     The JSON text has an object with more than 10,000 keys, or more than 100,000
-     values in all; or the message has more than 1,000,000 fields, or 10,000 that
-     the schema does not name.
+     values or 4,000,000 backslashes in all; or the message has more than
+     1,000,000 fields, or 10,000 that the schema does not name.
     """
 
     TOO_MANY_ITEMS = 44
     """
-    There were more items on the stream than the server takes: begin another.
+    The stream has more items than the server allows: begin another stream.
     """
 
     TOO_MANY_CALLS = 45
     """
-    The server has as many calls in progress as it takes, or they hold as many
-     bytes as it keeps. With a RetryInfo.
+    The server has as many calls in progress as it allows, or they hold as many
+     bytes as it allows. With a RetryInfo.
     """
 
     TOKEN_REQUIRED = 46
     """
-    The server asks for a bearer token, and there is none that it knows: send
+    The server requires a bearer token, and the call has none that is valid: send
      the metadata "authorization: Bearer TOKEN".
     """
 
     CALL_TOO_LONG = 47
-    """The call took longer than the server lets any take."""
+    """The call took longer than the server allows."""
 
 
 class ImageGenerationStatus(betterproto.Enum):
     """
-    Where an image generation call stands in its life. JSON key "status".
+    Status of an image generation call. JSON key "status".
 
      The list is that of image_generation_call in the OpenRouter and OpenAI SDKs.
-     Servers send others (such as "incomplete"), which stand in the unknown_status
-     field beside each field of this type. A status says nothing sure of the
-     result: a call that is "generating" may hold its final image, one that is
-     "completed" may hold none.
+     Servers send others (such as "incomplete"), which are in the unknown_status
+     field beside each field of this type. A status does not imply a result: a call
+     that is "generating" may have its final image, and one that is "completed" may
+     have none.
     """
 
     UNSPECIFIED = 0
@@ -314,40 +322,41 @@ class ImageGenerationStatus(betterproto.Enum):
     """The call was made. JSON "in_progress"."""
 
     COMPLETED = 2
-    """The call ended well. JSON "completed"."""
+    """The call succeeded. JSON "completed"."""
 
     GENERATING = 3
     """The image is being drawn. JSON "generating"."""
 
     FAILED = 4
-    """The call ended without success. JSON "failed"."""
+    """The call failed. JSON "failed"."""
 
 
 class Profile(betterproto.Enum):
-    """How much is demanded of an item's JSON. No profile changes a value."""
+    """
+    Strictness of the checks on an item's JSON. No profile changes a value.
+    """
 
     UNSPECIFIED = 0
     """The default: PROFILE_WIRE."""
 
     WIRE = 1
     """
-    What real servers send: only "type" is indispensable, a status may be any
+    JSON as real servers send it: only "type" is required, a status may be any
      string, and an item of another type is an UnknownItem.
     """
 
     STRICT = 2
     """
-    What the variant's page says: the type, the required keys, the statuses.
+    JSON as the documentation of the variant prescribes it: the type, the
+     required keys, the listed statuses.
     """
 
 
 class EmptyTools(betterproto.Enum):
-    """What the body of a request says of tools where it has none."""
+    """Form of the key "tools" in a body that has no tools."""
 
     UNSPECIFIED = 0
-    """
-    An image is asked for: the tools are one ImageGenerationTool with nothing set.
-    """
+    """The default tools: one ImageGenerationTool with nothing set."""
 
     ABSENT = 1
     """No tools at all: there is no key "tools"."""
@@ -360,12 +369,12 @@ class EmptyTools(betterproto.Enum):
 
 
 class StreamEnding(betterproto.Enum):
-    """What the API said of the end of a stream."""
+    """Ending of an API's stream: its last event."""
 
     UNSPECIFIED = 0
     """
-    Not known: the response came without a stream, with a status that none of
-     these goes with.
+    Not known: the response came without a stream, and its status is none of
+     these.
     """
 
     COMPLETED = 1
@@ -379,8 +388,8 @@ class StreamEnding(betterproto.Enum):
 
     FAILED = 3
     """
-    The response failed: the event "response.failed", or an error after all
-     images had come. See ImageResponse.error.
+    The response failed: the event "response.failed", or an error after the last
+     image. See ImageResponse.error.
     """
 
     CANCELLED = 4
@@ -388,38 +397,40 @@ class StreamEnding(betterproto.Enum):
 
     UNANNOUNCED = 5
     """
-    Nothing: the stream ended without an event for it, or broke, all the same
-     with every image that it had begun. Some servers do that.
+    No last event: the stream ended without one, or broke, but after every image
+     that it had begun. Some servers do that.
     """
 
 
 @dataclass(eq=False, repr=False)
 class Chunk(betterproto.Message):
     """
-    A piece of some bytes that are too large for one message: a client with the
-     default limit of 4 MiB can receive any size, up to 4 GiB.
+    Part of a value that is too large for one message, so that a client with the
+     default limit of 4 MiB can receive a value of any size up to 4 GiB.
 
-     Pieces come in order and without a gap. To put them together, append data
-     while offset is the number of bytes so far, and check the end. Anything else
-     is damage: DATA_LOSS, never shorter bytes.
+     Chunks come in order and without a gap. To reassemble them, append data while
+     offset equals the number of bytes so far, and check the end. Anything else is
+     DATA_LOSS; a shortened value is never delivered.
 
-     Ours are of 1 MiB or 768 KiB but for the last; of yours, any size that fits a
-     message is taken.
+     The server sends chunks of 1 MiB or 768 KiB, except the last. It accepts chunks
+     of any size that fits in a message.
     """
 
     offset: int = betterproto.uint32_field(1)
-    """Number of bytes before this piece, from 0."""
+    """Number of bytes before this chunk, from 0."""
 
     data: bytes = betterproto.bytes_field(2)
-    """The piece, not empty unless the whole is."""
+    """Bytes of this chunk. Empty only if the whole value is empty."""
 
     end: "ChunkEnd" = betterproto.message_field(3)
-    """What the whole must be. Set on the last piece, and only there."""
+    """Size and digest of the whole value. Set on the last chunk only."""
 
 
 @dataclass(eq=False, repr=False)
 class ChunkEnd(betterproto.Message):
-    """What the bytes of a sequence of chunks must be, once put together."""
+    """
+    Size, digest and use of the value that a sequence of chunks makes up.
+    """
 
     size: int = betterproto.uint32_field(1)
     """Number of bytes."""
@@ -429,23 +440,23 @@ class ChunkEnd(betterproto.Message):
 
     media_type: str = betterproto.string_field(3)
     """
-    Media type of an image, as its first bytes show: "image/png". Empty: it is
-     none that is known, or no image. Of StreamImage only.
+    Media type of an image, by its first bytes: "image/png". Empty: the value is
+     no image, or its format is not known. Set by StreamImage only.
     """
 
     field: str = betterproto.string_field(4)
     """
-    Which field of the message that follows the bytes are the value of: names
-     from that StreamEvent or StreamEnd on, with the index in a repeated field,
-     such as "output_item_done_event.item.output_image_generation_call.result.image"
-     or "response.calls[0].output_image_generation_call.result.image". Of
+    Field whose value the bytes are: the path of the field in the StreamEvent or
+     StreamEnd that follows, with the index in a repeated field, such as
+     "output_item_done_event.item.output_image_generation_call.result.image" or
+     "response.calls[0].output_image_generation_call.result.image". Set by
      StreamImage only.
     """
 
     final_image: bool = betterproto.bool_field(5)
     """
-    Whether the bytes are a finished image, that of an OutputItemDoneEvent, and
-     not an earlier view of it or some other value. Of StreamImage only.
+    True if the bytes are a finished image, that of an OutputItemDoneEvent. False:
+     a partial image, or another value. Set by StreamImage only.
     """
 
 
@@ -465,27 +476,27 @@ class JsonKey(betterproto.Message):
 
     name: str = betterproto.string_field(1)
     """
-    The key, as it is spelled in the JSON. Empty: the field is no key itself, or
-     no part of the JSON.
+    The key, as it is spelled in the JSON. Empty: the field is not a key, or not in
+     the JSON.
     """
 
     required: bool = betterproto.bool_field(2)
-    """Whether the STRICT profile refuses an object without the key."""
+    """True if the STRICT profile refuses an object without the key."""
 
     closed: bool = betterproto.bool_field(3)
     """
-    Whether the STRICT profile refuses a spelling that the enum lacks. Enum
+    True if the STRICT profile refuses a spelling that the enum lacks. Enum
      fields only.
     """
 
     lenient: bool = betterproto.bool_field(4)
     """
-    Whether a value that the field cannot carry exactly (a null, a number for
-     a string) stays in the object's extra fields. False: it is refused.
+    True if a value that the field cannot hold exactly (a null, a number for a
+     string) stays in the object's extra fields. False: such a value is refused.
     """
 
     role: "FieldRole" = betterproto.enum_field(5)
-    """The role of a field that is not simply a key."""
+    """Role of a field that is not an ordinary key."""
 
     variant: str = betterproto.string_field(6)
     """
@@ -496,20 +507,20 @@ class JsonKey(betterproto.Message):
 
 @dataclass(eq=False, repr=False)
 class JsonVariant(betterproto.Message):
-    """A member of a union, and when it is chosen."""
+    """Choice of a member of a union."""
 
     positions: List["JsonPosition"] = betterproto.message_field(1)
-    """Where in a document an item is read as this variant."""
+    """Places in a document whose items are read as this variant."""
 
     default: bool = betterproto.bool_field(2)
-    """Whether an item is read as this variant when the caller names none."""
+    """True if an item is read as this variant when the caller names none."""
 
     replay: bool = betterproto.bool_field(3)
-    """Whether an item that is sent back as input becomes this variant."""
+    """True if an item that is sent back as input becomes this variant."""
 
     fallback: bool = betterproto.bool_field(4)
     """
-    Whether the variant carries the objects whose type no other variant has.
+    True if the variant holds the objects whose type no other variant has.
     """
 
 
@@ -528,14 +539,14 @@ class JsonPosition(betterproto.Message):
 
     named: bool = betterproto.bool_field(3)
     """
-    Whether an item there is read as the variant only where the caller names
-     it.
+    True if an item in that place is read as the variant only where the caller
+     names the variant.
     """
 
 
 @dataclass(eq=False, repr=False)
 class ConversionError(betterproto.Message):
-    """Why one item of many was refused."""
+    """Refusal of one item of many."""
 
     code: int = betterproto.int32_field(1)
     """
@@ -548,8 +559,8 @@ class ConversionError(betterproto.Message):
 
     pointer: str = betterproto.string_field(3)
     """
-    JSON Pointer (RFC 6901) of the culprit in the JSON, the one that was given
-     or would have been written; empty for the whole, or if it is not in there.
+    JSON Pointer (RFC 6901) of the culprit, in the JSON that was read or would
+     have been written. Empty: the whole text, or the culprit has no place in it.
     """
 
     message: str = betterproto.string_field(4)
@@ -559,29 +570,29 @@ class ConversionError(betterproto.Message):
 @dataclass(eq=False, repr=False)
 class ExtraField(betterproto.Message):
     """
-    A key of a JSON object that the schema has no field for, or whose value the
-     field cannot carry exactly. Nothing of it is interpreted or changed.
+    A key of a JSON object that has no field in the schema, or whose value the
+     field cannot hold exactly. The value is neither interpreted nor changed.
     """
 
     name: str = betterproto.string_field(1)
     """
-    The key. Each name occurs once in its object, and none is a key of
-     the object that has had a field from the start ("type", "id", "result",
-     "status" of an item). One that has a field in a schema newer than the
-     message is taken, and comes back in that field.
+    The key. Each name occurs once in its object, and none is a key that has had
+     a field from the start ("type", "id", "result", "status" of an item). A key
+     that got a field in a later schema is accepted, and is in that field after
+     the JSON is read again.
     """
 
     json: str = betterproto.string_field(2)
     """
     The value as raw JSON text: digits, escapes and inner white space as they
-     were written, none around it. Read it with any JSON library.
+     were written, without white space around the text. Any JSON library reads it.
     """
 
 
 @dataclass(eq=False, repr=False)
 class ImageResult(betterproto.Message):
     """
-    What a key such as "result" holds: an image, another text, or null. The
+    Value of a key such as "result": an image, another text, or null. The
      fourth state, an absent key, is an ImageResult that is not set.
 
      Exactly one member is set; an ImageResult without one is refused.
@@ -601,9 +612,9 @@ class ImageResult(betterproto.Message):
 
     text: str = betterproto.string_field(3, group="kind")
     """
-    Any other JSON string, as it is: an https: or data: URL, base64 without
-     padding or in the URL alphabet, a placeholder such as "<value>". Text
-     that is canonical base64 is refused here: its place is image.
+    Any other JSON string, unchanged: an https: or data: URL, base64 without
+     padding or in the URL alphabet, a placeholder such as "<value>". Canonical
+     base64 is refused here: it belongs in image, decoded.
     """
 
 
@@ -622,14 +633,14 @@ class InputImageGenerationCall1(betterproto.Message):
 
     result: "ImageResult" = betterproto.message_field(2)
     """
-    The image, or what stands in its place. Not set: no key. JSON key
+    The image, or another value in its place. Not set: no key. JSON key
      "result", required by STRICT.
     """
 
     status: "ImageGenerationStatus" = betterproto.enum_field(3)
     """
-    Where the call stands, for the statuses that the SDKs name. JSON key
-     "status", required by STRICT, which takes no other status.
+    Status of the call, if it is one that the SDKs name. JSON key
+     "status", required by STRICT, which accepts no other status.
     """
 
     unknown_status: Optional[str] = betterproto.string_field(4, optional=True)
@@ -649,8 +660,8 @@ class InputImageGenerationCall2(betterproto.Message):
     An output item that is sent back in a request's "input". SDK type
      InputImageGenerationCall2 (OpenRouter, 2025-09-25 to 2025-10-07).
 
-     The same JSON as InputImageGenerationCall1: nothing in it tells them apart, so
-     an item is read as this variant only where the caller names it.
+     The JSON is the same as that of InputImageGenerationCall1, so an item is read
+     as this variant only where the caller names it.
     """
 
     id: Optional[str] = betterproto.string_field(1, optional=True)
@@ -661,14 +672,14 @@ class InputImageGenerationCall2(betterproto.Message):
 
     result: "ImageResult" = betterproto.message_field(2)
     """
-    The image, or what stands in its place. Not set: no key. JSON key
+    The image, or another value in its place. Not set: no key. JSON key
      "result", required by STRICT.
     """
 
     status: "ImageGenerationStatus" = betterproto.enum_field(3)
     """
-    Where the call stands, for the statuses that the SDKs name. JSON key
-     "status", required by STRICT, which takes no other status.
+    Status of the call, if it is one that the SDKs name. JSON key
+     "status", required by STRICT, which accepts no other status.
     """
 
     unknown_status: Optional[str] = betterproto.string_field(4, optional=True)
@@ -687,10 +698,10 @@ class OpenResponsesInputItemImageGenerationCall(betterproto.Message):
     """
     An item of the shared input type: a request's "input" or a response's
      "instructions". SDK type OpenResponsesInputItemImageGenerationCall
-     (OpenRouter, 2025-10-16 to 2025-10-23). Its status is open: STRICT takes any.
+     (OpenRouter, 2025-10-16 to 2025-10-23). Its status is open: STRICT accepts any.
 
-     The same JSON as InputImageGenerationCall1: an item is read as this variant
-     only where the caller names it.
+     The JSON is the same as that of InputImageGenerationCall1, so an item is read
+     as this variant only where the caller names it.
     """
 
     id: Optional[str] = betterproto.string_field(1, optional=True)
@@ -701,13 +712,13 @@ class OpenResponsesInputItemImageGenerationCall(betterproto.Message):
 
     result: "ImageResult" = betterproto.message_field(2)
     """
-    The image, or what stands in its place. Not set: no key. JSON key
+    The image, or another value in its place. Not set: no key. JSON key
      "result", required by STRICT.
     """
 
     status: "ImageGenerationStatus" = betterproto.enum_field(3)
     """
-    Where the call stands, for the statuses that the SDKs name. JSON key
+    Status of the call, if it is one that the SDKs name. JSON key
      "status", required by STRICT.
     """
 
@@ -738,14 +749,14 @@ class InstructionsImageGenerationCall1(betterproto.Message):
 
     result: "ImageResult" = betterproto.message_field(2)
     """
-    The image, or what stands in its place. Not set: no key. JSON key
+    The image, or another value in its place. Not set: no key. JSON key
      "result", required by STRICT.
     """
 
     status: "ImageGenerationStatus" = betterproto.enum_field(3)
     """
-    Where the call stands, for the statuses that the SDKs name. JSON key
-     "status", required by STRICT, which takes no other status.
+    Status of the call, if it is one that the SDKs name. JSON key
+     "status", required by STRICT, which accepts no other status.
     """
 
     unknown_status: Optional[str] = betterproto.string_field(4, optional=True)
@@ -765,8 +776,8 @@ class InstructionsImageGenerationCall2(betterproto.Message):
     An output item that comes back in a response's "instructions". SDK type
      InstructionsImageGenerationCall2 (OpenRouter, 2025-09-25 to 2025-10-07).
 
-     The same JSON as InstructionsImageGenerationCall1: nothing in it tells them
-     apart, so an item is read as this variant only where the caller names it.
+     The JSON is the same as that of InstructionsImageGenerationCall1, so an item is
+     read as this variant only where the caller names it.
     """
 
     id: Optional[str] = betterproto.string_field(1, optional=True)
@@ -777,14 +788,14 @@ class InstructionsImageGenerationCall2(betterproto.Message):
 
     result: "ImageResult" = betterproto.message_field(2)
     """
-    The image, or what stands in its place. Not set: no key. JSON key
+    The image, or another value in its place. Not set: no key. JSON key
      "result", required by STRICT.
     """
 
     status: "ImageGenerationStatus" = betterproto.enum_field(3)
     """
-    Where the call stands, for the statuses that the SDKs name. JSON key
-     "status", required by STRICT, which takes no other status.
+    Status of the call, if it is one that the SDKs name. JSON key
+     "status", required by STRICT, which accepts no other status.
     """
 
     unknown_status: Optional[str] = betterproto.string_field(4, optional=True)
@@ -801,7 +812,7 @@ class InstructionsImageGenerationCall2(betterproto.Message):
 @dataclass(eq=False, repr=False)
 class ImageGenerationCallError(betterproto.Message):
     """
-    Why an image generation call failed, such as a refusal by moderation.
+    Error of an image generation call that failed, such as a refusal by moderation.
      OpenAI, since 2026-10-14.
     """
 
@@ -844,11 +855,11 @@ class ImageGenerationCallError(betterproto.Message):
 
 @dataclass(eq=False, repr=False)
 class ImageGenerationCallErrorModerationDetails(betterproto.Message):
-    """What moderation refused, and when."""
+    """Categories and stage of a refusal by moderation."""
 
     categories: List[str] = betterproto.string_field(1)
     """
-    Categories that were found; APIs may add new ones at any time. Empty: no
+    Categories of the refused content; APIs may add new ones at any time. Empty: no
      key, or another value, such as an empty array, which is in extra_fields.
      JSON key "categories".
     """
@@ -906,8 +917,8 @@ class ImageGenerationCallSvgUsage(betterproto.Message):
 class OutputImageGenerationCall(betterproto.Message):
     """
     An item of a response's "output", and the "item" of a stream event. SDK type
-     OutputImageGenerationCall (OpenRouter, 2025-09-25 to 2025-10-07). The fields
-     from revised_prompt on are what OpenAI's servers add to the page's four keys.
+     OutputImageGenerationCall (OpenRouter, 2025-09-25 to 2025-10-07), which has four
+     keys. OpenAI's servers add those of the fields from revised_prompt on.
     """
 
     id: Optional[str] = betterproto.string_field(1, optional=True)
@@ -918,14 +929,14 @@ class OutputImageGenerationCall(betterproto.Message):
 
     result: "ImageResult" = betterproto.message_field(2)
     """
-    The image, or what stands in its place. Not set: no key. JSON key
+    The image, or another value in its place. Not set: no key. JSON key
      "result", required by STRICT.
     """
 
     status: "ImageGenerationStatus" = betterproto.enum_field(3)
     """
-    Where the call stands, for the statuses that the SDKs name. JSON key
-     "status", required by STRICT, which takes no other status.
+    Status of the call, if it is one that the SDKs name. JSON key
+     "status", required by STRICT, which accepts no other status.
     """
 
     unknown_status: Optional[str] = betterproto.string_field(4, optional=True)
@@ -940,9 +951,9 @@ class OutputImageGenerationCall(betterproto.Message):
 
     revised_prompt: Optional[str] = betterproto.string_field(6, optional=True)
     """
-    The prompt that the model drew from, where it changed the one it was
-     given. Not set: no key, or a value of another type, which is in
-     extra_fields. JSON key "revised_prompt".
+    Prompt that the model used, if it revised that of the request. Not set: no
+     key, or a value of another type, which is in extra_fields. JSON key
+     "revised_prompt".
     """
 
     size: Optional[str] = betterproto.string_field(7, optional=True)
@@ -954,13 +965,13 @@ class OutputImageGenerationCall(betterproto.Message):
 
     quality: Optional[str] = betterproto.string_field(8, optional=True)
     """
-    Quality that was drawn, such as "low" or "high". Not set: no key, or a
+    Quality of the image, such as "low" or "high". Not set: no key, or a
      value of another type, which is in extra_fields. JSON key "quality".
     """
 
     background: Optional[str] = betterproto.string_field(9, optional=True)
     """
-    Background that was drawn: "transparent", "opaque" or "auto". Not set:
+    Background of the image: "transparent", "opaque" or "auto". Not set:
      no key, or a value of another type, which is in extra_fields. JSON key
      "background".
     """
@@ -968,19 +979,19 @@ class OutputImageGenerationCall(betterproto.Message):
     output_format: Optional[str] = betterproto.string_field(10, optional=True)
     """
     Declared file format: "png", "jpeg", "webp", "gif", "svg"; the first bytes
-     of the image are the authority. Not set: no key, or a value of another
+     of the image show its real one. Not set: no key, or a value of another
      type, which is in extra_fields. JSON key "output_format".
     """
 
     action: Optional[str] = betterproto.string_field(11, optional=True)
     """
-    What the call did: "generate", "edit" or "auto". Not set: no key, or a
+    Action of the call: "generate", "edit" or "auto". Not set: no key, or a
      value of another type, which is in extra_fields. JSON key "action".
     """
 
     error: "ImageGenerationCallError" = betterproto.message_field(15)
     """
-    Why the call failed. Not set: no key, or a value of another type, which
+    Error of a failed call. Not set: no key, or a value of another type, which
      is in extra_fields. JSON key "error".
     """
 
@@ -996,10 +1007,10 @@ class OutputImageGenerationCallItem(betterproto.Message):
     """
     An item of a response's "output" as today's SDK has it: with a prompt, and a
      "result" that may be absent. SDK type OutputImageGenerationCallItem
-     (OpenRouter, since 2026-03-27). Its status is open: STRICT takes any.
+     (OpenRouter, since 2026-03-27). Its status is open: STRICT accepts any.
 
-     The same JSON as OutputImageGenerationCall: an item is read as this variant
-     only where the caller names it.
+     The JSON is the same as that of OutputImageGenerationCall, so an item is read
+     as this variant only where the caller names it.
     """
 
     id: Optional[str] = betterproto.string_field(1, optional=True)
@@ -1010,13 +1021,13 @@ class OutputImageGenerationCallItem(betterproto.Message):
 
     result: "ImageResult" = betterproto.message_field(2)
     """
-    The image, or what stands in its place. Not set: no key. JSON key
+    The image, or another value in its place. Not set: no key. JSON key
      "result", optional.
     """
 
     status: "ImageGenerationStatus" = betterproto.enum_field(3)
     """
-    Where the call stands, for the statuses that the SDKs name. JSON key
+    Status of the call, if it is one that the SDKs name. JSON key
      "status", required by STRICT.
     """
 
@@ -1032,9 +1043,9 @@ class OutputImageGenerationCallItem(betterproto.Message):
 
     revised_prompt: Optional[str] = betterproto.string_field(6, optional=True)
     """
-    The prompt that the model drew from, where it changed the one it was
-     given. Not set: no key, or a value of another type, which is in
-     extra_fields. JSON key "revised_prompt".
+    Prompt that the model used, if it revised that of the request. Not set: no
+     key, or a value of another type, which is in extra_fields. JSON key
+     "revised_prompt".
     """
 
     size: Optional[str] = betterproto.string_field(7, optional=True)
@@ -1046,13 +1057,13 @@ class OutputImageGenerationCallItem(betterproto.Message):
 
     quality: Optional[str] = betterproto.string_field(8, optional=True)
     """
-    Quality that was drawn, such as "low" or "high". Not set: no key, or a
+    Quality of the image, such as "low" or "high". Not set: no key, or a
      value of another type, which is in extra_fields. JSON key "quality".
     """
 
     background: Optional[str] = betterproto.string_field(9, optional=True)
     """
-    Background that was drawn: "transparent", "opaque" or "auto". Not set:
+    Background of the image: "transparent", "opaque" or "auto". Not set:
      no key, or a value of another type, which is in extra_fields. JSON key
      "background".
     """
@@ -1060,25 +1071,25 @@ class OutputImageGenerationCallItem(betterproto.Message):
     output_format: Optional[str] = betterproto.string_field(10, optional=True)
     """
     Declared file format: "png", "jpeg", "webp", "gif", "svg"; the first bytes
-     of the image are the authority. Not set: no key, or a value of another
+     of the image show its real one. Not set: no key, or a value of another
      type, which is in extra_fields. JSON key "output_format".
     """
 
     action: Optional[str] = betterproto.string_field(11, optional=True)
     """
-    What the call did: "generate", "edit" or "auto". Not set: no key, or a
+    Action of the call: "generate", "edit" or "auto". Not set: no key, or a
      value of another type, which is in extra_fields. JSON key "action".
     """
 
     prompt: Optional[str] = betterproto.string_field(12, optional=True)
     """
-    The prompt that was asked for. Not set: no key, or a value of another
+    Prompt of the request. Not set: no key, or a value of another
      type, which is in extra_fields. JSON key "prompt".
     """
 
     error: "ImageGenerationCallError" = betterproto.message_field(15)
     """
-    Why the call failed. Not set: no key, or a value of another type, which
+    Error of a failed call. Not set: no key, or a value of another type, which
      is in extra_fields. JSON key "error".
     """
 
@@ -1106,13 +1117,13 @@ class OutputImageGenerationServerToolItem(betterproto.Message):
 
     result: "ImageResult" = betterproto.message_field(2)
     """
-    The image, or what stands in its place. Not set: no key. JSON key
+    The image, or another value in its place. Not set: no key. JSON key
      "result", optional.
     """
 
     status: "ImageGenerationStatus" = betterproto.enum_field(3)
     """
-    Where the call stands, for the statuses that the SDKs name. JSON key
+    Status of the call, if it is one that the SDKs name. JSON key
      "status", required by STRICT.
     """
 
@@ -1128,13 +1139,13 @@ class OutputImageGenerationServerToolItem(betterproto.Message):
 
     revised_prompt: Optional[str] = betterproto.string_field(6, optional=True)
     """
-    The prompt that the model drew from. Not set: no key, or a value of
+    Prompt that the model used. Not set: no key, or a value of
      another type, which is in extra_fields. JSON key "revisedPrompt".
     """
 
     prompt: Optional[str] = betterproto.string_field(12, optional=True)
     """
-    The prompt that was asked for. Not set: no key, or a value of another
+    Prompt of the request. Not set: no key, or a value of another
      type, which is in extra_fields. JSON key "prompt".
     """
 
@@ -1146,13 +1157,13 @@ class OutputImageGenerationServerToolItem(betterproto.Message):
 
     image_url: Optional[str] = betterproto.string_field(14, optional=True)
     """
-    Where the image can be fetched. Not set: no key, or a value of another
+    URL of the image. Not set: no key, or a value of another
      type, which is in extra_fields. JSON key "imageUrl".
     """
 
     error_text: Optional[str] = betterproto.string_field(17, optional=True)
     """
-    Why the call failed, in words. Not set: no key, or a value of another
+    Error of a failed call, a sentence. Not set: no key, or a value of another
      type, which is in extra_fields. JSON key "error".
     """
 
@@ -1160,10 +1171,10 @@ class OutputImageGenerationServerToolItem(betterproto.Message):
 @dataclass(eq=False, repr=False)
 class UnknownItem(betterproto.Message):
     """
-    An object whose "type" no other variant of its union has, carried unchanged:
-     for an item, a message, a web search call, an image call of a later API.
-     One whose type has a variant in a schema newer than the message is taken too,
-     and comes back as that variant.
+    An object whose "type" no other variant of its union has, kept unchanged: for
+     an item, a message, a web search call, an image call of a later API. If a later
+     schema has a variant for the type, the message is accepted, and is that variant
+     after the JSON is read again.
     """
 
     type: str = betterproto.string_field(20)
@@ -1171,26 +1182,26 @@ class UnknownItem(betterproto.Message):
 
     json: str = betterproto.string_field(21)
     """
-    The whole object as raw JSON text, with a "type" that no other variant
-     has. As it was written, without white space around it.
+    The whole object as raw JSON text, as it was written, without white space
+     around it. Its "type" is one that no other variant has.
     """
 
 
 @dataclass(eq=False, repr=False)
 class ImageGenerationCall(betterproto.Message):
     """
-    An image_generation_call item of the Responses API: one of its types.
+    An image_generation_call item of the Responses API, as one of its variants.
 
-     Seven of the variants are the same JSON. The place of an item in its document
-     decides which it is, or the caller, by the name of a field of the oneof. An
-     item whose "type" belongs to one other variant is read as that one.
+     Seven of the variants have the same JSON. The place of an item in its document
+     determines its variant, or the caller names it: a field of the oneof. An item
+     whose "type" only one other variant has is read as that variant.
 
      The fields id, result, status, unknown_status and extra_fields have the same
      number and type in each variant that has them, so that code can treat the
      variants alike. Converting to JSON and back, as the same variant, gives the
-     same message; one for which that would not hold is refused. What an older
-     schema kept as extra fields or as an unknown item comes back in the fields of
-     this one.
+     same message; a message for which this does not hold is refused. After that
+     conversion, values that an older schema kept as extra fields or as an unknown
+     item are in the fields of this schema.
     """
 
     input_image_generation_call1: "InputImageGenerationCall1" = (
@@ -1202,8 +1213,8 @@ class ImageGenerationCall(betterproto.Message):
         betterproto.message_field(2, group="variant")
     )
     """
-    Request, "input": an output item sent back. Only where ParseCall is asked
-     for it.
+    Request, "input": an output item sent back. Only where the caller names
+     this variant.
     """
 
     instructions_image_generation_call1: "InstructionsImageGenerationCall1" = (
@@ -1215,8 +1226,8 @@ class ImageGenerationCall(betterproto.Message):
         betterproto.message_field(4, group="variant")
     )
     """
-    Response, "instructions": an output item sent back. Only where ParseCall is
-     asked for it.
+    Response, "instructions": an output item sent back. Only where the caller
+     names this variant.
     """
 
     output_image_generation_call: "OutputImageGenerationCall" = (
@@ -1228,22 +1239,22 @@ class ImageGenerationCall(betterproto.Message):
         "OpenResponsesInputItemImageGenerationCall"
     ) = betterproto.message_field(6, group="variant")
     """
-    Request, "input", or response, "instructions". Only where ParseCall is
-     asked for it.
+    Request, "input", or response, "instructions". Only where the caller names
+     this variant.
     """
 
     output_image_generation_call_item: "OutputImageGenerationCallItem" = (
         betterproto.message_field(7, group="variant")
     )
     """
-    Response, "output", as today's SDK names it. Only where ParseCall is asked
-     for it.
+    Response, "output", as today's SDK names it. Only where the caller names
+     this variant.
     """
 
     output_image_generation_server_tool_item: "OutputImageGenerationServerToolItem" = (
         betterproto.message_field(8, group="variant")
     )
-    """An item of type "openrouter:image_generation", wherever it stands."""
+    """An item of type "openrouter:image_generation", in any place."""
 
     unknown_item: "UnknownItem" = betterproto.message_field(9, group="variant")
     """An item of any other type."""
@@ -1252,27 +1263,27 @@ class ImageGenerationCall(betterproto.Message):
 @dataclass(eq=False, repr=False)
 class Document(betterproto.Message):
     """
-    A whole request, response or event, with its image generation calls lifted
-     out of the JSON. All else passes through untouched.
+    A whole request, response or event, with its image generation calls taken out
+     of the JSON. Everything else is kept unchanged.
     """
 
     kind: "DocumentKind" = betterproto.enum_field(1)
-    """What the document is; it decides where the calls are."""
+    """Kind of the document, which determines the places of the calls."""
 
     json: str = betterproto.string_field(2)
     """
-    The document as JSON text, a null in the place of each call. A call that was
-     left in its place is taken too, and comes back among the calls. A null
-     without a call stays a null.
+    The document as JSON text, with null in the place of each call. A call that
+     was left in the JSON is accepted too, and is in calls after the document is
+     read again. A null in the place of no call stays null.
     """
 
     calls: List["DocumentCall"] = betterproto.message_field(3)
     """
-    The calls, in this order, each array by index: those of a request's "input";
-     of a response's "instructions", then its "output"; of an event's response's
-     "instructions", the event's "item", the response's "output". An object
-     there is a call when its "type" is one that a variant of
-     ImageGenerationCall has.
+    The calls, each array in the order of its elements. In a request: those of
+     "input". In a response: those of "instructions", then of "output". In an
+     event: those of the "instructions" of its "response", its "item", those of
+     the "output" of its "response". An object there is a call if its "type" is
+     that of a variant of ImageGenerationCall.
     """
 
 
@@ -1284,7 +1295,7 @@ class DocumentCall(betterproto.Message):
     """JSON Pointer (RFC 6901) of the place, such as "/output/0"."""
 
     call: "ImageGenerationCall" = betterproto.message_field(2)
-    """The call, as the variant that its place decides."""
+    """The call, as the variant that belongs to its place."""
 
 
 @dataclass(eq=False, repr=False)
@@ -1302,7 +1313,7 @@ class ParseCallRequest(betterproto.Message):
     """
 
     profile: "Profile" = betterproto.enum_field(3)
-    """How much is demanded of the item. Default: PROFILE_WIRE."""
+    """Strictness of the checks. Default: PROFILE_WIRE."""
 
 
 @dataclass(eq=False, repr=False)
@@ -1337,7 +1348,7 @@ class ParseDocumentRequest(betterproto.Message):
     """The document: a JSON object."""
 
     kind: "DocumentKind" = betterproto.enum_field(2)
-    """What the document is."""
+    """Kind of the document."""
 
 
 @dataclass(eq=False, repr=False)
@@ -1345,7 +1356,7 @@ class ParseDocumentResponse(betterproto.Message):
     """Response of ParseDocument."""
 
     document: "Document" = betterproto.message_field(1)
-    """The document, its items lifted out."""
+    """The document, its items taken out."""
 
 
 @dataclass(eq=False, repr=False)
@@ -1353,7 +1364,7 @@ class FormatDocumentRequest(betterproto.Message):
     """Request of FormatDocument."""
 
     document: "Document" = betterproto.message_field(1)
-    """The document, its items lifted out."""
+    """The document, its items taken out."""
 
 
 @dataclass(eq=False, repr=False)
@@ -1367,81 +1378,81 @@ class FormatDocumentResponse(betterproto.Message):
 @dataclass(eq=False, repr=False)
 class ConvertCallsRequest(betterproto.Message):
     """
-    Request of ConvertCalls: some items. A few hundred small ones a message are
-     far faster than one.
+    Request of ConvertCalls: some items. Messages of a few hundred small items are
+     far faster than messages of one.
     """
 
     conversions: List["Conversion"] = betterproto.message_field(1)
-    """The items, or pieces of them."""
+    """The items, or chunks of them."""
 
 
 @dataclass(eq=False, repr=False)
 class ConvertCallsResponse(betterproto.Message):
-    """Response of ConvertCalls: some answers."""
+    """Response of ConvertCalls: some results."""
 
     results: List["ConversionResult"] = betterproto.message_field(1)
     """
-    The answers, in the order of the items: one for each item, or a sequence of
-     chunks, which may be where the answer or what it answers is larger than
-     3 MiB. Expect both, whichever way the item was sent.
+    The results, in the order of the items. A result is one message, or a sequence
+     of chunks, which is possible where the item or its result is larger than
+     3 MiB. Expect both forms, whichever form the item was sent in.
     """
 
 
 @dataclass(eq=False, repr=False)
 class Conversion(betterproto.Message):
     """
-    An item or document to convert, or a piece of one. The pieces follow each
-     other directly; they may stand in as many messages as is convenient.
+    An item or document to convert, or a chunk of one. The chunks follow each other
+     directly, in one message or in several.
     """
 
     json: str = betterproto.string_field(1, group="input")
-    """JSON of an item or document, to be read as a message."""
+    """JSON of an item or document, to convert to a message."""
 
     call: "ImageGenerationCall" = betterproto.message_field(2, group="input")
-    """An item, to be written as JSON."""
+    """An item, to convert to JSON."""
 
     document: "Document" = betterproto.message_field(3, group="input")
-    """A document, to be written as JSON."""
+    """A document, to convert to JSON."""
 
     json_chunk: "Chunk" = betterproto.message_field(4, group="input")
     """
-    A piece of the JSON of an item or document (UTF-8), to be read as a
+    A chunk of the JSON of an item or document (UTF-8), to convert to a
      message.
     """
 
     call_chunk: "Chunk" = betterproto.message_field(5, group="input")
-    """A piece of a serialized ImageGenerationCall, to be written as JSON."""
+    """A chunk of a serialized ImageGenerationCall, to convert to JSON."""
 
     document_chunk: "Chunk" = betterproto.message_field(6, group="input")
-    """A piece of a serialized Document, to be written as JSON."""
+    """A chunk of a serialized Document, to convert to JSON."""
 
     variant: str = betterproto.string_field(7)
     """
-    The variant to read the JSON of an item as; see ParseCallRequest. Of no
-     matter for other input. Of pieces, that of the last counts.
+    The variant to read the JSON of an item as; see ParseCallRequest. Ignored for
+     other input. For chunks, the value on the last one counts.
     """
 
     profile: "Profile" = betterproto.enum_field(8)
     """
-    How much is demanded of the JSON of an item. Default: PROFILE_WIRE. Of no
-     matter for other input. Of pieces, that of the last counts.
+    Strictness of the checks on the JSON of an item. Default: PROFILE_WIRE.
+     Ignored for other input. For chunks, the value on the last one counts.
     """
 
     document_kind: "DocumentKind" = betterproto.enum_field(9)
     """
-    What document the JSON is. Unspecified: it is an item. Of no matter for
-     other input. Of pieces, that of the last counts.
+    Kind of the document in the JSON. Unspecified: the JSON is an item. Ignored
+     for other input. For chunks, the value on the last one counts.
     """
 
 
 @dataclass(eq=False, repr=False)
 class ConversionResult(betterproto.Message):
-    """The answer to an item or document, or a piece of it."""
+    """Result of converting an item or document, or a chunk of that result."""
 
     index: int = betterproto.uint32_field(1)
     """
-    Number of the item or document on the stream, from 0. The pieces of one
-     have the same number, and so do those of its answer.
+    Index of the item or document on the stream, from 0. All chunks of one item
+     count as one, and all chunks of its result have its index.
     """
 
     call: "ImageGenerationCall" = betterproto.message_field(2, group="output")
@@ -1454,16 +1465,16 @@ class ConversionResult(betterproto.Message):
     """The JSON that was written."""
 
     error: "ConversionError" = betterproto.message_field(5, group="output")
-    """Why the item was refused. The stream goes on."""
+    """Refusal of the item. The stream goes on."""
 
     call_chunk: "Chunk" = betterproto.message_field(6, group="output")
-    """A piece of the serialized ImageGenerationCall that was read."""
+    """A chunk of the serialized ImageGenerationCall that was read."""
 
     document_chunk: "Chunk" = betterproto.message_field(7, group="output")
-    """A piece of the serialized Document that was read."""
+    """A chunk of the serialized Document that was read."""
 
     json_chunk: "Chunk" = betterproto.message_field(8, group="output")
-    """A piece of the JSON that was written (UTF-8)."""
+    """A chunk of the JSON that was written (UTF-8)."""
 
 
 @dataclass(eq=False, repr=False)
@@ -1472,7 +1483,7 @@ class ImageGenerationTool(betterproto.Message):
     Configuration of the image tool, in a request's "tools" and echoed in a
      response's. OpenAI's tool.ImageGeneration, OpenRouter's
      ImageGenerationServerTool. Keys of newer APIs stay in extra_fields, as does a
-     value of another JSON type than its field, such as a null.
+     value whose JSON type is not that of its field, such as a null.
     """
 
     model: Optional[str] = betterproto.string_field(1, optional=True)
@@ -1526,7 +1537,7 @@ class ImageGenerationTool(betterproto.Message):
 
     input_fidelity: Optional[str] = betterproto.string_field(9, optional=True)
     """
-    How closely input images are followed: "high" or "low". Not set: no
+    Fidelity to the input images: "high" or "low". Not set: no
      key, or a value of another type, which is in extra_fields. JSON key
      "input_fidelity".
     """
@@ -1545,8 +1556,8 @@ class ImageGenerationTool(betterproto.Message):
 
     action: Optional[str] = betterproto.string_field(12, optional=True)
     """
-    What to do: "generate", "edit" or "auto". Not set: no key, or a value
-     of another type, which is in extra_fields. JSON key "action".
+    Action: "generate", "edit" or "auto". Not set: no key, or a value of
+     another type, which is in extra_fields. JSON key "action".
     """
 
     complexity: Optional[str] = betterproto.string_field(14, optional=True)
@@ -1571,14 +1582,14 @@ class ImageGenerationTool(betterproto.Message):
 
     svg: "ImageGenerationSvg" = betterproto.message_field(17)
     """
-    How an svg is written. Not set: no key, or a value of another type, which
+    Settings of an SVG image. Not set: no key, or a value of another type, which
      is in extra_fields. JSON key "svg".
     """
 
 
 @dataclass(eq=False, repr=False)
 class ImageGenerationSvg(betterproto.Message):
-    """How an SVG image is written."""
+    """Settings of an SVG image."""
 
     model: Optional[str] = betterproto.string_field(1, optional=True)
     """
@@ -1588,8 +1599,8 @@ class ImageGenerationSvg(betterproto.Message):
 
     reasoning: "ImageGenerationSvgReasoning" = betterproto.message_field(2)
     """
-    How much that model reasons. Not set: no key, or a value of another type,
-     which is in extra_fields. JSON key "reasoning".
+    Reasoning of that model. Not set: no key, or a value of another type, which
+     is in extra_fields. JSON key "reasoning".
     """
 
     extra_fields: List["ExtraField"] = betterproto.message_field(5)
@@ -1598,7 +1609,7 @@ class ImageGenerationSvg(betterproto.Message):
 
 @dataclass(eq=False, repr=False)
 class ImageGenerationSvgReasoning(betterproto.Message):
-    """How much the model that writes an SVG image reasons."""
+    """Reasoning of the model that writes an SVG image."""
 
     effort: Optional[str] = betterproto.string_field(1, optional=True)
     """
@@ -1639,7 +1650,7 @@ class OpenRouterImageGenerationTool(betterproto.Message):
 
     parameters: "OpenRouterImageGenerationParameters" = betterproto.message_field(1)
     """
-    What to draw with. Not set: no key, or a value of another type, which
+    Parameters of the image. Not set: no key, or a value of another type, which
      is in extra_fields. JSON key "parameters".
     """
 
@@ -1650,8 +1661,8 @@ class OpenRouterImageGenerationTool(betterproto.Message):
 @dataclass(eq=False, repr=False)
 class OpenRouterImageGenerationParameters(betterproto.Message):
     """
-    Parameters of OpenRouter's own image tool. Models take others besides, which
-     stay in extra_fields.
+    Parameters of OpenRouter's own image tool. Some models have further parameters,
+     which stay in extra_fields.
     """
 
     model: Optional[str] = betterproto.string_field(1, optional=True)
@@ -1733,30 +1744,29 @@ class Tool(betterproto.Message):
 @dataclass(eq=False, repr=False)
 class ImageRequest(betterproto.Message):
     """
-    What to draw, and with what: the body of a POST /responses. What is not set
-     is not sent, so that the API's own defaults hold. The body, in which the
-     JSON Pointers of errors point:
+    Request for an image: the body of a POST /responses. A field that is not set is
+     not sent, so that the API's own defaults apply. The JSON Pointers of errors
+     refer to this body:
 
        {"model": MODEL, "input": PROMPT, "tools": [TOOL, ...], EXTRA FIELDS}
 
-     where with items or images before the prompt "input" is
+     If there are items or images, "input" is
 
        [ITEM, ..., {"type": "message", "role": "user", "content": [
          {"type": "input_text", "text": PROMPT},
          {"type": "input_image", "detail": DETAIL, "image_url": IMAGE}, ...]}]
 
-     The HTTP door makes an ImageRequest of a body so that the body made of it is
-     the same JSON value again, but for the key "stream", which the method stands
-     for; for calls in the "input", see input_items; and for an image tool that is
+     The HTTP door converts a body to an ImageRequest and back to the same JSON
+     value, with three exceptions: the key "stream", which the choice of the method
+     replaces; calls in the "input", see input_items; and an image tool, which is
      added where "tool_choice" names it and there are no tools.
     """
 
     prompt: str = betterproto.string_field(1)
     """
-    What to draw, in words. The text of the "input". Blank: refused, unless
-     there are input_items, or extra_fields has a "prompt", a
-     "previous_response_id" or a "conversation" that is not null. Empty, and no
-     input_items: no key.
+    Prompt, of at most 10 MiB: the text of the "input". Blank: refused, unless there
+     are input_items, or extra_fields has a "prompt", a "previous_response_id" or a
+     "conversation" that is not null. Empty, and no input_items: no key.
     """
 
     model: str = betterproto.string_field(2)
@@ -1773,50 +1783,50 @@ class ImageRequest(betterproto.Message):
     """
 
     input_images: List["InputImage"] = betterproto.message_field(4)
-    """Images to start from, shown to the model with the prompt."""
+    """Input images, which the model receives with the prompt."""
 
     extra_fields: List["ExtraField"] = betterproto.message_field(5)
     """
-    Other keys of the request, in order, passed on untouched: "tool_choice",
-     "previous_response_id", "instructions", "user", ... Those that other fields
-     stand for ("model", "input", "tools", "stream") are refused here, but for a
-     "model" or an "input" that is null where the body has none otherwise.
+    Other keys of the request, in order, passed on unchanged: "tool_choice",
+     "previous_response_id", "instructions", "user", ... The keys of other fields
+     ("model", "input", "tools", "stream") are refused here, except a "model" or an
+     "input" that is null while its field is empty.
     """
 
     input_items: List["ImageGenerationCall"] = betterproto.message_field(6)
     """
-    Items of the "input" before the prompt, in order: earlier calls, such as the
-     call of an answer as it came, for edits over several turns; items of
-     another type, such as messages, as an UnknownItem. A call is sent back in
-     the form in which the APIs take it: its id, result and status. One without
-     an id is refused, and so is one whose image has no bytes: put in those that
-     came in chunks.
+    Items of the "input" before the prompt, in order: earlier calls, unchanged from
+     the response, for edits over several turns; items of another type, such as
+     messages, each as an UnknownItem. A call is sent back in the form that the APIs
+     accept: its id, result and status. A call without an id is refused, and so is a
+     call whose image is empty: put in the bytes that came in chunks.
     
-     APIs take some items without a "type", or with null for it. The json of such
-     an UnknownItem is so too; its type is the one that they read it as: "message"
-     where it has a "role", or else "item_reference" where it has an "id".
+     APIs accept some items without a "type", or with null for it. The json of such
+     an UnknownItem has no "type" either; its type is the one that the APIs assume:
+     "message" if it has a "role", or else "item_reference" if it has an "id".
     """
 
     empty_tools: "EmptyTools" = betterproto.enum_field(7)
     """
-    What the body says of tools where tools is empty. Of no meaning where it is
-     not: the tools are exactly those.
+    Form of the key "tools" if the field tools is empty. Ignored otherwise: the
+     body then has exactly those tools.
     """
 
     message_json: str = betterproto.string_field(8)
     """
-    The user's message as raw JSON text, where its form is not the one above: with
-     "" in the place of the prompt, and of the "image_url" or the "file_id" of each
-     of input_images, in their order, and without the "detail" of those that have
-     one set. Such as {"role":"user","content":""}. Empty: the form above.
+    The user's message as raw JSON text, if its form is not the one above. It has
+     "" in the place of the prompt, and in the place of the "image_url" or the
+     "file_id" of each of input_images, in their order; the "detail" of an image is
+     left out if InputImage.detail is set. Such as {"role":"user","content":""}.
+     Empty: the form above.
     
-     A service that draws needs only the prompt and the images.
+     A backend that draws images itself needs only the prompt and the images.
     """
 
 
 @dataclass(eq=False, repr=False)
 class InputImage(betterproto.Message):
-    """An image to start from."""
+    """An input image."""
 
     image: bytes = betterproto.bytes_field(1, group="source")
     """
@@ -1832,16 +1842,16 @@ class InputImage(betterproto.Message):
 
     detail: Optional[str] = betterproto.string_field(4, optional=True)
     """
-    How closely the model looks at it: "low", "high", "auto". Not set: "auto", or
-     what the request's message_json has.
+    Detail in which the model reads the image: "low", "high", "auto". Not set:
+     "auto", or the value in the request's message_json.
     """
 
 
 @dataclass(eq=False, repr=False)
 class ToolUsage(betterproto.Message):
     """
-    What the tools of a response consumed, which Usage does not count. OpenAI,
-     since 2026-11.
+    Tokens of the tools of a response, which Usage does not count. OpenAI, since
+     2026-11.
     """
 
     image_gen: "ToolUsageImageGen" = betterproto.message_field(1)
@@ -1953,8 +1963,8 @@ class ToolUsageImageGenCachedTokensDetails(betterproto.Message):
 @dataclass(eq=False, repr=False)
 class ImageResponse(betterproto.Message):
     """
-    The answer to an ImageRequest: the response object of the API. Nothing in it
-     is rewritten. A key whose value is null is as one that is absent.
+    Response to an ImageRequest: the response object of the API, with unchanged
+     values. A key whose value is null counts as absent.
     """
 
     id: Optional[str] = betterproto.string_field(1, optional=True)
@@ -1968,27 +1978,31 @@ class ImageResponse(betterproto.Message):
     status: Optional[str] = betterproto.string_field(3, optional=True)
     """
     Status of the response as the API spells it: "completed", "failed",
-     "incomplete", "in_progress", "cancelled", "queued", or another. Look at it
-     before the calls: a response that failed is no gRPC error. Not set: the
-     API sent none; for a gRPC backend that set none, a server puts "completed" if
-     there is an image, else the answer is DATA_LOSS. JSON key "status".
+     "incomplete", "in_progress", "cancelled", "queued", or another. Check it before
+     the calls: a response that failed is no gRPC error. Not set: the API sent none.
+     If a gRPC backend sets none, the server sets "completed" if there is an image;
+     else the answer is DATA_LOSS. JSON key "status".
     """
 
     usage: "Usage" = betterproto.message_field(4)
-    """What was consumed. Not set: the API sent nothing. JSON key "usage"."""
+    """
+    Tokens and cost of the response. Not set: the API sent none. JSON key "usage".
+    """
 
     extra_fields: List["ExtraField"] = betterproto.message_field(5)
     """
     Those of the keys above whose value has another JSON type, such as a number
-     for a status. Further keys are in the document only.
+     for a status. Other keys are in the document only.
     """
 
     error: "ResponseError" = betterproto.message_field(6)
-    """Why the response failed. Not set: nothing is said. JSON key "error"."""
+    """
+    Error of a response that failed. Not set: the API sent none. JSON key "error".
+    """
 
     incomplete_details: "IncompleteDetails" = betterproto.message_field(7)
     """
-    Why the response is incomplete. Not set: nothing is said. JSON key
+    Reason that the response is incomplete. Not set: the API sent none. JSON key
      "incomplete_details".
     """
 
@@ -2001,34 +2015,34 @@ class ImageResponse(betterproto.Message):
 
     document: "Document" = betterproto.message_field(9)
     """
-    The whole response, with what the fields above have no place for, such as
-     the annotations of a text, and with its calls. Set if asked for.
+    The whole response: its calls, and the keys that have no field above, such as
+     the annotations of a text. Set if include_document is.
     """
 
     tool_usage: "ToolUsage" = betterproto.message_field(20)
     """
-    What the tools consumed beside usage. Not set: the API sent nothing. JSON
-     key "tool_usage".
+    Tokens of the tools, which are not part of usage. Not set: the API sent none.
+     JSON key "tool_usage".
     """
 
     output_text: Optional[str] = betterproto.string_field(11, optional=True)
     """
     Text that the model wrote: the "output_text" parts of its messages, joined in
-     order, as "output_text" of OpenAI's SDKs is. No JSON key. Cut after 1 MiB: the
-     document has all of it. Not set: the model wrote none.
+     order, as in "output_text" of OpenAI's SDKs. No JSON key. Cut off after 1 MiB:
+     the document has the whole text. Not set: the model wrote none.
     """
 
     refusal: Optional[str] = betterproto.string_field(12, optional=True)
     """
-    Why the model refused, in its words: the "refusal" parts of its messages,
-     joined in order. No JSON key. Cut after 1 MiB. Not set: the model did not
+    Refusal of the model in its own words: the "refusal" parts of its messages,
+     joined in order. No JSON key. Cut off after 1 MiB. Not set: the model did not
      refuse.
     """
 
 
 @dataclass(eq=False, repr=False)
 class Usage(betterproto.Message):
-    """What a response has consumed."""
+    """Tokens and cost of a response."""
 
     input_tokens: Optional[int] = betterproto.int32_field(1, optional=True)
     """Tokens of the input. JSON key "input_tokens"."""
@@ -2040,29 +2054,29 @@ class Usage(betterproto.Message):
     """Tokens in all. JSON key "total_tokens"."""
 
     cost: Optional[float] = betterproto.double_field(4, optional=True)
-    """What the call cost, in OpenRouter's credits. JSON key "cost"."""
+    """Cost of the call in OpenRouter's credits. JSON key "cost"."""
 
     extra_fields: List["ExtraField"] = betterproto.message_field(5)
     """
     The other keys, in order, such as "input_tokens_details", and those whose
-     value their field cannot carry.
+     value their field cannot hold.
     """
 
 
 @dataclass(eq=False, repr=False)
 class ResponseError(betterproto.Message):
-    """Why a response failed."""
+    """Error of a response that failed."""
 
     code: Optional[str] = betterproto.string_field(1, optional=True)
     """
-    A word, such as "server_error" or "rate_limit_exceeded". Not set: no key, or
-     a value of another type, which is in extra_fields. JSON key "code".
+    Code of the error, such as "server_error" or "rate_limit_exceeded". Not set: no
+     key, or a value of another type, which is in extra_fields. JSON key "code".
     """
 
     message: Optional[str] = betterproto.string_field(2, optional=True)
     """
-    A sentence. Not set: no key, or a value of another type, which is in
-     extra_fields. JSON key "message".
+    Description of the error, a sentence. Not set: no key, or a value of another
+     type, which is in extra_fields. JSON key "message".
     """
 
     extra_fields: List["ExtraField"] = betterproto.message_field(5)
@@ -2083,11 +2097,11 @@ class ResponseError(betterproto.Message):
 
 @dataclass(eq=False, repr=False)
 class IncompleteDetails(betterproto.Message):
-    """Why a response is incomplete."""
+    """Reason that a response is incomplete."""
 
     reason: Optional[str] = betterproto.string_field(1, optional=True)
     """
-    A word, such as "max_output_tokens" or "content_filter". Not set: no key, or
+    The reason, such as "max_output_tokens" or "content_filter". Not set: no key, or
      a value of another type, which is in extra_fields. JSON key "reason".
     """
 
@@ -2101,7 +2115,7 @@ class ImageGenCallInProgressEvent(betterproto.Message):
 
     item_id: Optional[str] = betterproto.string_field(1, optional=True)
     """
-    Identifier of the item that the event is of. Not set: no key, or a value of
+    Identifier of the item of the event. Not set: no key, or a value of
      another type, which is in extra_fields. JSON key "item_id".
     """
 
@@ -2127,7 +2141,7 @@ class ImageGenCallGeneratingEvent(betterproto.Message):
 
     item_id: Optional[str] = betterproto.string_field(1, optional=True)
     """
-    Identifier of the item that the event is of. Not set: no key, or a value of
+    Identifier of the item of the event. Not set: no key, or a value of
      another type, which is in extra_fields. JSON key "item_id".
     """
 
@@ -2150,13 +2164,13 @@ class ImageGenCallGeneratingEvent(betterproto.Message):
 @dataclass(eq=False, repr=False)
 class ImageGenCallPartialImageEvent(betterproto.Message):
     """
-    An early view of the image. OpenRouter's ImageGenCallPartialImageEvent. OpenAI
-     adds the fields from size on.
+    A partial image. OpenRouter's ImageGenCallPartialImageEvent. OpenAI adds the
+     fields from size on.
     """
 
     item_id: Optional[str] = betterproto.string_field(1, optional=True)
     """
-    Identifier of the item that the event is of. Not set: no key, or a value of
+    Identifier of the item of the event. Not set: no key, or a value of
      another type, which is in extra_fields. JSON key "item_id".
     """
 
@@ -2195,13 +2209,13 @@ class ImageGenCallPartialImageEvent(betterproto.Message):
 
     quality: Optional[str] = betterproto.string_field(9, optional=True)
     """
-    Quality that is drawn. Not set: no key, or a value of another type,
+    Quality of the image. Not set: no key, or a value of another type,
      which is in extra_fields. JSON key "quality".
     """
 
     background: Optional[str] = betterproto.string_field(10, optional=True)
     """
-    Background that is drawn. Not set: no key, or a value of another type,
+    Background of the image. Not set: no key, or a value of another type,
      which is in extra_fields. JSON key "background".
     """
 
@@ -2221,7 +2235,7 @@ class ImageGenCallCompletedEvent(betterproto.Message):
 
     item_id: Optional[str] = betterproto.string_field(1, optional=True)
     """
-    Identifier of the item that the event is of. Not set: no key, or a value of
+    Identifier of the item of the event. Not set: no key, or a value of
      another type, which is in extra_fields. JSON key "item_id".
     """
 
@@ -2243,7 +2257,7 @@ class ImageGenCallCompletedEvent(betterproto.Message):
 
 @dataclass(eq=False, repr=False)
 class OutputItemAddedEvent(betterproto.Message):
-    """An item was begun. Its image item has no "result" key yet, or null."""
+    """An item has begun. An image item has no "result" yet, or null."""
 
     output_index: Optional[int] = betterproto.int32_field(2, optional=True)
     """
@@ -2262,15 +2276,15 @@ class OutputItemAddedEvent(betterproto.Message):
 
     item: "ImageGenerationCall" = betterproto.message_field(6)
     """
-    The item, read as an OutputImageGenerationCall; another type's as what it
-     is. Not set: no key. JSON key "item".
+    The item, read as an OutputImageGenerationCall, or as the variant of its type
+     if that is another one. Not set: no key. JSON key "item".
     """
 
 
 @dataclass(eq=False, repr=False)
 class OutputItemDoneEvent(betterproto.Message):
     """
-    An item is final. Its image item holds the image, whatever its status says.
+    An item is final. An image item has its image, whatever its status is.
     """
 
     output_index: Optional[int] = betterproto.int32_field(2, optional=True)
@@ -2290,8 +2304,8 @@ class OutputItemDoneEvent(betterproto.Message):
 
     item: "ImageGenerationCall" = betterproto.message_field(6)
     """
-    The item, read as an OutputImageGenerationCall; another type's as what it
-     is. Not set: no key. JSON key "item".
+    The item, read as an OutputImageGenerationCall, or as the variant of its type
+     if that is another one. Not set: no key. JSON key "item".
     """
 
 
@@ -2341,10 +2355,10 @@ class GenerateImageRequest(betterproto.Message):
     """Request of GenerateImage."""
 
     request: "ImageRequest" = betterproto.message_field(1)
-    """What to draw."""
+    """Prompt, tools and other input."""
 
     include_document: bool = betterproto.bool_field(2)
-    """Whether to answer with the whole response too, as a Document."""
+    """True to get the whole response too, as a Document."""
 
 
 @dataclass(eq=False, repr=False)
@@ -2361,20 +2375,21 @@ class StreamImageRequest(betterproto.Message):
 
     request: "ImageRequest" = betterproto.message_field(1)
     """
-    What to draw. The number of partial images is a setting of the image tool.
+    Prompt, tools and other input. The number of partial images is a setting of
+     the image tool.
     """
 
     include_document: bool = betterproto.bool_field(2)
     """
-    Whether the end has the whole response too, as a Document. Its images then
-     come twice.
+    True to get the whole response too, as a Document in the end. Its images are
+     then sent twice.
     """
 
     include_other_events: bool = betterproto.bool_field(3)
     """
-    Whether events come that concern no image generation call, as an
-     UnknownItem: "response.created", those of a message's text, ... But never
-     the one that ends the stream, which StreamEnd stands for.
+    True to get the events that concern no image generation call too, each as an
+     UnknownItem: "response.created", the events of a message's text, ... The event
+     that ends the API's stream is not among them: StreamEnd takes its place.
     """
 
 
@@ -2383,57 +2398,57 @@ class StreamImageResponse(betterproto.Message):
     """
     Response of StreamImage: a part of the answer.
 
-     An image is not in its event but comes directly before it, in chunks. The last
-     chunk says which field of the event the image is; that field is set there, to no
-     bytes. So: append the data of chunks until one has an end; check size and
-     SHA-256; at the event, put the bytes into its field. Most programs need no more
-     than this: where the end says final_image, the bytes are an image.
+     An image is not in its event: it comes directly before the event, in chunks.
+     The last chunk names the field of the event that the image belongs in; in the
+     event, that field is set, but empty. So: append the data of chunks until one has
+     an end; check size and SHA-256; at the event, put the bytes into its field. Most
+     programs need only this: where the end has final_image, the bytes are an image.
 
      An event can have several such values, whose chunks come one value after the
-     other. All that came since the last event belong to this one; none carries
-     over.
+     other. All chunks between two events belong to the second one.
 
-     The same is done with other values that can be megabytes, where one is longer
-     than 256 KiB, or the message too large otherwise: ImageResult.text, ExtraField.json, UnknownItem.json,
-     Document.json, ImageResponse.output_text, ImageResponse.refusal. Their chunks are UTF-8.
+     Other values that can be megabytes are sent in chunks too, where the value is
+     longer than 256 KiB or the message would be too large: ImageResult.text,
+     ExtraField.json, UnknownItem.json, Document.json, ImageResponse.output_text,
+     ImageResponse.refusal. Their chunks are UTF-8.
     """
 
     chunk: "Chunk" = betterproto.message_field(1, group="part")
-    """A piece of a value, mostly an image, of the next event or end."""
+    """A chunk of a value, usually an image, of the next event or end."""
 
     event: "StreamEvent" = betterproto.message_field(2, group="part")
-    """Something that happened."""
+    """An event of the API."""
 
     end: "StreamEnd" = betterproto.message_field(3, group="part")
     """
-    The end: the last message. After it comes the status of the call; a client
-     that leaves before cancels the call.
+    The end: the last message. The status of the call follows; a client that
+     stops reading before the status cancels the call.
     """
 
 
 @dataclass(eq=False, repr=False)
 class StreamEnd(betterproto.Message):
-    """How a stream ended."""
+    """End of a stream."""
 
     ending: "StreamEnding" = betterproto.enum_field(1)
     """
-    What the API said of the end. A server fills it in for a backend that left
-     it unset: by the status of the response, or as completed if an image came.
-     With neither, the answer is DATA_LOSS.
+    Ending of the API's stream. If a gRPC backend leaves it unset, the server sets
+     it by the status of the response, or to completed if there is an image. With
+     neither, the answer is DATA_LOSS.
     """
 
     response: "ImageResponse" = betterproto.message_field(2)
     """
-    The response as it was at the end. Its calls are only those whose
-     OutputItemDoneEvent did not come; usually none. If the end was not
-     announced, what was known of the response.
+    The response at the end. Its calls are only those without an
+     OutputItemDoneEvent; usually there are none. If the end was not announced, the
+     response has the values of the events before.
     """
 
     missing_events: int = betterproto.int32_field(3)
     """
-    Number of events that are missing, as the sequence numbers of the others
-     show, or that were left out because their JSON is faulty, such as half a
-     surrogate pair in a text. Above 0: something was lost, but no image.
+    Number of events that are missing, by the gaps in the sequence numbers, or
+     that were left out because their JSON is faulty, such as half a surrogate pair
+     in a text. Above 0: an event was lost, but no image.
     """
 
 

@@ -18,15 +18,15 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Chunk(_message.Message):
-    """A piece of some bytes that are too large for one message: a client with the
-    default limit of 4 MiB can receive any size, up to 4 GiB.
+    """Part of a value that is too large for one message, so that a client with the
+    default limit of 4 MiB can receive a value of any size up to 4 GiB.
 
-    Pieces come in order and without a gap. To put them together, append data
-    while offset is the number of bytes so far, and check the end. Anything else
-    is damage: DATA_LOSS, never shorter bytes.
+    Chunks come in order and without a gap. To reassemble them, append data while
+    offset equals the number of bytes so far, and check the end. Anything else is
+    DATA_LOSS; a shortened value is never delivered.
 
-    Ours are of 1 MiB or 768 KiB but for the last; of yours, any size that fits a
-    message is taken.
+    The server sends chunks of 1 MiB or 768 KiB, except the last. It accepts chunks
+    of any size that fits in a message.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -35,12 +35,12 @@ class Chunk(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     offset: _builtins.int
-    """Number of bytes before this piece, from 0."""
+    """Number of bytes before this chunk, from 0."""
     data: _builtins.bytes
-    """The piece, not empty unless the whole is."""
+    """Bytes of this chunk. Empty only if the whole value is empty."""
     @_builtins.property
     def end(self) -> Global___ChunkEnd:
-        """What the whole must be. Set on the last piece, and only there."""
+        """Size and digest of the whole value. Set on the last chunk only."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ Global___Chunk: _TypeAlias = Chunk  # noqa: Y015
 
 @_typing.final
 class ChunkEnd(_message.Message):
-    """What the bytes of a sequence of chunks must be, once put together."""
+    """Size, digest and use of the value that a sequence of chunks makes up."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -73,19 +73,19 @@ class ChunkEnd(_message.Message):
     sha256: _builtins.bytes
     """SHA-256 digest, 32 bytes."""
     media_type: _builtins.str
-    """Media type of an image, as its first bytes show: "image/png". Empty: it is
-    none that is known, or no image. Of StreamImage only.
+    """Media type of an image, by its first bytes: "image/png". Empty: the value is
+    no image, or its format is not known. Set by StreamImage only.
     """
     field: _builtins.str
-    """Which field of the message that follows the bytes are the value of: names
-    from that StreamEvent or StreamEnd on, with the index in a repeated field,
-    such as "output_item_done_event.item.output_image_generation_call.result.image"
-    or "response.calls[0].output_image_generation_call.result.image". Of
+    """Field whose value the bytes are: the path of the field in the StreamEvent or
+    StreamEnd that follows, with the index in a repeated field, such as
+    "output_item_done_event.item.output_image_generation_call.result.image" or
+    "response.calls[0].output_image_generation_call.result.image". Set by
     StreamImage only.
     """
     final_image: _builtins.bool
-    """Whether the bytes are a finished image, that of an OutputItemDoneEvent, and
-    not an earlier view of it or some other value. Of StreamImage only.
+    """True if the bytes are a finished image, that of an OutputItemDoneEvent. False:
+    a partial image, or another value. Set by StreamImage only.
     """
     def __init__(
         self,

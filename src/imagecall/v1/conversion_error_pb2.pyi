@@ -36,7 +36,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_NON_FINITE_NUMBER: _ErrorReason.ValueType  # 4
     """A number is NaN or Infinity."""
     ERROR_REASON_NUMBER_TOO_LONG: _ErrorReason.ValueType  # 5
-    """A number has more than 4,300 digits before its point."""
+    """A number has more than 4,300 digits before its decimal point."""
     ERROR_REASON_LONE_SURROGATE: _ErrorReason.ValueType  # 6
     """A string has half of a surrogate pair."""
     ERROR_REASON_DUPLICATE_KEY: _ErrorReason.ValueType  # 7
@@ -44,119 +44,124 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TOO_DEEP: _ErrorReason.ValueType  # 8
     """Arrays and objects are nested deeper than 100."""
     ERROR_REASON_TOO_LARGE: _ErrorReason.ValueType  # 9
-    """The JSON text, what chunks make up, or the metadata of the call, is longer
-    than the limit.
+    """The JSON text, the value that chunks make up, or the metadata of the call is
+    larger than the limit.
     """
     ERROR_REASON_WRONG_TYPE: _ErrorReason.ValueType  # 10
-    """A value has another JSON type than its key takes."""
+    """A value has another JSON type than its key allows."""
     ERROR_REASON_MISSING_KEY: _ErrorReason.ValueType  # 11
     """A key is missing."""
     ERROR_REASON_UNKNOWN_STATUS: _ErrorReason.ValueType  # 12
     """The STRICT profile refuses a status that the variant does not list."""
     ERROR_REASON_TYPE_MISMATCH: _ErrorReason.ValueType  # 13
-    """The "type" is not one that the variant has."""
+    """The "type" is not that of the variant."""
     ERROR_REASON_UNKNOWN_VARIANT: _ErrorReason.ValueType  # 14
-    """The request names a variant that there is not."""
+    """The request names a variant that does not exist."""
     ERROR_REASON_UNKNOWN_PROFILE: _ErrorReason.ValueType  # 15
-    """The request names a profile that there is not."""
+    """The request names a profile that does not exist."""
     ERROR_REASON_UNKNOWN_KIND: _ErrorReason.ValueType  # 16
-    """The request names a kind of document that there is not."""
+    """The request names a kind of document that does not exist."""
     ERROR_REASON_EMPTY_ONEOF: _ErrorReason.ValueType  # 17
-    """No member of a oneof is set where one must be."""
+    """No member of a oneof is set where one is required."""
     ERROR_REASON_UNKNOWN_ENUM_NUMBER: _ErrorReason.ValueType  # 18
     """An enum field has a number that this schema does not name."""
     ERROR_REASON_UNKNOWN_FIELD: _ErrorReason.ValueType  # 19
     """A message has a field that this schema does not name; JSON would lose it."""
     ERROR_REASON_NOT_CANONICAL: _ErrorReason.ValueType  # 20
-    """A message says in one way what the schema says in another, so that JSON
-    and back would change it.
+    """A message holds a value in another form than the schema prescribes, so that
+    conversion to JSON and back would change the message.
     """
     ERROR_REASON_BAD_POINTER: _ErrorReason.ValueType  # 21
-    """The pointer of a document's call is not a place for one."""
+    """The pointer of a document's call is not a place for a call."""
     ERROR_REASON_NOT_REPLAYABLE: _ErrorReason.ValueType  # 22
-    """The item cannot be sent back as input: one of ImageRequest.input_items, or
-    what to_input is given in Python.
+    """The item cannot be sent back as input: an item of ImageRequest.input_items,
+    or the argument of to_input in Python.
     """
     ERROR_REASON_MALFORMED_PROTOBUF: _ErrorReason.ValueType  # 23
-    """The bytes are not a message of the type that is expected."""
+    """The bytes are not a message of the expected type."""
     ERROR_REASON_CHUNKS_DAMAGED: _ErrorReason.ValueType  # 24
-    """Chunks are lost, repeated, reordered, cut, or not what their end says."""
+    """Chunks are lost, repeated, reordered or cut off, or differ from the size or
+    the digest at their end.
+    """
     ERROR_REASON_EMPTY_PROMPT: _ErrorReason.ValueType  # 25
     """The prompt is blank, and there are no input items instead."""
     ERROR_REASON_UNSUPPORTED: _ErrorReason.ValueType  # 26
-    """The backend does not have what the request asks for, such as a file format."""
+    """The backend does not support a setting of the request, such as a file format."""
     ERROR_REASON_UPSTREAM_INVALID_REQUEST: _ErrorReason.ValueType  # 27
     """The API refused the request: 400, 422, another 4xx."""
     ERROR_REASON_UPSTREAM_UNAUTHENTICATED: _ErrorReason.ValueType  # 28
-    """The API does not know the server's key: 401."""
+    """The API does not accept the server's key: 401."""
     ERROR_REASON_UPSTREAM_PAYMENT_REQUIRED: _ErrorReason.ValueType  # 29
-    """The API wants to be paid: 402."""
+    """The API requires payment: 402."""
     ERROR_REASON_UPSTREAM_FORBIDDEN: _ErrorReason.ValueType  # 30
-    """The API does not allow it: 403."""
+    """The API does not permit the request: 403."""
     ERROR_REASON_UPSTREAM_NOT_FOUND: _ErrorReason.ValueType  # 31
-    """The API does not have it, such as the model, or is not at this URL: 404."""
+    """The API does not have the model or another thing that the request names, or
+    there is no API at this URL: 404.
+    """
     ERROR_REASON_UPSTREAM_UNIMPLEMENTED: _ErrorReason.ValueType  # 32
-    """The API does not do that: 405, 501."""
+    """The API does not implement the request: 405, 501."""
     ERROR_REASON_UPSTREAM_TIMEOUT: _ErrorReason.ValueType  # 33
-    """The API took too long: 408, 504, or silence past the server's limit, that
-    of a gRPC backend too.
+    """The API or a gRPC backend took too long: 408, 504, or it sent nothing for
+    longer than the server's limit.
     """
     ERROR_REASON_UPSTREAM_CONFLICT: _ErrorReason.ValueType  # 34
-    """The API is doing something that is in the way: 409."""
+    """The request conflicts with other work of the API: 409."""
     ERROR_REASON_UPSTREAM_TOO_LARGE: _ErrorReason.ValueType  # 35
-    """Our request is too large for the API: 413; or for the receive limit of a
-    gRPC backend, which must be as large as the requests that it is to take.
+    """The server's request is too large for the API: 413; or for the receive limit
+    of a gRPC backend: raise that limit.
     """
     ERROR_REASON_UPSTREAM_RATE_LIMITED: _ErrorReason.ValueType  # 36
-    """Too many requests: 429. With a RetryInfo if the API said when to try again."""
+    """Too many requests: 429. With a RetryInfo if the API sent a time to wait."""
     ERROR_REASON_UPSTREAM_UNAVAILABLE: _ErrorReason.ValueType  # 37
     """The API fails or is overloaded: 500, 502, 503, another 5xx. With a RetryInfo
-    if the API said when to try again.
+    if the API sent a time to wait.
     """
     ERROR_REASON_UPSTREAM_UNREACHABLE: _ErrorReason.ValueType  # 38
     """There is no connection to the API: refused, no such host, no TLS."""
     ERROR_REASON_UPSTREAM_DISCONNECTED: _ErrorReason.ValueType  # 39
-    """The API closed the connection before it answered. It may have begun to work."""
+    """The API closed the connection before it answered. It may have begun the work."""
     ERROR_REASON_UPSTREAM_DAMAGED: _ErrorReason.ValueType  # 40
-    """The answer ends in the middle, or has a hole, or is not JSON where it should
-    be; or a string of more than 5.6 MB is base64 except at its end; or the
-    answer of a gRPC backend breaks a rule of ImageGenerationService.
+    """The answer is cut off, has a gap, or is not JSON where it must be; or a
+    string of more than 5.6 MB is base64 except at its end; or the answer of a
+    gRPC backend breaks a rule of ImageGenerationService.
     """
     ERROR_REASON_UPSTREAM_NOT_UNDERSTOOD: _ErrorReason.ValueType  # 41
-    """What answers is no Responses API: HTML, a redirect, other JSON."""
+    """The answer is not that of a Responses API: HTML, a redirect, other JSON."""
     ERROR_REASON_UPSTREAM_ANSWER_TOO_LARGE: _ErrorReason.ValueType  # 42
     """The API's answer is larger than the server's limit: a whole response, or an
     event without its image.
     """
     ERROR_REASON_TOO_MANY_VALUES: _ErrorReason.ValueType  # 43
     """The JSON text has an object with more than 10,000 keys, or more than 100,000
-    values in all; or the message has more than 1,000,000 fields, or 10,000 that
-    the schema does not name.
+    values or 4,000,000 backslashes in all; or the message has more than
+    1,000,000 fields, or 10,000 that the schema does not name.
     """
     ERROR_REASON_TOO_MANY_ITEMS: _ErrorReason.ValueType  # 44
-    """There were more items on the stream than the server takes: begin another."""
+    """The stream has more items than the server allows: begin another stream."""
     ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 45
-    """The server has as many calls in progress as it takes, or they hold as many
-    bytes as it keeps. With a RetryInfo.
+    """The server has as many calls in progress as it allows, or they hold as many
+    bytes as it allows. With a RetryInfo.
     """
     ERROR_REASON_TOKEN_REQUIRED: _ErrorReason.ValueType  # 46
-    """The server asks for a bearer token, and there is none that it knows: send
+    """The server requires a bearer token, and the call has none that is valid: send
     the metadata "authorization: Bearer TOKEN".
     """
     ERROR_REASON_CALL_TOO_LONG: _ErrorReason.ValueType  # 47
-    """The call took longer than the server lets any take."""
+    """The call took longer than the server allows."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """Why a conversion was refused, or an image was not generated.
+    """Reason that a conversion was refused, or that no image was generated.
 
     A call that fails as a whole has a google.rpc.Status with a
     google.rpc.ErrorInfo: its reason is one of these names without the prefix
-    ERROR_REASON_, its domain "imagecall". With INVALID_ARGUMENT, and wherever there
-    is a place to point at, a google.rpc.BadRequest beside it has the JSON Pointer
-    as the field of its violation. Both travel in the trailer grpc-status-details-bin.
+    ERROR_REASON_, its domain "imagecall". With INVALID_ARGUMENT, and wherever the
+    fault has a place in the JSON, a google.rpc.BadRequest beside it has the JSON
+    Pointer of that place as the field of its violation. Both are sent in the
+    trailer grpc-status-details-bin.
 
-    With the reasons that begin with UPSTREAM_, the ErrorInfo's metadata has what
-    the API said, as far as it did: "http_status", "upstream_code",
+    With the reasons that begin with UPSTREAM_, the ErrorInfo's metadata repeats
+    the API's own values, those that it sent: "http_status", "upstream_code",
     "upstream_type", "upstream_request_id".
 
     A failure that may have been billed must not be sent again. Its ErrorInfo has
@@ -165,8 +170,8 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     grpc-retry-pushback-ms is -1. At the HTTP door it is a 424 with the header
     "x-should-retry: false".
 
-    The status of a gRPC backend is passed on whole, with every detail. Reasons
-    of its own belong under a domain of its own.
+    The status of a gRPC backend is passed on whole, with every detail. A gRPC
+    backend that has reasons of its own sends them with a domain of its own.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -182,7 +187,7 @@ ERROR_REASON_NOT_UTF8: ErrorReason.ValueType  # 3
 ERROR_REASON_NON_FINITE_NUMBER: ErrorReason.ValueType  # 4
 """A number is NaN or Infinity."""
 ERROR_REASON_NUMBER_TOO_LONG: ErrorReason.ValueType  # 5
-"""A number has more than 4,300 digits before its point."""
+"""A number has more than 4,300 digits before its decimal point."""
 ERROR_REASON_LONE_SURROGATE: ErrorReason.ValueType  # 6
 """A string has half of a surrogate pair."""
 ERROR_REASON_DUPLICATE_KEY: ErrorReason.ValueType  # 7
@@ -190,112 +195,116 @@ ERROR_REASON_DUPLICATE_KEY: ErrorReason.ValueType  # 7
 ERROR_REASON_TOO_DEEP: ErrorReason.ValueType  # 8
 """Arrays and objects are nested deeper than 100."""
 ERROR_REASON_TOO_LARGE: ErrorReason.ValueType  # 9
-"""The JSON text, what chunks make up, or the metadata of the call, is longer
-than the limit.
+"""The JSON text, the value that chunks make up, or the metadata of the call is
+larger than the limit.
 """
 ERROR_REASON_WRONG_TYPE: ErrorReason.ValueType  # 10
-"""A value has another JSON type than its key takes."""
+"""A value has another JSON type than its key allows."""
 ERROR_REASON_MISSING_KEY: ErrorReason.ValueType  # 11
 """A key is missing."""
 ERROR_REASON_UNKNOWN_STATUS: ErrorReason.ValueType  # 12
 """The STRICT profile refuses a status that the variant does not list."""
 ERROR_REASON_TYPE_MISMATCH: ErrorReason.ValueType  # 13
-"""The "type" is not one that the variant has."""
+"""The "type" is not that of the variant."""
 ERROR_REASON_UNKNOWN_VARIANT: ErrorReason.ValueType  # 14
-"""The request names a variant that there is not."""
+"""The request names a variant that does not exist."""
 ERROR_REASON_UNKNOWN_PROFILE: ErrorReason.ValueType  # 15
-"""The request names a profile that there is not."""
+"""The request names a profile that does not exist."""
 ERROR_REASON_UNKNOWN_KIND: ErrorReason.ValueType  # 16
-"""The request names a kind of document that there is not."""
+"""The request names a kind of document that does not exist."""
 ERROR_REASON_EMPTY_ONEOF: ErrorReason.ValueType  # 17
-"""No member of a oneof is set where one must be."""
+"""No member of a oneof is set where one is required."""
 ERROR_REASON_UNKNOWN_ENUM_NUMBER: ErrorReason.ValueType  # 18
 """An enum field has a number that this schema does not name."""
 ERROR_REASON_UNKNOWN_FIELD: ErrorReason.ValueType  # 19
 """A message has a field that this schema does not name; JSON would lose it."""
 ERROR_REASON_NOT_CANONICAL: ErrorReason.ValueType  # 20
-"""A message says in one way what the schema says in another, so that JSON
-and back would change it.
+"""A message holds a value in another form than the schema prescribes, so that
+conversion to JSON and back would change the message.
 """
 ERROR_REASON_BAD_POINTER: ErrorReason.ValueType  # 21
-"""The pointer of a document's call is not a place for one."""
+"""The pointer of a document's call is not a place for a call."""
 ERROR_REASON_NOT_REPLAYABLE: ErrorReason.ValueType  # 22
-"""The item cannot be sent back as input: one of ImageRequest.input_items, or
-what to_input is given in Python.
+"""The item cannot be sent back as input: an item of ImageRequest.input_items,
+or the argument of to_input in Python.
 """
 ERROR_REASON_MALFORMED_PROTOBUF: ErrorReason.ValueType  # 23
-"""The bytes are not a message of the type that is expected."""
+"""The bytes are not a message of the expected type."""
 ERROR_REASON_CHUNKS_DAMAGED: ErrorReason.ValueType  # 24
-"""Chunks are lost, repeated, reordered, cut, or not what their end says."""
+"""Chunks are lost, repeated, reordered or cut off, or differ from the size or
+the digest at their end.
+"""
 ERROR_REASON_EMPTY_PROMPT: ErrorReason.ValueType  # 25
 """The prompt is blank, and there are no input items instead."""
 ERROR_REASON_UNSUPPORTED: ErrorReason.ValueType  # 26
-"""The backend does not have what the request asks for, such as a file format."""
+"""The backend does not support a setting of the request, such as a file format."""
 ERROR_REASON_UPSTREAM_INVALID_REQUEST: ErrorReason.ValueType  # 27
 """The API refused the request: 400, 422, another 4xx."""
 ERROR_REASON_UPSTREAM_UNAUTHENTICATED: ErrorReason.ValueType  # 28
-"""The API does not know the server's key: 401."""
+"""The API does not accept the server's key: 401."""
 ERROR_REASON_UPSTREAM_PAYMENT_REQUIRED: ErrorReason.ValueType  # 29
-"""The API wants to be paid: 402."""
+"""The API requires payment: 402."""
 ERROR_REASON_UPSTREAM_FORBIDDEN: ErrorReason.ValueType  # 30
-"""The API does not allow it: 403."""
+"""The API does not permit the request: 403."""
 ERROR_REASON_UPSTREAM_NOT_FOUND: ErrorReason.ValueType  # 31
-"""The API does not have it, such as the model, or is not at this URL: 404."""
+"""The API does not have the model or another thing that the request names, or
+there is no API at this URL: 404.
+"""
 ERROR_REASON_UPSTREAM_UNIMPLEMENTED: ErrorReason.ValueType  # 32
-"""The API does not do that: 405, 501."""
+"""The API does not implement the request: 405, 501."""
 ERROR_REASON_UPSTREAM_TIMEOUT: ErrorReason.ValueType  # 33
-"""The API took too long: 408, 504, or silence past the server's limit, that
-of a gRPC backend too.
+"""The API or a gRPC backend took too long: 408, 504, or it sent nothing for
+longer than the server's limit.
 """
 ERROR_REASON_UPSTREAM_CONFLICT: ErrorReason.ValueType  # 34
-"""The API is doing something that is in the way: 409."""
+"""The request conflicts with other work of the API: 409."""
 ERROR_REASON_UPSTREAM_TOO_LARGE: ErrorReason.ValueType  # 35
-"""Our request is too large for the API: 413; or for the receive limit of a
-gRPC backend, which must be as large as the requests that it is to take.
+"""The server's request is too large for the API: 413; or for the receive limit
+of a gRPC backend: raise that limit.
 """
 ERROR_REASON_UPSTREAM_RATE_LIMITED: ErrorReason.ValueType  # 36
-"""Too many requests: 429. With a RetryInfo if the API said when to try again."""
+"""Too many requests: 429. With a RetryInfo if the API sent a time to wait."""
 ERROR_REASON_UPSTREAM_UNAVAILABLE: ErrorReason.ValueType  # 37
 """The API fails or is overloaded: 500, 502, 503, another 5xx. With a RetryInfo
-if the API said when to try again.
+if the API sent a time to wait.
 """
 ERROR_REASON_UPSTREAM_UNREACHABLE: ErrorReason.ValueType  # 38
 """There is no connection to the API: refused, no such host, no TLS."""
 ERROR_REASON_UPSTREAM_DISCONNECTED: ErrorReason.ValueType  # 39
-"""The API closed the connection before it answered. It may have begun to work."""
+"""The API closed the connection before it answered. It may have begun the work."""
 ERROR_REASON_UPSTREAM_DAMAGED: ErrorReason.ValueType  # 40
-"""The answer ends in the middle, or has a hole, or is not JSON where it should
-be; or a string of more than 5.6 MB is base64 except at its end; or the
-answer of a gRPC backend breaks a rule of ImageGenerationService.
+"""The answer is cut off, has a gap, or is not JSON where it must be; or a
+string of more than 5.6 MB is base64 except at its end; or the answer of a
+gRPC backend breaks a rule of ImageGenerationService.
 """
 ERROR_REASON_UPSTREAM_NOT_UNDERSTOOD: ErrorReason.ValueType  # 41
-"""What answers is no Responses API: HTML, a redirect, other JSON."""
+"""The answer is not that of a Responses API: HTML, a redirect, other JSON."""
 ERROR_REASON_UPSTREAM_ANSWER_TOO_LARGE: ErrorReason.ValueType  # 42
 """The API's answer is larger than the server's limit: a whole response, or an
 event without its image.
 """
 ERROR_REASON_TOO_MANY_VALUES: ErrorReason.ValueType  # 43
 """The JSON text has an object with more than 10,000 keys, or more than 100,000
-values in all; or the message has more than 1,000,000 fields, or 10,000 that
-the schema does not name.
+values or 4,000,000 backslashes in all; or the message has more than
+1,000,000 fields, or 10,000 that the schema does not name.
 """
 ERROR_REASON_TOO_MANY_ITEMS: ErrorReason.ValueType  # 44
-"""There were more items on the stream than the server takes: begin another."""
+"""The stream has more items than the server allows: begin another stream."""
 ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 45
-"""The server has as many calls in progress as it takes, or they hold as many
-bytes as it keeps. With a RetryInfo.
+"""The server has as many calls in progress as it allows, or they hold as many
+bytes as it allows. With a RetryInfo.
 """
 ERROR_REASON_TOKEN_REQUIRED: ErrorReason.ValueType  # 46
-"""The server asks for a bearer token, and there is none that it knows: send
+"""The server requires a bearer token, and the call has none that is valid: send
 the metadata "authorization: Bearer TOKEN".
 """
 ERROR_REASON_CALL_TOO_LONG: ErrorReason.ValueType  # 47
-"""The call took longer than the server lets any take."""
+"""The call took longer than the server allows."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
 class ConversionError(_message.Message):
-    """Why one item of many was refused."""
+    """Refusal of one item of many."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -310,8 +319,8 @@ class ConversionError(_message.Message):
     reason: Global___ErrorReason.ValueType
     """The reason."""
     pointer: _builtins.str
-    """JSON Pointer (RFC 6901) of the culprit in the JSON, the one that was given
-    or would have been written; empty for the whole, or if it is not in there.
+    """JSON Pointer (RFC 6901) of the culprit, in the JSON that was read or would
+    have been written. Empty: the whole text, or the culprit has no place in it.
     """
     message: _builtins.str
     """A sentence in English that names the culprit and the choices."""

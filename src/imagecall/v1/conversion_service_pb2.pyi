@@ -33,23 +33,27 @@ class _ProfileEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Profile.Value
     PROFILE_UNSPECIFIED: _Profile.ValueType  # 0
     """The default: PROFILE_WIRE."""
     PROFILE_WIRE: _Profile.ValueType  # 1
-    """What real servers send: only "type" is indispensable, a status may be any
+    """JSON as real servers send it: only "type" is required, a status may be any
     string, and an item of another type is an UnknownItem.
     """
     PROFILE_STRICT: _Profile.ValueType  # 2
-    """What the variant's page says: the type, the required keys, the statuses."""
+    """JSON as the documentation of the variant prescribes it: the type, the
+    required keys, the listed statuses.
+    """
 
 class Profile(_Profile, metaclass=_ProfileEnumTypeWrapper):
-    """How much is demanded of an item's JSON. No profile changes a value."""
+    """Strictness of the checks on an item's JSON. No profile changes a value."""
 
 PROFILE_UNSPECIFIED: Profile.ValueType  # 0
 """The default: PROFILE_WIRE."""
 PROFILE_WIRE: Profile.ValueType  # 1
-"""What real servers send: only "type" is indispensable, a status may be any
+"""JSON as real servers send it: only "type" is required, a status may be any
 string, and an item of another type is an UnknownItem.
 """
 PROFILE_STRICT: Profile.ValueType  # 2
-"""What the variant's page says: the type, the required keys, the statuses."""
+"""JSON as the documentation of the variant prescribes it: the type, the
+required keys, the listed statuses.
+"""
 Global___Profile: _TypeAlias = Profile  # noqa: Y015
 
 @_typing.final
@@ -69,7 +73,7 @@ class ParseCallRequest(_message.Message):
     output_image_generation_call.
     """
     profile: Global___Profile.ValueType
-    """How much is demanded of the item. Default: PROFILE_WIRE."""
+    """Strictness of the checks. Default: PROFILE_WIRE."""
     def __init__(
         self,
         *,
@@ -166,7 +170,7 @@ class ParseDocumentRequest(_message.Message):
     json: _builtins.str
     """The document: a JSON object."""
     kind: _document_kind_pb2.DocumentKind.ValueType
-    """What the document is."""
+    """Kind of the document."""
     def __init__(
         self,
         *,
@@ -190,7 +194,7 @@ class ParseDocumentResponse(_message.Message):
     DOCUMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def document(self) -> _document_pb2.Document:
-        """The document, its items lifted out."""
+        """The document, its items taken out."""
 
     def __init__(
         self,
@@ -214,7 +218,7 @@ class FormatDocumentRequest(_message.Message):
     DOCUMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def document(self) -> _document_pb2.Document:
-        """The document, its items lifted out."""
+        """The document, its items taken out."""
 
     def __init__(
         self,
@@ -253,8 +257,8 @@ Global___FormatDocumentResponse: _TypeAlias = FormatDocumentResponse  # noqa: Y0
 
 @_typing.final
 class ConvertCallsRequest(_message.Message):
-    """Request of ConvertCalls: some items. A few hundred small ones a message are
-    far faster than one.
+    """Request of ConvertCalls: some items. Messages of a few hundred small items are
+    far faster than messages of one.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -262,7 +266,7 @@ class ConvertCallsRequest(_message.Message):
     CONVERSIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def conversions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Conversion]:
-        """The items, or pieces of them."""
+        """The items, or chunks of them."""
 
     def __init__(
         self,
@@ -279,16 +283,16 @@ Global___ConvertCallsRequest: _TypeAlias = ConvertCallsRequest  # noqa: Y015
 
 @_typing.final
 class ConvertCallsResponse(_message.Message):
-    """Response of ConvertCalls: some answers."""
+    """Response of ConvertCalls: some results."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConversionResult]:
-        """The answers, in the order of the items: one for each item, or a sequence of
-        chunks, which may be where the answer or what it answers is larger than
-        3 MiB. Expect both, whichever way the item was sent.
+        """The results, in the order of the items. A result is one message, or a sequence
+        of chunks, which is possible where the item or its result is larger than
+        3 MiB. Expect both forms, whichever form the item was sent in.
         """
 
     def __init__(
@@ -306,8 +310,8 @@ Global___ConvertCallsResponse: _TypeAlias = ConvertCallsResponse  # noqa: Y015
 
 @_typing.final
 class Conversion(_message.Message):
-    """An item or document to convert, or a piece of one. The pieces follow each
-    other directly; they may stand in as many messages as is convenient.
+    """An item or document to convert, or a chunk of one. The chunks follow each other
+    directly, in one message or in several.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -322,40 +326,40 @@ class Conversion(_message.Message):
     PROFILE_FIELD_NUMBER: _builtins.int
     DOCUMENT_KIND_FIELD_NUMBER: _builtins.int
     json: _builtins.str
-    """JSON of an item or document, to be read as a message."""
+    """JSON of an item or document, to convert to a message."""
     variant: _builtins.str
-    """The variant to read the JSON of an item as; see ParseCallRequest. Of no
-    matter for other input. Of pieces, that of the last counts.
+    """The variant to read the JSON of an item as; see ParseCallRequest. Ignored for
+    other input. For chunks, the value on the last one counts.
     """
     profile: Global___Profile.ValueType
-    """How much is demanded of the JSON of an item. Default: PROFILE_WIRE. Of no
-    matter for other input. Of pieces, that of the last counts.
+    """Strictness of the checks on the JSON of an item. Default: PROFILE_WIRE.
+    Ignored for other input. For chunks, the value on the last one counts.
     """
     document_kind: _document_kind_pb2.DocumentKind.ValueType
-    """What document the JSON is. Unspecified: it is an item. Of no matter for
-    other input. Of pieces, that of the last counts.
+    """Kind of the document in the JSON. Unspecified: the JSON is an item. Ignored
+    for other input. For chunks, the value on the last one counts.
     """
     @_builtins.property
     def call(self) -> _image_generation_call_pb2.ImageGenerationCall:
-        """An item, to be written as JSON."""
+        """An item, to convert to JSON."""
 
     @_builtins.property
     def document(self) -> _document_pb2.Document:
-        """A document, to be written as JSON."""
+        """A document, to convert to JSON."""
 
     @_builtins.property
     def json_chunk(self) -> _chunk_pb2.Chunk:
-        """A piece of the JSON of an item or document (UTF-8), to be read as a
+        """A chunk of the JSON of an item or document (UTF-8), to convert to a
         message.
         """
 
     @_builtins.property
     def call_chunk(self) -> _chunk_pb2.Chunk:
-        """A piece of a serialized ImageGenerationCall, to be written as JSON."""
+        """A chunk of a serialized ImageGenerationCall, to convert to JSON."""
 
     @_builtins.property
     def document_chunk(self) -> _chunk_pb2.Chunk:
-        """A piece of a serialized Document, to be written as JSON."""
+        """A chunk of a serialized Document, to convert to JSON."""
 
     def __init__(
         self,
@@ -382,7 +386,7 @@ Global___Conversion: _TypeAlias = Conversion  # noqa: Y015
 
 @_typing.final
 class ConversionResult(_message.Message):
-    """The answer to an item or document, or a piece of it."""
+    """Result of converting an item or document, or a chunk of that result."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -395,8 +399,8 @@ class ConversionResult(_message.Message):
     DOCUMENT_CHUNK_FIELD_NUMBER: _builtins.int
     JSON_CHUNK_FIELD_NUMBER: _builtins.int
     index: _builtins.int
-    """Number of the item or document on the stream, from 0. The pieces of one
-    have the same number, and so do those of its answer.
+    """Index of the item or document on the stream, from 0. All chunks of one item
+    count as one, and all chunks of its result have its index.
     """
     json: _builtins.str
     """The JSON that was written."""
@@ -410,19 +414,19 @@ class ConversionResult(_message.Message):
 
     @_builtins.property
     def error(self) -> _conversion_error_pb2.ConversionError:
-        """Why the item was refused. The stream goes on."""
+        """Refusal of the item. The stream goes on."""
 
     @_builtins.property
     def call_chunk(self) -> _chunk_pb2.Chunk:
-        """A piece of the serialized ImageGenerationCall that was read."""
+        """A chunk of the serialized ImageGenerationCall that was read."""
 
     @_builtins.property
     def document_chunk(self) -> _chunk_pb2.Chunk:
-        """A piece of the serialized Document that was read."""
+        """A chunk of the serialized Document that was read."""
 
     @_builtins.property
     def json_chunk(self) -> _chunk_pb2.Chunk:
-        """A piece of the JSON that was written (UTF-8)."""
+        """A chunk of the JSON that was written (UTF-8)."""
 
     def __init__(
         self,

@@ -27,12 +27,12 @@ if _version_not_supported:
 
 class ConversionServiceStub(object):
     """Converts image_generation_call items, and documents that hold them, between
-    the JSON of the Responses API and messages, and loses nothing.
+    the JSON of the Responses API and messages, without loss.
 
     Bad input is INVALID_ARGUMENT; see ErrorReason for the details that come with
-    it. A unary answer is one message: where it can be larger than the 4 MiB that
-    a client takes by default, use ConvertCalls, or raise the client's limit. A
-    request may be larger: by default the server takes JSON of 32 MiB.
+    it. A unary response is one message: where it can be larger than the client's
+    receive limit, 4 MiB by default, use ConvertCalls or raise that limit. A
+    request may be larger: by default the server accepts JSON of 32 MiB.
     """
 
     def __init__(self, channel):
@@ -70,12 +70,12 @@ class ConversionServiceStub(object):
 
 class ConversionServiceServicer(object):
     """Converts image_generation_call items, and documents that hold them, between
-    the JSON of the Responses API and messages, and loses nothing.
+    the JSON of the Responses API and messages, without loss.
 
     Bad input is INVALID_ARGUMENT; see ErrorReason for the details that come with
-    it. A unary answer is one message: where it can be larger than the 4 MiB that
-    a client takes by default, use ConvertCalls, or raise the client's limit. A
-    request may be larger: by default the server takes JSON of 32 MiB.
+    it. A unary response is one message: where it can be larger than the client's
+    receive limit, 4 MiB by default, use ConvertCalls or raise that limit. A
+    request may be larger: by default the server accepts JSON of 32 MiB.
     """
 
     def ParseCall(self, request, context):
@@ -93,7 +93,7 @@ class ConversionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ParseDocument(self, request, context):
-        """Reads a JSON request, response or event, and lifts its items out.
+        """Reads a JSON request, response or event, and takes its items out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,12 +108,12 @@ class ConversionServiceServicer(object):
 
     def ConvertCalls(self, request_iterator, context):
         """Converts many items, in either direction, in batches, and items and
-        documents of any size, in chunks. Each is answered in its turn; a bad one
-        is answered with its error and the stream goes on. No message of answers is
-        larger than 4 MiB. Read while you send: the server stops taking items from a
-        client that does not take its answers. Chunks that do not follow each other,
-        or that another item interrupts or the end of the stream cuts off, end it
-        with DATA_LOSS; a wrong size or digest at their end is answered in place.
+        documents of any size, in chunks. The results come in the order of the items.
+        The result of a bad item is its error, and the stream goes on. No response
+        message is larger than 4 MiB. Read while you send: the server stops reading
+        from a client that does not read the results. Chunks out of order, or
+        interrupted by another item or by the end of the stream, end the stream with
+        DATA_LOSS; a wrong size or digest at their end is an error of that item.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,12 +157,12 @@ def add_ConversionServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ConversionService(object):
     """Converts image_generation_call items, and documents that hold them, between
-    the JSON of the Responses API and messages, and loses nothing.
+    the JSON of the Responses API and messages, without loss.
 
     Bad input is INVALID_ARGUMENT; see ErrorReason for the details that come with
-    it. A unary answer is one message: where it can be larger than the 4 MiB that
-    a client takes by default, use ConvertCalls, or raise the client's limit. A
-    request may be larger: by default the server takes JSON of 32 MiB.
+    it. A unary response is one message: where it can be larger than the client's
+    receive limit, 4 MiB by default, use ConvertCalls or raise that limit. A
+    request may be larger: by default the server accepts JSON of 32 MiB.
     """
 
     @staticmethod

@@ -28,12 +28,12 @@ GRPC_VERSION: str
 
 class ConversionServiceStub:
     """Converts image_generation_call items, and documents that hold them, between
-    the JSON of the Responses API and messages, and loses nothing.
+    the JSON of the Responses API and messages, without loss.
 
     Bad input is INVALID_ARGUMENT; see ErrorReason for the details that come with
-    it. A unary answer is one message: where it can be larger than the 4 MiB that
-    a client takes by default, use ConvertCalls, or raise the client's limit. A
-    request may be larger: by default the server takes JSON of 32 MiB.
+    it. A unary response is one message: where it can be larger than the client's
+    receive limit, 4 MiB by default, use ConvertCalls or raise that limit. A
+    request may be larger: by default the server accepts JSON of 32 MiB.
     """
 
     @_typing.overload
@@ -45,28 +45,28 @@ class ConversionServiceStub:
     FormatCall: _grpc.UnaryUnaryMultiCallable[_conversion_service_pb2.FormatCallRequest, _conversion_service_pb2.FormatCallResponse]
     """Writes a message as a JSON item."""
     ParseDocument: _grpc.UnaryUnaryMultiCallable[_conversion_service_pb2.ParseDocumentRequest, _conversion_service_pb2.ParseDocumentResponse]
-    """Reads a JSON request, response or event, and lifts its items out."""
+    """Reads a JSON request, response or event, and takes its items out."""
     FormatDocument: _grpc.UnaryUnaryMultiCallable[_conversion_service_pb2.FormatDocumentRequest, _conversion_service_pb2.FormatDocumentResponse]
     """Writes a document as JSON, its items put back."""
     ConvertCalls: _grpc.StreamStreamMultiCallable[_conversion_service_pb2.ConvertCallsRequest, _conversion_service_pb2.ConvertCallsResponse]
     """Converts many items, in either direction, in batches, and items and
-    documents of any size, in chunks. Each is answered in its turn; a bad one
-    is answered with its error and the stream goes on. No message of answers is
-    larger than 4 MiB. Read while you send: the server stops taking items from a
-    client that does not take its answers. Chunks that do not follow each other,
-    or that another item interrupts or the end of the stream cuts off, end it
-    with DATA_LOSS; a wrong size or digest at their end is answered in place.
+    documents of any size, in chunks. The results come in the order of the items.
+    The result of a bad item is its error, and the stream goes on. No response
+    message is larger than 4 MiB. Read while you send: the server stops reading
+    from a client that does not read the results. Chunks out of order, or
+    interrupted by another item or by the end of the stream, end the stream with
+    DATA_LOSS; a wrong size or digest at their end is an error of that item.
     """
 
 @_typing.type_check_only
 class ConversionServiceAsyncStub(ConversionServiceStub):
     """Converts image_generation_call items, and documents that hold them, between
-    the JSON of the Responses API and messages, and loses nothing.
+    the JSON of the Responses API and messages, without loss.
 
     Bad input is INVALID_ARGUMENT; see ErrorReason for the details that come with
-    it. A unary answer is one message: where it can be larger than the 4 MiB that
-    a client takes by default, use ConvertCalls, or raise the client's limit. A
-    request may be larger: by default the server takes JSON of 32 MiB.
+    it. A unary response is one message: where it can be larger than the client's
+    receive limit, 4 MiB by default, use ConvertCalls or raise that limit. A
+    request may be larger: by default the server accepts JSON of 32 MiB.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -75,27 +75,27 @@ class ConversionServiceAsyncStub(ConversionServiceStub):
     FormatCall: _aio.UnaryUnaryMultiCallable[_conversion_service_pb2.FormatCallRequest, _conversion_service_pb2.FormatCallResponse]  # type: ignore[assignment]
     """Writes a message as a JSON item."""
     ParseDocument: _aio.UnaryUnaryMultiCallable[_conversion_service_pb2.ParseDocumentRequest, _conversion_service_pb2.ParseDocumentResponse]  # type: ignore[assignment]
-    """Reads a JSON request, response or event, and lifts its items out."""
+    """Reads a JSON request, response or event, and takes its items out."""
     FormatDocument: _aio.UnaryUnaryMultiCallable[_conversion_service_pb2.FormatDocumentRequest, _conversion_service_pb2.FormatDocumentResponse]  # type: ignore[assignment]
     """Writes a document as JSON, its items put back."""
     ConvertCalls: _aio.StreamStreamMultiCallable[_conversion_service_pb2.ConvertCallsRequest, _conversion_service_pb2.ConvertCallsResponse]  # type: ignore[assignment]
     """Converts many items, in either direction, in batches, and items and
-    documents of any size, in chunks. Each is answered in its turn; a bad one
-    is answered with its error and the stream goes on. No message of answers is
-    larger than 4 MiB. Read while you send: the server stops taking items from a
-    client that does not take its answers. Chunks that do not follow each other,
-    or that another item interrupts or the end of the stream cuts off, end it
-    with DATA_LOSS; a wrong size or digest at their end is answered in place.
+    documents of any size, in chunks. The results come in the order of the items.
+    The result of a bad item is its error, and the stream goes on. No response
+    message is larger than 4 MiB. Read while you send: the server stops reading
+    from a client that does not read the results. Chunks out of order, or
+    interrupted by another item or by the end of the stream, end the stream with
+    DATA_LOSS; a wrong size or digest at their end is an error of that item.
     """
 
 class ConversionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Converts image_generation_call items, and documents that hold them, between
-    the JSON of the Responses API and messages, and loses nothing.
+    the JSON of the Responses API and messages, without loss.
 
     Bad input is INVALID_ARGUMENT; see ErrorReason for the details that come with
-    it. A unary answer is one message: where it can be larger than the 4 MiB that
-    a client takes by default, use ConvertCalls, or raise the client's limit. A
-    request may be larger: by default the server takes JSON of 32 MiB.
+    it. A unary response is one message: where it can be larger than the client's
+    receive limit, 4 MiB by default, use ConvertCalls or raise that limit. A
+    request may be larger: by default the server accepts JSON of 32 MiB.
     """
 
     @_abc_1.abstractmethod
@@ -120,7 +120,7 @@ class ConversionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _conversion_service_pb2.ParseDocumentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_conversion_service_pb2.ParseDocumentResponse, _abc.Awaitable[_conversion_service_pb2.ParseDocumentResponse]]:
-        """Reads a JSON request, response or event, and lifts its items out."""
+        """Reads a JSON request, response or event, and takes its items out."""
 
     @_abc_1.abstractmethod
     def FormatDocument(
@@ -137,12 +137,12 @@ class ConversionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_conversion_service_pb2.ConvertCallsResponse], _abc.AsyncIterator[_conversion_service_pb2.ConvertCallsResponse]]:
         """Converts many items, in either direction, in batches, and items and
-        documents of any size, in chunks. Each is answered in its turn; a bad one
-        is answered with its error and the stream goes on. No message of answers is
-        larger than 4 MiB. Read while you send: the server stops taking items from a
-        client that does not take its answers. Chunks that do not follow each other,
-        or that another item interrupts or the end of the stream cuts off, end it
-        with DATA_LOSS; a wrong size or digest at their end is answered in place.
+        documents of any size, in chunks. The results come in the order of the items.
+        The result of a bad item is its error, and the stream goes on. No response
+        message is larger than 4 MiB. Read while you send: the server stops reading
+        from a client that does not read the results. Chunks out of order, or
+        interrupted by another item or by the end of the stream, end the stream with
+        DATA_LOSS; a wrong size or digest at their end is an error of that item.
         """
 
 def add_ConversionServiceServicer_to_server(servicer: ConversionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -32,7 +32,7 @@ class _DocumentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Document
     """The data of one event of a stream."""
 
 class DocumentKind(_DocumentKind, metaclass=_DocumentKindEnumTypeWrapper):
-    """What a whole JSON document is."""
+    """Kind of a whole JSON document."""
 
 DOCUMENT_KIND_UNSPECIFIED: DocumentKind.ValueType  # 0
 """No kind: refused."""

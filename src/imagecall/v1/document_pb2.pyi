@@ -22,8 +22,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Document(_message.Message):
-    """A whole request, response or event, with its image generation calls lifted
-    out of the JSON. All else passes through untouched.
+    """A whole request, response or event, with its image generation calls taken out
+    of the JSON. Everything else is kept unchanged.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -32,19 +32,19 @@ class Document(_message.Message):
     JSON_FIELD_NUMBER: _builtins.int
     CALLS_FIELD_NUMBER: _builtins.int
     kind: _document_kind_pb2.DocumentKind.ValueType
-    """What the document is; it decides where the calls are."""
+    """Kind of the document, which determines the places of the calls."""
     json: _builtins.str
-    """The document as JSON text, a null in the place of each call. A call that was
-    left in its place is taken too, and comes back among the calls. A null
-    without a call stays a null.
+    """The document as JSON text, with null in the place of each call. A call that
+    was left in the JSON is accepted too, and is in calls after the document is
+    read again. A null in the place of no call stays null.
     """
     @_builtins.property
     def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentCall]:
-        """The calls, in this order, each array by index: those of a request's "input";
-        of a response's "instructions", then its "output"; of an event's response's
-        "instructions", the event's "item", the response's "output". An object
-        there is a call when its "type" is one that a variant of
-        ImageGenerationCall has.
+        """The calls, each array in the order of its elements. In a request: those of
+        "input". In a response: those of "instructions", then of "output". In an
+        event: those of the "instructions" of its "response", its "item", those of
+        the "output" of its "response". An object there is a call if its "type" is
+        that of a variant of ImageGenerationCall.
         """
 
     def __init__(
@@ -74,7 +74,7 @@ class DocumentCall(_message.Message):
     """JSON Pointer (RFC 6901) of the place, such as "/output/0"."""
     @_builtins.property
     def call(self) -> _image_generation_call_pb2.ImageGenerationCall:
-        """The call, as the variant that its place decides."""
+        """The call, as the variant that belongs to its place."""
 
     def __init__(
         self,

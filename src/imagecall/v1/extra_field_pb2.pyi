@@ -18,8 +18,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ExtraField(_message.Message):
-    """A key of a JSON object that the schema has no field for, or whose value the
-    field cannot carry exactly. Nothing of it is interpreted or changed.
+    """A key of a JSON object that has no field in the schema, or whose value the
+    field cannot hold exactly. The value is neither interpreted nor changed.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -27,14 +27,14 @@ class ExtraField(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     JSON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The key. Each name occurs once in its object, and none is a key of
-    the object that has had a field from the start ("type", "id", "result",
-    "status" of an item). One that has a field in a schema newer than the
-    message is taken, and comes back in that field.
+    """The key. Each name occurs once in its object, and none is a key that has had
+    a field from the start ("type", "id", "result", "status" of an item). A key
+    that got a field in a later schema is accepted, and is in that field after
+    the JSON is read again.
     """
     json: _builtins.str
     """The value as raw JSON text: digits, escapes and inner white space as they
-    were written, none around it. Read it with any JSON library.
+    were written, without white space around the text. Any JSON library reads it.
     """
     def __init__(
         self,

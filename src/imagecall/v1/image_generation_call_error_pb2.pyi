@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ImageGenerationCallError(_message.Message):
-    """Why an image generation call failed, such as a refusal by moderation.
+    """Error of an image generation call that failed, such as a refusal by moderation.
     OpenAI, since 2026-10-14.
     """
 
@@ -95,7 +95,7 @@ Global___ImageGenerationCallError: _TypeAlias = ImageGenerationCallError  # noqa
 
 @_typing.final
 class ImageGenerationCallErrorModerationDetails(_message.Message):
-    """What moderation refused, and when."""
+    """Categories and stage of a refusal by moderation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -109,7 +109,7 @@ class ImageGenerationCallErrorModerationDetails(_message.Message):
     """
     @_builtins.property
     def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Categories that were found; APIs may add new ones at any time. Empty: no
+        """Categories of the refused content; APIs may add new ones at any time. Empty: no
         key, or another value, such as an empty array, which is in extra_fields.
         JSON key "categories".
         """

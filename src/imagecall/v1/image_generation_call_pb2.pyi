@@ -22,18 +22,18 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ImageGenerationCall(_message.Message):
-    """An image_generation_call item of the Responses API: one of its types.
+    """An image_generation_call item of the Responses API, as one of its variants.
 
-    Seven of the variants are the same JSON. The place of an item in its document
-    decides which it is, or the caller, by the name of a field of the oneof. An
-    item whose "type" belongs to one other variant is read as that one.
+    Seven of the variants have the same JSON. The place of an item in its document
+    determines its variant, or the caller names it: a field of the oneof. An item
+    whose "type" only one other variant has is read as that variant.
 
     The fields id, result, status, unknown_status and extra_fields have the same
     number and type in each variant that has them, so that code can treat the
     variants alike. Converting to JSON and back, as the same variant, gives the
-    same message; one for which that would not hold is refused. What an older
-    schema kept as extra fields or as an unknown item comes back in the fields of
-    this one.
+    same message; a message for which this does not hold is refused. After that
+    conversion, values that an older schema kept as extra fields or as an unknown
+    item are in the fields of this schema.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -53,8 +53,8 @@ class ImageGenerationCall(_message.Message):
 
     @_builtins.property
     def input_image_generation_call2(self) -> _input_image_generation_call_pb2.InputImageGenerationCall2:
-        """Request, "input": an output item sent back. Only where ParseCall is asked
-        for it.
+        """Request, "input": an output item sent back. Only where the caller names
+        this variant.
         """
 
     @_builtins.property
@@ -63,8 +63,8 @@ class ImageGenerationCall(_message.Message):
 
     @_builtins.property
     def instructions_image_generation_call2(self) -> _instructions_image_generation_call_pb2.InstructionsImageGenerationCall2:
-        """Response, "instructions": an output item sent back. Only where ParseCall is
-        asked for it.
+        """Response, "instructions": an output item sent back. Only where the caller
+        names this variant.
         """
 
     @_builtins.property
@@ -73,19 +73,19 @@ class ImageGenerationCall(_message.Message):
 
     @_builtins.property
     def open_responses_input_item_image_generation_call(self) -> _input_image_generation_call_pb2.OpenResponsesInputItemImageGenerationCall:
-        """Request, "input", or response, "instructions". Only where ParseCall is
-        asked for it.
+        """Request, "input", or response, "instructions". Only where the caller names
+        this variant.
         """
 
     @_builtins.property
     def output_image_generation_call_item(self) -> _output_image_generation_call_pb2.OutputImageGenerationCallItem:
-        """Response, "output", as today's SDK names it. Only where ParseCall is asked
-        for it.
+        """Response, "output", as today's SDK names it. Only where the caller names
+        this variant.
         """
 
     @_builtins.property
     def output_image_generation_server_tool_item(self) -> _output_image_generation_call_pb2.OutputImageGenerationServerToolItem:
-        """An item of type "openrouter:image_generation", wherever it stands."""
+        """An item of type "openrouter:image_generation", in any place."""
 
     @_builtins.property
     def unknown_item(self) -> _unknown_item_pb2.UnknownItem:

@@ -28,8 +28,8 @@ class _StreamEnding:
 class _StreamEndingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StreamEnding.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     STREAM_ENDING_UNSPECIFIED: _StreamEnding.ValueType  # 0
-    """Not known: the response came without a stream, with a status that none of
-    these goes with.
+    """Not known: the response came without a stream, and its status is none of
+    these.
     """
     STREAM_ENDING_COMPLETED: _StreamEnding.ValueType  # 1
     """The response is complete: the event "response.completed"."""
@@ -38,22 +38,22 @@ class _StreamEndingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StreamEn
     ImageResponse.incomplete_details.
     """
     STREAM_ENDING_FAILED: _StreamEnding.ValueType  # 3
-    """The response failed: the event "response.failed", or an error after all
-    images had come. See ImageResponse.error.
+    """The response failed: the event "response.failed", or an error after the last
+    image. See ImageResponse.error.
     """
     STREAM_ENDING_CANCELLED: _StreamEnding.ValueType  # 4
     """The response was cancelled: the event "response.cancelled"."""
     STREAM_ENDING_UNANNOUNCED: _StreamEnding.ValueType  # 5
-    """Nothing: the stream ended without an event for it, or broke, all the same
-    with every image that it had begun. Some servers do that.
+    """No last event: the stream ended without one, or broke, but after every image
+    that it had begun. Some servers do that.
     """
 
 class StreamEnding(_StreamEnding, metaclass=_StreamEndingEnumTypeWrapper):
-    """What the API said of the end of a stream."""
+    """Ending of an API's stream: its last event."""
 
 STREAM_ENDING_UNSPECIFIED: StreamEnding.ValueType  # 0
-"""Not known: the response came without a stream, with a status that none of
-these goes with.
+"""Not known: the response came without a stream, and its status is none of
+these.
 """
 STREAM_ENDING_COMPLETED: StreamEnding.ValueType  # 1
 """The response is complete: the event "response.completed"."""
@@ -62,14 +62,14 @@ STREAM_ENDING_INCOMPLETE: StreamEnding.ValueType  # 2
 ImageResponse.incomplete_details.
 """
 STREAM_ENDING_FAILED: StreamEnding.ValueType  # 3
-"""The response failed: the event "response.failed", or an error after all
-images had come. See ImageResponse.error.
+"""The response failed: the event "response.failed", or an error after the last
+image. See ImageResponse.error.
 """
 STREAM_ENDING_CANCELLED: StreamEnding.ValueType  # 4
 """The response was cancelled: the event "response.cancelled"."""
 STREAM_ENDING_UNANNOUNCED: StreamEnding.ValueType  # 5
-"""Nothing: the stream ended without an event for it, or broke, all the same
-with every image that it had begun. Some servers do that.
+"""No last event: the stream ended without one, or broke, but after every image
+that it had begun. Some servers do that.
 """
 Global___StreamEnding: _TypeAlias = StreamEnding  # noqa: Y015
 
@@ -82,10 +82,10 @@ class GenerateImageRequest(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     INCLUDE_DOCUMENT_FIELD_NUMBER: _builtins.int
     include_document: _builtins.bool
-    """Whether to answer with the whole response too, as a Document."""
+    """True to get the whole response too, as a Document."""
     @_builtins.property
     def request(self) -> _image_request_pb2.ImageRequest:
-        """What to draw."""
+        """Prompt, tools and other input."""
 
     def __init__(
         self,
@@ -135,17 +135,19 @@ class StreamImageRequest(_message.Message):
     INCLUDE_DOCUMENT_FIELD_NUMBER: _builtins.int
     INCLUDE_OTHER_EVENTS_FIELD_NUMBER: _builtins.int
     include_document: _builtins.bool
-    """Whether the end has the whole response too, as a Document. Its images then
-    come twice.
+    """True to get the whole response too, as a Document in the end. Its images are
+    then sent twice.
     """
     include_other_events: _builtins.bool
-    """Whether events come that concern no image generation call, as an
-    UnknownItem: "response.created", those of a message's text, ... But never
-    the one that ends the stream, which StreamEnd stands for.
+    """True to get the events that concern no image generation call too, each as an
+    UnknownItem: "response.created", the events of a message's text, ... The event
+    that ends the API's stream is not among them: StreamEnd takes its place.
     """
     @_builtins.property
     def request(self) -> _image_request_pb2.ImageRequest:
-        """What to draw. The number of partial images is a setting of the image tool."""
+        """Prompt, tools and other input. The number of partial images is a setting of
+        the image tool.
+        """
 
     def __init__(
         self,
@@ -166,19 +168,19 @@ Global___StreamImageRequest: _TypeAlias = StreamImageRequest  # noqa: Y015
 class StreamImageResponse(_message.Message):
     """Response of StreamImage: a part of the answer.
 
-    An image is not in its event but comes directly before it, in chunks. The last
-    chunk says which field of the event the image is; that field is set there, to no
-    bytes. So: append the data of chunks until one has an end; check size and
-    SHA-256; at the event, put the bytes into its field. Most programs need no more
-    than this: where the end says final_image, the bytes are an image.
+    An image is not in its event: it comes directly before the event, in chunks.
+    The last chunk names the field of the event that the image belongs in; in the
+    event, that field is set, but empty. So: append the data of chunks until one has
+    an end; check size and SHA-256; at the event, put the bytes into its field. Most
+    programs need only this: where the end has final_image, the bytes are an image.
 
     An event can have several such values, whose chunks come one value after the
-    other. All that came since the last event belong to this one; none carries
-    over.
+    other. All chunks between two events belong to the second one.
 
-    The same is done with other values that can be megabytes, where one is longer
-    than 256 KiB, or the message too large otherwise: ImageResult.text, ExtraField.json, UnknownItem.json,
-    Document.json, ImageResponse.output_text, ImageResponse.refusal. Their chunks are UTF-8.
+    Other values that can be megabytes are sent in chunks too, where the value is
+    longer than 256 KiB or the message would be too large: ImageResult.text,
+    ExtraField.json, UnknownItem.json, Document.json, ImageResponse.output_text,
+    ImageResponse.refusal. Their chunks are UTF-8.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -188,16 +190,16 @@ class StreamImageResponse(_message.Message):
     END_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def chunk(self) -> _chunk_pb2.Chunk:
-        """A piece of a value, mostly an image, of the next event or end."""
+        """A chunk of a value, usually an image, of the next event or end."""
 
     @_builtins.property
     def event(self) -> _stream_event_pb2.StreamEvent:
-        """Something that happened."""
+        """An event of the API."""
 
     @_builtins.property
     def end(self) -> Global___StreamEnd:
-        """The end: the last message. After it comes the status of the call; a client
-        that leaves before cancels the call.
+        """The end: the last message. The status of the call follows; a client that
+        stops reading before the status cancels the call.
         """
 
     def __init__(
@@ -219,7 +221,7 @@ Global___StreamImageResponse: _TypeAlias = StreamImageResponse  # noqa: Y015
 
 @_typing.final
 class StreamEnd(_message.Message):
-    """How a stream ended."""
+    """End of a stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -227,20 +229,20 @@ class StreamEnd(_message.Message):
     RESPONSE_FIELD_NUMBER: _builtins.int
     MISSING_EVENTS_FIELD_NUMBER: _builtins.int
     ending: Global___StreamEnding.ValueType
-    """What the API said of the end. A server fills it in for a backend that left
-    it unset: by the status of the response, or as completed if an image came.
-    With neither, the answer is DATA_LOSS.
+    """Ending of the API's stream. If a gRPC backend leaves it unset, the server sets
+    it by the status of the response, or to completed if there is an image. With
+    neither, the answer is DATA_LOSS.
     """
     missing_events: _builtins.int
-    """Number of events that are missing, as the sequence numbers of the others
-    show, or that were left out because their JSON is faulty, such as half a
-    surrogate pair in a text. Above 0: something was lost, but no image.
+    """Number of events that are missing, by the gaps in the sequence numbers, or
+    that were left out because their JSON is faulty, such as half a surrogate pair
+    in a text. Above 0: an event was lost, but no image.
     """
     @_builtins.property
     def response(self) -> _image_response_pb2.ImageResponse:
-        """The response as it was at the end. Its calls are only those whose
-        OutputItemDoneEvent did not come; usually none. If the end was not
-        announced, what was known of the response.
+        """The response at the end. Its calls are only those without an
+        OutputItemDoneEvent; usually there are none. If the end was not announced, the
+        response has the values of the events before.
         """
 
     def __init__(

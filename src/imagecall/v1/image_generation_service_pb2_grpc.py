@@ -26,27 +26,27 @@ if _version_not_supported:
 
 
 class ImageGenerationServiceStub(object):
-    """Generates images, by a backend that the server was started with: one that
-    draws test cards with no key and no network, or a Responses API such as
-    OpenRouter's or OpenAI's.
+    """Generates images with the backend that the server was started with: one that
+    draws test cards without a key or a network, a Responses API such as
+    OpenRouter's or OpenAI's, or another server of this service.
 
     A deadline or a cancellation ends the work behind the call too. A failure is
-    a status with the details that ErrorReason describes; where the backend said
-    when to try again, with a google.rpc.RetryInfo. UNAVAILABLE is the code to
-    retry. A call is not retried by the server; a trailer
-    grpc-retry-pushback-ms of -1 tells gRPC's own retries to let be a call that
-    the API may have begun to bill.
+    a status with the details that ErrorReason describes, and with a
+    google.rpc.RetryInfo if the backend sent a time to wait. UNAVAILABLE is the code
+    to retry. The server does not retry a call. A trailer grpc-retry-pushback-ms of
+    -1 keeps gRPC's own retries from repeating a call that the API may have begun to
+    bill.
 
-    An implementation of this service that stands behind a server of ours is
-    checked. An answer that breaks a rule written here is DATA_LOSS (UPSTREAM_DAMAGED),
-    also at the HTTP door: a message of the stream past 4 MiB, chunks that are
-    missing, repeated or out of order, a ChunkEnd that says anything but the
-    truth, an image in its event, an event or a document that is not JSON once
-    written, no response, or no end. It must take requests as large as the server
-    does: gRPC's receive limit, 4 MiB by default, is to be raised.
+    A server checks the answers of a backend that implements this service. An
+    answer that breaks a rule of this schema becomes DATA_LOSS (UPSTREAM_DAMAGED),
+    at the HTTP door too: a message of the stream above 4 MiB; chunks that are
+    missing, repeated or out of order; a wrong ChunkEnd; an image within its event;
+    an event or a document that does not convert to JSON; no response; no end. Such
+    a backend must accept requests as large as the server does: raise gRPC's receive
+    limit, 4 MiB by default.
 
-    Where an API quotes the server's key, "[key]" stands instead. All else is as
-    the API sent it.
+    Where an API quotes the server's key, the answer has "[key]" in its place.
+    Everything else is as the API sent it.
     """
 
     def __init__(self, channel):
@@ -68,57 +68,57 @@ class ImageGenerationServiceStub(object):
 
 
 class ImageGenerationServiceServicer(object):
-    """Generates images, by a backend that the server was started with: one that
-    draws test cards with no key and no network, or a Responses API such as
-    OpenRouter's or OpenAI's.
+    """Generates images with the backend that the server was started with: one that
+    draws test cards without a key or a network, a Responses API such as
+    OpenRouter's or OpenAI's, or another server of this service.
 
     A deadline or a cancellation ends the work behind the call too. A failure is
-    a status with the details that ErrorReason describes; where the backend said
-    when to try again, with a google.rpc.RetryInfo. UNAVAILABLE is the code to
-    retry. A call is not retried by the server; a trailer
-    grpc-retry-pushback-ms of -1 tells gRPC's own retries to let be a call that
-    the API may have begun to bill.
+    a status with the details that ErrorReason describes, and with a
+    google.rpc.RetryInfo if the backend sent a time to wait. UNAVAILABLE is the code
+    to retry. The server does not retry a call. A trailer grpc-retry-pushback-ms of
+    -1 keeps gRPC's own retries from repeating a call that the API may have begun to
+    bill.
 
-    An implementation of this service that stands behind a server of ours is
-    checked. An answer that breaks a rule written here is DATA_LOSS (UPSTREAM_DAMAGED),
-    also at the HTTP door: a message of the stream past 4 MiB, chunks that are
-    missing, repeated or out of order, a ChunkEnd that says anything but the
-    truth, an image in its event, an event or a document that is not JSON once
-    written, no response, or no end. It must take requests as large as the server
-    does: gRPC's receive limit, 4 MiB by default, is to be raised.
+    A server checks the answers of a backend that implements this service. An
+    answer that breaks a rule of this schema becomes DATA_LOSS (UPSTREAM_DAMAGED),
+    at the HTTP door too: a message of the stream above 4 MiB; chunks that are
+    missing, repeated or out of order; a wrong ChunkEnd; an image within its event;
+    an event or a document that does not convert to JSON; no response; no end. Such
+    a backend must accept requests as large as the server does: raise gRPC's receive
+    limit, 4 MiB by default.
 
-    Where an API quotes the server's key, "[key]" stands instead. All else is as
-    the API sent it.
+    Where an API quotes the server's key, the answer has "[key]" in its place.
+    Everything else is as the API sent it.
     """
 
     def GenerateImage(self, request, context):
-        """Generates images and answers when they are done. The answer is one message:
-        where it can be larger than the 4 MiB that a client takes by default, use
-        StreamImage, or raise the client's limit. What format an image has, its first
-        bytes tell; "output_format" is what the API declares.
+        """Generates images and responds when they are done. The response is one message:
+        where it can be larger than the client's receive limit, 4 MiB by default, use
+        StreamImage or raise that limit. The first bytes of an image show its format;
+        "output_format" is the format that the API declares.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamImage(self, request, context):
-        """Generates images and tells what happens: some events, in the order of the
-        API, and at last an end. Usually, for one image:
+        """Generates images and sends the progress: events, in the order of the API, and
+        last an end. Usually, for one image:
 
-        OutputItemAddedEvent                 the call was begun
+        OutputItemAddedEvent                 the call has begun
         ImageGenCallInProgressEvent
         ImageGenCallGeneratingEvent
-        Chunk ...                            a partial image, if asked for
+        Chunk ...                            a partial image, if requested
         ImageGenCallPartialImageEvent
         ImageGenCallCompletedEvent
         Chunk ...                            the image
-        OutputItemDoneEvent                  the call with all it has
-        StreamEnd                            how it ended
+        OutputItemDoneEvent                  the finished call
+        StreamEnd                            the end of the stream
 
-        but any event except the end may be missing, as APIs differ; the image is
-        that of OutputItemDoneEvent, whatever a status or an earlier event says.
+        Any event may be missing, as APIs differ, but the end never is. The image is
+        that of OutputItemDoneEvent, whatever the statuses and the earlier events are.
 
-        No message is larger than 4 MiB, so a client with default options takes an
+        No message is larger than 4 MiB, so a client with default options receives an
         image of any size: see StreamImageResponse.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -147,27 +147,27 @@ def add_ImageGenerationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ImageGenerationService(object):
-    """Generates images, by a backend that the server was started with: one that
-    draws test cards with no key and no network, or a Responses API such as
-    OpenRouter's or OpenAI's.
+    """Generates images with the backend that the server was started with: one that
+    draws test cards without a key or a network, a Responses API such as
+    OpenRouter's or OpenAI's, or another server of this service.
 
     A deadline or a cancellation ends the work behind the call too. A failure is
-    a status with the details that ErrorReason describes; where the backend said
-    when to try again, with a google.rpc.RetryInfo. UNAVAILABLE is the code to
-    retry. A call is not retried by the server; a trailer
-    grpc-retry-pushback-ms of -1 tells gRPC's own retries to let be a call that
-    the API may have begun to bill.
+    a status with the details that ErrorReason describes, and with a
+    google.rpc.RetryInfo if the backend sent a time to wait. UNAVAILABLE is the code
+    to retry. The server does not retry a call. A trailer grpc-retry-pushback-ms of
+    -1 keeps gRPC's own retries from repeating a call that the API may have begun to
+    bill.
 
-    An implementation of this service that stands behind a server of ours is
-    checked. An answer that breaks a rule written here is DATA_LOSS (UPSTREAM_DAMAGED),
-    also at the HTTP door: a message of the stream past 4 MiB, chunks that are
-    missing, repeated or out of order, a ChunkEnd that says anything but the
-    truth, an image in its event, an event or a document that is not JSON once
-    written, no response, or no end. It must take requests as large as the server
-    does: gRPC's receive limit, 4 MiB by default, is to be raised.
+    A server checks the answers of a backend that implements this service. An
+    answer that breaks a rule of this schema becomes DATA_LOSS (UPSTREAM_DAMAGED),
+    at the HTTP door too: a message of the stream above 4 MiB; chunks that are
+    missing, repeated or out of order; a wrong ChunkEnd; an image within its event;
+    an event or a document that does not convert to JSON; no response; no end. Such
+    a backend must accept requests as large as the server does: raise gRPC's receive
+    limit, 4 MiB by default.
 
-    Where an API quotes the server's key, "[key]" stands instead. All else is as
-    the API sent it.
+    Where an API quotes the server's key, the answer has "[key]" in its place.
+    Everything else is as the API sent it.
     """
 
     @staticmethod

@@ -27,27 +27,27 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ImageGenerationServiceStub:
-    """Generates images, by a backend that the server was started with: one that
-    draws test cards with no key and no network, or a Responses API such as
-    OpenRouter's or OpenAI's.
+    """Generates images with the backend that the server was started with: one that
+    draws test cards without a key or a network, a Responses API such as
+    OpenRouter's or OpenAI's, or another server of this service.
 
     A deadline or a cancellation ends the work behind the call too. A failure is
-    a status with the details that ErrorReason describes; where the backend said
-    when to try again, with a google.rpc.RetryInfo. UNAVAILABLE is the code to
-    retry. A call is not retried by the server; a trailer
-    grpc-retry-pushback-ms of -1 tells gRPC's own retries to let be a call that
-    the API may have begun to bill.
+    a status with the details that ErrorReason describes, and with a
+    google.rpc.RetryInfo if the backend sent a time to wait. UNAVAILABLE is the code
+    to retry. The server does not retry a call. A trailer grpc-retry-pushback-ms of
+    -1 keeps gRPC's own retries from repeating a call that the API may have begun to
+    bill.
 
-    An implementation of this service that stands behind a server of ours is
-    checked. An answer that breaks a rule written here is DATA_LOSS (UPSTREAM_DAMAGED),
-    also at the HTTP door: a message of the stream past 4 MiB, chunks that are
-    missing, repeated or out of order, a ChunkEnd that says anything but the
-    truth, an image in its event, an event or a document that is not JSON once
-    written, no response, or no end. It must take requests as large as the server
-    does: gRPC's receive limit, 4 MiB by default, is to be raised.
+    A server checks the answers of a backend that implements this service. An
+    answer that breaks a rule of this schema becomes DATA_LOSS (UPSTREAM_DAMAGED),
+    at the HTTP door too: a message of the stream above 4 MiB; chunks that are
+    missing, repeated or out of order; a wrong ChunkEnd; an image within its event;
+    an event or a document that does not convert to JSON; no response; no end. Such
+    a backend must accept requests as large as the server does: raise gRPC's receive
+    limit, 4 MiB by default.
 
-    Where an API quotes the server's key, "[key]" stands instead. All else is as
-    the API sent it.
+    Where an API quotes the server's key, the answer has "[key]" in its place.
+    Everything else is as the API sent it.
     """
 
     @_typing.overload
@@ -55,107 +55,107 @@ class ImageGenerationServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ImageGenerationServiceAsyncStub: ...
     GenerateImage: _grpc.UnaryUnaryMultiCallable[_image_generation_service_pb2.GenerateImageRequest, _image_generation_service_pb2.GenerateImageResponse]
-    """Generates images and answers when they are done. The answer is one message:
-    where it can be larger than the 4 MiB that a client takes by default, use
-    StreamImage, or raise the client's limit. What format an image has, its first
-    bytes tell; "output_format" is what the API declares.
+    """Generates images and responds when they are done. The response is one message:
+    where it can be larger than the client's receive limit, 4 MiB by default, use
+    StreamImage or raise that limit. The first bytes of an image show its format;
+    "output_format" is the format that the API declares.
     """
     StreamImage: _grpc.UnaryStreamMultiCallable[_image_generation_service_pb2.StreamImageRequest, _image_generation_service_pb2.StreamImageResponse]
-    """Generates images and tells what happens: some events, in the order of the
-    API, and at last an end. Usually, for one image:
+    """Generates images and sends the progress: events, in the order of the API, and
+    last an end. Usually, for one image:
 
-      OutputItemAddedEvent                 the call was begun
+      OutputItemAddedEvent                 the call has begun
       ImageGenCallInProgressEvent
       ImageGenCallGeneratingEvent
-      Chunk ...                            a partial image, if asked for
+      Chunk ...                            a partial image, if requested
       ImageGenCallPartialImageEvent
       ImageGenCallCompletedEvent
       Chunk ...                            the image
-      OutputItemDoneEvent                  the call with all it has
-      StreamEnd                            how it ended
+      OutputItemDoneEvent                  the finished call
+      StreamEnd                            the end of the stream
 
-    but any event except the end may be missing, as APIs differ; the image is
-    that of OutputItemDoneEvent, whatever a status or an earlier event says.
+    Any event may be missing, as APIs differ, but the end never is. The image is
+    that of OutputItemDoneEvent, whatever the statuses and the earlier events are.
 
-    No message is larger than 4 MiB, so a client with default options takes an
+    No message is larger than 4 MiB, so a client with default options receives an
     image of any size: see StreamImageResponse.
     """
 
 @_typing.type_check_only
 class ImageGenerationServiceAsyncStub(ImageGenerationServiceStub):
-    """Generates images, by a backend that the server was started with: one that
-    draws test cards with no key and no network, or a Responses API such as
-    OpenRouter's or OpenAI's.
+    """Generates images with the backend that the server was started with: one that
+    draws test cards without a key or a network, a Responses API such as
+    OpenRouter's or OpenAI's, or another server of this service.
 
     A deadline or a cancellation ends the work behind the call too. A failure is
-    a status with the details that ErrorReason describes; where the backend said
-    when to try again, with a google.rpc.RetryInfo. UNAVAILABLE is the code to
-    retry. A call is not retried by the server; a trailer
-    grpc-retry-pushback-ms of -1 tells gRPC's own retries to let be a call that
-    the API may have begun to bill.
+    a status with the details that ErrorReason describes, and with a
+    google.rpc.RetryInfo if the backend sent a time to wait. UNAVAILABLE is the code
+    to retry. The server does not retry a call. A trailer grpc-retry-pushback-ms of
+    -1 keeps gRPC's own retries from repeating a call that the API may have begun to
+    bill.
 
-    An implementation of this service that stands behind a server of ours is
-    checked. An answer that breaks a rule written here is DATA_LOSS (UPSTREAM_DAMAGED),
-    also at the HTTP door: a message of the stream past 4 MiB, chunks that are
-    missing, repeated or out of order, a ChunkEnd that says anything but the
-    truth, an image in its event, an event or a document that is not JSON once
-    written, no response, or no end. It must take requests as large as the server
-    does: gRPC's receive limit, 4 MiB by default, is to be raised.
+    A server checks the answers of a backend that implements this service. An
+    answer that breaks a rule of this schema becomes DATA_LOSS (UPSTREAM_DAMAGED),
+    at the HTTP door too: a message of the stream above 4 MiB; chunks that are
+    missing, repeated or out of order; a wrong ChunkEnd; an image within its event;
+    an event or a document that does not convert to JSON; no response; no end. Such
+    a backend must accept requests as large as the server does: raise gRPC's receive
+    limit, 4 MiB by default.
 
-    Where an API quotes the server's key, "[key]" stands instead. All else is as
-    the API sent it.
+    Where an API quotes the server's key, the answer has "[key]" in its place.
+    Everything else is as the API sent it.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GenerateImage: _aio.UnaryUnaryMultiCallable[_image_generation_service_pb2.GenerateImageRequest, _image_generation_service_pb2.GenerateImageResponse]  # type: ignore[assignment]
-    """Generates images and answers when they are done. The answer is one message:
-    where it can be larger than the 4 MiB that a client takes by default, use
-    StreamImage, or raise the client's limit. What format an image has, its first
-    bytes tell; "output_format" is what the API declares.
+    """Generates images and responds when they are done. The response is one message:
+    where it can be larger than the client's receive limit, 4 MiB by default, use
+    StreamImage or raise that limit. The first bytes of an image show its format;
+    "output_format" is the format that the API declares.
     """
     StreamImage: _aio.UnaryStreamMultiCallable[_image_generation_service_pb2.StreamImageRequest, _image_generation_service_pb2.StreamImageResponse]  # type: ignore[assignment]
-    """Generates images and tells what happens: some events, in the order of the
-    API, and at last an end. Usually, for one image:
+    """Generates images and sends the progress: events, in the order of the API, and
+    last an end. Usually, for one image:
 
-      OutputItemAddedEvent                 the call was begun
+      OutputItemAddedEvent                 the call has begun
       ImageGenCallInProgressEvent
       ImageGenCallGeneratingEvent
-      Chunk ...                            a partial image, if asked for
+      Chunk ...                            a partial image, if requested
       ImageGenCallPartialImageEvent
       ImageGenCallCompletedEvent
       Chunk ...                            the image
-      OutputItemDoneEvent                  the call with all it has
-      StreamEnd                            how it ended
+      OutputItemDoneEvent                  the finished call
+      StreamEnd                            the end of the stream
 
-    but any event except the end may be missing, as APIs differ; the image is
-    that of OutputItemDoneEvent, whatever a status or an earlier event says.
+    Any event may be missing, as APIs differ, but the end never is. The image is
+    that of OutputItemDoneEvent, whatever the statuses and the earlier events are.
 
-    No message is larger than 4 MiB, so a client with default options takes an
+    No message is larger than 4 MiB, so a client with default options receives an
     image of any size: see StreamImageResponse.
     """
 
 class ImageGenerationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Generates images, by a backend that the server was started with: one that
-    draws test cards with no key and no network, or a Responses API such as
-    OpenRouter's or OpenAI's.
+    """Generates images with the backend that the server was started with: one that
+    draws test cards without a key or a network, a Responses API such as
+    OpenRouter's or OpenAI's, or another server of this service.
 
     A deadline or a cancellation ends the work behind the call too. A failure is
-    a status with the details that ErrorReason describes; where the backend said
-    when to try again, with a google.rpc.RetryInfo. UNAVAILABLE is the code to
-    retry. A call is not retried by the server; a trailer
-    grpc-retry-pushback-ms of -1 tells gRPC's own retries to let be a call that
-    the API may have begun to bill.
+    a status with the details that ErrorReason describes, and with a
+    google.rpc.RetryInfo if the backend sent a time to wait. UNAVAILABLE is the code
+    to retry. The server does not retry a call. A trailer grpc-retry-pushback-ms of
+    -1 keeps gRPC's own retries from repeating a call that the API may have begun to
+    bill.
 
-    An implementation of this service that stands behind a server of ours is
-    checked. An answer that breaks a rule written here is DATA_LOSS (UPSTREAM_DAMAGED),
-    also at the HTTP door: a message of the stream past 4 MiB, chunks that are
-    missing, repeated or out of order, a ChunkEnd that says anything but the
-    truth, an image in its event, an event or a document that is not JSON once
-    written, no response, or no end. It must take requests as large as the server
-    does: gRPC's receive limit, 4 MiB by default, is to be raised.
+    A server checks the answers of a backend that implements this service. An
+    answer that breaks a rule of this schema becomes DATA_LOSS (UPSTREAM_DAMAGED),
+    at the HTTP door too: a message of the stream above 4 MiB; chunks that are
+    missing, repeated or out of order; a wrong ChunkEnd; an image within its event;
+    an event or a document that does not convert to JSON; no response; no end. Such
+    a backend must accept requests as large as the server does: raise gRPC's receive
+    limit, 4 MiB by default.
 
-    Where an API quotes the server's key, "[key]" stands instead. All else is as
-    the API sent it.
+    Where an API quotes the server's key, the answer has "[key]" in its place.
+    Everything else is as the API sent it.
     """
 
     @_abc_1.abstractmethod
@@ -164,10 +164,10 @@ class ImageGenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _image_generation_service_pb2.GenerateImageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_image_generation_service_pb2.GenerateImageResponse, _abc.Awaitable[_image_generation_service_pb2.GenerateImageResponse]]:
-        """Generates images and answers when they are done. The answer is one message:
-        where it can be larger than the 4 MiB that a client takes by default, use
-        StreamImage, or raise the client's limit. What format an image has, its first
-        bytes tell; "output_format" is what the API declares.
+        """Generates images and responds when they are done. The response is one message:
+        where it can be larger than the client's receive limit, 4 MiB by default, use
+        StreamImage or raise that limit. The first bytes of an image show its format;
+        "output_format" is the format that the API declares.
         """
 
     @_abc_1.abstractmethod
@@ -176,23 +176,23 @@ class ImageGenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _image_generation_service_pb2.StreamImageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_image_generation_service_pb2.StreamImageResponse], _abc.AsyncIterator[_image_generation_service_pb2.StreamImageResponse]]:
-        """Generates images and tells what happens: some events, in the order of the
-        API, and at last an end. Usually, for one image:
+        """Generates images and sends the progress: events, in the order of the API, and
+        last an end. Usually, for one image:
 
-          OutputItemAddedEvent                 the call was begun
+          OutputItemAddedEvent                 the call has begun
           ImageGenCallInProgressEvent
           ImageGenCallGeneratingEvent
-          Chunk ...                            a partial image, if asked for
+          Chunk ...                            a partial image, if requested
           ImageGenCallPartialImageEvent
           ImageGenCallCompletedEvent
           Chunk ...                            the image
-          OutputItemDoneEvent                  the call with all it has
-          StreamEnd                            how it ended
+          OutputItemDoneEvent                  the finished call
+          StreamEnd                            the end of the stream
 
-        but any event except the end may be missing, as APIs differ; the image is
-        that of OutputItemDoneEvent, whatever a status or an earlier event says.
+        Any event may be missing, as APIs differ, but the end never is. The image is
+        that of OutputItemDoneEvent, whatever the statuses and the earlier events are.
 
-        No message is larger than 4 MiB, so a client with default options takes an
+        No message is larger than 4 MiB, so a client with default options receives an
         image of any size: see StreamImageResponse.
         """
 

@@ -27,20 +27,20 @@ class _ImageGenerationStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[
     IMAGE_GENERATION_STATUS_IN_PROGRESS: _ImageGenerationStatus.ValueType  # 1
     """The call was made. JSON "in_progress"."""
     IMAGE_GENERATION_STATUS_COMPLETED: _ImageGenerationStatus.ValueType  # 2
-    """The call ended well. JSON "completed"."""
+    """The call succeeded. JSON "completed"."""
     IMAGE_GENERATION_STATUS_GENERATING: _ImageGenerationStatus.ValueType  # 3
     """The image is being drawn. JSON "generating"."""
     IMAGE_GENERATION_STATUS_FAILED: _ImageGenerationStatus.ValueType  # 4
-    """The call ended without success. JSON "failed"."""
+    """The call failed. JSON "failed"."""
 
 class ImageGenerationStatus(_ImageGenerationStatus, metaclass=_ImageGenerationStatusEnumTypeWrapper):
-    """Where an image generation call stands in its life. JSON key "status".
+    """Status of an image generation call. JSON key "status".
 
     The list is that of image_generation_call in the OpenRouter and OpenAI SDKs.
-    Servers send others (such as "incomplete"), which stand in the unknown_status
-    field beside each field of this type. A status says nothing sure of the
-    result: a call that is "generating" may hold its final image, one that is
-    "completed" may hold none.
+    Servers send others (such as "incomplete"), which are in the unknown_status
+    field beside each field of this type. A status does not imply a result: a call
+    that is "generating" may have its final image, and one that is "completed" may
+    have none.
     """
 
 IMAGE_GENERATION_STATUS_UNSPECIFIED: ImageGenerationStatus.ValueType  # 0
@@ -48,9 +48,9 @@ IMAGE_GENERATION_STATUS_UNSPECIFIED: ImageGenerationStatus.ValueType  # 0
 IMAGE_GENERATION_STATUS_IN_PROGRESS: ImageGenerationStatus.ValueType  # 1
 """The call was made. JSON "in_progress"."""
 IMAGE_GENERATION_STATUS_COMPLETED: ImageGenerationStatus.ValueType  # 2
-"""The call ended well. JSON "completed"."""
+"""The call succeeded. JSON "completed"."""
 IMAGE_GENERATION_STATUS_GENERATING: ImageGenerationStatus.ValueType  # 3
 """The image is being drawn. JSON "generating"."""
 IMAGE_GENERATION_STATUS_FAILED: ImageGenerationStatus.ValueType  # 4
-"""The call ended without success. JSON "failed"."""
+"""The call failed. JSON "failed"."""
 Global___ImageGenerationStatus: _TypeAlias = ImageGenerationStatus  # noqa: Y015

@@ -25,7 +25,7 @@ class ImageGenerationTool(_message.Message):
     """Configuration of the image tool, in a request's "tools" and echoed in a
     response's. OpenAI's tool.ImageGeneration, OpenRouter's
     ImageGenerationServerTool. Keys of newer APIs stay in extra_fields, as does a
-    value of another JSON type than its field, such as a null.
+    value whose JSON type is not that of its field, such as a null.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -79,7 +79,7 @@ class ImageGenerationTool(_message.Message):
     another type, which is in extra_fields. JSON key "moderation".
     """
     input_fidelity: _builtins.str
-    """How closely input images are followed: "high" or "low". Not set: no
+    """Fidelity to the input images: "high" or "low". Not set: no
     key, or a value of another type, which is in extra_fields. JSON key
     "input_fidelity".
     """
@@ -88,8 +88,8 @@ class ImageGenerationTool(_message.Message):
     of another type, which is in extra_fields. JSON key "partial_images".
     """
     action: _builtins.str
-    """What to do: "generate", "edit" or "auto". Not set: no key, or a value
-    of another type, which is in extra_fields. JSON key "action".
+    """Action: "generate", "edit" or "auto". Not set: no key, or a value of
+    another type, which is in extra_fields. JSON key "action".
     """
     complexity: _builtins.str
     """Effort of planning the image: "low", "medium" or "high". Not set: no key,
@@ -117,7 +117,7 @@ class ImageGenerationTool(_message.Message):
 
     @_builtins.property
     def svg(self) -> Global___ImageGenerationSvg:
-        """How an svg is written. Not set: no key, or a value of another type, which
+        """Settings of an SVG image. Not set: no key, or a value of another type, which
         is in extra_fields. JSON key "svg".
         """
 
@@ -202,7 +202,7 @@ Global___ImageGenerationTool: _TypeAlias = ImageGenerationTool  # noqa: Y015
 
 @_typing.final
 class ImageGenerationSvg(_message.Message):
-    """How an SVG image is written."""
+    """Settings of an SVG image."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -215,8 +215,8 @@ class ImageGenerationSvg(_message.Message):
     """
     @_builtins.property
     def reasoning(self) -> Global___ImageGenerationSvgReasoning:
-        """How much that model reasons. Not set: no key, or a value of another type,
-        which is in extra_fields. JSON key "reasoning".
+        """Reasoning of that model. Not set: no key, or a value of another type, which
+        is in extra_fields. JSON key "reasoning".
         """
 
     @_builtins.property
@@ -242,7 +242,7 @@ Global___ImageGenerationSvg: _TypeAlias = ImageGenerationSvg  # noqa: Y015
 
 @_typing.final
 class ImageGenerationSvgReasoning(_message.Message):
-    """How much the model that writes an SVG image reasons."""
+    """Reasoning of the model that writes an SVG image."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -326,7 +326,7 @@ class OpenRouterImageGenerationTool(_message.Message):
     EXTRA_FIELDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def parameters(self) -> Global___OpenRouterImageGenerationParameters:
-        """What to draw with. Not set: no key, or a value of another type, which
+        """Parameters of the image. Not set: no key, or a value of another type, which
         is in extra_fields. JSON key "parameters".
         """
 
@@ -350,8 +350,8 @@ Global___OpenRouterImageGenerationTool: _TypeAlias = OpenRouterImageGenerationTo
 
 @_typing.final
 class OpenRouterImageGenerationParameters(_message.Message):
-    """Parameters of OpenRouter's own image tool. Models take others besides, which
-    stay in extra_fields.
+    """Parameters of OpenRouter's own image tool. Some models have further parameters,
+    which stay in extra_fields.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -29,7 +29,7 @@ class _EmptyTools:
 class _EmptyToolsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EmptyTools.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     EMPTY_TOOLS_UNSPECIFIED: _EmptyTools.ValueType  # 0
-    """An image is asked for: the tools are one ImageGenerationTool with nothing set."""
+    """The default tools: one ImageGenerationTool with nothing set."""
     EMPTY_TOOLS_ABSENT: _EmptyTools.ValueType  # 1
     """No tools at all: there is no key "tools"."""
     EMPTY_TOOLS_ARRAY: _EmptyTools.ValueType  # 2
@@ -38,10 +38,10 @@ class _EmptyToolsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EmptyTools
     """No tools at all: "tools" is null."""
 
 class EmptyTools(_EmptyTools, metaclass=_EmptyToolsEnumTypeWrapper):
-    """What the body of a request says of tools where it has none."""
+    """Form of the key "tools" in a body that has no tools."""
 
 EMPTY_TOOLS_UNSPECIFIED: EmptyTools.ValueType  # 0
-"""An image is asked for: the tools are one ImageGenerationTool with nothing set."""
+"""The default tools: one ImageGenerationTool with nothing set."""
 EMPTY_TOOLS_ABSENT: EmptyTools.ValueType  # 1
 """No tools at all: there is no key "tools"."""
 EMPTY_TOOLS_ARRAY: EmptyTools.ValueType  # 2
@@ -52,21 +52,21 @@ Global___EmptyTools: _TypeAlias = EmptyTools  # noqa: Y015
 
 @_typing.final
 class ImageRequest(_message.Message):
-    """What to draw, and with what: the body of a POST /responses. What is not set
-    is not sent, so that the API's own defaults hold. The body, in which the
-    JSON Pointers of errors point:
+    """Request for an image: the body of a POST /responses. A field that is not set is
+    not sent, so that the API's own defaults apply. The JSON Pointers of errors
+    refer to this body:
 
       {"model": MODEL, "input": PROMPT, "tools": [TOOL, ...], EXTRA FIELDS}
 
-    where with items or images before the prompt "input" is
+    If there are items or images, "input" is
 
       [ITEM, ..., {"type": "message", "role": "user", "content": [
         {"type": "input_text", "text": PROMPT},
         {"type": "input_image", "detail": DETAIL, "image_url": IMAGE}, ...]}]
 
-    The HTTP door makes an ImageRequest of a body so that the body made of it is
-    the same JSON value again, but for the key "stream", which the method stands
-    for; for calls in the "input", see input_items; and for an image tool that is
+    The HTTP door converts a body to an ImageRequest and back to the same JSON
+    value, with three exceptions: the key "stream", which the choice of the method
+    replaces; calls in the "input", see input_items; and an image tool, which is
     added where "tool_choice" names it and there are no tools.
     """
 
@@ -81,26 +81,26 @@ class ImageRequest(_message.Message):
     EMPTY_TOOLS_FIELD_NUMBER: _builtins.int
     MESSAGE_JSON_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
-    """What to draw, in words. The text of the "input". Blank: refused, unless
-    there are input_items, or extra_fields has a "prompt", a
-    "previous_response_id" or a "conversation" that is not null. Empty, and no
-    input_items: no key.
+    """Prompt, of at most 10 MiB: the text of the "input". Blank: refused, unless there
+    are input_items, or extra_fields has a "prompt", a "previous_response_id" or a
+    "conversation" that is not null. Empty, and no input_items: no key.
     """
     model: _builtins.str
     """Model that answers, such as "gpt-5" or "openai/gpt-5-image". Empty: no key,
     for a backend that has a default. JSON key "model".
     """
     empty_tools: Global___EmptyTools.ValueType
-    """What the body says of tools where tools is empty. Of no meaning where it is
-    not: the tools are exactly those.
+    """Form of the key "tools" if the field tools is empty. Ignored otherwise: the
+    body then has exactly those tools.
     """
     message_json: _builtins.str
-    """The user's message as raw JSON text, where its form is not the one above: with
-    "" in the place of the prompt, and of the "image_url" or the "file_id" of each
-    of input_images, in their order, and without the "detail" of those that have
-    one set. Such as {"role":"user","content":""}. Empty: the form above.
+    """The user's message as raw JSON text, if its form is not the one above. It has
+    "" in the place of the prompt, and in the place of the "image_url" or the
+    "file_id" of each of input_images, in their order; the "detail" of an image is
+    left out if InputImage.detail is set. Such as {"role":"user","content":""}.
+    Empty: the form above.
 
-    A service that draws needs only the prompt and the images.
+    A backend that draws images itself needs only the prompt and the images.
     """
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[_image_generation_tool_pb2.Tool]:
@@ -111,28 +111,27 @@ class ImageRequest(_message.Message):
 
     @_builtins.property
     def input_images(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputImage]:
-        """Images to start from, shown to the model with the prompt."""
+        """Input images, which the model receives with the prompt."""
 
     @_builtins.property
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
-        """Other keys of the request, in order, passed on untouched: "tool_choice",
-        "previous_response_id", "instructions", "user", ... Those that other fields
-        stand for ("model", "input", "tools", "stream") are refused here, but for a
-        "model" or an "input" that is null where the body has none otherwise.
+        """Other keys of the request, in order, passed on unchanged: "tool_choice",
+        "previous_response_id", "instructions", "user", ... The keys of other fields
+        ("model", "input", "tools", "stream") are refused here, except a "model" or an
+        "input" that is null while its field is empty.
         """
 
     @_builtins.property
     def input_items(self) -> _containers.RepeatedCompositeFieldContainer[_image_generation_call_pb2.ImageGenerationCall]:
-        """Items of the "input" before the prompt, in order: earlier calls, such as the
-        call of an answer as it came, for edits over several turns; items of
-        another type, such as messages, as an UnknownItem. A call is sent back in
-        the form in which the APIs take it: its id, result and status. One without
-        an id is refused, and so is one whose image has no bytes: put in those that
-        came in chunks.
+        """Items of the "input" before the prompt, in order: earlier calls, unchanged from
+        the response, for edits over several turns; items of another type, such as
+        messages, each as an UnknownItem. A call is sent back in the form that the APIs
+        accept: its id, result and status. A call without an id is refused, and so is a
+        call whose image is empty: put in the bytes that came in chunks.
 
-        APIs take some items without a "type", or with null for it. The json of such
-        an UnknownItem is so too; its type is the one that they read it as: "message"
-        where it has a "role", or else "item_reference" where it has an "id".
+        APIs accept some items without a "type", or with null for it. The json of such
+        an UnknownItem has no "type" either; its type is the one that the APIs assume:
+        "message" if it has a "role", or else "item_reference" if it has an "id".
         """
 
     def __init__(
@@ -157,7 +156,7 @@ Global___ImageRequest: _TypeAlias = ImageRequest  # noqa: Y015
 
 @_typing.final
 class InputImage(_message.Message):
-    """An image to start from."""
+    """An input image."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -174,8 +173,8 @@ class InputImage(_message.Message):
     file_id: _builtins.str
     """Identifier of a file that was uploaded to the API."""
     detail: _builtins.str
-    """How closely the model looks at it: "low", "high", "auto". Not set: "auto", or
-    what the request's message_json has.
+    """Detail in which the model reads the image: "low", "high", "auto". Not set:
+    "auto", or the value in the request's message_json.
     """
     def __init__(
         self,

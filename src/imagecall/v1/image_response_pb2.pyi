@@ -24,8 +24,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ImageResponse(_message.Message):
-    """The answer to an ImageRequest: the response object of the API. Nothing in it
-    is rewritten. A key whose value is null is as one that is absent.
+    """Response to an ImageRequest: the response object of the API, with unchanged
+    values. A key whose value is null counts as absent.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -48,38 +48,38 @@ class ImageResponse(_message.Message):
     """Model that answered. Not set: the API sent none. JSON key "model"."""
     status: _builtins.str
     """Status of the response as the API spells it: "completed", "failed",
-    "incomplete", "in_progress", "cancelled", "queued", or another. Look at it
-    before the calls: a response that failed is no gRPC error. Not set: the
-    API sent none; for a gRPC backend that set none, a server puts "completed" if
-    there is an image, else the answer is DATA_LOSS. JSON key "status".
+    "incomplete", "in_progress", "cancelled", "queued", or another. Check it before
+    the calls: a response that failed is no gRPC error. Not set: the API sent none.
+    If a gRPC backend sets none, the server sets "completed" if there is an image;
+    else the answer is DATA_LOSS. JSON key "status".
     """
     output_text: _builtins.str
     """Text that the model wrote: the "output_text" parts of its messages, joined in
-    order, as "output_text" of OpenAI's SDKs is. No JSON key. Cut after 1 MiB: the
-    document has all of it. Not set: the model wrote none.
+    order, as in "output_text" of OpenAI's SDKs. No JSON key. Cut off after 1 MiB:
+    the document has the whole text. Not set: the model wrote none.
     """
     refusal: _builtins.str
-    """Why the model refused, in its words: the "refusal" parts of its messages,
-    joined in order. No JSON key. Cut after 1 MiB. Not set: the model did not
+    """Refusal of the model in its own words: the "refusal" parts of its messages,
+    joined in order. No JSON key. Cut off after 1 MiB. Not set: the model did not
     refuse.
     """
     @_builtins.property
     def usage(self) -> Global___Usage:
-        """What was consumed. Not set: the API sent nothing. JSON key "usage"."""
+        """Tokens and cost of the response. Not set: the API sent none. JSON key "usage"."""
 
     @_builtins.property
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
         """Those of the keys above whose value has another JSON type, such as a number
-        for a status. Further keys are in the document only.
+        for a status. Other keys are in the document only.
         """
 
     @_builtins.property
     def error(self) -> Global___ResponseError:
-        """Why the response failed. Not set: nothing is said. JSON key "error"."""
+        """Error of a response that failed. Not set: the API sent none. JSON key "error"."""
 
     @_builtins.property
     def incomplete_details(self) -> Global___IncompleteDetails:
-        """Why the response is incomplete. Not set: nothing is said. JSON key
+        """Reason that the response is incomplete. Not set: the API sent none. JSON key
         "incomplete_details".
         """
 
@@ -92,14 +92,14 @@ class ImageResponse(_message.Message):
 
     @_builtins.property
     def document(self) -> _document_pb2.Document:
-        """The whole response, with what the fields above have no place for, such as
-        the annotations of a text, and with its calls. Set if asked for.
+        """The whole response: its calls, and the keys that have no field above, such as
+        the annotations of a text. Set if include_document is.
         """
 
     @_builtins.property
     def tool_usage(self) -> _tool_usage_pb2.ToolUsage:
-        """What the tools consumed beside usage. Not set: the API sent nothing. JSON
-        key "tool_usage".
+        """Tokens of the tools, which are not part of usage. Not set: the API sent none.
+        JSON key "tool_usage".
         """
 
     def __init__(
@@ -147,7 +147,7 @@ Global___ImageResponse: _TypeAlias = ImageResponse  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
-    """What a response has consumed."""
+    """Tokens and cost of a response."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -163,11 +163,11 @@ class Usage(_message.Message):
     total_tokens: _builtins.int
     """Tokens in all. JSON key "total_tokens"."""
     cost: _builtins.float
-    """What the call cost, in OpenRouter's credits. JSON key "cost"."""
+    """Cost of the call in OpenRouter's credits. JSON key "cost"."""
     @_builtins.property
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
         """The other keys, in order, such as "input_tokens_details", and those whose
-        value their field cannot carry.
+        value their field cannot hold.
         """
 
     def __init__(
@@ -204,7 +204,7 @@ Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
 @_typing.final
 class ResponseError(_message.Message):
-    """Why a response failed."""
+    """Error of a response that failed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -214,12 +214,12 @@ class ResponseError(_message.Message):
     PARAM_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """A word, such as "server_error" or "rate_limit_exceeded". Not set: no key, or
-    a value of another type, which is in extra_fields. JSON key "code".
+    """Code of the error, such as "server_error" or "rate_limit_exceeded". Not set: no
+    key, or a value of another type, which is in extra_fields. JSON key "code".
     """
     message: _builtins.str
-    """A sentence. Not set: no key, or a value of another type, which is in
-    extra_fields. JSON key "message".
+    """Description of the error, a sentence. Not set: no key, or a value of another
+    type, which is in extra_fields. JSON key "message".
     """
     param: _builtins.str
     """Parameter of the request that caused the error. Not set: no key, or a value
@@ -267,14 +267,14 @@ Global___ResponseError: _TypeAlias = ResponseError  # noqa: Y015
 
 @_typing.final
 class IncompleteDetails(_message.Message):
-    """Why a response is incomplete."""
+    """Reason that a response is incomplete."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
     EXTRA_FIELDS_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """A word, such as "max_output_tokens" or "content_filter". Not set: no key, or
+    """The reason, such as "max_output_tokens" or "content_filter". Not set: no key, or
     a value of another type, which is in extra_fields. JSON key "reason".
     """
     @_builtins.property

@@ -19,7 +19,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ImageResult(_message.Message):
-    """What a key such as "result" holds: an image, another text, or null. The
+    """Value of a key such as "result": an image, another text, or null. The
     fourth state, an absent key, is an ImageResult that is not set.
 
     Exactly one member is set; an ImageResult without one is refused.
@@ -38,9 +38,9 @@ class ImageResult(_message.Message):
     breaks, and zero bits at the end. No bytes is the JSON string "".
     """
     text: _builtins.str
-    """Any other JSON string, as it is: an https: or data: URL, base64 without
-    padding or in the URL alphabet, a placeholder such as "<value>". Text
-    that is canonical base64 is refused here: its place is image.
+    """Any other JSON string, unchanged: an https: or data: URL, base64 without
+    padding or in the URL alphabet, a placeholder such as "<value>". Canonical
+    base64 is refused here: it belongs in image, decoded.
     """
     def __init__(
         self,

@@ -39,8 +39,8 @@ class InputImageGenerationCall1(_message.Message):
     Not set: no key. JSON key "id", required by STRICT.
     """
     status: _image_generation_status_pb2.ImageGenerationStatus.ValueType
-    """Where the call stands, for the statuses that the SDKs name. JSON key
-    "status", required by STRICT, which takes no other status.
+    """Status of the call, if it is one that the SDKs name. JSON key
+    "status", required by STRICT, which accepts no other status.
     """
     unknown_status: _builtins.str
     """A status that the enum lacks, as it is spelled; status is then
@@ -49,7 +49,7 @@ class InputImageGenerationCall1(_message.Message):
     """
     @_builtins.property
     def result(self) -> _image_result_pb2.ImageResult:
-        """The image, or what stands in its place. Not set: no key. JSON key
+        """The image, or another value in its place. Not set: no key. JSON key
         "result", required by STRICT.
         """
 
@@ -86,8 +86,8 @@ class InputImageGenerationCall2(_message.Message):
     """An output item that is sent back in a request's "input". SDK type
     InputImageGenerationCall2 (OpenRouter, 2025-09-25 to 2025-10-07).
 
-    The same JSON as InputImageGenerationCall1: nothing in it tells them apart, so
-    an item is read as this variant only where the caller names it.
+    The JSON is the same as that of InputImageGenerationCall1, so an item is read
+    as this variant only where the caller names it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -102,8 +102,8 @@ class InputImageGenerationCall2(_message.Message):
     Not set: no key. JSON key "id", required by STRICT.
     """
     status: _image_generation_status_pb2.ImageGenerationStatus.ValueType
-    """Where the call stands, for the statuses that the SDKs name. JSON key
-    "status", required by STRICT, which takes no other status.
+    """Status of the call, if it is one that the SDKs name. JSON key
+    "status", required by STRICT, which accepts no other status.
     """
     unknown_status: _builtins.str
     """A status that the enum lacks, as it is spelled; status is then
@@ -112,7 +112,7 @@ class InputImageGenerationCall2(_message.Message):
     """
     @_builtins.property
     def result(self) -> _image_result_pb2.ImageResult:
-        """The image, or what stands in its place. Not set: no key. JSON key
+        """The image, or another value in its place. Not set: no key. JSON key
         "result", required by STRICT.
         """
 
@@ -148,10 +148,10 @@ Global___InputImageGenerationCall2: _TypeAlias = InputImageGenerationCall2  # no
 class OpenResponsesInputItemImageGenerationCall(_message.Message):
     """An item of the shared input type: a request's "input" or a response's
     "instructions". SDK type OpenResponsesInputItemImageGenerationCall
-    (OpenRouter, 2025-10-16 to 2025-10-23). Its status is open: STRICT takes any.
+    (OpenRouter, 2025-10-16 to 2025-10-23). Its status is open: STRICT accepts any.
 
-    The same JSON as InputImageGenerationCall1: an item is read as this variant
-    only where the caller names it.
+    The JSON is the same as that of InputImageGenerationCall1, so an item is read
+    as this variant only where the caller names it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -166,7 +166,7 @@ class OpenResponsesInputItemImageGenerationCall(_message.Message):
     Not set: no key. JSON key "id", required by STRICT.
     """
     status: _image_generation_status_pb2.ImageGenerationStatus.ValueType
-    """Where the call stands, for the statuses that the SDKs name. JSON key
+    """Status of the call, if it is one that the SDKs name. JSON key
     "status", required by STRICT.
     """
     unknown_status: _builtins.str
@@ -176,7 +176,7 @@ class OpenResponsesInputItemImageGenerationCall(_message.Message):
     """
     @_builtins.property
     def result(self) -> _image_result_pb2.ImageResult:
-        """The image, or what stands in its place. Not set: no key. JSON key
+        """The image, or another value in its place. Not set: no key. JSON key
         "result", required by STRICT.
         """
 

@@ -40,8 +40,8 @@ class InstructionsImageGenerationCall1(_message.Message):
     Not set: no key. JSON key "id", required by STRICT.
     """
     status: _image_generation_status_pb2.ImageGenerationStatus.ValueType
-    """Where the call stands, for the statuses that the SDKs name. JSON key
-    "status", required by STRICT, which takes no other status.
+    """Status of the call, if it is one that the SDKs name. JSON key
+    "status", required by STRICT, which accepts no other status.
     """
     unknown_status: _builtins.str
     """A status that the enum lacks, as it is spelled; status is then
@@ -50,7 +50,7 @@ class InstructionsImageGenerationCall1(_message.Message):
     """
     @_builtins.property
     def result(self) -> _image_result_pb2.ImageResult:
-        """The image, or what stands in its place. Not set: no key. JSON key
+        """The image, or another value in its place. Not set: no key. JSON key
         "result", required by STRICT.
         """
 
@@ -87,8 +87,8 @@ class InstructionsImageGenerationCall2(_message.Message):
     """An output item that comes back in a response's "instructions". SDK type
     InstructionsImageGenerationCall2 (OpenRouter, 2025-09-25 to 2025-10-07).
 
-    The same JSON as InstructionsImageGenerationCall1: nothing in it tells them
-    apart, so an item is read as this variant only where the caller names it.
+    The JSON is the same as that of InstructionsImageGenerationCall1, so an item is
+    read as this variant only where the caller names it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -103,8 +103,8 @@ class InstructionsImageGenerationCall2(_message.Message):
     Not set: no key. JSON key "id", required by STRICT.
     """
     status: _image_generation_status_pb2.ImageGenerationStatus.ValueType
-    """Where the call stands, for the statuses that the SDKs name. JSON key
-    "status", required by STRICT, which takes no other status.
+    """Status of the call, if it is one that the SDKs name. JSON key
+    "status", required by STRICT, which accepts no other status.
     """
     unknown_status: _builtins.str
     """A status that the enum lacks, as it is spelled; status is then
@@ -113,7 +113,7 @@ class InstructionsImageGenerationCall2(_message.Message):
     """
     @_builtins.property
     def result(self) -> _image_result_pb2.ImageResult:
-        """The image, or what stands in its place. Not set: no key. JSON key
+        """The image, or another value in its place. Not set: no key. JSON key
         "result", required by STRICT.
         """
 

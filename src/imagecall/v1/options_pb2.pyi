@@ -33,17 +33,21 @@ class _InChunksEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InChunks.Val
     IN_CHUNKS_ALWAYS: _InChunks.ValueType  # 1
     """Always."""
     IN_CHUNKS_LONG: _InChunks.ValueType  # 2
-    """Where it is long. The field is never empty otherwise."""
+    """For a long value. In a message, the field is empty only if its value came in
+    chunks.
+    """
 
 class InChunks(_InChunks, metaclass=_InChunksEnumTypeWrapper):
-    """When the value of a field goes in chunks, see StreamImageResponse."""
+    """Use of chunks for the value of a field; see StreamImageResponse."""
 
 IN_CHUNKS_UNSPECIFIED: InChunks.ValueType  # 0
 """Never."""
 IN_CHUNKS_ALWAYS: InChunks.ValueType  # 1
 """Always."""
 IN_CHUNKS_LONG: InChunks.ValueType  # 2
-"""Where it is long. The field is never empty otherwise."""
+"""For a long value. In a message, the field is empty only if its value came in
+chunks.
+"""
 Global___InChunks: _TypeAlias = InChunks  # noqa: Y015
 
 class _FieldRole:
@@ -57,19 +61,19 @@ class _FieldRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FieldRole.V
     FIELD_ROLE_UNKNOWN_SPELLING: _FieldRole.ValueType  # 1
     """A string that holds the spellings that the enum field of the same key lacks."""
     FIELD_ROLE_EXTRA_FIELDS: _FieldRole.ValueType  # 2
-    """The keys of the object that no other field carries, in order."""
+    """The keys of the object that no other field holds, in order."""
     FIELD_ROLE_RAW_OBJECT: _FieldRole.ValueType  # 3
     """The raw JSON text of the whole object."""
 
 class FieldRole(_FieldRole, metaclass=_FieldRoleEnumTypeWrapper):
-    """The role of a field that is not simply a JSON key."""
+    """Role of a field that is not an ordinary JSON key."""
 
 FIELD_ROLE_UNSPECIFIED: FieldRole.ValueType  # 0
 """The field is an ordinary key."""
 FIELD_ROLE_UNKNOWN_SPELLING: FieldRole.ValueType  # 1
 """A string that holds the spellings that the enum field of the same key lacks."""
 FIELD_ROLE_EXTRA_FIELDS: FieldRole.ValueType  # 2
-"""The keys of the object that no other field carries, in order."""
+"""The keys of the object that no other field holds, in order."""
 FIELD_ROLE_RAW_OBJECT: FieldRole.ValueType  # 3
 """The raw JSON text of the whole object."""
 Global___FieldRole: _TypeAlias = FieldRole  # noqa: Y015
@@ -109,21 +113,21 @@ class JsonKey(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The key, as it is spelled in the JSON. Empty: the field is no key itself, or
-    no part of the JSON.
+    """The key, as it is spelled in the JSON. Empty: the field is not a key, or not in
+    the JSON.
     """
     required: _builtins.bool
-    """Whether the STRICT profile refuses an object without the key."""
+    """True if the STRICT profile refuses an object without the key."""
     closed: _builtins.bool
-    """Whether the STRICT profile refuses a spelling that the enum lacks. Enum
+    """True if the STRICT profile refuses a spelling that the enum lacks. Enum
     fields only.
     """
     lenient: _builtins.bool
-    """Whether a value that the field cannot carry exactly (a null, a number for
-    a string) stays in the object's extra fields. False: it is refused.
+    """True if a value that the field cannot hold exactly (a null, a number for a
+    string) stays in the object's extra fields. False: such a value is refused.
     """
     role: Global___FieldRole.ValueType
-    """The role of a field that is not simply a key."""
+    """Role of a field that is not an ordinary key."""
     variant: _builtins.str
     """The variant that the field's item is read as, for a field that is an
     ImageGenerationCall. A name of its oneof.
@@ -148,7 +152,7 @@ Global___JsonKey: _TypeAlias = JsonKey  # noqa: Y015
 
 @_typing.final
 class JsonVariant(_message.Message):
-    """A member of a union, and when it is chosen."""
+    """Choice of a member of a union."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -157,14 +161,14 @@ class JsonVariant(_message.Message):
     REPLAY_FIELD_NUMBER: _builtins.int
     FALLBACK_FIELD_NUMBER: _builtins.int
     default: _builtins.bool
-    """Whether an item is read as this variant when the caller names none."""
+    """True if an item is read as this variant when the caller names none."""
     replay: _builtins.bool
-    """Whether an item that is sent back as input becomes this variant."""
+    """True if an item that is sent back as input becomes this variant."""
     fallback: _builtins.bool
-    """Whether the variant carries the objects whose type no other variant has."""
+    """True if the variant holds the objects whose type no other variant has."""
     @_builtins.property
     def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___JsonPosition]:
-        """Where in a document an item is read as this variant."""
+        """Places in a document whose items are read as this variant."""
 
     def __init__(
         self,
@@ -198,8 +202,8 @@ class JsonPosition(_message.Message):
     "/output/*".
     """
     named: _builtins.bool
-    """Whether an item there is read as the variant only where the caller names
-    it.
+    """True if an item in that place is read as the variant only where the caller
+    names the variant.
     """
     def __init__(
         self,
@@ -228,16 +232,12 @@ json_object: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOp
 json_key: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___JsonKey]
 """The JSON key that the field is."""
 json_variant: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___JsonVariant]
-"""When a member of a union is chosen: on the fields of its oneof."""
+"""Choice of a member of a union: on the fields of its oneof."""
 in_chunks: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___InChunks.ValueType]
-"""When StreamImage sends the value of a field in chunks: on fields whose value
-can be megabytes.
-"""
+"""Use of chunks in StreamImage: on each field whose value can be megabytes."""
 json_spelling: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _builtins.str]
 """The string in the JSON, such as "in_progress"."""
 grpc_code: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _builtins.str]
-"""The name of the gRPC status code that goes with an ErrorReason, such as
-"INVALID_ARGUMENT".
-"""
+"""Name of the gRPC status code of an ErrorReason, such as "INVALID_ARGUMENT"."""
 http_status: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _containers.RepeatedScalarFieldContainer[_builtins.int]]
-"""The HTTP statuses of an API that become an ErrorReason, such as 429."""
+"""HTTP statuses of an API that become an ErrorReason, such as 429."""

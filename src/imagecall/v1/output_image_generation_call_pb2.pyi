@@ -26,8 +26,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class OutputImageGenerationCall(_message.Message):
     """An item of a response's "output", and the "item" of a stream event. SDK type
-    OutputImageGenerationCall (OpenRouter, 2025-09-25 to 2025-10-07). The fields
-    from revised_prompt on are what OpenAI's servers add to the page's four keys.
+    OutputImageGenerationCall (OpenRouter, 2025-09-25 to 2025-10-07), which has four
+    keys. OpenAI's servers add those of the fields from revised_prompt on.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -50,8 +50,8 @@ class OutputImageGenerationCall(_message.Message):
     Not set: no key. JSON key "id", required by STRICT.
     """
     status: _image_generation_status_pb2.ImageGenerationStatus.ValueType
-    """Where the call stands, for the statuses that the SDKs name. JSON key
-    "status", required by STRICT, which takes no other status.
+    """Status of the call, if it is one that the SDKs name. JSON key
+    "status", required by STRICT, which accepts no other status.
     """
     unknown_status: _builtins.str
     """A status that the enum lacks, as it is spelled; status is then
@@ -59,9 +59,9 @@ class OutputImageGenerationCall(_message.Message):
     "status".
     """
     revised_prompt: _builtins.str
-    """The prompt that the model drew from, where it changed the one it was
-    given. Not set: no key, or a value of another type, which is in
-    extra_fields. JSON key "revised_prompt".
+    """Prompt that the model used, if it revised that of the request. Not set: no
+    key, or a value of another type, which is in extra_fields. JSON key
+    "revised_prompt".
     """
     size: _builtins.str
     """Size of the image in pixels, WIDTHxHEIGHT such as "1024x1536", or
@@ -69,26 +69,26 @@ class OutputImageGenerationCall(_message.Message):
     extra_fields. JSON key "size".
     """
     quality: _builtins.str
-    """Quality that was drawn, such as "low" or "high". Not set: no key, or a
+    """Quality of the image, such as "low" or "high". Not set: no key, or a
     value of another type, which is in extra_fields. JSON key "quality".
     """
     background: _builtins.str
-    """Background that was drawn: "transparent", "opaque" or "auto". Not set:
+    """Background of the image: "transparent", "opaque" or "auto". Not set:
     no key, or a value of another type, which is in extra_fields. JSON key
     "background".
     """
     output_format: _builtins.str
     """Declared file format: "png", "jpeg", "webp", "gif", "svg"; the first bytes
-    of the image are the authority. Not set: no key, or a value of another
+    of the image show its real one. Not set: no key, or a value of another
     type, which is in extra_fields. JSON key "output_format".
     """
     action: _builtins.str
-    """What the call did: "generate", "edit" or "auto". Not set: no key, or a
+    """Action of the call: "generate", "edit" or "auto". Not set: no key, or a
     value of another type, which is in extra_fields. JSON key "action".
     """
     @_builtins.property
     def result(self) -> _image_result_pb2.ImageResult:
-        """The image, or what stands in its place. Not set: no key. JSON key
+        """The image, or another value in its place. Not set: no key. JSON key
         "result", required by STRICT.
         """
 
@@ -98,7 +98,7 @@ class OutputImageGenerationCall(_message.Message):
 
     @_builtins.property
     def error(self) -> _image_generation_call_error_pb2.ImageGenerationCallError:
-        """Why the call failed. Not set: no key, or a value of another type, which
+        """Error of a failed call. Not set: no key, or a value of another type, which
         is in extra_fields. JSON key "error".
         """
 
@@ -168,10 +168,10 @@ Global___OutputImageGenerationCall: _TypeAlias = OutputImageGenerationCall  # no
 class OutputImageGenerationCallItem(_message.Message):
     """An item of a response's "output" as today's SDK has it: with a prompt, and a
     "result" that may be absent. SDK type OutputImageGenerationCallItem
-    (OpenRouter, since 2026-03-27). Its status is open: STRICT takes any.
+    (OpenRouter, since 2026-03-27). Its status is open: STRICT accepts any.
 
-    The same JSON as OutputImageGenerationCall: an item is read as this variant
-    only where the caller names it.
+    The JSON is the same as that of OutputImageGenerationCall, so an item is read
+    as this variant only where the caller names it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -195,7 +195,7 @@ class OutputImageGenerationCallItem(_message.Message):
     Not set: no key. JSON key "id", required by STRICT.
     """
     status: _image_generation_status_pb2.ImageGenerationStatus.ValueType
-    """Where the call stands, for the statuses that the SDKs name. JSON key
+    """Status of the call, if it is one that the SDKs name. JSON key
     "status", required by STRICT.
     """
     unknown_status: _builtins.str
@@ -204,9 +204,9 @@ class OutputImageGenerationCallItem(_message.Message):
     "status".
     """
     revised_prompt: _builtins.str
-    """The prompt that the model drew from, where it changed the one it was
-    given. Not set: no key, or a value of another type, which is in
-    extra_fields. JSON key "revised_prompt".
+    """Prompt that the model used, if it revised that of the request. Not set: no
+    key, or a value of another type, which is in extra_fields. JSON key
+    "revised_prompt".
     """
     size: _builtins.str
     """Size of the image in pixels, WIDTHxHEIGHT such as "1024x1536", or
@@ -214,30 +214,30 @@ class OutputImageGenerationCallItem(_message.Message):
     extra_fields. JSON key "size".
     """
     quality: _builtins.str
-    """Quality that was drawn, such as "low" or "high". Not set: no key, or a
+    """Quality of the image, such as "low" or "high". Not set: no key, or a
     value of another type, which is in extra_fields. JSON key "quality".
     """
     background: _builtins.str
-    """Background that was drawn: "transparent", "opaque" or "auto". Not set:
+    """Background of the image: "transparent", "opaque" or "auto". Not set:
     no key, or a value of another type, which is in extra_fields. JSON key
     "background".
     """
     output_format: _builtins.str
     """Declared file format: "png", "jpeg", "webp", "gif", "svg"; the first bytes
-    of the image are the authority. Not set: no key, or a value of another
+    of the image show its real one. Not set: no key, or a value of another
     type, which is in extra_fields. JSON key "output_format".
     """
     action: _builtins.str
-    """What the call did: "generate", "edit" or "auto". Not set: no key, or a
+    """Action of the call: "generate", "edit" or "auto". Not set: no key, or a
     value of another type, which is in extra_fields. JSON key "action".
     """
     prompt: _builtins.str
-    """The prompt that was asked for. Not set: no key, or a value of another
+    """Prompt of the request. Not set: no key, or a value of another
     type, which is in extra_fields. JSON key "prompt".
     """
     @_builtins.property
     def result(self) -> _image_result_pb2.ImageResult:
-        """The image, or what stands in its place. Not set: no key. JSON key
+        """The image, or another value in its place. Not set: no key. JSON key
         "result", optional.
         """
 
@@ -247,7 +247,7 @@ class OutputImageGenerationCallItem(_message.Message):
 
     @_builtins.property
     def error(self) -> _image_generation_call_error_pb2.ImageGenerationCallError:
-        """Why the call failed. Not set: no key, or a value of another type, which
+        """Error of a failed call. Not set: no key, or a value of another type, which
         is in extra_fields. JSON key "error".
         """
 
@@ -343,7 +343,7 @@ class OutputImageGenerationServerToolItem(_message.Message):
     Not set: no key. JSON key "id", optional.
     """
     status: _image_generation_status_pb2.ImageGenerationStatus.ValueType
-    """Where the call stands, for the statuses that the SDKs name. JSON key
+    """Status of the call, if it is one that the SDKs name. JSON key
     "status", required by STRICT.
     """
     unknown_status: _builtins.str
@@ -352,24 +352,24 @@ class OutputImageGenerationServerToolItem(_message.Message):
     "status".
     """
     revised_prompt: _builtins.str
-    """The prompt that the model drew from. Not set: no key, or a value of
+    """Prompt that the model used. Not set: no key, or a value of
     another type, which is in extra_fields. JSON key "revisedPrompt".
     """
     prompt: _builtins.str
-    """The prompt that was asked for. Not set: no key, or a value of another
+    """Prompt of the request. Not set: no key, or a value of another
     type, which is in extra_fields. JSON key "prompt".
     """
     image_url: _builtins.str
-    """Where the image can be fetched. Not set: no key, or a value of another
+    """URL of the image. Not set: no key, or a value of another
     type, which is in extra_fields. JSON key "imageUrl".
     """
     error_text: _builtins.str
-    """Why the call failed, in words. Not set: no key, or a value of another
+    """Error of a failed call, a sentence. Not set: no key, or a value of another
     type, which is in extra_fields. JSON key "error".
     """
     @_builtins.property
     def result(self) -> _image_result_pb2.ImageResult:
-        """The image, or what stands in its place. Not set: no key. JSON key
+        """The image, or another value in its place. Not set: no key. JSON key
         "result", optional.
         """
 

@@ -33,7 +33,7 @@ class ImageGenCallInProgressEvent(_message.Message):
     SEQUENCE_NUMBER_FIELD_NUMBER: _builtins.int
     EXTRA_FIELDS_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
-    """Identifier of the item that the event is of. Not set: no key, or a value of
+    """Identifier of the item of the event. Not set: no key, or a value of
     another type, which is in extra_fields. JSON key "item_id".
     """
     output_index: _builtins.int
@@ -86,7 +86,7 @@ class ImageGenCallGeneratingEvent(_message.Message):
     SEQUENCE_NUMBER_FIELD_NUMBER: _builtins.int
     EXTRA_FIELDS_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
-    """Identifier of the item that the event is of. Not set: no key, or a value of
+    """Identifier of the item of the event. Not set: no key, or a value of
     another type, which is in extra_fields. JSON key "item_id".
     """
     output_index: _builtins.int
@@ -130,8 +130,8 @@ Global___ImageGenCallGeneratingEvent: _TypeAlias = ImageGenCallGeneratingEvent  
 
 @_typing.final
 class ImageGenCallPartialImageEvent(_message.Message):
-    """An early view of the image. OpenRouter's ImageGenCallPartialImageEvent. OpenAI
-    adds the fields from size on.
+    """A partial image. OpenRouter's ImageGenCallPartialImageEvent. OpenAI adds the
+    fields from size on.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -147,7 +147,7 @@ class ImageGenCallPartialImageEvent(_message.Message):
     BACKGROUND_FIELD_NUMBER: _builtins.int
     OUTPUT_FORMAT_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
-    """Identifier of the item that the event is of. Not set: no key, or a value of
+    """Identifier of the item of the event. Not set: no key, or a value of
     another type, which is in extra_fields. JSON key "item_id".
     """
     output_index: _builtins.int
@@ -167,11 +167,11 @@ class ImageGenCallPartialImageEvent(_message.Message):
     of another type, which is in extra_fields. JSON key "size".
     """
     quality: _builtins.str
-    """Quality that is drawn. Not set: no key, or a value of another type,
+    """Quality of the image. Not set: no key, or a value of another type,
     which is in extra_fields. JSON key "quality".
     """
     background: _builtins.str
-    """Background that is drawn. Not set: no key, or a value of another type,
+    """Background of the image. Not set: no key, or a value of another type,
     which is in extra_fields. JSON key "background".
     """
     output_format: _builtins.str
@@ -254,7 +254,7 @@ class ImageGenCallCompletedEvent(_message.Message):
     SEQUENCE_NUMBER_FIELD_NUMBER: _builtins.int
     EXTRA_FIELDS_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
-    """Identifier of the item that the event is of. Not set: no key, or a value of
+    """Identifier of the item of the event. Not set: no key, or a value of
     another type, which is in extra_fields. JSON key "item_id".
     """
     output_index: _builtins.int
@@ -298,7 +298,7 @@ Global___ImageGenCallCompletedEvent: _TypeAlias = ImageGenCallCompletedEvent  # 
 
 @_typing.final
 class OutputItemAddedEvent(_message.Message):
-    """An item was begun. Its image item has no "result" key yet, or null."""
+    """An item has begun. An image item has no "result" yet, or null."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -320,8 +320,8 @@ class OutputItemAddedEvent(_message.Message):
 
     @_builtins.property
     def item(self) -> _image_generation_call_pb2.ImageGenerationCall:
-        """The item, read as an OutputImageGenerationCall; another type's as what it
-        is. Not set: no key. JSON key "item".
+        """The item, read as an OutputImageGenerationCall, or as the variant of its type
+        if that is another one. Not set: no key. JSON key "item".
         """
 
     def __init__(
@@ -349,7 +349,7 @@ Global___OutputItemAddedEvent: _TypeAlias = OutputItemAddedEvent  # noqa: Y015
 
 @_typing.final
 class OutputItemDoneEvent(_message.Message):
-    """An item is final. Its image item holds the image, whatever its status says."""
+    """An item is final. An image item has its image, whatever its status is."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -371,8 +371,8 @@ class OutputItemDoneEvent(_message.Message):
 
     @_builtins.property
     def item(self) -> _image_generation_call_pb2.ImageGenerationCall:
-        """The item, read as an OutputImageGenerationCall; another type's as what it
-        is. Not set: no key. JSON key "item".
+        """The item, read as an OutputImageGenerationCall, or as the variant of its type
+        if that is another one. Not set: no key. JSON key "item".
         """
 
     def __init__(

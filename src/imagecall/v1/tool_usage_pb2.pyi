@@ -21,8 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ToolUsage(_message.Message):
-    """What the tools of a response consumed, which Usage does not count. OpenAI,
-    since 2026-11.
+    """Tokens of the tools of a response, which Usage does not count. OpenAI, since
+    2026-11.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -18,10 +18,10 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class UnknownItem(_message.Message):
-    """An object whose "type" no other variant of its union has, carried unchanged:
-    for an item, a message, a web search call, an image call of a later API.
-    One whose type has a variant in a schema newer than the message is taken too,
-    and comes back as that variant.
+    """An object whose "type" no other variant of its union has, kept unchanged: for
+    an item, a message, a web search call, an image call of a later API. If a later
+    schema has a variant for the type, the message is accepted, and is that variant
+    after the JSON is read again.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -31,8 +31,8 @@ class UnknownItem(_message.Message):
     type: _builtins.str
     """The value of the "type" key, as a copy: the same as in json."""
     json: _builtins.str
-    """The whole object as raw JSON text, with a "type" that no other variant
-    has. As it was written, without white space around it.
+    """The whole object as raw JSON text, as it was written, without white space
+    around it. Its "type" is one that no other variant has.
     """
     def __init__(
         self,

@@ -20,7 +20,7 @@ _DIGEST_BYTES: Final = 32
 
 
 class RawChunk(NamedTuple):
-    """Chunk that is no message yet, so that its data is not copied."""
+    """Chunk that is not a message yet, so that its data is not copied."""
 
     offset: int
     data: bytes | memoryview
@@ -31,18 +31,18 @@ class RawChunk(NamedTuple):
         """Makes a RawChunk of a message, with a copy of its data."""
         return cls(chunk.offset, chunk.data, chunk.end if chunk.HasField("end") else None)
 
-    def chunk(self) -> Chunk:
+    def message(self) -> Chunk:
         """Makes the message, with a copy of the data."""
         return Chunk(offset=self.offset, data=bytes(self.data), end=self.end)
 
 
 def split(data: bytes) -> Iterator[Chunk]:
     """Splits bytes into chunks: at least one."""
-    return (piece.chunk() for piece in pieces(data))
+    return (chunk.message() for chunk in raw_chunks(data))
 
 
-def pieces(data: bytes, *, sha256: bytes = b"", **end: Any) -> Iterator[RawChunk]:
-    """Splits bytes into chunks that are no messages yet: at least one.
+def raw_chunks(data: bytes, *, sha256: bytes = b"", **end: Any) -> Iterator[RawChunk]:
+    """Splits bytes into chunks that are not messages yet: at least one.
 
     `sha256` is the digest of the bytes, if it is known; `end` holds further fields of ChunkEnd.
     """
@@ -50,7 +50,7 @@ def pieces(data: bytes, *, sha256: bytes = b"", **end: Any) -> Iterator[RawChunk
     digest = None if sha256 else hashlib.sha256()
     for offset in range(0, len(data) or 1, CHUNK):
         part = view[offset : offset + CHUNK]
-        if digest:  # Piece by piece, so that other work need not wait for all of it.
+        if digest:  # Chunk by chunk, so that other work does not wait for the whole value.
             digest.update(part)
         last = None
         if offset + CHUNK >= len(data):
@@ -86,9 +86,9 @@ class Chunker:
         held, self._held = self._held, data
         if not held:
             return None
-        piece = RawChunk(self._offset, held)
+        chunk = RawChunk(self._offset, held)
         self._offset += len(held)
-        return piece
+        return chunk
 
     def finish(self, field: str) -> RawChunk:
         """Returns the last chunk of the image, which is in the field `field`."""
@@ -105,7 +105,7 @@ class Assembly:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._pieces: list[bytes | memoryview] = []
+        self._chunks: list[bytes | memoryview] = []
         self._size = 0
         self._digest = hashlib.sha256()
         self._end: ChunkEnd | None = None
@@ -125,28 +125,28 @@ class Assembly:
         """True once the last chunk was added."""
         return self._end is not None
 
-    def add(self, piece: RawChunk) -> None:
+    def add(self, chunk: RawChunk) -> None:
         """Adds the next chunk. Drops all bytes once they are more than `max_bytes`.
 
         Raises ConversionError (CHUNKS_DAMAGED) for a chunk that is not the next one.
         """
         if self._end is not None:
             raise damaged("a chunk comes after the last one")
-        if piece.offset != self._size:
-            raise damaged(f"a chunk begins at byte {piece.offset:,} instead of {self._size:,}")
-        data = piece.data
-        if not data and not (piece.end is not None and self._size == 0):
-            raise damaged(f"the chunk at byte {piece.offset:,} is empty")
+        if chunk.offset != self._size:
+            raise damaged(f"a chunk begins at byte {chunk.offset:,} instead of {self._size:,}")
+        data = chunk.data
+        if not data and not (chunk.end is not None and self._size == 0):
+            raise damaged(f"the chunk at byte {chunk.offset:,} is empty")
         self._size += len(data)
         if self._size > self._max_bytes:
-            self._pieces.clear()
+            self._chunks.clear()
         else:
             self._keep(data)
             self._digest.update(data)
-        self._end = piece.end
+        self._end = chunk.end
 
     def _keep(self, data: bytes | memoryview) -> None:
-        self._pieces.append(data)
+        self._chunks.append(data)
 
     @property
     def digest(self) -> bytes:
@@ -155,14 +155,14 @@ class Assembly:
 
     def whole(self) -> bytes:
         """Returns the complete bytes, once only. Raises ConversionError as `check` does."""
-        data = b"".join(self.pieces())
-        self._pieces = []  # Else the bytes would be in memory twice.
+        data = b"".join(self.chunks())
+        self._chunks = []  # Else the bytes would be in memory twice.
         return data
 
-    def pieces(self) -> list[bytes | memoryview]:
+    def chunks(self) -> list[bytes | memoryview]:
         """Returns the complete bytes, in chunks as they came. Raises ConversionError as `check`."""
         self.check()
-        return self._pieces
+        return self._chunks
 
     def check(self) -> None:
         """Checks that the bytes are complete.
@@ -178,8 +178,8 @@ class Assembly:
             message = f"the chunks have {self._size:,} bytes; the limit is {self._max_bytes:,}"
             raise ConversionError("TOO_LARGE", "", message)
         if self._end.sha256 != self.digest:
-            expected, found = self._end.sha256[:_DIGEST_BYTES].hex() or "none", self.digest.hex()
-            raise damaged(f"the SHA-256 digest of the chunks is {found}; their end has {expected}")
+            expected, actual = self._end.sha256[:_DIGEST_BYTES].hex() or "none", self.digest.hex()
+            raise damaged(f"the SHA-256 digest of the chunks is {actual}; their end has {expected}")
 
 
 def damaged(message: str) -> ConversionError:

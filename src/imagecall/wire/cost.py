@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, Message
 
 from imagecall.errors import ConversionError, malformed
 from imagecall.sizes import APART
+from imagecall.turns import take_turn
 from imagecall.wire.varint import read_varint
 
 _Message = TypeVar("_Message", bound=Message)
@@ -88,12 +89,12 @@ def _count(shape: _Shape, data: bytes) -> None:
     """Counts the fields in order. Raises IndexError where the bytes are cut off."""
     count = unknown = position = 0
     end = len(data)
-    around: list[tuple[_Shape, int]] = []
+    enclosing: list[tuple[_Shape, int]] = []
     while True:
         while position >= end:
-            if not around:
+            if not enclosing:
                 return
-            shape, end = around.pop()
+            shape, end = enclosing.pop()
         count += 1
         if count > MAX_FIELDS:
             raise _too_many(MAX_FIELDS, "fields")
@@ -102,8 +103,8 @@ def _count(shape: _Shape, data: bytes) -> None:
         if tag >= 0x80:
             tag, position = read_varint(data, position - 1)
         kind = tag & 7
-        known = shape.get(tag)
-        if known is None and tag not in shape:
+        inner = shape.get(tag)
+        if inner is None and tag not in shape:
             unknown += 1
             if unknown > MAX_UNKNOWN:
                 raise _too_many(MAX_UNKNOWN, "fields that this schema does not name")
@@ -112,28 +113,28 @@ def _count(shape: _Shape, data: bytes) -> None:
             position += 1
             if length >= 0x80:
                 length, position = read_varint(data, position - 1)
-            if known is None:
+            if inner is None:
                 position += length
                 continue
-            around.append((shape, end))
-            shape, end = known, min(end, position + length)
+            enclosing.append((shape, end))
+            shape, end = inner, min(end, position + length)
         elif kind == _VARINT:
             while data[position] >= 0x80:
                 position += 1
             position += 1
         elif kind == _GROUP:
-            around.append((shape, end))
+            enclosing.append((shape, end))
             shape = _OF_GROUP
         elif kind == _GROUP_END:
             if shape is not _OF_GROUP:
                 return  # Not a message.
-            shape, _ = around.pop()
+            shape, _ = enclosing.pop()
         else:
             position += _FIXED[kind] if kind in _FIXED else len(data)
 
 
-def _too_many(limit: int, what: str) -> ConversionError:
-    return ConversionError("TOO_MANY_VALUES", "", f"the message has more than {limit:,} {what}")
+def _too_many(limit: int, subject: str) -> ConversionError:
+    return ConversionError("TOO_MANY_VALUES", "", f"the message has more than {limit:,} {subject}")
 
 
 def parsed(kind: type[_Message], data: bytes, name: str = "") -> _Message:
@@ -143,7 +144,9 @@ def parsed(kind: type[_Message], data: bytes, name: str = "") -> _Message:
     the message (default: the name of its type).
     """
     descriptor: Any = kind.DESCRIPTOR
+    take_turn()
     check_cost(descriptor, data)
+    take_turn()
     try:
         return kind.FromString(data)
     except DecodeError:

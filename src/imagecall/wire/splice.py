@@ -15,6 +15,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from imagecall.sizes import APART
+from imagecall.turns import take_turn
 from imagecall.v1.image_result_pb2 import ImageResult
 from imagecall.wire.varint import read_varint, write_varint
 
@@ -75,16 +76,16 @@ def detach_text(wire: bytes, descriptor: Descriptor, name: str) -> tuple[bytes, 
     The text stays if the field is there twice, or if the text is not ASCII: protobuf then checks
     that it is UTF-8.
     """
-    taken: list[bytes] = []
+    texts: list[bytes] = []
 
     def replace(path: str, field: FieldDescriptor, value: memoryview) -> _Value | None:
         if path != name or not (text := bytes(value)).isascii():
             return None
-        taken.append(text)
+        texts.append(text)
         return b""
 
     short = _without_large(wire, descriptor, replace)
-    return short, taken[0] if taken else None
+    return short, texts[0] if texts else None
 
 
 def detach_images(
@@ -128,8 +129,10 @@ def _replaced(
     Raises IndexError or ValueError for bytes that are no message, or one of more than `most`
     fields.
     """
+    take_turn()
     walk = _Walk(memoryview(wire), replace, least, most or len(wire))
     pieces = walk.message(descriptor, 0, len(wire), "")
+    take_turn()
     return wire if pieces is None else b"".join(pieces)
 
 
@@ -147,24 +150,24 @@ class _Walk:
     ) -> list[_Value] | None:
         """Pieces of the message from `start` to `end` with new values; None if all values stay."""
         fields = list(_fields(self.wire, start, end, self.most))
-        often = Counter(field.number for field in fields)
+        occurrences = Counter(field.number for field in fields)
         pieces: list[_Value] = []
         done = start
         for field in fields:
-            known = descriptor.fields_by_number.get(field.number)
-            if known is None or known.is_repeated or often[field.number] > 1:
+            field_type = descriptor.fields_by_number.get(field.number)
+            if field_type is None or field_type.is_repeated or occurrences[field.number] > 1:
                 continue
             if field.end - field.start < self.least:
                 continue
-            if (new := self._value(known, field, path + known.name)) is not None:
+            if (new := self._value(field_type, field, path + field_type.name)) is not None:
                 pieces += self.wire[done : field.length_at], write_varint(sum(map(len, new))), *new
                 done = field.end
         return [*pieces, self.wire[done:end]] if pieces else None
 
-    def _value(self, known: FieldDescriptor, field: _Field, path: str) -> list[_Value] | None:
-        if known.message_type is not None:
-            return self.message(known.message_type, field.start, field.end, path + ".")
-        value = self.replace(path, known, self.wire[field.start : field.end])
+    def _value(self, field_type: FieldDescriptor, field: _Field, path: str) -> list[_Value] | None:
+        if field_type.message_type is not None:
+            return self.message(field_type.message_type, field.start, field.end, path + ".")
+        value = self.replace(path, field_type, self.wire[field.start : field.end])
         return None if value is None else [value]
 
 

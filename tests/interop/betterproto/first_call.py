@@ -1,4 +1,4 @@
-"""The first call: an image of any size, put together from its chunks."""
+"""The first call: an image of any size, reassembled from its chunks."""
 
 # README: begin
 import hashlib
@@ -21,14 +21,14 @@ async def stream_image(
         if name == "end":
             return image, part
         if name != "chunk":
-            continue  # an event tells what happens meanwhile
+            continue  # an event reports progress
         if part.offset != len(value):
             raise ValueError("a chunk is lost")
         value += part.data
         if end := part.end:
             if (end.size, end.sha256) != (len(value), hashlib.sha256(value).digest()):
                 raise ValueError("the chunks are damaged")
-            if end.final_image:  # not an earlier view, nor another value that is large
+            if end.final_image:  # not a partial image, nor another large value
                 image = bytes(value)
             value.clear()
     raise ValueError("the stream has no end")

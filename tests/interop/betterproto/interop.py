@@ -38,6 +38,7 @@ async def main(address: str, cases: Path, out: Path, names: list[str]) -> None:
         await report("error details", error_details(conversion))
         await report("deadline", deadline(generation))
         await report("cancellation", cancellation(generation, channel))
+        await report("many calls", many_calls(host, int(port)))
         await report("health", healthy(channel))
 
 
@@ -45,7 +46,7 @@ async def report(name: str, check: Awaitable[None]) -> None:
     try:
         await check
         outcome = "ok"
-    except Exception as error:  # Whatever it is, it is what came of this check.
+    except Exception as error:  # Any failure is the outcome of its check; other checks follow.
         outcome = " ".join(f"{type(error).__name__}: {error}".split())
     print(name, outcome, sep="\t", flush=True)
 
@@ -135,7 +136,7 @@ def item(number: int) -> str:
     return f'{{"type":"image_generation_call","id":"ig_{number}","result":"aGk="}}'
 
 
-def embedded(**order: int) -> imagecall.ImageRequest:
+def embedded(**order: float) -> imagecall.ImageRequest:
     """A request with an order for the embedded backend."""
     extra = imagecall.ExtraField(name="embedded", json=json.dumps(order))
     return imagecall.ImageRequest(prompt="a red fox in the snow", extra_fields=[extra])
@@ -193,6 +194,14 @@ async def cancellation(client: imagecall.ImageGenerationServiceStub, channel: Ch
         await healthy(channel)
     else:
         raise AssertionError("it was not cancelled")
+
+
+async def many_calls(host: str, port: int) -> None:
+    """Generates images at once over a new connection."""
+    async with Channel(host, port) as channel:
+        client = imagecall.ImageGenerationServiceStub(channel)
+        request = imagecall.GenerateImageRequest(request=embedded(delay_seconds=0.1))
+        await asyncio.gather(*(client.generate_image(request, timeout=60) for _ in range(1_000)))
 
 
 async def healthy(channel: Channel) -> None:

@@ -42,7 +42,7 @@ std::string StreamImage(v1::ImageGenerationService::Stub& service,
         chunk.end().sha256() != Sha256(bytes)) {
       throw std::runtime_error("the image is damaged");
     }
-    // Others are earlier views of it, or long texts.
+    // Others are partial images, or long texts.
     if (chunk.end().final_image()) image = std::move(bytes);
     bytes.clear();
   }
@@ -70,6 +70,7 @@ std::string StreamImage(v1::ImageGenerationService::Stub& service,
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <future>
 #include <iostream>
 #include <iterator>
 #include <memory>
@@ -201,7 +202,7 @@ void CheckConvertCalls(const Channel& channel) {
                         : R"({"type":"image_generation_call","id":"ig_)" +
                               std::to_string(n) + R"(","result":"aGk="})");
       }
-      if (!stream->Write(request)) return;  // Finish tells why
+      if (!stream->Write(request)) return;  // Finish returns the reason
     }
     stream->WritesDone();
   });
@@ -303,6 +304,32 @@ void CheckHealth(const Channel& channel) {
          "not serving");
 }
 
+// Generates images at once over a new connection.
+void CheckManyCalls(const std::string& address) {
+  constexpr int kCalls = 1'000;
+  grpc::ChannelArguments own_connection;
+  own_connection.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  auto service = v1::ImageGenerationService::NewStub(grpc::CreateCustomChannel(
+      address, grpc::InsecureChannelCredentials(), own_connection));
+  v1::GenerateImageRequest request;
+  *request.mutable_request() = Ordered(R"({"delay_seconds":0.1})");
+  std::vector<grpc::ClientContext> contexts(kCalls);
+  std::vector<v1::GenerateImageResponse> responses(kCalls);
+  std::vector<std::promise<grpc::Status>> outcomes(kCalls);
+  for (int n = 0; n < kCalls; ++n) {
+    contexts[n].set_deadline(std::chrono::system_clock::now() +
+                             std::chrono::minutes(1));
+    service->async()->GenerateImage(
+        &contexts[n], &request, &responses[n],
+        [&outcome = outcomes[n]](grpc::Status s) { outcome.set_value(s); });
+  }
+  std::vector<grpc::Status> statuses;
+  for (auto& outcome : outcomes) {
+    statuses.push_back(outcome.get_future().get());
+  }
+  for (const grpc::Status& status : statuses) Expect(status.ok(), Text(status));
+}
+
 void CheckCancellation(const Channel& channel) {
   v1::StreamImageRequest request;
   *request.mutable_request() = Ordered(kLargeImage);
@@ -361,5 +388,6 @@ int main(int argc, char** argv) {
   Report("error details", [&] { CheckErrorDetails(channel); });
   Report("deadline", [&] { CheckDeadline(channel); });
   Report("cancellation", [&] { CheckCancellation(channel); });
+  Report("many calls", [&] { CheckManyCalls(address); });
   Report("health", [&] { CheckHealth(channel); });
 }

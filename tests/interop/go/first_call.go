@@ -31,7 +31,7 @@ func drawFox(address string) error {
 	return os.WriteFile("fox.png", image, 0o644)
 }
 
-// streamImage returns the image, of any size, put together from its chunks, and the end of the stream.
+// streamImage returns the image, of any size, reassembled from its chunks, and the end of the stream.
 func streamImage(ctx context.Context, client imagecallv1.ImageGenerationServiceClient, request *imagecallv1.ImageRequest) ([]byte, *imagecallv1.StreamEnd, error) {
 	stream, err := client.StreamImage(ctx, &imagecallv1.StreamImageRequest{Request: request})
 	if err != nil {
@@ -52,7 +52,7 @@ func streamImage(ctx context.Context, client imagecallv1.ImageGenerationServiceC
 		}
 		chunk := part.GetChunk()
 		if chunk == nil {
-			continue // part.GetEvent() tells what happens meanwhile.
+			continue // part.GetEvent() reports progress.
 		}
 		if int(chunk.Offset) != len(value) {
 			return nil, nil, errors.New("a chunk is lost")
@@ -62,7 +62,7 @@ func streamImage(ctx context.Context, client imagecallv1.ImageGenerationServiceC
 			if sum := sha256.Sum256(value); int(end.Size) != len(value) || !bytes.Equal(sum[:], end.Sha256) {
 				return nil, nil, errors.New("the chunks are damaged")
 			}
-			if end.FinalImage { // Not an earlier view, nor another value that is large.
+			if end.FinalImage { // Not a partial image, nor another large value.
 				image = value
 			}
 			value = nil

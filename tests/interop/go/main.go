@@ -58,6 +58,7 @@ func main() {
 	report("error details", c.errorDetails())
 	report("deadline", c.deadline())
 	report("cancellation", c.cancellation())
+	report("many calls", manyCalls(os.Args[1]))
 	report("health", c.healthy())
 }
 
@@ -296,6 +297,38 @@ func (c *clients) cancellation() error {
 			cancel()
 		}
 	}
+}
+
+// manyCalls generates images at once over a new connection.
+func manyCalls(address string) error {
+	const calls = 1_000
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	client := imagecallv1.NewImageGenerationServiceClient(conn)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	outcomes := make(chan error, calls)
+	for range calls {
+		go func() {
+			_, err := client.GenerateImage(ctx, &imagecallv1.GenerateImageRequest{
+				Request: embedded(`{"delay_seconds":0.1}`),
+			})
+			outcomes <- err
+		}()
+	}
+	var failures []error
+	for range calls {
+		if err := <-outcomes; err != nil {
+			failures = append(failures, err)
+		}
+	}
+	if len(failures) > 0 {
+		return fmt.Errorf("%d failed, one with %w", len(failures), failures[0])
+	}
+	return nil
 }
 
 func (c *clients) healthy() error {

@@ -3,17 +3,20 @@
 The answer has the form of an API's, and echoes the request keys that APIs echo.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from typing import Final
+
+import msgspec
 
 from imagecall.backends.embedded.message import Fields, message_events, message_item
 from imagecall.backends.embedded.order import Order
 from imagecall.conversion.converter import event_from_json
 from imagecall.generation.response import ReadResponse, response_from_json
 from imagecall.generation.response_keys import response_keys
-from imagecall.json.text import JsonValue, join_members, members
+from imagecall.json.text import JsonValue, members
+from imagecall.sizes import SCANNED
+from imagecall.turns import take_turn
 from imagecall.v1.image_generation_service_pb2 import StreamEnding
 from imagecall.v1.stream_event_pb2 import StreamEvent
 
@@ -43,17 +46,17 @@ class Answer:
         self._order = order
         self._id = f"ig_{order.digest[:24]}"
         self._message_id = f"msg_{order.digest[:24]}"
-        self._prompt = order.card.prompt
+        self._prompt = order.prompt
         self._number = 0
         self._response = _response_object(order, f"resp_{order.digest[24:48]}")
-        self.ending = _ENDINGS[order.asked.ending]
+        self.ending = _ENDINGS[order.faults.ending]
 
     def opening(self) -> Iterator[StreamEvent]:
         """Yields the events before the first item."""
         yield self._event("response.created", response=self._response)
         yield self._event("response.in_progress", response=self._response)
 
-    def begun(self) -> Iterator[StreamEvent]:
+    def beginning(self) -> Iterator[StreamEvent]:
         """Yields the events of an image until drawing begins."""
         item: Fields = {"type": "image_generation_call", "id": self._id, "status": "in_progress"}
         item["result"] = None
@@ -63,9 +66,9 @@ class Answer:
 
     def partial_image(self, index: int) -> StreamEvent:
         """Event of a partial image."""
-        shown = self._shown()
+        settings = self._repeated_settings()
         return self._call_event(
-            "partial_image", partial_image_index=index, partial_image_b64="", **shown
+            "partial_image", partial_image_index=index, partial_image_b64="", **settings
         )
 
     def completed(self) -> StreamEvent:
@@ -85,7 +88,7 @@ class Answer:
 
     def response(self, image: bytes | None) -> ReadResponse:
         """Response at the end, with `image`, or with an empty image for None."""
-        ending = self._order.asked.ending
+        ending = self._order.faults.ending
         status = ending if ending in _FAILURES else "completed"
         response = self._response | _FAILURES.get(ending, {})
         response |= {"status": status, "completed_at": int(time.time())}
@@ -106,14 +109,14 @@ class Answer:
         status, result = ("completed", "") if self._order.has_image else ("failed", None)
         item: Fields = {"type": "image_generation_call", "id": self._id}
         item |= {"result": result, "status": status, "revised_prompt": self._prompt}
-        return item | self._shown()
+        return item | self._repeated_settings()
 
     def _text(self) -> str:
         settings = self._order.settings
         drawn = f"Here is a test card of {settings.size} pixels, as {settings.output_format}."
         return drawn if self._order.draws else _NO_IMAGE
 
-    def _shown(self) -> Fields:
+    def _repeated_settings(self) -> Fields:
         """Settings of the image that its item and its events repeat."""
         settings = self._order.settings
         return {
@@ -132,26 +135,32 @@ class Answer:
 
     def _numbered(self, fields: Fields) -> StreamEvent:
         number, self._number = self._number, self._number + 1
+        take_turn()
         return event_from_json(_compact(fields | {"sequence_number": number}))
 
 
-def _compact(value: JsonValue) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+def _compact(value: JsonValue) -> bytes:
+    take_turn()
+    return msgspec.json.encode(value)
 
 
 def _response_object(order: Order, name: str) -> Fields:
     """Response object at the start of the answer."""
-    asked = members(order.body)
+    body = members(order.body)
     if not order.has_tools:
         # OpenRouter's SDKs of 2025 refuse an image tool here, and their requests cannot have one.
-        asked.pop("tools", None)
-    keys: Fields = json.loads(join_members(response_keys(asked, name)))
-    return keys | {"model": keys["model"] or _MODEL}
+        body.pop("tools", None)
+    keys = response_keys(body, name)
+    raws: Fields = {key: msgspec.Raw(raw) for key, raw in keys.items()}
+    return raws if keys["model"] != b'""' else raws | {"model": _MODEL}
 
 
 def _usage(prompt: str) -> Fields:
     """Usage object: the words of the prompt as input tokens, and no output tokens."""
-    words = len(prompt.split())
+    words = 0
+    for start in range(0, len(prompt), SCANNED):  # A long prompt has millions of words.
+        take_turn()
+        words += len(prompt[start : start + SCANNED].split())
     return {
         "input_tokens": words,
         "input_tokens_details": {"cached_tokens": 0},

@@ -1,7 +1,7 @@
 """Backend without a key or a network that draws test cards, and injects faults on request.
 
 The pictures are a pure function of the request. The members of the request key "embedded" are those
-of imagecall.backends.embedded.fault_injection.Asked.
+of imagecall.backends.embedded.fault_injection.Faults.
 """
 
 import asyncio
@@ -23,9 +23,11 @@ from imagecall.errors import ConversionError, damaged_answer, pointer_to
 from imagecall.generation.backend import Part
 from imagecall.generation.chunked_fields import image_fields
 from imagecall.generation.fairness import fair_turn
+from imagecall.generation.offload import run_offloaded
 from imagecall.generation.parts import in_parts
 from imagecall.generation.response import end_of
 from imagecall.sizes import PIECE
+from imagecall.turns import take_turn
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
@@ -36,12 +38,12 @@ from imagecall.v1.image_generation_service_pb2 import (
 )
 from imagecall.v1.image_request_pb2 import ImageRequest
 from imagecall.v1.stream_event_pb2 import StreamEvent
-from imagecall.wire.chunks import end_of_image, pieces
+from imagecall.wire.chunks import end_of_image, raw_chunks
 
 _Key: TypeAlias = tuple[str, float, int | None]
 """Key of a picture: its card, its sharpness, and the requested size of its file."""
 
-_KEPT_BYTES: Final = 32 * 1024 * 1024
+_MAX_CACHE_BYTES: Final = 32 * 1024 * 1024
 _DRAWINGS: Final = 2
 """Drawings at a time. One of the largest takes 90 MiB."""
 
@@ -70,66 +72,62 @@ class EmbeddedBackend:
     def __init__(self, max_image_bytes: int | None = None) -> None:
         self._max_image_bytes = max_image_bytes
         self._pool = ThreadPoolExecutor(_DRAWINGS, "imagecall-drawing")
-        self._kept: OrderedDict[_Key, Picture] = OrderedDict()
+        self._cache: OrderedDict[_Key, Picture] = OrderedDict()
         self._drawing: dict[_Key, asyncio.Future[Picture]] = {}
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
         order = await self._order(request.request)
-        await asyncio.sleep(order.asked.delay_seconds)
-        order.asked.fail(midway=order.asked.midway)
-        if order.asked.ending == "cut":
+        await asyncio.sleep(order.faults.delay_seconds)
+        order.faults.fail(midway=order.faults.midway)
+        if order.faults.ending == "cut":
             raise damaged_answer("it ends in the middle")
         picture = await self._picture(order, 1.0) if order.has_image else None
-        answer = Answer(order)
-        read = answer.response(picture.data if picture else None)
-        end = end_of(read, answer.ending, request.include_document)
-        return GenerateImageResponse(response=end.response)
+        return await run_offloaded(order.size, _response, order, picture, request.include_document)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         order = await self._order(request.request)
-        answer = Answer(order)
-        if order.asked.fails_at_once:
-            await asyncio.sleep(order.asked.delay_seconds)
-            order.asked.fail(midway=False)
-        for event in _wanted(request, answer.opening()):
+        answer = await run_offloaded(order.size, Answer, order)
+        if order.faults.fails_at_once:
+            await asyncio.sleep(order.faults.delay_seconds)
+            order.faults.fail(midway=False)
+        async for event in _wanted(request, order, answer.opening()):
             yield StreamImageResponse(event=event)
-        async for part in self._begun(order, answer):
+        async for part in self._beginning(order, answer):
             yield part
-        order.asked.fail(midway=True)
+        order.faults.fail(midway=True)
         final = await self._picture(order, 1.0) if order.has_image else None
         async for part in _final_image(order, answer, final):
             yield part
-        for event in _wanted(request, answer.message()):
+        async for event in _wanted(request, order, answer.message()):
             yield StreamImageResponse(event=event)
-        read = answer.response(None)
-        end = end_of(read, answer.ending, request.include_document, _delivered)
+        end = await run_offloaded(order.size, _end, answer, request.include_document)
         async for part in _with_image(end, final):
             yield part
 
     async def _order(self, request: ImageRequest) -> Order:
-        """Checks a request. Raises ConversionError, GenerationError."""
+        """Reads a request. Raises ConversionError, GenerationError."""
         memory = MEMORY.get()
         memory.add(_REQUEST_COPIES * request.ByteSize())
-        order = await asyncio.to_thread(Order, request)
-        size, most = order.asked.image_bytes or 0, self._max_image_bytes
+        order = await run_offloaded(request.ByteSize(), Order, request)
+        size, most = order.faults.image_bytes or 0, self._max_image_bytes
         if most is not None and size > most:
-            text = f"the server draws no file of {size:,} bytes; the most is {most:,}"
+            text = f"the server draws no file of {size:,} bytes; the limit is {most:,}"
             raise ConversionError("UNSUPPORTED", pointer_to(KEY, "image_bytes"), text)
         memory.add(_COPIES * size)
         return order
 
-    async def _begun(self, order: Order, answer: Answer) -> AsyncGenerator[Part, None]:
+    async def _beginning(self, order: Order, answer: Answer) -> AsyncGenerator[Part, None]:
         """Yields the beginning of an image, and its partial images, spread over the delay."""
         partial_images = order.settings.partial_images if order.draws else 0
         steps = partial_images + 1
-        for event in answer.begun() if order.draws else ():
+        for event in answer.beginning() if order.draws else ():
             yield StreamImageResponse(event=event)
         for step in range(partial_images):
-            await asyncio.sleep(order.asked.delay_seconds / steps)
+            await asyncio.sleep(order.faults.delay_seconds / steps)
             picture = await self._picture(order, (step + 1) / steps)
             async for part in _with_image(answer.partial_image(step), picture):
                 yield part
-        await asyncio.sleep(order.asked.delay_seconds / steps)
+        await asyncio.sleep(order.faults.delay_seconds / steps)
 
     async def close(self) -> None:
         """Ends the threads."""
@@ -137,9 +135,9 @@ class EmbeddedBackend:
 
     async def _picture(self, order: Order, sharpness: float) -> Picture:
         """Returns a picture of an order from the cache, or draws the picture in a thread."""
-        size = order.asked.image_bytes if sharpness == 1 else None
+        size = order.faults.image_bytes if sharpness == 1 else None
         key = (order.card_digest, sharpness, size)
-        picture = self._kept.pop(key, None)
+        picture = self._cache.pop(key, None)
         if picture is None:
             if key not in self._drawing:  # Concurrent calls share one drawing.
                 self._drawing[key] = asyncio.get_running_loop().run_in_executor(
@@ -152,14 +150,14 @@ class EmbeddedBackend:
 
     def _finished(self, key: _Key, drawing: "asyncio.Future[Picture]") -> None:
         del self._drawing[key]
-        # Retrieves the exception, which asyncio would log if no call waits for the task any more.
+        # Retrieves the exception, which asyncio would log if no call waits for the task.
         if not drawing.cancelled() and drawing.exception() is None:
             self._keep(key, drawing.result())
 
     def _keep(self, key: _Key, picture: Picture) -> None:
-        self._kept[key] = picture
-        while sum(len(kept.data) for kept in self._kept.values()) > _KEPT_BYTES:
-            self._kept.popitem(last=False)
+        self._cache[key] = picture
+        while sum(len(cached.data) for cached in self._cache.values()) > _MAX_CACHE_BYTES:
+            self._cache.popitem(last=False)
 
 
 def _drawn(card: Card, sharpness: float, size: int | None) -> Picture:
@@ -173,25 +171,42 @@ def _drawn(card: Card, sharpness: float, size: int | None) -> Picture:
     return Picture(data, hashlib.sha256(data).digest())
 
 
-def _wanted(request: StreamImageRequest, events: Iterator[StreamEvent]) -> list[StreamEvent]:
-    """Returns events of no image call, if requested; creates all, for the sequence numbers."""
-    made = list(events)
-    return made if request.include_other_events else []
+def _response(
+    order: Order, picture: Picture | None, include_document: bool
+) -> GenerateImageResponse:
+    answer = Answer(order)
+    read = answer.response(picture.data if picture else None)
+    take_turn()
+    end = end_of(read, answer.ending, include_document)
+    return GenerateImageResponse(response=end.response)
+
+
+def _end(answer: Answer, include_document: bool) -> StreamEnd:
+    return end_of(answer.response(None), answer.ending, include_document, _delivered)
+
+
+async def _wanted(
+    request: StreamImageRequest, order: Order, events: Iterator[StreamEvent]
+) -> AsyncGenerator[StreamEvent, None]:
+    """Yields events of no image call, if requested; creates all, for the sequence numbers."""
+    while (event := await run_offloaded(order.size, next, events, None)) is not None:
+        if request.include_other_events:
+            yield event
 
 
 async def _final_image(
     order: Order, answer: Answer, final: Picture | None
 ) -> AsyncGenerator[Part, None]:
-    """Yields the end of the image, if one was begun.
+    """Yields the end of the image, if drawing has begun.
 
     Raises GenerationError (UPSTREAM_DAMAGED) for the ending "cut".
     """
     if final is not None:
         yield StreamImageResponse(event=answer.completed())
-    if order.asked.ending == "cut":
-        for piece in pieces(final.data[: len(final.data) // 2]) if final else ():
+    if order.faults.ending == "cut":
+        for chunk in raw_chunks(final.data[: len(final.data) // 2]) if final else ():
             await fair_turn()
-            yield piece._replace(end=None)
+            yield chunk._replace(end=None)
         raise damaged_answer("it ends in the middle of the image")
     if order.draws:
         async for part in _with_image(answer.done(), final):
@@ -209,10 +224,10 @@ async def _with_image(
     if picture is not None:
         for path in paths:
             end = end_of_image(picture.data, path)
-            for piece in pieces(picture.data, sha256=picture.sha256, **end):
-                if len(piece.data) >= PIECE:
+            for chunk in raw_chunks(picture.data, sha256=picture.sha256, **end):
+                if len(chunk.data) >= PIECE:
                     await fair_turn()
-                yield piece
+                yield chunk
     for part in in_parts(message, paths if picture is not None else ()):
         yield part
 

@@ -4,21 +4,26 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from imagecall.backends.responses_api.errors import reason_of
-from imagecall.errors import ConversionError, GenerationError, pointer_to
+from imagecall.errors import (
+    MAX_RETRY_SECONDS,
+    ConversionError,
+    GenerationError,
+    pointer_to,
+    reason_of_http_status,
+)
 
 KEY: Final = "embedded"
 _MAX_IMAGE_BYTES: Final = 256 * 1024 * 1024
 
 
-class Asked(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class Faults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Members of the request key "embedded"."""
 
     delay_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0
     """Seconds until the image or the failure, divided evenly among partial and final images."""
     http_status: Annotated[int, msgspec.Meta(ge=400, le=599)] | None = None
     """HTTP status of the injected failure. None: no failure."""
-    retry_after_seconds: Annotated[float, msgspec.Meta(ge=0, le=86400)] | None = None
+    retry_after_seconds: Annotated[float, msgspec.Meta(ge=0, le=MAX_RETRY_SECONDS)] | None = None
     """Seconds after which the failure allows a retry. None: the failure has no such time."""
     midway: bool = False
     """True for a failure in the middle of the stream, not at its start."""
@@ -39,7 +44,7 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             return
         head = "the API failed" if midway else f"the API answered {status}"
         raise GenerationError(
-            reason_of(status),
+            reason_of_http_status(status),
             f"{head}: the request asked for a failure",
             retry_seconds=self.retry_after_seconds,
             may_be_billed=midway,
@@ -47,12 +52,13 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         )
 
 
-def asked_of(raw: bytes) -> Asked:
+def faults_of(raw: bytes) -> Faults:
     """Reads the value of the key, raw JSON text. Raises ConversionError: UNSUPPORTED."""
     try:
-        return msgspec.json.decode(raw, type=Asked)
+        return msgspec.json.decode(raw, type=Faults)
     except msgspec.ValidationError as error:
-        said, _, path = str(error).partition(" - at `$.")
+        description, _, path = str(error).partition(" - at `$.")
         pointer = pointer_to(KEY, *([path.rstrip("`")] if path else []))
-        text = f'"{KEY}" takes {", ".join(Asked.__struct_fields__)}, see the README: {said}'
+        names = ", ".join(Faults.__struct_fields__)
+        text = f'"{KEY}" has the members {names}, see the README: {description}'
         raise ConversionError("UNSUPPORTED", pointer, text) from None

@@ -1,4 +1,4 @@
-"""Settings of the image tool of a request, as far as the embedded backend can draw them."""
+"""Settings of the image tool of a request that the embedded backend can draw."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -73,7 +73,7 @@ def settings_of(tools: Sequence[Tool], *, needed: bool = True) -> ImageSettings:
             return _Reading(*_parameters(tool, index)).settings()
     if tools and needed:
         name = getattr(tools[0], TOOLS.chosen(tools[0]).name).type
-        text = f"there is no image tool beside {quoted(name)}; add {' or '.join(TOOLS.by_type)}"
+        text = f"{quoted(name)} is not an image tool; add {' or '.join(TOOLS.by_type)}"
         raise ConversionError("UNSUPPORTED", pointer_to("tools", 0), text)
     return _DEFAULTS
 
@@ -114,9 +114,9 @@ class _Reading:
 
     def _refuse_wrong_types(self) -> None:
         """Refuses a value of another JSON type than its field's, kept among the extra fields."""
-        known = {key_of(field).name for field in self._tool.DESCRIPTOR.fields}
+        keys = {key_of(field).name for field in self._tool.DESCRIPTOR.fields}
         for extra in self._tool.extra_fields:
-            if extra.name in known and extra.json != "null":
+            if extra.name in keys and extra.json != "null":
                 pointer = pointer_to(*self._tokens, extra.name)
                 message = f"{quoted(extra.name)} has a value of the wrong type"
                 raise ConversionError("WRONG_TYPE", pointer, message)
@@ -155,8 +155,8 @@ class _Reading:
         size = self._value("size")
         if size is None or size == _AUTO:
             return self._size_of_ratio()
-        found = _SIZE.fullmatch(size)
-        sides = tuple(self._sides(found)) if found else ()
+        match = _SIZE.fullmatch(size)
+        sides = tuple(self._sides(match)) if match else ()
         if len(sides) != 2:
             text = f"size is {quoted(size)}; the embedded backend has auto, and WIDTHxHEIGHT"
             raise self._unsupported(
@@ -165,19 +165,19 @@ class _Reading:
         return sides
 
     @staticmethod
-    def _sides(found: re.Match[str]) -> Iterator[int]:
-        return (int(side) for side in found.groups() if int(side) in SIDES)
+    def _sides(match: re.Match[str]) -> Iterator[int]:
+        return (int(side) for side in match.groups() if int(side) in SIDES)
 
     def _size_of_ratio(self) -> tuple[int, int]:
         """Width and height by the aspect ratio, with about the pixel count of the default size."""
         ratio = self._value("aspect_ratio")
         if ratio is None:
             return _DEFAULT_SIDE, _DEFAULT_SIDE
-        found = _RATIO.fullmatch(ratio)
-        if not found:
+        match = _RATIO.fullmatch(ratio)
+        if not match:
             text = f"aspect_ratio is {quoted(ratio)}; it must be WIDTH:HEIGHT, such as 16:9"
             raise self._unsupported("aspect_ratio", text)
-        stretch = (int(found[1]) / int(found[2])) ** 0.5
+        stretch = (int(match[1]) / int(match[2])) ** 0.5
         width, height = _rounded(_DEFAULT_SIDE * stretch), _rounded(_DEFAULT_SIDE / stretch)
         return width, height
 

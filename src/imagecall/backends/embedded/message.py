@@ -1,6 +1,6 @@
 """Message with which a model ends its answer, and the events that stream the message.
 
-Agent frameworks repeat a request until an answer has a message, so an image alone would not do.
+Agent frameworks repeat a request until an answer has a message, so an image alone does not suffice.
 """
 
 import re

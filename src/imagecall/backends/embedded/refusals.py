@@ -1,4 +1,4 @@
-"""Request keys that change the answer of an API, which the embedded backend obeys or refuses.
+"""Request keys that change the answer of an API, which the embedded backend supports or refuses.
 
 The backend stores nothing between requests, so it refuses a key that refers to an earlier request,
 as an API refuses an unknown identifier.
@@ -13,16 +13,16 @@ from imagecall.json.text import JsonValue, parse
 
 _NULL: Final = b"null"
 _UNSUPPORTED_KEYS: Final = {
-    "background": "the embedded backend answers at once, not in the background: leave it out",
-    "previous_response_id": "the embedded backend stores no responses, so that none is known: "
+    "background": "the embedded backend answers at once, not in the background: omit the key",
+    "previous_response_id": "the embedded backend stores no responses: "
     "send the earlier items in the input",
-    "conversation": "the embedded backend stores no conversations, so that none is known: "
+    "conversation": "the embedded backend stores no conversations: "
     "send the earlier items in the input",
 }
 
 
 def refuse_unsupported(values: Mapping[str, bytes]) -> None:
-    """Refuses request keys, given as raw JSON text, that ask for stored or background responses.
+    """Refuses request keys, as raw JSON text, that request stored or background responses.
 
     Raises ConversionError: UNSUPPORTED, with the pointer of the key.
     """
@@ -32,7 +32,7 @@ def refuse_unsupported(values: Mapping[str, bytes]) -> None:
 
 
 def allows_image(values: Mapping[str, bytes]) -> bool:
-    """Returns true if the "tool_choice" of a request, given as raw JSON text, allows an image.
+    """Returns true if the "tool_choice" of a request, as raw JSON text, allows an image.
 
     Raises ConversionError: UNSUPPORTED for a choice of a tool that is not for images.
     """
@@ -42,7 +42,7 @@ def allows_image(values: Mapping[str, bytes]) -> bool:
         case {"type": "allowed_tools", "tools": list(allowed)}:
             return any(_types(allowed))
         case {"type": str(name)} if name not in (*TOOLS.by_type, "allowed_tools"):
-            text = f"the embedded backend calls no tool {quoted(name)}; it draws images only"
+            text = f"the embedded backend cannot call the tool {quoted(name)}; it only draws images"
             raise ConversionError("UNSUPPORTED", pointer_to("tool_choice"), text)
     return True
 

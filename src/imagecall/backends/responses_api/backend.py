@@ -6,6 +6,7 @@ response: the first bytes of the answer decide how the answer is read.
 """
 
 import asyncio
+import ssl
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -15,41 +16,48 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import Final
 
 import aiohttp
 
 from imagecall.access.budget import COPIES, MEMORY
 from imagecall.access.limits import Limits
+from imagecall.access.watched_files import WatchedFiles
+from imagecall.backends.masking import masked_errors
 from imagecall.backends.responses_api.body import IDENTITY, TRANSPORT_ERRORS, Body, inflater_of
 from imagecall.backends.responses_api.errors import (
     error_answer,
     error_event,
     not_understood,
-    secrets_of,
-    without_secrets,
 )
 from imagecall.backends.responses_api.stream import ResponseStream
 from imagecall.backends.responses_api.target import target_of
+from imagecall.backends.secret_words import secrets_of, without_secrets
 from imagecall.errors import ConversionError, GenerationError, damaged_answer
 from imagecall.generation.assembly import reassemble, size_of_part
 from imagecall.generation.backend import Part
 from imagecall.generation.call_context import CALL
 from imagecall.generation.composition import compose
 from imagecall.generation.fairness import fair_turn
+from imagecall.generation.offload import run_offloaded
 from imagecall.generation.parts import in_parts
 from imagecall.generation.request import request_to_json
 from imagecall.generation.response import ReadResponse, end_of, ending_of, response_from_json
 from imagecall.json.text import MAX_BYTES, parse
 from imagecall.observing.observer import client_call
 from imagecall.observing.operations import http_called
+from imagecall.rpc.client_tls import WITHOUT_FILES, ClientTls
+from imagecall.rpc.handshake import cause_of, is_refused_certificate
 from imagecall.rpc.headers import AUTHORIZATION, FORWARDED, Header, by_name, forwarded, lower
-from imagecall.sizes import FOLLOWED, OFFLOAD, PIECE
+from imagecall.sizes import FOLLOWED, PIECE
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     GenerateImageResponse,
+    StreamEnd,
     StreamImageRequest,
 )
+from imagecall.v1.image_request_pb2 import ImageRequest
 from imagecall.v1.image_response_pb2 import ImageResponse
 
 CONNECT_SECONDS: Final = 10.0
@@ -71,12 +79,14 @@ class HttpBackend:
             is kept behind the path.
         api_key: bearer token of each request. "": requests have no token.
         headers: headers of each request.
+        tls: files for TLS, reloaded when they change, and the name of the certificate.
         forward_headers: names of the caller's headers, or metadata, that are forwarded.
         idle_seconds: longest silence of the API before a call fails.
         max_bytes: largest answer, or event of a stream without its image.
         max_image_bytes: largest image of a stream.
 
-    Raises ValueError for a URL, proxy, key or header that cannot be used.
+    Raises ValueError for a URL, proxy, key or header that cannot be used, OSError for a faulty file
+    of TLS.
     """
 
     def __init__(
@@ -85,13 +95,18 @@ class HttpBackend:
         api_key: str = "",
         *,
         headers: Sequence[Header] = (),
+        tls: ClientTls = WITHOUT_FILES,
         forward_headers: Collection[str] = FORWARDED,
         idle_seconds: float = IDLE_SECONDS,
         max_bytes: int = MAX_BYTES,
         max_image_bytes: int = Limits.image_bytes,
     ) -> None:
         self._target = target_of(base_url)
-        self._operation = http_called(self._target.shown)
+        self._server_name = tls.name
+        self._tls: WatchedFiles[ssl.SSLContext | bool] = WatchedFiles(
+            tls.files, tls.context if tls.files else lambda: True
+        )
+        self._operation = http_called(self._target.public_url)
         key = _checked_key(api_key)
         self._own = {name: (h.name, h.value) for name, h in by_name(headers, key).items()}
         if key:
@@ -104,23 +119,24 @@ class HttpBackend:
         self._session: aiohttp.ClientSession | None = None
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
-        body = request_to_json(request.request, stream=False)
+        body = await _body_of(request.request, stream=False)
         async with self._post(body, "application/json") as (answer, received):
             start = await received.beginning()
             if _is_json(start):
                 read = await self._response(received, start, answer.headers)
-                response = end_of(read, 0, request.include_document).response
+                response = (await _end_of(read, 0, request.include_document)).response
             else:
                 response = await self._composed(received, start, request)
         return GenerateImageResponse(response=response)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
-        body = request_to_json(request.request, stream=True)
+        body = await _body_of(request.request, stream=True)
         async with self._post(body, "text/event-stream") as (answer, received):
             start = await received.beginning()
             if _is_json(start):
                 read = await self._response(received, start, answer.headers)
-                end = end_of(read, ending_of(read.response), request.include_document)
+                ending = ending_of(read.response)
+                end = await _end_of(read, ending, request.include_document)
                 for part in in_parts(end):
                     yield part
                 return
@@ -141,7 +157,7 @@ class HttpBackend:
 
         Raises GenerationError for a failed connection, and for a status other than 200.
         """
-        with client_call(self._operation) as observed, _failures():
+        with client_call(self._operation) as observed, masked_errors(self._secrets), _failures():
             async with asyncio.timeout(self._idle_seconds):
                 answer = await self._opened().post(
                     self._target.url,
@@ -149,6 +165,8 @@ class HttpBackend:
                     headers=self._headers(accept, observed.headers),
                     allow_redirects=False,
                     proxy=self._target.proxy,
+                    ssl=self._tls.get(),
+                    server_hostname=self._server_name,
                 )
             async with answer:
                 observed.code = answer.status
@@ -159,10 +177,10 @@ class HttpBackend:
                 yield answer, Body(answer, inflater, self._idle_seconds, self._max_bytes)
 
     def _headers(self, accept: str, of_call: Mapping[str, str]) -> list[tuple[str, str]]:
-        """Headers of a request. The backend's own headers win over the caller's."""
-        others = [("Accept", accept), ("Content-Type", "application/json"), *of_call.items()]
-        sent = forwarded(CALL.get().metadata, self._forward - self._own.keys())
-        return [*others, *self._own.values(), *((name, str(value)) for name, value in sent)]
+        """Headers of a request. The backend's own headers take precedence over the caller's."""
+        own = [("Accept", accept), ("Content-Type", "application/json"), *of_call.items()]
+        of_caller = forwarded(CALL.get().metadata, self._forward - self._own.keys())
+        return [*own, *self._own.values(), *((name, str(value)) for name, value in of_caller)]
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -210,19 +228,17 @@ class HttpBackend:
         self, body: Body, start: bytes, request: GenerateImageRequest
     ) -> ImageResponse:
         """Composes one response from the stream with which an API answered."""
-        asked = StreamImageRequest(
+        stream_request = StreamImageRequest(
             request=request.request, include_document=request.include_document
         )
-        async with aclosing(self._parts(body, start, asked, self._max_bytes)) as parts:
+        async with aclosing(self._parts(body, start, stream_request, self._max_bytes)) as parts:
             items = [item async for item in reassemble(_counted(parts), self._max_bytes)]
         return compose(items, request.include_document)
 
     async def _response(self, body: Body, start: bytes, headers: Mapping[str, str]) -> ReadResponse:
         """Reads a whole answer. Raises GenerationError, also for an error sent with status 200."""
         text = await body.whole_json(start)
-        if len(text) >= OFFLOAD:
-            return await asyncio.to_thread(self._read_response, text, headers)
-        return self._read_response(text, headers)
+        return await run_offloaded(len(text), self._read_response, text, headers)
 
     def _read_response(self, body: bytes, headers: Mapping[str, str]) -> ReadResponse:
         body = without_secrets(body, self._secrets)
@@ -231,14 +247,14 @@ class HttpBackend:
         except ConversionError as error:
             if body.startswith(b"{"):
                 raise damaged_answer(f"{error.pointer or 'it'}: {error}") from None
-            raise not_understood("what is not JSON", may_be_billed=True) from None
+            raise not_understood("a body that is not JSON", may_be_billed=True) from None
         value = parse(read.document.json.encode())
         if "output" in value or value.get("object") == "response":
             return read
-        said = value.get("error") or value
-        if said is value and not (value.get("message") or value.get("detail")):
+        error_value = value.get("error") or value
+        if error_value is value and not (value.get("message") or value.get("detail")):
             raise not_understood("JSON without a response", may_be_billed=True)
-        raise error_event(said, self._secrets, headers)
+        raise error_event(error_value, self._secrets, headers)
 
 
 async def _counted(parts: AsyncIterator[Part]) -> AsyncGenerator[Part, None]:
@@ -277,6 +293,16 @@ def _slices(received: bytes, stream: ResponseStream) -> Iterator[bytes]:
         position = end
 
 
+async def _body_of(request: ImageRequest, *, stream: bool) -> bytes:
+    write = partial(request_to_json, request, stream=stream)
+    return await run_offloaded(request.ByteSize(), write)
+
+
+async def _end_of(read: ReadResponse, ending: int, include_document: bool) -> StreamEnd:
+    size = read.document.ByteSize()
+    return await run_offloaded(size, end_of, read, ending, include_document)
+
+
 @contextmanager
 def _failures() -> Iterator[None]:
     """Turns exceptions of aiohttp into GenerationErrors, without the text of the exception."""
@@ -294,8 +320,11 @@ def _failures() -> Iterator[None]:
         message = f"there is no connection to the API: its proxy answered {error.status}"
         raise GenerationError("UPSTREAM_UNREACHABLE", message) from None
     except aiohttp.ClientResponseError:
-        raise not_understood("what is not HTTP", may_be_billed=True) from None
-    except (aiohttp.ClientError, ConnectionError):
+        raise not_understood("bytes that are not HTTP", may_be_billed=True) from None
+    except (aiohttp.ClientError, ConnectionError) as error:
+        if isinstance(error, aiohttp.ClientOSError) and is_refused_certificate(str(error)):
+            message = f"there is no connection to the API: {cause_of(str(error), tls=True)}"
+            raise GenerationError("UPSTREAM_UNREACHABLE", message) from None
         message = "the API closed the connection before it answered"
         raise GenerationError("UPSTREAM_DISCONNECTED", message, may_be_billed=True) from None
 
@@ -305,10 +334,10 @@ def _cause_of(error: Exception) -> str:
     match error:
         case aiohttp.ClientConnectorDNSError():
             return "no such host"
-        case aiohttp.ClientConnectorCertificateError():
-            return "its certificate is not trusted"
-        case aiohttp.ClientSSLError():
-            return "TLS failed"
+        case aiohttp.ClientConnectorCertificateError() as failed:
+            return cause_of(str(failed.certificate_error), tls=True)
+        case aiohttp.ClientConnectorSSLError() as failed:
+            return cause_of(str(failed.os_error), tls=True) or "TLS failed"
         case aiohttp.ClientConnectorError() if isinstance(error.os_error, ConnectionRefusedError):
             return "it was refused"
         case aiohttp.ConnectionTimeoutError():
@@ -319,5 +348,5 @@ def _cause_of(error: Exception) -> str:
 def _checked_key(api_key: str) -> str:
     key = api_key.strip()
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ValueError("the API key has characters that no key has")
+        raise ValueError("the API key has characters other than printable ASCII, or a space")
     return key

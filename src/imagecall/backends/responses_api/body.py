@@ -14,6 +14,7 @@ from imagecall.access.budget import FACTOR, MEMORY
 from imagecall.backends.responses_api.errors import not_understood
 from imagecall.errors import damaged_answer, quoted, too_large_answer
 from imagecall.generation.fairness import fair_turn
+from imagecall.generation.offload import offloaded
 from imagecall.rpc.inflater import Inflater
 from imagecall.sizes import PIECE
 
@@ -126,7 +127,7 @@ class Body:
         try:
             return await self.read(min(_WHOLE_SECONDS, self._idle_seconds))
         except TRANSPORT_ERRORS as error:
-            if await asyncio.to_thread(_is_json, b"".join(pieces)):
+            if await offloaded(_is_json, b"".join(pieces)):
                 return b""
             if not isinstance(error, TimeoutError):
                 raise
@@ -142,8 +143,8 @@ class Body:
         except (aiohttp.ClientError, ConnectionError) as error:
             self._content.set_exception(None)  # type: ignore[arg-type]  # else nothing can be read
             self._error = error
-            if left := self._content.read_nowait():
-                return left
+            if remaining := self._content.read_nowait():
+                return remaining
             raise
 
     @staticmethod
@@ -163,8 +164,8 @@ def inflater_of(answer: aiohttp.ClientResponse) -> Inflater | None:
     if not encodings:
         return None
     if len(encodings) > 1 or encodings[0].lower() not in _COMPRESSED:
-        given = quoted(", ".join(encodings))
-        raise not_understood(f"the content encoding {given}, not gzip or deflate", True)
+        names = quoted(", ".join(encodings))
+        raise not_understood(f"the content encoding {names}, not gzip or deflate", True)
     return Inflater(strict=False)
 
 

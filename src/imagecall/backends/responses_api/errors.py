@@ -12,27 +12,27 @@ import codecs
 import re
 import time
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
+from imagecall.backends.secret_words import Secrets, without_secrets
 from imagecall.errors import (
-    REASONS_BY_HTTP_STATUS,
+    MAX_RETRY_SECONDS,
     ConversionError,
     GenerationError,
     cut_by_bytes,
     pointer_to,
     printable,
+    reason_of_http_status,
 )
 from imagecall.json.text import JsonValue, parse
-from imagecall.rpc.headers import Header
 
 _MAX_MESSAGE: Final = 600
 _MAX_POINTER: Final = 300
 _MAX_WORD: Final = 100
 _MAX_BODY: Final = 300
-_MAX_RETRY_SECONDS: Final = 24 * 3600.0
 _SERVER_ERROR: Final = 500
 _STATUSES: Final = {
     "invalid_request_error": 400,
@@ -60,27 +60,7 @@ _DIGITS: Final = re.compile(r"[0-9]{3}")
 _NONE: Final = "None"
 _CONTROL: Final = "Cc"
 _PARAM: Final = re.compile(r"[^.\[\]]+")
-_MIN_SECRET: Final = 16
-"""Shortest word of a secret that is masked."""
-
-Secrets: TypeAlias = tuple[str, ...]
-"""Words to mask in every text of an API: the API key, and the secrets in configured headers."""
-
 _KEY: Final = re.compile(r"\b(?:sk|key|pk|rk)-[\w*.-]{3,}[\w*]", re.ASCII)
-
-
-def secrets_of(api_key: str, headers: Iterable[Header]) -> Secrets:
-    """Returns the words to mask, without short ones, which also occur in harmless text."""
-    values = [api_key, *(header.value for header in headers if header.is_secret)]
-    words = {word for value in values for word in value.split() if len(word) >= _MIN_SECRET}
-    return tuple(sorted(words, key=len, reverse=True))
-
-
-def without_secrets(data: bytes, secrets: Secrets) -> bytes:
-    """Masks secrets in bytes from an API: APIs quote a key that they reject."""
-    for secret in secrets:
-        data = data.replace(secret.encode(), b"[key]")
-    return data
 
 
 def _masked(text: str, secrets: Secrets) -> str:
@@ -92,59 +72,54 @@ def error_answer(
     status: int, headers: Mapping[str, str], body: bytes, secrets: Secrets
 ) -> GenerationError:
     """Builds the error for an answer with a status other than 200."""
+    body = without_secrets(body, secrets)  # Before a sentence is cut from its start.
     error = _error_in(body)
-    return _error(status, error, _said(error, body), headers, secrets, may_be_billed=False)
+    return _error(status, error, _sentence_of(error, body), headers, secrets, may_be_billed=False)
 
 
 def error_event(error: JsonValue, secrets: Secrets, headers: Mapping[str, str]) -> GenerationError:
     """Builds the error for an error object in a stream, or in an answer with the status 200."""
     fields = error if isinstance(error, dict) else {"message": str(error)}
-    said = _text(fields, "message") or _text(fields, "detail")
-    return _error(_status_of(fields), fields, said, headers, secrets, may_be_billed=True)
+    sentence = _text(fields, "message") or _text(fields, "detail")
+    return _error(_status_of(fields), fields, sentence, headers, secrets, may_be_billed=True)
 
 
-def not_understood(what: str, may_be_billed: bool = False) -> GenerationError:
+def not_understood(answer: str, may_be_billed: bool = False) -> GenerationError:
     """Builds the error for an answer that no Responses API sends."""
-    message = f"no Responses API is at the base URL: it answered with {what}"
+    message = f"no Responses API is at the base URL: it answered with {answer}"
     return GenerationError("UPSTREAM_NOT_UNDERSTOOD", message, may_be_billed=may_be_billed)
 
 
 def _error(
     status: int,
     fields: Mapping[str, Any],
-    said: str,
+    sentence: str,
     headers: Mapping[str, str],
     secrets: Secrets,
     may_be_billed: bool,
 ) -> GenerationError:
     if not 400 <= status < 600:
         return not_understood(f"the status {status}", may_be_billed or 200 <= status < 300)
-    known = {
+    metadata = {
         "http_status": "" if may_be_billed else str(status),
         "upstream_code": _word(fields, "code"),
         "upstream_type": _word(fields, "type"),
         "upstream_request_id": headers.get("x-request-id", ""),
     }
     head = "the API failed" if may_be_billed else f"the API answered {status}"
-    message = f"{head}: {said}" if said else head
+    message = f"{head}: {sentence}" if sentence else head
     return GenerationError(
-        reason_of(status),
+        reason_of_http_status(status),
         cut_by_bytes(printable(_masked(message, secrets)), _MAX_MESSAGE),
         pointer=cut_by_bytes(_masked(_pointer(fields.get("param")), secrets), _MAX_POINTER),
         retry_seconds=_retry_seconds(headers),
         may_be_billed=may_be_billed,
         metadata={
             name: cut_by_bytes(printable(_masked(value, secrets)), _MAX_WORD)
-            for name, value in known.items()
+            for name, value in metadata.items()
             if value
         },
     )
-
-
-def reason_of(status: int) -> str:
-    """The reason for an HTTP status of 400 to 599."""
-    general = 400 if status < _SERVER_ERROR else _SERVER_ERROR
-    return REASONS_BY_HTTP_STATUS.get(status) or REASONS_BY_HTTP_STATUS[general]
 
 
 def _status_of(fields: Mapping[str, Any]) -> int:
@@ -166,8 +141,8 @@ def _number(value: JsonValue) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def error_of(value: JsonValue) -> Mapping[str, Any]:
-    """The error object of a JSON body or event; an empty one if there is none."""
+def error_fields(value: JsonValue) -> Mapping[str, Any]:
+    """Members of the error object of a JSON body or event; empty if there is none."""
     if isinstance(value, list) and value:
         value = value[0]
     error = value.get("error") or value if isinstance(value, dict) else {}
@@ -175,16 +150,16 @@ def error_of(value: JsonValue) -> Mapping[str, Any]:
 
 
 def _error_in(body: bytes) -> Mapping[str, Any]:
-    """The error object of a body, JSON or framed as an event; an empty one if there is none."""
+    """Members of the error object of a body, JSON or framed as an event; empty if there is none."""
     body = body.removeprefix(_BYTE_ORDER_MARK)
     for text in (body, *_EVENT_DATA.findall(body)):
         with suppress(ConversionError):
-            if error := error_of(parse(text)):
+            if error := error_fields(parse(text)):
                 return error
     return {}
 
 
-def _said(error: Mapping[str, Any], body: bytes) -> str:
+def _sentence_of(error: Mapping[str, Any], body: bytes) -> str:
     """Sentence of an answer about its error."""
     if message := _text(error, "message") or _text(error, "detail"):
         return message
@@ -193,7 +168,7 @@ def _said(error: Mapping[str, Any], body: bytes) -> str:
     if body.strip() in (b"", b"{}"):
         return ""
     text = _decoded(body)
-    return f"with {len(body):,} bytes that are no text" if text is None else text
+    return f"with {len(body):,} bytes that are not text" if text is None else text
 
 
 def _decoded(body: bytes) -> str | None:
@@ -214,8 +189,8 @@ def _text(fields: Mapping[str, Any], key: str) -> str:
 
 def _word(fields: Mapping[str, Any], key: str) -> str:
     value = fields.get(key)
-    known = isinstance(value, str | int) and not isinstance(value, bool) and value != _NONE
-    return str(value) if known else ""
+    is_word = isinstance(value, str | int) and not isinstance(value, bool) and value != _NONE
+    return str(value) if is_word else ""
 
 
 def _pointer(param: JsonValue) -> str:
@@ -231,7 +206,7 @@ def _retry_seconds(headers: Mapping[str, str]) -> float | None:
         with suppress(ValueError):
             if seconds is None and (text := headers.get(name)):
                 seconds = _seconds(text) * unit
-    return seconds if seconds is not None and 0 <= seconds <= _MAX_RETRY_SECONDS else None
+    return seconds if seconds is not None and 0 <= seconds <= MAX_RETRY_SECONDS else None
 
 
 def _seconds(text: str) -> float:

@@ -1,6 +1,6 @@
 """Events of a Responses API's stream, separated from heartbeats and from foreign events.
 
-The type of an event may stand in the `event:` line alone. Names of this API are "error" and those
+The type of an event may be in the `event:` line alone. Names of this API are "error" and those
 that begin with "response."; every other name is foreign. Heartbeats are events without data, and
 under a foreign name also data that is not JSON, or JSON without a type.
 """
@@ -18,7 +18,7 @@ from imagecall.json.text import JsonValue, join_members, members, parse, quote
 _ERRORS: Final = frozenset({"error", "response.error"})
 _PREFIX: Final = "response."
 _UNNAMED: Final = frozenset({"", "message"})
-"""Names of events of no certain kind; the second is the default of server-sent events."""
+"""Names of events without a kind; the second is the default of server-sent events."""
 
 _TYPE_FIRST: Final = re.compile(rb'\s*\{\s*"type"\s*:\s*"([^"\\]*)"')
 
@@ -115,7 +115,7 @@ def read_event(name: str, data: bytes) -> Event | None:
 
 
 def _without_object(name: str, data: bytes, fault: ConversionError | None) -> Event | None:
-    """Event of this API's name whose data is no JSON object; None for a heartbeat."""
+    """Event of this API's name whose data is not a JSON object; None for a heartbeat."""
     if name in _ERRORS:
         return Event(name, name, {}, data, fault)
     if name in ENDINGS:
@@ -128,7 +128,7 @@ def _others(data: bytes) -> dict[str, bytes]:
 
 
 def _loosely(data: bytes) -> JsonValue:
-    """Object that a faulty text may mean; {} if unreadable; None if the text is no object."""
+    """Object that a faulty text may mean; {} if unreadable; None if the text is not an object."""
     if not data.lstrip().startswith(b"{"):
         return None
     try:

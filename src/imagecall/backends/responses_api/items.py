@@ -1,4 +1,4 @@
-"""Tracking of the image items of an API's stream: the begun ones and the final ones.
+"""Tracking of the image items of an API's stream: the open ones and the final ones.
 
 The id identifies an item. Some APIs use another id in the response at the end, or one id for
 several items; the index in the output identifies the items of these.
@@ -24,23 +24,23 @@ Key: TypeAlias = tuple[int | None, str | None]
 
 
 class Items:
-    """Image items of a stream: the begun ones and the final ones."""
+    """Image items of a stream: the open ones and the final ones."""
 
     def __init__(self) -> None:
-        self._begun: dict[Key, str] = {}
+        self._open: dict[Key, str] = {}
         self._final: list[Key] = []
         self._empty: set[str] = set()
         self._awaited: dict[Key, str] = {}
 
     @property
     def open(self) -> list[str]:
-        """Items that were begun and are not final."""
-        return list(self._begun.values())
+        """Items that have begun and are not final."""
+        return list(self._open.values())
 
     @property
     def awaited(self) -> list[str]:
         """Items whose image has not arrived: the open ones, and the final ones without an image."""
-        return [*self._begun.values(), *self._awaited.values()]
+        return [*self._open.values(), *self._awaited.values()]
 
     @property
     def done(self) -> int:
@@ -59,12 +59,12 @@ class Items:
         key = (message.output_index if message.HasField("output_index") else None, name)
         if variant.name != _ADDED:
             self._final.append(key)
-            for noted in (self._begun, self._awaited):
-                for same in [other for other in noted if is_same(other, key)]:
-                    del noted[same]
+            for keys in (self._open, self._awaited):
+                for same in [other for other in keys if is_same(other, key)]:
+                    del keys[same]
             self._note_result(message.item, key)
         elif not any(is_same(key, final) for final in self._final):
-            self._begun[key] = _called(name)
+            self._open[key] = _called(name)
 
     def _note_result(self, call: ImageGenerationCall, key: Key) -> None:
         """Records a final item without an image; only the response may hold the image."""
@@ -104,7 +104,7 @@ class Items:
 
 
 def _has_result(call: ImageGenerationCall) -> bool:
-    """True for an item with an image, or a text in its stead."""
+    """True for an item with an image, or a text in its place."""
     return bool(image_fields(call)) or any(
         place.value for place in text_fields(call) if "result" in place.path
     )
@@ -119,8 +119,8 @@ def _id(call: ImageGenerationCall) -> str | None:
     return item.id if item.HasField("id") else None
 
 
-def is_same(one: Key, other: Key) -> bool:
+def is_same(key: Key, other: Key) -> bool:
     """True if two items may be the same: by their ids, or else by their indexes."""
-    if one[1] and other[1]:
-        return one[1] == other[1]
-    return one[0] is None or other[0] is None or one[0] == other[0]
+    if key[1] and other[1]:
+        return key[1] == other[1]
+    return key[0] is None or other[0] is None or key[0] == other[0]

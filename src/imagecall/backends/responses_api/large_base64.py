@@ -125,12 +125,12 @@ class LargeBase64:
             return text
         try:
             plain: str = parse(b'"' + text + b'"')
-            found = plain.encode("ascii")
+            decoded = plain.encode("ascii")
         except (ConversionError, UnicodeEncodeError):
-            found = _BACKSLASH
-        if found.translate(None, _ALPHABET):
+            decoded = _BACKSLASH
+        if decoded.translate(None, _ALPHABET):
             raise NotBase64(self._so_far(b"".join(self._text)))
-        return found
+        return decoded
 
     def _restore(self, text: bytes) -> None:
         self._text = [text]

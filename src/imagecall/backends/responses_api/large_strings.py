@@ -34,12 +34,12 @@ class LargeStrings:
     def choose(self, name: str, data: bytes) -> Use:
         """Chooses the use of a large string, by its event's name and the data before the string."""
         marker = LargeBase64(Use.HOLD)
-        known = data + marker.text_marker + b'"'
-        begun = read_event(name, known + closing_brackets(data[:-1]))
-        if begun is None or begun.fault:
+        prefix = data + marker.text_marker + b'"'
+        partial = read_event(name, prefix + closing_brackets(data[:-1]))
+        if partial is None or partial.fault:
             return Use.HOLD
         try:
-            event = event_from_json(begun.data)
+            event = event_from_json(partial.data)
         except ConversionError:
             return Use.HOLD
         variant = EVENTS.chosen(event)
@@ -90,7 +90,7 @@ def fill(message: StreamEvent | StreamEnd, large: Iterable[LargeBase64]) -> str:
         if string.image is not None:
             _fill_text(message, string)
         elif not own:
-            raise damaged_answer("an image is not where it began")
+            raise damaged_answer("an image is not in the item in which it began")
     return streamed
 
 
@@ -106,7 +106,7 @@ def fill_end(end: StreamEnd, large: Iterable[LargeBase64]) -> None:
 
 
 def _fill_text(message: StreamEvent | StreamEnd, string: LargeBase64) -> None:
-    """Replaces a marker that stands in raw JSON, outside the images of the schema."""
+    """Replaces a marker that is in raw JSON, outside the images of the schema."""
     for place in text_fields(message):
         marker = string.text_marker.decode()
         if marker in place.value:

@@ -4,8 +4,8 @@ The format is that of https://html.spec.whatwg.org/multipage/server-sent-events.
 with CR, LF or both, comments, `data:` with or without a space, several data lines in an event, a
 byte order mark at the start. Beyond that format, the last event may lack its blank line.
 
-A large string under one of the given keys is moved out of the event's text while it arrives: see
-imagecall.backends.responses_api.large_base64. Its use is chosen as soon as its size shows.
+A large string under one of the configured keys is moved out of the event's text on arrival: see
+imagecall.backends.responses_api.large_base64. Its use is chosen once it is known to be large.
 """
 
 import re
@@ -117,11 +117,11 @@ class SseReader:
         if not (self._line or self._data) and (blank := _BLANK.match(received, position)):
             self._begin_event()
             return blank.end()
-        found = _END_OF_LINE.search(received, position)
-        end = found.start() if found else len(received)
+        line_end = _END_OF_LINE.search(received, position)
+        end = line_end.start() if line_end else len(received)
         self._line += memoryview(received)[position:end]
         self._check_size()
-        if not found:
+        if not line_end:
             yield from self._look_for_string()
             return end
         yield from self._end_line()
@@ -134,8 +134,8 @@ class SseReader:
         return after
 
     def _check_size(self) -> None:
-        held = sum(string.size for string in self._event.large if string.use is Use.HOLD)
-        size = self._size + len(self._line) + held
+        held_bytes = sum(string.size for string in self._event.large if string.use is Use.HOLD)
+        size = self._size + len(self._line) + held_bytes
         if size > self._max_bytes:
             raise too_large_answer("an event of the API's stream", self._max_bytes)
 
@@ -206,8 +206,8 @@ class SseReader:
             return end
         try:
             yield from string.end()
-        except NotBase64 as found:
-            self._give_back(string, found)
+        except NotBase64 as error:
+            self._give_back(string, error)
         else:
             self._line += string.text_marker
         self._string = None
@@ -223,18 +223,18 @@ class SseReader:
     def _add(self, string: LargeBase64, text: bytes) -> Iterator[bytes]:
         try:
             yield from string.add(text)
-        except NotBase64 as found:
-            self._give_back(string, found)
+        except NotBase64 as error:
+            self._give_back(string, error)
         self._check_size()
 
-    def _give_back(self, string: LargeBase64, found: NotBase64) -> None:
+    def _give_back(self, string: LargeBase64, error: NotBase64) -> None:
         """Restores a string that is not base64 to the line, as ordinary text.
 
         Raises GenerationError (UPSTREAM_DAMAGED) if pieces of the string were streamed already.
         """
-        if found.text is None:
+        if error.text is None:
             raise damaged_answer("an image is not base64 to its end")
         self._event.large.remove(string)
-        self._line += found.text
+        self._line += error.text
         self._next_look = len(self._line) * 2
         self._string = None

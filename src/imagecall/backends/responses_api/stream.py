@@ -1,12 +1,13 @@
 """Stream of a Responses API as parts of the answer to StreamImage.
 
 Rules, from proto/imagecall/v1/image_generation_service.proto: the item of
-`response.output_item.done` is the authority and is not rewritten; an item without that event is
-taken from the response at the end; an image is sent in chunks while it arrives; a stream that ends
-before a begun image is complete is damaged.
+`response.output_item.done` takes precedence and is not rewritten; an item without that event is
+copied from the response at the end; an image is sent in chunks while it arrives; a stream that ends
+in the middle of an image is damaged.
 
-Once every begun image has arrived, the stream is settled: a later fault does not fail the call, and
-the stream still gets a StreamEnd. A faulty event that costs no image is only counted as missing.
+Once every image that began has arrived, the stream is settled: a later fault does not fail the
+call, and the stream still gets a StreamEnd. A faulty event that costs no image is only counted as
+missing.
 """
 
 from collections.abc import Iterator
@@ -14,11 +15,9 @@ from contextlib import suppress
 from typing import Final
 
 from imagecall.backends.responses_api.errors import (
-    Secrets,
     error_event,
-    error_of,
+    error_fields,
     not_understood,
-    without_secrets,
 )
 from imagecall.backends.responses_api.events import Event, read_event
 from imagecall.backends.responses_api.items import Items
@@ -31,6 +30,7 @@ from imagecall.backends.responses_api.large_strings import (
 )
 from imagecall.backends.responses_api.sse import SseEvent, SseReader
 from imagecall.backends.responses_api.streamed_words import StreamedWords
+from imagecall.backends.secret_words import Secrets, without_secrets
 from imagecall.conversion.converter import EVENTS, event_from_json
 from imagecall.errors import ConversionError, GenerationError, damaged_answer, too_large_answer
 from imagecall.generation.backend import Part
@@ -90,7 +90,7 @@ class ResponseStream:
 
     @property
     def _is_settled(self) -> bool:
-        """True once an image has come, and every other that was begun."""
+        """True once an image has arrived, and every other that has begun."""
         is_streaming = self._large.streams or self._chunker is not None
         return self._items.done > 0 and not self._items.awaited and not is_streaming
 
@@ -117,7 +117,7 @@ class ResponseStream:
                 return
 
     def _unbroken(self, read: Iterator[bytes | SseEvent]) -> Iterator[bytes | SseEvent]:
-        """Parts that are read, up to a damage that costs no image."""
+        """Yields the parts up to damage that costs no image."""
         try:
             yield from read
         except GenerationError:
@@ -140,7 +140,8 @@ class ResponseStream:
         if sse.data.strip() == _DONE:
             yield from self._unannounced_end(announced=True)
             return
-        event = read_event(sse.name, without_secrets(sse.data, self._secrets))
+        name = without_secrets(sse.name.encode(), self._secrets).decode()
+        event = read_event(name, without_secrets(sse.data, self._secrets))
         if event is None:
             return
         if event.is_error:
@@ -177,8 +178,8 @@ class ResponseStream:
         """Leaves out a faulty event. Raises GenerationError for one that may cost an image."""
         costs_image = event.may_have_image and (event.is_of_item or not self._is_settled)
         if costs_image or self._chunker is not None:
-            what = f"is not JSON: {event.fault}" if event.fault else "has no item"
-            raise self._damaged(f"an event {what}")
+            fault = f"is not JSON: {event.fault}" if event.fault else "has no item"
+            raise self._damaged(f"an event {fault}")
         if self._request.include_other_events or event.tag in EVENTS.by_type:
             self._missing = min(self._missing + 1, _MOST_MISSING)
 
@@ -187,8 +188,8 @@ class ResponseStream:
         if isinstance(number, int) and not isinstance(number, bool):
             last = self._last_number
             if last is None or number > last:
-                new = 0 if last is None else number - last - 1
-                self._missing = min(self._missing + new, _MOST_MISSING)
+                gap = 0 if last is None else number - last - 1
+                self._missing = min(self._missing + gap, _MOST_MISSING)
                 self._last_number = number
             elif number < last:
                 self._missing = max(self._missing - 1, 0)  # An event that arrives late.
@@ -202,13 +203,13 @@ class ResponseStream:
             event = event_from_json(read.data, max_bytes=self._max_bytes)
         except ConversionError as error:
             raise self._damaged(f"{error.pointer or 'an event'}: {error}") from None
-        sent = fill(event, large)
+        path = fill(event, large)
         self._items.note(event)
-        if sent:
+        if path:
             assert self._chunker is not None
-            yield self._chunker.finish(sent)
+            yield self._chunker.finish(path)
             self._chunker = None
-        yield from in_parts(event, {sent} if sent else ())
+        yield from in_parts(event, {path} if path else ())
 
     def _keep_response(self, event: Event) -> None:
         """Keeps the response of an event, for an end that has none."""
@@ -248,7 +249,7 @@ class ResponseStream:
             return None
 
     def _check_output(self, read: ReadResponse) -> None:
-        """Raises GenerationError for a response without output where an image was begun."""
+        """Raises GenerationError for a response without output if an image has begun."""
         if self._items.open and not parse(read.document.json.encode()).get("output"):
             raise self._damaged(f"it ends before the image of {self._items.open[0]}")
 
@@ -268,21 +269,21 @@ class ResponseStream:
         Raises GenerationError if an image is missing, or if the stream is not a Responses API's.
         """
         if not self._has_typed_event:
-            what = "a stream without a response" if self._has_data else "neither JSON nor events"
-            raise self._foreign_error or not_understood(what, may_be_billed=True)
-        if lost := self._items.open if announced else self._items.awaited:
-            raise self._damaged(f"it ends before the image of {lost[0]}")
+            answer = "a stream without a response" if self._has_data else "neither JSON nor events"
+            raise self._foreign_error or not_understood(answer, may_be_billed=True)
+        if missing := self._items.open if announced else self._items.awaited:
+            raise self._damaged(f"it ends before the image of {missing[0]}")
         if not (announced or self._items.done):
             raise self._damaged("it ends before an image")
         yield from self._ended(ending)
 
-    def _damaged(self, what: str) -> GenerationError:
+    def _damaged(self, fault: str) -> GenerationError:
         """Error for a stream that lost an image; an earlier foreign error takes precedence."""
         missing = f"; {self._missing} events are missing" if self._missing else ""
-        return self._foreign_error or damaged_answer(what + missing)
+        return self._foreign_error or damaged_answer(fault + missing)
 
     def _ended(self, ending: int) -> Iterator[Part]:
-        """Ends the stream with the response that earlier events gave."""
+        """Ends the stream with the response of an earlier event."""
         yield from self._send(StreamEnd(ending=ending, response=self._response))  # type: ignore[arg-type]  # a number of StreamEnding
 
     def _send(self, end: StreamEnd) -> Iterator[Part]:
@@ -294,13 +295,13 @@ class ResponseStream:
 
 def _response_error(error: JsonValue) -> ResponseError:
     """Error of a response, from the error of a stream."""
-    fields = error_of({"error": error})
-    found = ResponseError()
+    fields = error_fields({"error": error})
+    converted = ResponseError()
     if isinstance(code := fields.get("code"), str | int):
-        found.code = _text(code)
+        converted.code = _text(code)
     if isinstance(message := fields.get("message"), str):
-        found.message = _text(message)
-    return found
+        converted.message = _text(message)
+    return converted
 
 
 def _text(value: str | int) -> str:

@@ -12,12 +12,12 @@ class Target(NamedTuple):
 
     Attributes:
         url: URL of requests, with the query of the base URL.
-        shown: URL without the query, which may contain a key.
+        public_url: URL without the query, which may contain a key.
         proxy: URL of the proxy, which may contain a password. None: there is no proxy.
     """
 
     url: str
-    shown: str
+    public_url: str
     proxy: str | None
 
 
@@ -31,17 +31,17 @@ def target_of(base_url: str) -> Target:
     """
     parts = _checked(base_url)
     path = parts.path.rstrip("/") + "/responses"
-    shown = parts._replace(path=path, query="").geturl()
-    return Target(parts._replace(path=path).geturl(), shown, _proxy_of(parts))
+    public_url = parts._replace(path=path, query="").geturl()
+    return Target(parts._replace(path=path).geturl(), public_url, _proxy_of(parts))
 
 
 def _checked(base_url: str) -> SplitResult:
     parts = urlsplit(base_url)
     if parts.username is not None or any(map(str.isspace, base_url)):
-        raise ValueError("the base URL has a user name or white space in it, which it must not")
+        raise ValueError("the base URL must not have a user name or white space in it")
     if parts.scheme not in _SCHEMES or not parts.hostname or parts.fragment:
-        shown = parts._replace(query="", fragment="").geturl()
-        raise ValueError(f"{shown!r} is no base URL such as https://openrouter.ai/api/v1")
+        public_url = parts._replace(query="", fragment="").geturl()
+        raise ValueError(f"{public_url!r} is not a base URL such as https://openrouter.ai/api/v1")
     _ = parts.port  # Raises ValueError for an invalid port.
     parts.hostname.encode("idna")  # Raises UnicodeError, a ValueError, for an invalid host.
     return parts
@@ -53,8 +53,8 @@ def _proxy_of(parts: SplitResult) -> str | None:
         return None
     proxy = proxy if "://" in proxy else f"http://{proxy}"
     try:
-        found = urlsplit(proxy)
-        usable = found.scheme in _SCHEMES and bool(found.hostname) and found.port != 0
+        url = urlsplit(proxy)
+        usable = url.scheme in _SCHEMES and bool(url.hostname) and url.port != 0
     except ValueError:
         usable = False
     if not usable:

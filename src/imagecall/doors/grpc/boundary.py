@@ -24,8 +24,8 @@ from imagecall.access.admission import Admission
 from imagecall.access.budget import CALL_OVERHEAD, COPIES, FACTOR, MEMORY, Memory
 from imagecall.doors.grpc.watches import Watches
 from imagecall.doors.internal_error import internal_error
-from imagecall.doors.offload import run_offloaded
 from imagecall.errors import ConversionError, ImagecallError
+from imagecall.generation.offload import run_offloaded
 from imagecall.observing.observer import Observer, note_caller, note_failure, note_refusal
 from imagecall.observing.request_id import HEADER
 from imagecall.observing.rpc import (
@@ -67,7 +67,7 @@ _OPEN_METHODS: Final = "/grpc.health.v1.Health/"
 async def _abort(context: Context, error: ImagecallError) -> NoReturn:
     try:
         trailers = trailers_of(error)
-    except Exception as fault:  # grpcio would send its text to the client.
+    except Exception as fault:  # grpcio would send the text of any exception to the client.
         error = internal_error(fault)
         trailers = trailers_of(error)
     note_failure(error)
@@ -90,7 +90,7 @@ async def _refuse(context: Context, error: Exception) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     identify()
-    if isinstance(error, NotImplementedError):  # Such as Health.List of grpcio.
+    if isinstance(error, NotImplementedError):  # grpcio raises it for Health.List, and the like.
         await _end(context, grpc.StatusCode.UNIMPLEMENTED, "the method is not implemented")
     known = error if isinstance(error, ImagecallError) else internal_error(error)
     _let_go(error)
@@ -151,7 +151,7 @@ class Boundary(grpc.GenericRpcHandler):
                 with self._watches.watch(context) if handler.response_streaming else nullcontext():
                     work = _open_work(handler, context, self._admission)
                     return await _until(self.stopping, work, context)
-            except Exception as error:  # Each becomes a status; an unforeseen one reveals nothing.
+            except Exception as error:  # grpcio would send the text of any exception.
                 await _refuse(context, error)
 
         return _rebuilt(handler, guarded)
@@ -181,7 +181,7 @@ def _admitted(
             _enter(admission)
             rest_seconds = _REST_SECONDS
             return await _in_progress(admission, _work(handler, encode, context, admission))
-        except Exception as error:  # Each becomes a status; an unforeseen one reveals nothing.
+        except Exception as error:  # grpcio would send the text of any exception.
             if handler.request_streaming:
                 await _take_rest(context, rest_seconds)
             await _refuse(context, error)

@@ -25,16 +25,17 @@ from imagecall.doors.grpc.boundary import (
     request_of,
     takes_serialized,
 )
-from imagecall.doors.offload import run_offloaded
 from imagecall.errors import ImagecallError, damaged_answer
 from imagecall.generation.backend import Backend
 from imagecall.generation.call_context import CALL, AnswerMetadata, CallContext
+from imagecall.generation.offload import run_offloaded
 from imagecall.generation.parts import sendable
 from imagecall.json.pieces import under
 from imagecall.observing.request_id import HEADER
 from imagecall.observing.rpc import METADATA, answer_with_id, identify
 from imagecall.rpc.headers import Metadata
-from imagecall.sizes import APART
+from imagecall.sizes import APART, OFFLOAD
+from imagecall.turns import take_turn
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
 from imagecall.v1 import image_generation_service_pb2 as generation_pb
@@ -43,6 +44,7 @@ from imagecall.wire.splice import attach_images, detach_images, detach_text, ser
 
 _T = TypeVar("_T")
 _Parse = TypeVar("_Parse", pb.ParseCallRequest, pb.ParseDocumentRequest)
+_Parsed = TypeVar("_Parsed", pb.ParseCallResponse, pb.ParseDocumentResponse)
 _Format = TypeVar("_Format", pb.FormatCallResponse, pb.FormatDocumentResponse)
 
 _HOP_BY_HOP: Final = frozenset(
@@ -89,7 +91,7 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         images = parse_call(
             response.call, json, variant, profile, self._max_bytes, apart=True, count=self._count
         )
-        return attach_images(response, images) if images else response
+        return attach_images(response, images) if images else _serialized(response, len(data))
 
     @takes_serialized
     async def FormatCall(self, request: Any, context: Context) -> Any:
@@ -108,7 +110,7 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
     def _parse_document(self, data: bytes) -> Any:
         request, json = _request_and_json(pb.ParseDocumentRequest, data)
         document = parse_document(json, request.kind, self._max_bytes, self._count)
-        return pb.ParseDocumentResponse(document=document)
+        return _serialized(pb.ParseDocumentResponse(document=document), len(data))
 
     @takes_serialized
     async def FormatDocument(self, request: Any, context: Context) -> Any:
@@ -142,6 +144,14 @@ def _request_and_json(kind: type[_Parse], data: bytes) -> tuple[_Parse, bytes]:
     return request, request.json.encode() if text is None else text
 
 
+def _serialized(response: _Parsed, size: int) -> _Parsed | bytes:
+    """Serializes the response to a large request, in the thread that made it."""
+    if size < OFFLOAD:
+        return response
+    take_turn()
+    return response.SerializeToString()
+
+
 def _response_with(response: _Format, json: bytes) -> _Format | bytes:
     """Puts JSON into a response, which is returned serialized if the JSON is large."""
     if len(json) < APART:
@@ -164,11 +174,11 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
 
     async def GenerateImage(
         self, request: generation_pb.GenerateImageRequest, context: Context
-    ) -> generation_pb.GenerateImageResponse:
+    ) -> Any:
         answer = self._enter(context)
         found = await _committed(context, answer, self._backend.generate_image(request))
         answer_with_id(context, answer.trailing)
-        return found
+        return await run_offloaded(found.ByteSize(), found.SerializeToString)
 
     def _enter(self, context: Context) -> AnswerMetadata:
         """Sets the metadata that backends may pass on; returns the holder of the answer's."""

@@ -13,12 +13,11 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import aclosing
-from functools import partial
-from importlib.resources import files
 from typing import Final
 
 import msgspec
 from google.protobuf import text_format
+from google.protobuf.message import Message
 from pybase64 import b64encode
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -38,6 +37,7 @@ from imagecall.doors.http.event_stream import Arrived, EventStream
 from imagecall.doors.http.head import CheckedHead
 from imagecall.doors.http.keepalive import KEEPALIVE_SECONDS
 from imagecall.doors.http.middleware import Admitted
+from imagecall.doors.http.page import page
 from imagecall.doors.http.responses import (
     NoResponse,
     StreamResponse,
@@ -46,19 +46,22 @@ from imagecall.doors.http.responses import (
 )
 from imagecall.doors.http.upgrade import WithoutWebSocket
 from imagecall.doors.internal_error import internal_error
-from imagecall.doors.offload import run_offloaded
 from imagecall.errors import ImagecallError
 from imagecall.formats import media_type
 from imagecall.generation.assembly import ImagesApart, reassemble, size_of_part
 from imagecall.generation.backend import Backend, Part
 from imagecall.generation.call_context import CALL, CallContext
 from imagecall.generation.chunked_fields import image_fields
-from imagecall.generation.request import request_from_json
+from imagecall.generation.offload import run_offloaded
+from imagecall.generation.request import ReadRequest, request_from_json
 from imagecall.generation.response_keys import new_response_id, response_keys
 from imagecall.json.text import members
 from imagecall.observing.asgi import Observed
 from imagecall.observing.observer import Observer
 from imagecall.rpc.headers import AUTHORIZATION, FORWARDED, forwarded, lower
+from imagecall.sizes import OFFLOAD
+from imagecall.turns import take_turn
+from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     StreamImageRequest,
@@ -75,11 +78,6 @@ PATHS: Final = (
 
 _CONVERT: Final = "/convert"
 _METRICS: Final = "/metrics"
-_PAGE_POLICY: Final = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
-)
 _SHOWN_BYTES: Final = 64
 
 
@@ -108,7 +106,7 @@ def http_app(
         routes=[
             *(Route(path, _guarded(door.responses), methods=["POST"]) for path in PATHS),
             Route(_CONVERT, _guarded(door.convert), methods=["POST"]),
-            Route("/", door.page, methods=["GET"]),
+            Route("/", page, methods=["GET"]),
             Route("/health", door.health, methods=["GET"]),
             *([Route(_METRICS, _shown(shown, admission), methods=["GET"])] if shown else []),
         ],
@@ -143,7 +141,7 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
             raise
         except ClientDisconnect:
             return NoResponse()
-        except Exception as error:  # Its text would reach the client.
+        except Exception as error:  # The text of any exception would reach the client.
             return await error_response(request, internal_error(error))
 
     return guarded
@@ -178,16 +176,19 @@ class _Door:
     async def responses(self, request: Request) -> Response:
         """POST /v1/responses, plain and as a stream."""
         body = await read_body(request, self._max_bytes)
-        read = partial(request_from_json, body, max_bytes=self._max_bytes)
-        wanted = await run_offloaded(len(body), read)
+        wanted, keys = await run_offloaded(len(body), self._read, body)
         CALL.set(self._call_context(request))
-        keys = response_keys(members(body), new_response_id())
         if not wanted.stream:
             return await unless_gone(request, self._answer(wanted.request, keys))
         asked = StreamImageRequest(
             request=wanted.request, include_document=True, include_other_events=True
         )
         return StreamResponse(self._arriving(asked), EventStream(keys), self._keepalive_seconds)
+
+    def _read(self, body: bytes) -> tuple[ReadRequest, dict[str, bytes]]:
+        """Reads the body of a request, and the keys of its response."""
+        wanted = request_from_json(body, max_bytes=self._max_bytes)
+        return wanted, response_keys(members(body), new_response_id())
 
     def _call_context(self, request: Request) -> CallContext:
         """Returns the part of a request that a backend may pass on."""
@@ -206,20 +207,22 @@ class _Door:
     async def _answer(self, request: ImageRequest, keys: Mapping[str, bytes]) -> Response:
         asked = GenerateImageRequest(request=request, include_document=True)
         answer = await self._backend.generate_image(asked)
-        return WholeResponse(whole_answer(answer.response, keys))
+        size = answer.ByteSize()
+        return WholeResponse(await run_offloaded(size, whole_answer, answer.response, keys))
 
     async def convert(self, request: Request) -> Response:
         """POST /convert: converts an item to protobuf text, for the page."""
         body = await read_body(request, self._max_bytes)
-        call = await run_offloaded(len(body), partial(from_json, body, max_bytes=self._max_bytes))
+        shown = await run_offloaded(len(body), self._converted, body)
+        return Response(shown, media_type=JSON)
+
+    def _converted(self, body: bytes) -> bytes:
+        call = from_json(body, max_bytes=self._max_bytes)
+        take_turn()
         seen = view(call)
         image = seen.image
         size = call.ByteSize()
-        note = ""
-        for place in image_fields(call):
-            if len(place.value) > _SHOWN_BYTES:
-                note = f"# The first {_SHOWN_BYTES} bytes of each image.\n"
-                place.value = place.value[:_SHOWN_BYTES]
+        note = _shortened(call, size)
         shown = {
             "text": note + text_format.MessageToString(call, as_utf8=True),
             "message_bytes": size,
@@ -229,7 +232,8 @@ class _Door:
             "media_type": media_type(image or b""),
             "image": b64encode(image).decode() if image else None,
         }
-        return Response(msgspec.json.encode(shown), media_type=JSON)
+        take_turn()
+        return msgspec.json.encode(shown)
 
     async def health(self, request: Request) -> Response:
         """GET /health: 200, or 503 once the server is about to stop."""
@@ -237,8 +241,27 @@ class _Door:
         body = msgspec.json.encode({"status": status})
         return Response(body, 503 if self._admission.draining else 200, media_type=JSON)
 
-    async def page(self, request: Request) -> Response:
-        """GET /: serves a page for trying the API."""
-        headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
-        page = files("imagecall.doors.http").joinpath("page.html").read_bytes()
-        return Response(page, media_type="text/html", headers=headers)
+
+def _shortened(call: ImageGenerationCall, size: int) -> str:
+    """Cuts the images of a call, and its texts if the call is large; returns a note on the cuts."""
+    note = ""
+    for place in image_fields(call):
+        if len(place.value) > _SHOWN_BYTES:
+            note = f"# The first {_SHOWN_BYTES} bytes of each image.\n"
+            place.value = place.value[:_SHOWN_BYTES]
+    if size >= OFFLOAD and call.ByteSize() >= OFFLOAD:
+        note += f"# The first {_SHOWN_BYTES} characters of each text.\n"
+        _cut_texts(call)
+    return note
+
+
+def _cut_texts(message: Message) -> None:
+    for field, value in message.ListFields():
+        take_turn()
+        if field.type == field.TYPE_STRING and not field.is_repeated:
+            setattr(message, field.name, value[:_SHOWN_BYTES])
+        elif field.type == field.TYPE_STRING:
+            value[:] = [text[:_SHOWN_BYTES] for text in value]
+        elif field.type == field.TYPE_MESSAGE:
+            for inner in value if field.is_repeated else [value]:
+                _cut_texts(inner)

@@ -14,14 +14,13 @@ from imagecall.doors.http.answers import (
     http_status_of,
     may_be_billed,
 )
-from imagecall.errors import GenerationError, ImagecallError
+from imagecall.errors import MAX_RETRY_SECONDS, GenerationError, ImagecallError
 from imagecall.observing.observer import note_failure
 
 API: Final = "/v1/responses"
 """Path of the API."""
 
 JSON: Final = "application/json"
-_MAX_RETRY_SECONDS: Final = 24 * 3600
 
 
 class NotTaken(OSError):
@@ -53,7 +52,7 @@ async def error_response(request: Request, error: Exception) -> Response:
     if error.reason == "TOKEN_REQUIRED":
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, GenerationError) and error.retry_seconds is not None:
-        headers["Retry-After"] = str(max(1, min(ceil(error.retry_seconds), _MAX_RETRY_SECONDS)))
+        headers["Retry-After"] = str(max(1, min(ceil(error.retry_seconds), MAX_RETRY_SECONDS)))
     return _error(error_object(error, status), status, headers)
 
 

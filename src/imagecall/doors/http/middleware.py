@@ -1,4 +1,4 @@
-"""ASGI middleware: token, origin, pace of the body and of the answer, admission."""
+"""ASGI middleware: token, origin and host, pace of the body and of the answer, admission."""
 
 import asyncio
 from typing import Final
@@ -15,6 +15,9 @@ from imagecall.errors import GenerationError, ImagecallError, quoted
 from imagecall.observing.observer import note_caller, note_failure, note_refusal
 from imagecall.rpc.addresses import is_loopback
 from imagecall.sizes import PIECE
+
+_READING: Final = frozenset({"GET", "HEAD"})
+"""Methods of requests that need no token, and no admission."""
 
 _BODY_SECONDS: Final = 20.0
 _READ_BYTES: Final = 16 * 1024
@@ -114,13 +117,24 @@ def _is_local(origin: str) -> bool:
     return is_loopback(host) or host.endswith(".localhost")
 
 
-def _not_local(origin: str) -> HTTPException:
+def _foreign_site(request: Request) -> str | None:
+    """Returns the origin of a page that is not of this machine, or its host; None for no such page.
+
+    A browser sends no origin with a GET of the page's own site, and the host always.
+    """
+    origin, host = request.headers.get("origin"), request.headers.get("host")
+    if request.method in _READING:
+        return host if host is not None and not _is_local(f"http://{host}") else None
+    return origin if origin is not None and not _is_local(origin) else None
+
+
+def _not_local(site: str) -> HTTPException:
     """Returns the error for a page whose own host name leads to this machine's address.
 
     Otherwise a stranger's page could call a server on loopback: DNS rebinding.
     """
     message = (
-        f"a page of {quoted(origin)} may not call a server that asks for no token: "
+        f"a page of {quoted(site)} may not call a server that asks for no token: "
         "it takes --tokens-file FILE, or --without-tokens on"
     )
     return HTTPException(403, message)
@@ -133,20 +147,22 @@ def _stopped(taken: bool) -> GenerationError:
 
 
 class Admitted:
-    """Middleware that admits requests; GET requests, such as for the page, need no admission."""
+    """Middleware that admits requests; GET and HEAD, such as for the page, need no admission."""
 
     def __init__(self, app: ASGIApp, admission: Admission) -> None:
         self._app = app
         self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] == "GET":
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)
-        origin = request.headers.get("origin")
-        if self._admission.local and origin is not None and not _is_local(origin):
-            await (await http_error(request, _not_local(origin)))(scope, receive, send)
+        if self._admission.local and (site := _foreign_site(request)) is not None:
+            await (await http_error(request, _not_local(site)))(scope, receive, send)
+            return
+        if request.method in _READING:
+            await self._app(scope, receive, send)
             return
         try:
             note_caller(self._admission.holder(request.headers.get("authorization", "")))

@@ -15,6 +15,7 @@ from imagecall.doors.http.keepalive import COMMENT, TimedItems, TimedSend
 from imagecall.doors.internal_error import internal_error
 from imagecall.errors import GenerationError, ImagecallError
 from imagecall.generation.fairness import fair_turn
+from imagecall.generation.offload import run_offloaded
 from imagecall.json.pieces import Piece, size_of, slices_of
 from imagecall.observing.observer import note_failure
 from imagecall.sizes import PIECE
@@ -114,7 +115,7 @@ class StreamResponse(Response):
                     raise
                 except NotTaken:
                     raise
-                except Exception as error:  # Its text would reach the client.
+                except Exception as error:  # The text of any exception would reach the client.
                     await self._send_error(internal_error(error), send)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -124,7 +125,7 @@ class StreamResponse(Response):
             return await items.next(self._keepalive_seconds)
         except ImagecallError:
             raise
-        except Exception as error:  # Its text may quote a request, and would reach the client.
+        except Exception as error:  # The text of any exception would reach the client.
             raise internal_error(error) from None
 
     async def _send_all(
@@ -142,7 +143,9 @@ class StreamResponse(Response):
         await _send_pieces([*self._events.error(error), END_OF_STREAM], send)
 
     async def _send_item(self, arrived: Arrived, send: Send) -> None:
-        for line in self._events.lines(arrived):
+        lines = self._events.lines(arrived)
+        size = arrived.item.ByteSize()
+        while (line := await run_offloaded(size, next, lines, None)) is not None:
             await _send_pieces(line, send)
             await asyncio.sleep(0)  # Others have their turn: an end may be thousands of lines.
 

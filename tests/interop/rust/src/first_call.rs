@@ -20,7 +20,7 @@ pub async fn fox(address: String) -> Result<(Vec<u8>, StreamEnd)> {
     stream_image(&mut client, request).await
 }
 
-/// The image, whatever its size, and how the stream ended.
+/// The image, of any size, and the end of the stream.
 pub async fn stream_image(
     client: &mut ImageGenerationServiceClient<Channel>,
     request: ImageRequest,
@@ -41,7 +41,7 @@ pub async fn stream_image(
                 ensure!(whole.sha256 == Sha256::digest(&bytes)[..], "damaged");
                 let value = std::mem::take(&mut bytes);
                 if whole.final_image {
-                    image = Some(value); // others: an earlier view, a very long text
+                    image = Some(value); // others: a partial image, a very long text
                 }
             }
             Some(Part::End(last)) => end = Some(last),

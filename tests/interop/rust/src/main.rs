@@ -10,6 +10,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{env, fmt::Display, fs};
+use tokio::task::JoinSet;
 use tonic::{Code, Request, Status, transport::Channel};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -47,10 +48,11 @@ async fn main() -> Result<()> {
         report(name.with_extension("").display(), result);
     }
     report("ConvertCalls", convert_calls(&channel).await);
-    report("StreamImage", large_image(&channel, address).await);
+    report("StreamImage", large_image(&channel, address.clone()).await);
     report("error details", error_details(&channel).await);
     report("deadline", deadline(&channel).await);
     report("cancellation", cancellation(&channel).await);
+    report("many calls", many_calls(address).await);
     report("health", health(&channel).await);
     Ok(())
 }
@@ -268,6 +270,25 @@ async fn cancellation(channel: &Channel) -> Result<()> {
     // This cancels the call. tonic has no other way, and gives no status for it.
     drop(parts);
     health(channel).await
+}
+
+/// Generates images at once over a new connection.
+async fn many_calls(address: String) -> Result<()> {
+    let channel = Channel::from_shared(address)?.connect_lazy();
+    let client = ImageGenerationServiceClient::new(channel);
+    let mut calls = JoinSet::new();
+    for _ in 0..1_000 {
+        let mut client = client.clone();
+        let request = GenerateImageRequest {
+            request: Some(embedded(r#"{"delay_seconds":0.1}"#)),
+            ..Default::default()
+        };
+        calls.spawn(async move { client.generate_image(request).await });
+    }
+    while let Some(answer) = calls.join_next().await {
+        answer??;
+    }
+    Ok(())
 }
 
 async fn health(channel: &Channel) -> Result<()> {

@@ -74,9 +74,10 @@ function unary<I extends DescMessage, O extends DescMessage>(
   method: DescMethodUnary<I, O>,
   request: MessageInitShape<I>,
   options: CallOptions = within(60_000),
+  caller: Client = client,
 ): Promise<MessageShape<O>> {
   return new Promise((resolve, reject) => {
-    client.makeUnaryRequest(
+    caller.makeUnaryRequest(
       ...rpc(method),
       create(method.input, request),
       options,
@@ -247,6 +248,24 @@ async function checkCancellation() {
   await streamImage(client, fox({}));
 }
 
+/** Generates images at once over a new connection. */
+async function checkManyCalls() {
+  const other = new Client(address, credentials.createInsecure(), {
+    "grpc.use_local_subchannel_pool": 1,
+  });
+  const request = { request: fox({ delay_seconds: 0.1 }) };
+  const { generateImage } = ImageGenerationService.method;
+  try {
+    await Promise.all(
+      Array.from({ length: 1_000 }, () =>
+        unary(generateImage, request, within(60_000), other),
+      ),
+    );
+  } finally {
+    other.close();
+  }
+}
+
 async function checkHealth() {
   const health = await unary(Health.method.check, {
     service: "imagecall.v1.ImageGenerationService",
@@ -265,5 +284,6 @@ await check("StreamImage", checkStreamImage);
 await check("error details", checkErrorDetails);
 await check("deadline", checkDeadline);
 await check("cancellation", checkCancellation);
+await check("many calls", checkManyCalls);
 await check("health", checkHealth);
 client.close();

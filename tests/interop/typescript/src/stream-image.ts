@@ -49,7 +49,7 @@ export async function streamImage(
       const sha256 = createHash("sha256").update(value).digest();
       if (size !== chunk.end.size || !sha256.equals(chunk.end.sha256))
         throw new Error("the image is damaged");
-      // Not an earlier view, nor another value that is large.
+      // Not a partial image, nor another large value.
       if (chunk.end.finalImage) image = value;
       chunks = [];
       size = 0;

@@ -17,6 +17,7 @@ import imagecall.v1.ErrorReason;
 import imagecall.v1.ExtraField;
 import imagecall.v1.FormatCallRequest;
 import imagecall.v1.GenerateImageRequest;
+import imagecall.v1.GenerateImageResponse;
 import imagecall.v1.ImageGenerationCall;
 import imagecall.v1.ImageGenerationServiceGrpc;
 import imagecall.v1.ImageGenerationServiceGrpc.ImageGenerationServiceBlockingStub;
@@ -43,6 +44,7 @@ import java.util.ArrayList;
 import java.util.Objects;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 
 class Checks {
@@ -77,6 +79,7 @@ class Checks {
     report("error details", checks::errorDetails);
     report("deadline", checks::deadline);
     report("cancellation", checks::cancellation);
+    report("many calls", () -> manyCalls(args[0]));
     report("health", checks::health);
     channel.shutdown();
   }
@@ -215,6 +218,25 @@ class Checks {
       expect(Status.Code.CANCELLED, error.getStatus().getCode());
     }
     health();
+  }
+
+  /** Generates images at once over a new connection. */
+  private static void manyCalls(String target) throws Exception {
+    var channel = ManagedChannelBuilder.forTarget(target).usePlaintext().build();
+    try {
+      var images = ImageGenerationServiceGrpc.newFutureStub(channel);
+      var request = GenerateImageRequest.newBuilder();
+      request.setRequest(drawing("{\"delay_seconds\":0.1}"));
+      var answers = new ArrayList<Future<GenerateImageResponse>>();
+      for (var n = 0; n < 1_000; n++) {
+        answers.add(images.generateImage(request.build()));
+      }
+      for (var answer : answers) {
+        answer.get(60, TimeUnit.SECONDS);
+      }
+    } finally {
+      channel.shutdownNow();
+    }
   }
 
   private void health() {

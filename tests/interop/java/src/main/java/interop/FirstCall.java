@@ -49,7 +49,7 @@ class FirstCall {
             || !end.getSha256().equals(ByteString.copyFrom(sha256.digest()))) {
           throw new IOException("a value is damaged");
         }
-        if (end.getFinalImage()) { // not an earlier view, nor another value that is large
+        if (end.getFinalImage()) { // not a partial image, nor another large value
           image = value;
         }
         value = ByteString.EMPTY;

@@ -1,0 +1,178 @@
+"""A terminal: it gets no control characters of a server, and may be the source of a prompt."""
+
+import asyncio
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from imagecall.v1 import conversion_service_pb2 as conversion_pb
+from imagecall.v1 import image_generation_service_pb2 as pb
+from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+from tests.streams import PNG
+
+COMMAND = [sys.executable, "-m", "imagecall"]
+ITEM = b'{"type":"image_generation_call","id":"ig_1"}'
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\nimagecall: fine\r\x9b31m\u202e\u2066\u2028\u200b\x7f"
+FORBIDDEN = set(HOSTILE) - set("\n imagecall: fine]0;owned[2J31m")
+KEY = "sk-0123456789abcdefghij"
+
+
+class Hostile(grpc.GenericRpcHandler):
+    """Server whose every text has control characters."""
+
+    def __init__(self, code: grpc.StatusCode) -> None:
+        self._code = code
+
+    def service(self, handler_call_details: Any) -> Any:
+        method = handler_call_details.method.rpartition("/")[2]
+        make: Any = (
+            grpc.unary_stream_rpc_method_handler
+            if method == "StreamImage"
+            else grpc.unary_unary_rpc_method_handler
+        )
+        return make(self._stream if method == "StreamImage" else getattr(self, method))
+
+    async def _refuse(self, context: Any) -> None:
+        if self._code is not grpc.StatusCode.OK:
+            await context.abort(self._code, HOSTILE)
+
+    async def _stream(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        await self._refuse(context)
+        end = pb.StreamEnd(ending=pb.STREAM_ENDING_FAILED)
+        end.response.error.message = HOSTILE
+        end.response.output_text = HOSTILE
+        end.response.refusal = HOSTILE
+        call = end.response.calls.add().output_image_generation_call
+        call.result.text = HOSTILE
+        yield pb.StreamImageResponse(end=end).SerializeToString()
+
+    async def ParseCall(self, request: bytes, context: Any) -> bytes:
+        await self._refuse(context)
+        call = ImageGenerationCall()
+        call.output_image_generation_call.id = HOSTILE
+        return conversion_pb.ParseCallResponse(call=call).SerializeToString()
+
+    async def FormatCall(self, request: bytes, context: Any) -> bytes:
+        return conversion_pb.FormatCallResponse(json=HOSTILE).SerializeToString()
+
+
+async def on_terminal(*arguments: str, data: bytes = b"", cwd: Path) -> str:
+    """Runs the command with a terminal for its output and errors; returns what is shown."""
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, *arguments, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs, cwd=cwd
+    )
+    os.close(theirs)
+    assert process.stdin
+    process.stdin.write(data)
+    process.stdin.close()
+
+    def read() -> bytes:
+        pieces = []
+        try:
+            while piece := os.read(ours, 65_536):
+                pieces.append(piece)
+        except OSError:  # The terminal's other end is closed.
+            pass
+        return b"".join(pieces)
+
+    shown = await asyncio.to_thread(read)
+    await process.wait()
+    os.close(ours)
+    return shown.replace(b"\r\n", b"\n").decode()
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("generate", "a fox"),
+        ("convert",),
+        ("convert", "--to", "json"),
+        ("convert", "--to", "binary"),
+    ],
+    ids=" ".join,
+)
+async def test_a_terminal_gets_no_control_characters_of_a_server(
+    command: tuple[str, ...], code: grpc.StatusCode, tmp_path: Path
+) -> None:
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Hostile(code),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    where = ("--server", f"127.0.0.1:{port}")
+    shown = await on_terminal(*command, *where, data=ITEM, cwd=tmp_path)
+    await server.stop(0)
+    assert shown.startswith("imagecall: ") or "owned" in shown
+    assert not FORBIDDEN & set(shown)
+    assert not [line for line in shown.splitlines() if line.startswith("imagecall: fine")]
+
+
+def run(
+    *arguments: str, data: bytes = b"", cwd: Path, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    env = os.environ | (environment or {})
+    return subprocess.run(
+        [*COMMAND, *arguments], input=data, capture_output=True, cwd=cwd, env=env, check=False
+    )
+
+
+def test_a_prompt_comes_from_standard_input(tmp_path: Path) -> None:
+    prompt = "a føx\n"
+    there = run("generate", "-", "-o", "a.png", data=prompt.encode(), cwd=tmp_path)
+    named = run("generate", prompt.strip(), "-o", "b.png", cwd=tmp_path)
+    assert (there.returncode, named.returncode) == (0, 0), there.stderr
+    image = (tmp_path / "a.png").read_bytes()
+    assert image.startswith(PNG[:8])
+    assert image == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "the prompt on standard input is empty"),
+        (b" \n", "the prompt on standard input is empty"),
+        (b"\xff", "the prompt on standard input is not UTF-8"),
+    ],
+)
+def test_no_prompt_on_standard_input_is_refused(data: bytes, message: str, tmp_path: Path) -> None:
+    done = run("generate", "-", data=data, cwd=tmp_path)
+    assert (done.returncode, done.stderr.decode()) == (1, f"imagecall: {message}\n")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("generate", "a fox", "--model", "gpt-5", "-o", "a.png"),
+        ("serve", "--grpc", "127.0.0.1:0", "--http", "off"),
+        ("serve", "--grpc", "127.0.0.1:0", "--http", "off", "--workers", "2"),
+    ],
+    ids=lambda command: command[0],
+)
+@pytest.mark.parametrize("source", ["environment", "file"])
+def test_a_key_without_a_backend_is_refused(
+    command: tuple[str, ...], source: str, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text(KEY)
+    given = {"IMAGECALL_API_KEY": KEY} if source == "environment" else {}
+    options = () if given else ("--api-key-file", "key")
+    done = run(*command, *options, cwd=tmp_path, environment=given)
+    said = done.stderr.decode()
+    assert done.returncode == 2
+    assert said.startswith("imagecall: there is a key for a backend, and no backend: name one")
+    assert KEY not in said
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_a_key_beside_the_embedded_backend_is_no_fault(tmp_path: Path) -> None:
+    options = ("generate", "a fox", "--backend", "embedded")
+    assert run(*options, cwd=tmp_path, environment={"IMAGECALL_API_KEY": KEY}).returncode == 0
+    named = {"IMAGECALL_API_KEY": KEY, "IMAGECALL_BACKEND": "embedded"}
+    assert run("generate", "a fox", cwd=tmp_path, environment=named).returncode == 0
