@@ -329,7 +329,7 @@ async def test_the_size_of_an_embedded_image_has_a_limit_of_its_own() -> None:
             "UNSUPPORTED",
             "/embedded/image_bytes",
         )
-        assert "the most is 1,000,000" in str(caught.value)
+        assert "the limit is 1,000,000" in str(caught.value)
         assert await backend.generate_image(GenerateImageRequest(request=wanted(1_000_000)))
     finally:
         await backend.close()
