@@ -57,8 +57,6 @@ def run(options: argparse.Namespace) -> int:
     set_up_logs(settings.log_format)
     for warning in misspelt(os.environ):
         _log.warning(warning)
-    if settings.metrics and settings.http is None:
-        _log.warning("--metrics on has no effect: with --http off there is no GET /metrics")
     announce = partial(_announce, settings)
     if settings.workers > 1:
         server.check(settings)  # Reports a fault once, not in each worker.

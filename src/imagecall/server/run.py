@@ -15,7 +15,10 @@ from imagecall.access.tokens import Tokens
 from imagecall.doors.door import Door
 from imagecall.doors.grpc.server import GrpcServer
 from imagecall.doors.http.server import HttpServer
+from imagecall.doors.metrics import MetricsServer
 from imagecall.generation.backend import Backend
+from imagecall.generation.observed_backend import ObservedBackend
+from imagecall.observing.generation import provider_of
 from imagecall.observing.observer import Observer
 from imagecall.observing.start import observer_from
 from imagecall.rpc.addresses import is_loopback
@@ -77,6 +80,10 @@ def doors(settings: ServerSettings, parts: Parts) -> dict[str, Door]:
             share_port=parts.share_port,
             forward_headers=settings.forward_headers,
         )
+    if settings.metrics is not None and parts.observer:
+        found["metrics"] = MetricsServer(
+            settings.metrics, parts.observer.metrics_text, share_port=parts.share_port
+        )
     return found
 
 
@@ -94,13 +101,7 @@ async def serve(settings: ServerSettings, announce: Announce) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
     is_worker = WORKER in os.environ
-    parts = Parts(
-        backend_from(settings.backend, settings.limits, settings.forward_headers),
-        admission_from(settings),
-        certificates_from(settings.tls),
-        observer_from(settings.metrics, settings.traces, settings.log_calls),
-        is_worker,
-    )
+    parts = _parts(settings, is_worker)
     running = doors(settings, parts)
     try:
         bound = {name: await door.start() for name, door in running.items()}
@@ -118,6 +119,17 @@ async def serve(settings: ServerSettings, announce: Announce) -> None:
         await parts.backend.close()
         if parts.observer:
             parts.observer.close()
+
+
+def _parts(settings: ServerSettings, share_port: bool) -> Parts:
+    backend = backend_from(settings.backend, settings.limits, settings.forward_headers)
+    observer = observer_from(bool(settings.metrics), settings.traces, settings.log_calls)
+    if observer:
+        backend = ObservedBackend(backend, provider_of(settings.backend.name))
+        observer.set_limit(settings.limits.calls)
+    return Parts(
+        backend, admission_from(settings), certificates_from(settings.tls), observer, share_port
+    )
 
 
 async def _drain(
@@ -139,7 +151,7 @@ async def _drain(
 def admission_from(settings: ServerSettings) -> Admission:
     """Returns the admission. Raises OSError for an address that strangers could reach."""
     if not settings.tokens_file and not settings.without_tokens:
-        for address in settings.addresses.values():
+        for address in settings.call_addresses.values():
             if not is_loopback(address.rpartition(":")[0]):
                 raise OSError(
                     f"{address} can be reached from elsewhere: give --tokens-file FILE, or, if "

@@ -121,7 +121,7 @@ class ServerSettings:
         "where the HTTP door listens; off: it does not",
     )
     backend: BackendSettings = field(default_factory=BackendSettings)
-    workers: int = setting(1, "workers", number(1, 256), "N", "processes that share the two ports")
+    workers: int = setting(1, "workers", number(1, 256), "N", "processes that share the ports")
     tls: TlsSettings = field(default_factory=TlsSettings)
     tokens_file: Path | None = setting(
         None,
@@ -175,8 +175,12 @@ class ServerSettings:
     log_calls: bool = setting(
         False, "log-calls", switch, "on|off", "a line of the log for each call"
     )
-    metrics: bool = setting(
-        False, "metrics", switch, "on|off", "metrics for Prometheus: GET /metrics of the HTTP door"
+    metrics: str | None = setting(
+        None,
+        "metrics",
+        address_or_off,
+        "HOST:PORT",
+        "where GET /metrics answers Prometheus, by plain HTTP and without a token; off: nowhere",
     )
     traces: bool = setting(
         False,
@@ -187,9 +191,14 @@ class ServerSettings:
     )
 
     @property
+    def call_addresses(self) -> dict[str, str]:
+        """Address of each door that takes calls, by the name of its setting."""
+        return {"grpc": self.grpc} | ({"http": self.http} if self.http else {})
+
+    @property
     def addresses(self) -> dict[str, str]:
         """Address of each door that listens, by the name of its setting."""
-        return {"grpc": self.grpc} | ({"http": self.http} if self.http else {})
+        return self.call_addresses | ({"metrics": self.metrics} if self.metrics else {})
 
 
 def add_settings(parser: argparse.ArgumentParser, kind: type[Any]) -> None:

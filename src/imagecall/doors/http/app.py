@@ -27,7 +27,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from imagecall.access.admission import Admission
-from imagecall.conversion.converter import from_json
+from imagecall.conversion.batch import Count, parse_call, uncounted
 from imagecall.conversion.view import view
 from imagecall.doors.http.answers import whole_answer
 from imagecall.doors.http.body import read_body
@@ -54,9 +54,11 @@ from imagecall.generation.chunked_fields import image_fields
 from imagecall.generation.request import request_from_json
 from imagecall.generation.response_keys import new_response_id, response_keys
 from imagecall.json.text import members
-from imagecall.observing.asgi import Observed
+from imagecall.observing.asgi import Observed, expect_posts
 from imagecall.observing.observer import Observer
 from imagecall.rpc.headers import AUTHORIZATION, FORWARDED, forwarded, lower
+from imagecall.v1.conversion_service_pb2 import Profile
+from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     StreamImageRequest,
@@ -72,7 +74,8 @@ PATHS: Final = (
 """Paths of the API: OpenAI's, OpenRouter's, and those of OpenRouter's first SDKs."""
 
 _CONVERT: Final = "/convert"
-_METRICS: Final = "/metrics"
+_PAGE: Final = "/"
+_HEALTH: Final = "/health"
 _PAGE_POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -99,19 +102,20 @@ def http_app(
         keepalive_seconds: longest silence of a stream.
     """
     admission = admission or Admission()
-    door = _Door(backend, admission, forward_headers, keepalive_seconds)
-    shown = observer if observer and observer.metrics else None
+    count = observer.count_item if observer else uncounted
+    door = _Door(backend, admission, forward_headers, keepalive_seconds, count)
     paths = {**dict.fromkeys(PATHS, True), _CONVERT: False}
+    if observer:
+        expect_posts(observer, paths)
     return Starlette(
         routes=[
             *(Route(path, _guarded(door.responses), methods=["POST"]) for path in PATHS),
             Route(_CONVERT, _guarded(door.convert), methods=["POST"]),
-            Route("/", door.page, methods=["GET"]),
-            Route("/health", door.health, methods=["GET"]),
-            *([Route(_METRICS, _shown(shown, admission), methods=["GET"])] if shown else []),
+            Route(_PAGE, door.page, methods=["GET"]),
+            Route(_HEALTH, door.health, methods=["GET"]),
         ],
         middleware=[
-            Middleware(Observed, observer, paths),
+            Middleware(Observed, observer, paths, (_PAGE, _HEALTH)),
             Middleware(CheckedHead, admission),
             Middleware(WithoutWebSocket),
             Middleware(Admitted, admission),
@@ -139,17 +143,6 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
     return guarded
 
 
-def _shown(observer: Observer, admission: Admission) -> Endpoint:
-    """Returns the endpoint of GET /metrics: it needs a token where calls do, and no admission."""
-
-    async def shown(request: Request) -> Response:
-        admission.holder(request.headers.get("authorization", ""))
-        text, media_type = observer.metrics_text(request.headers.get("accept", ""))
-        return Response(text, headers={"content-type": media_type})
-
-    return shown
-
-
 class _Door:
     def __init__(
         self,
@@ -157,9 +150,11 @@ class _Door:
         admission: Admission,
         forward_headers: Collection[str],
         keepalive_seconds: float,
+        count: Count,
     ) -> None:
         self._backend = backend
         self._admission = admission
+        self._count = count
         # The token of this server is not for the upstream API.
         self._forward = lower(forward_headers) - ({AUTHORIZATION} if admission.asks else set())
         self._max_bytes = admission.limits.json_bytes
@@ -201,7 +196,7 @@ class _Door:
     async def convert(self, request: Request) -> Response:
         """POST /convert: converts an item to protobuf text, for the page."""
         body = await read_body(request, self._max_bytes)
-        call = await run_offloaded(len(body), partial(from_json, body, max_bytes=self._max_bytes))
+        call = await run_offloaded(len(body), self._parsed, body)
         seen = view(call)
         image = seen.image
         size = call.ByteSize()
@@ -220,6 +215,11 @@ class _Door:
             "image": b64encode(image).decode() if image else None,
         }
         return Response(msgspec.json.encode(shown), media_type=JSON)
+
+    def _parsed(self, body: bytes) -> ImageGenerationCall:
+        call = ImageGenerationCall()
+        parse_call(call, body, "", Profile.PROFILE_UNSPECIFIED, self._max_bytes, False, self._count)
+        return call
 
     async def health(self, request: Request) -> Response:
         """GET /health: 200, or 503 once the server is about to stop."""
