@@ -19,6 +19,7 @@ from imagecall.doors.metrics import MetricsServer
 from imagecall.generation.backend import Backend
 from imagecall.generation.observed_backend import ObservedBackend
 from imagecall.observing.generation import provider_of
+from imagecall.observing.logs import log_step
 from imagecall.observing.observer import Observer
 from imagecall.observing.start import observer_from
 from imagecall.rpc.addresses import is_loopback
@@ -139,6 +140,7 @@ async def _drain(
     stopped: asyncio.Event,
 ) -> None:
     """Reports NOT_SERVING, and waits drain_delay_seconds or until a second signal."""
+    log_step("draining")
     admission.draining = True
     for door in running.values():
         await door.drain()
