@@ -29,6 +29,8 @@ from tests.balancing.measure import FAULTS, Case, measure
 from tests.balancing.replicas import COUNT
 from tests.soak.until import until
 
+pytestmark = pytest.mark.toolchain  # HAProxy is no package of a registry.
+
 _PROXIES: Final = ("Envoy", "HAProxy")
 _FAST_SECONDS: Final = 0.9
 """Less than --drain-delay-seconds: until then a server that stops takes calls."""

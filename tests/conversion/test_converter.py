@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import imagecall
@@ -250,6 +250,7 @@ ITEM_VALUES = st.builds(
 )
 
 
+@settings(max_examples=100)  # Each takes 30 ms.
 @given(ITEM_VALUES, st.booleans())
 def test_any_item_comes_back_as_the_same_value(value: dict[str, Any], ascii_only: bool) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only).encode()

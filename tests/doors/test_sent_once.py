@@ -105,15 +105,22 @@ async def test_the_answer_says_that_it_is_not_to_be_sent_again(failure: str, str
 
 
 @pytest.mark.parametrize("streams", _BOTH)
-async def test_the_first_answer_of_an_api_keeps_its_status_and_is_sent_again(streams: bool) -> None:
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408, 409])
+async def test_the_first_answer_of_an_api_keeps_its_status_and_is_sent_again(
+    status: int, streams: bool
+) -> None:
     async with before_an_api() as (api, address):
-        for status in (500, 502, 503, 504, 429, 408, 409):
-            api.requests.clear()
-            headers = {"retry-after": "0"} if status == 429 else {}
-            api.say(b'{"error":{}}', status=status, content_type=JSON, headers=headers)
-            assert await ask_openai(address, streams) == status
-            assert len(api.requests) == 3
-        api.requests.clear()
+        headers = {"retry-after": "0"} if status == 429 else {}
+        api.say(b'{"error":{}}', status=status, content_type=JSON, headers=headers)
+        assert await ask_openai(address, streams) == status
+        assert len(api.requests) == 3
+
+
+@pytest.mark.parametrize("streams", _BOTH)
+async def test_openrouter_for_python_sends_again_after_the_first_answer_of_an_api(
+    streams: bool,
+) -> None:
+    async with before_an_api() as (api, address):
         api.say(b"{}", status=503, content_type=JSON)
         asking = asyncio.create_task(ask_openrouter(address, streams))
         async with asyncio.timeout(20):

@@ -144,6 +144,7 @@ def test_every_field_of_an_object_says_how_it_stands_in_json() -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.toolchain  # The generators take some five seconds.
 def test_a_made_up_variant_converts_with_no_change_to_python(tmp_path: Path) -> None:
     for name in ("proto", "src"):
         ignored = ("--exclude=__pycache__", "--exclude=*.egg-info")
