@@ -18,12 +18,14 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from imagecall.access.admission import Admission
 from imagecall.access.setting import settings_of
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.grpc import GrpcBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.generation.observed_backend import ObservedBackend
 from imagecall.rpc.addresses import ServerAddress
+from imagecall.server.run import watch
 from imagecall.server.settings import CONFIG, ServerSettings, read_settings
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
@@ -72,6 +74,7 @@ async def scrape() -> AsyncIterator[Scrape]:
         api = await stack.enter_async_context(upstream())
         api.say(framed(with_usage(happy(partials=[PNG]))))
         seen = await stack.enter_async_context(observing(metrics="127.0.0.1:0"))
+        watch(seen, Admission())
         backend = ObservedBackend(HttpBackend(api.url), "test")
         inner = await stack.enter_async_context(grpc_door(backend, observer=seen))
         relay = ObservedBackend(GrpcBackend(ServerAddress(inner)), "test")

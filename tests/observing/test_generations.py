@@ -17,6 +17,7 @@ from imagecall.generation.backend import Backend
 from imagecall.generation.observed_backend import ObservedBackend
 from imagecall.observing.generation import provider_of, shown_name
 from imagecall.observing.generation_metrics import Models
+from imagecall.observing.logs import JsonFormatter
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.v1 import image_generation_service_pb2 as pb
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
@@ -26,6 +27,7 @@ from tests.observing.servers import (
     Receiver,
     grpc_door,
     http_door,
+    logged,
     metrics_door,
     observing,
     samples,
@@ -262,3 +264,18 @@ async def test_numbers_that_no_count_can_be_do_no_harm(usage: dict[str, Any]) ->
         await door.stub.GenerateImage(AN_IMAGE)
         assert await door.counts("imagecall_cost_credits_total") == {}
         assert await door.counts(GENERATIONS) == {frozenset({"grpc", "ok"}): 1}
+
+
+async def test_the_line_of_a_call_has_what_its_images_cost() -> None:
+    with logged(JsonFormatter()) as written:
+        async with upstream() as api, observing(log_calls="on") as seen:
+            api.say(framed(with_usage(happy())))
+            async with (
+                grpc_door(ObservedBackend(HttpBackend(api.url), "test"), observer=seen) as address,
+                grpc.aio.insecure_channel(address) as channel,
+            ):
+                stub: Any = ImageGenerationServiceStub(channel)
+                [_ async for _ in stub.StreamImage(A_STREAM)]
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    (line,) = (line for line in lines if line["message"] == "call")
+    assert (line["model"], line["images"], line["cost_credits"]) == ("gpt-5", 1, 0.25)

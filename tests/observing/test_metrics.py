@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import platform
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from imagecall.observing.operations import (
     rpc_called,
     rpc_served,
 )
+from imagecall.server.run import watch
+from imagecall.sizes import SMALL_BODY
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
@@ -229,6 +232,52 @@ async def test_requests_of_other_methods_and_paths_are_in_the_durations() -> Non
         frozenset(["GET", "/v1/responses", "405"]): 1,
         frozenset(["POST", "405"]): 1,
     }
+
+
+async def test_a_large_body_that_is_being_read_is_a_gauge() -> None:
+    admission = Admission()
+    may_end = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b" " * 2 * SMALL_BODY
+        await may_end.wait()
+
+    async with (
+        observing(metrics="127.0.0.1:0") as seen,
+        http_door(EmbeddedBackend(), admission=admission, observer=seen) as door,
+        metrics_door(seen) as metrics,
+        aiohttp.ClientSession() as session,
+    ):
+        watch(seen, admission)
+        json_type = {"content-type": "application/json"}
+        sending = asyncio.create_task(
+            session.post(f"{door}/convert", data=body(), headers=json_type)
+        )
+        name = ("imagecall_bodies_in_progress", frozenset[str]())
+        while not admission.bodies:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        seen.sample()
+        assert (await samples(metrics))[name] == 1
+        may_end.set()
+        await sending
+        seen.sample()
+        assert (await samples(metrics))[name] == 0
+
+
+async def test_a_head_past_the_limit_is_a_refused_call() -> None:
+    async with (
+        observing(metrics="127.0.0.1:0") as seen,
+        http_door(EmbeddedBackend(), observer=seen) as door,
+        metrics_door(seen) as metrics,
+        aiohttp.ClientSession() as session,
+    ):
+        headers = {f"x-{number}": "y" for number in range(600)}
+        async with session.post(f"{door}/v1/responses", json={}, headers=headers) as answer:
+            assert answer.status == 431
+        found = await samples(metrics)
+    assert found["imagecall_calls_refused_total", frozenset(["http", "TOO_LARGE"])] == 1
+    refused = frozenset(["http", "POST /v1/responses", "refused"])
+    assert found["imagecall_calls_total", refused] == 1
 
 
 async def test_items_of_the_page_are_counted() -> None:

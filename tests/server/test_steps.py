@@ -85,7 +85,8 @@ def test_with_json_each_line_is_json_and_the_steps_have_the_version(
 def test_with_json_a_start_that_fails_is_json_too(options: Sequence[str]) -> None:
     with started("--log-format", "json", *options) as process:
         printed, written = process.communicate(timeout=60)
-    assert (process.returncode, printed) == (1, "")
+    assert process.returncode in (1, 2)
+    assert printed == ""
     lines = [json.loads(line) for line in written.splitlines()]
     assert [line["level"] for line in lines] == ["INFO", "ERROR"]
 

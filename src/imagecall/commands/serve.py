@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from imagecall.access.setting import SettingError
 from imagecall.observing.logs import log_step, set_up_logs
 from imagecall.server.allocator import keep_freed_memory
 from imagecall.server.settings import (
@@ -65,11 +66,11 @@ def run(options: argparse.Namespace) -> int:
         _log.warning(warning)
     try:
         return _serve(settings)
-    except OSError as error:
+    except (OSError, SettingError) as error:
         if settings.log_format == "text":
             raise
         _log.error("%s", error)
-        return 1
+        return 2 if isinstance(error, SettingError) else 1
 
 
 def _serve(settings: ServerSettings) -> int:

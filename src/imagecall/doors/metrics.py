@@ -5,6 +5,7 @@ No call can be made at this door, so that no credential of a monitoring system c
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
@@ -38,7 +39,8 @@ class MetricsServer:
         self._host, _, self._port = address.rpartition(":")
         self._text = text
         self._share_port = share_port
-        self._one_at_a_time = asyncio.Lock()
+        # Of its own, so that a scrape does not wait for large requests.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
         app = web.Application()
         app.router.add_get(PATH, self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LAST_SECONDS)
@@ -64,13 +66,14 @@ class MetricsServer:
     async def stop(self, grace: float) -> None:
         """Closes the listener and its connections."""
         await self._runner.cleanup()
+        self._thread.shutdown(wait=False)
 
     async def _answer(self, request: web.Request) -> web.Response:
         if is_loopback(self._host) and not _is_local(request.host):
             raise web.HTTPForbidden(text="the Host header names another machine")
         accepted = request.headers.get("accept", "")
-        async with self._one_at_a_time:
-            text, media_type = await asyncio.to_thread(self._text, accepted)
+        loop = asyncio.get_running_loop()
+        text, media_type = await loop.run_in_executor(self._thread, self._text, accepted)
         return web.Response(body=text, headers={"content-type": media_type})
 
 

@@ -112,6 +112,14 @@ class Generation:
         }
         return {name: value for name, value in figures.items() if value is not None}
 
+    def log_fields(self) -> dict[str, str | int | float]:
+        """Returns the fields of the line of the log; an absent name is ""."""
+        return {
+            "model": self.response_model,
+            "images": self._of_stage(self.images, FINAL),
+            "cost_credits": "" if self.cost is None else self.cost,
+        }
+
     def _tokens(self, kind: str) -> int | None:
         """Tokens of a type, of the model and of the image tool together."""
         counts = [count for (_, each), count in self.tokens.items() if each == kind]

@@ -5,6 +5,7 @@ The names are those of OpenTelemetry's semantic conventions, in the spelling of 
 
 import os
 import platform
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -101,6 +102,7 @@ class Metrics:
             for reason in _REFUSALS:
                 self._refused.labels(door, reason)
         self._most_calls = gauge("imagecall_calls_limit", "Most calls in progress of both doors")
+        self._watched: list[tuple[Gauge, Callable[[], float]]] = []
         self._generations = GenerationMetrics(own, _DOORS)
         _set_build_info(own)
         self._directory = os.environ.get(DIRECTORY, "")
@@ -115,6 +117,15 @@ class Metrics:
     def limit(self, calls: int) -> None:
         """Sets the most calls in progress of this process."""
         self._most_calls.set(calls)
+
+    def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Adds a gauge of a value of this process that `sample` reads."""
+        self._watched.append((_gauge(self._registry, name, text), value))
+
+    def sample(self) -> None:
+        """Sets the gauges of the watched values."""
+        for gauge, value in self._watched:
+            gauge.set(value())
 
     def started(self, operation: Operation) -> None:
         """Counts a call in progress at a door."""

@@ -7,7 +7,7 @@ A door with an `Observer` starts a `Call`, and ends it. Code that works for the 
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
@@ -67,6 +67,16 @@ class Observer:
         """Records the most calls in progress of this process."""
         if self.metrics:
             self.metrics.limit(calls)
+
+    def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Adds a gauge of a value of this process, which is read at each `sample`."""
+        if self.metrics:
+            self.metrics.watch(name, text, value)
+
+    def sample(self) -> None:
+        """Reads the watched values. Another process may be the one that answers Prometheus."""
+        if self.metrics:
+            self.metrics.sample()
 
     def start(self, operation: Operation, headers: Mapping[str, Any]) -> "Call":
         """Starts the call of the current task, and continues the trace in its headers, if any.
@@ -137,11 +147,12 @@ class Call(_Observation):
         sent_bytes: size of the answers.
     """
 
-    __slots__ = ("_refused", "_sentence", "caller", "received_bytes", "sent_bytes")
+    __slots__ = ("_generation", "_refused", "_sentence", "caller", "received_bytes", "sent_bytes")
 
     def __init__(self, observer: Observer, operation: Operation, span: "Span | None") -> None:
         super().__init__(observer, operation, span)
         self.caller = ""
+        self._generation: Mapping[str, Any] = {}
         self._refused = False
         self._sentence = ""
         self.received_bytes = 0
@@ -171,6 +182,7 @@ class Call(_Observation):
             self._observer.metrics.generated(self._operation, generation)
         if self._span:
             self._span.set_attributes(generation.attributes())
+        self._generation = generation.log_fields()
 
     def start_client_call(self, operation: Operation) -> "ClientCall":
         """Starts a call to an upstream service on behalf of this call."""
@@ -202,6 +214,7 @@ class Call(_Observation):
             "received_bytes": self.received_bytes,
             "sent_bytes": self.sent_bytes,
             "caller": self.caller,
+            **self._generation,
             "trace_id": f"{self._span.get_span_context().trace_id:032x}" if self._span else "",
         }
         known = {key: value for key, value in fields.items() if value != ""}

@@ -4,8 +4,8 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +30,9 @@ from imagecall.server.workers import READY, stop_with_parent
 _OLD_THRESHOLD: Final = 50
 """Threshold of the oldest generation of the garbage collector, by default 10. A pass over the
 objects of a thousand connections takes 20 milliseconds."""
+
+_SAMPLE_SECONDS: Final = 1.0
+"""Time between two samples of the gauges."""
 
 _ONE_SIGNAL_SECONDS: Final = 0.1
 """SIGTERM and the end of stdin within this time count as one signal."""
@@ -112,9 +115,10 @@ async def serve(settings: ServerSettings, announce: Announce) -> None:
         else:
             announce(bound)
         # A signal to the process group reaches a worker twice: itself, and by its stdin.
-        with stop_with_parent(stopped) if is_worker else nullcontext():
-            await stopped.wait()
-        await _drain(settings, parts.admission, running, stopped)
+        async with _sampled(parts.observer):
+            with stop_with_parent(stopped) if is_worker else nullcontext():
+                await stopped.wait()
+            await _drain(settings, parts.admission, running, stopped)
     finally:
         await asyncio.gather(*(door.stop(settings.drain_seconds) for door in running.values()))
         await parts.backend.close()
@@ -125,12 +129,35 @@ async def serve(settings: ServerSettings, announce: Announce) -> None:
 def _parts(settings: ServerSettings, share_port: bool) -> Parts:
     backend = backend_from(settings.backend, settings.limits, settings.forward_headers)
     observer = observer_from(bool(settings.metrics), settings.traces, settings.log_calls)
+    admission = admission_from(settings)
     if observer:
         backend = ObservedBackend(backend, provider_of(settings.backend.name))
         observer.set_limit(settings.limits.calls)
-    return Parts(
-        backend, admission_from(settings), certificates_from(settings.tls), observer, share_port
-    )
+        watch(observer, admission)
+    return Parts(backend, admission, certificates_from(settings.tls), observer, share_port)
+
+
+def watch(observer: Observer, admission: Admission) -> None:
+    """Adds the gauges of what admission counts."""
+    text = "Large bodies of HTTP requests that are being read"
+    observer.watch("imagecall_bodies_in_progress", text, lambda: admission.bodies)
+
+
+@asynccontextmanager
+async def _sampled(observer: Observer | None) -> AsyncIterator[None]:
+    """Samples the gauges while the block runs."""
+
+    async def sample(observer: Observer) -> None:
+        while True:
+            observer.sample()
+            await asyncio.sleep(_SAMPLE_SECONDS)
+
+    sampling = asyncio.create_task(sample(observer)) if observer else None
+    try:
+        yield
+    finally:
+        if sampling:
+            sampling.cancel()
 
 
 async def _drain(
