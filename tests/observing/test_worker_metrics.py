@@ -1,11 +1,15 @@
 """Metrics of several workers, which any of them answers for all."""
 
+import asyncio
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,10 @@ import pytest
 from imagecall.access.limits import Limits
 from imagecall.v1.conversion_service_pb2 import Conversion, ConvertCallsRequest, ParseCallRequest
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
+from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
+from tests.doors.test_generation import AN_IMAGE
 from tests.observing.servers import samples
+from tests.upstream import HANG, upstream
 
 ITEM = '{"type":"image_generation_call","id":"ig_1"}'
 PARSE = "imagecall.v1.ConversionService/ParseCall"
@@ -109,3 +116,42 @@ async def test_counts_of_a_worker_that_died_stay_and_its_calls_in_progress_do_no
     server.call(5)
     found = await samples(f"http://{server.metrics}")
     assert (found[COUNT], found[IN_PROGRESS]) == (15, 0)
+
+
+@contextmanager
+def started(backend: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """A server without workers, its address for gRPC, and that of its metrics."""
+    command = [sys.executable, "-m", "imagecall", "serve", "--http", "off", "--log-format", "json"]
+    command += ["--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--drain-delay-seconds", "0.1"]
+    with subprocess.Popen(
+        [*command, "--backend", backend], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr
+        _, rpc, metrics = (json.loads(process.stderr.readline()) for _ in range(3))
+        try:
+            yield process, rpc["address"], metrics["address"]
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
+
+
+def listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with socket.socket() as connection:
+        return connection.connect_ex((host, int(port))) == 0
+
+
+async def test_metrics_are_there_until_the_last_call_has_ended() -> None:
+    async with upstream() as api:
+        api.say(HANG)
+        with started(api.url) as (process, address, metrics):
+            async with grpc.aio.insecure_channel(address) as channel:
+                stub: Any = ImageGenerationServiceStub(channel)
+                call = asyncio.ensure_future(stub.GenerateImage(AN_IMAGE))
+                await asyncio.wait_for(api.arrived.wait(), 60)
+                process.terminate()
+                while listens(address):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+                assert (await samples(f"http://{metrics}"))[IN_PROGRESS] == 1
+                call.cancel()
+                assert await asyncio.to_thread(process.wait, 60) == 0

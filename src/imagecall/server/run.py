@@ -120,7 +120,7 @@ async def serve(settings: ServerSettings, announce: Announce) -> None:
                 await stopped.wait()
             await _drain(settings, parts.admission, running, stopped)
     finally:
-        await asyncio.gather(*(door.stop(settings.drain_seconds) for door in running.values()))
+        await _stop(settings, running)
         await parts.backend.close()
         if parts.observer:
             parts.observer.close()
@@ -175,6 +175,17 @@ async def _drain(
     stopped.clear()
     with suppress(TimeoutError):
         await asyncio.wait_for(stopped.wait(), settings.drain_delay_seconds)
+
+
+async def _stop(settings: ServerSettings, running: Mapping[str, Door]) -> None:
+    """Stops the doors that take calls, then that of the metrics, which are read until the end."""
+    for of_calls in (True, False):
+        stopping = [
+            door.stop(settings.drain_seconds)
+            for name, door in running.items()
+            if (name in settings.call_addresses) == of_calls
+        ]
+        await asyncio.gather(*stopping)
 
 
 def admission_from(settings: ServerSettings) -> Admission:
