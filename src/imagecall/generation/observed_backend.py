@@ -150,7 +150,7 @@ def _note_call(generation: Generation, call: ImageGenerationCall) -> None:
     """Counts an item of a whole response, with its image."""
     if not _count_item(generation, call):
         return
-    images = [place.value for place in image_fields(call) if place.value]
+    images = [image for place in image_fields(call) if (image := place.value)]
     if images:
         generation.add_image(FINAL, image_format(images[0]) or _OTHER, len(images[0]))
     elif _has_text(call):
