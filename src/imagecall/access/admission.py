@@ -1,4 +1,4 @@
-"""Admission of calls: tokens, number at once, duration, size of metadata."""
+"""Admission of calls: tokens, number in progress, duration, size of metadata."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -57,7 +57,7 @@ class Admission:
         self.in_progress += 1
 
     def check_metadata(self, metadata: Iterable[tuple[str | bytes, str | bytes]]) -> None:
-        """Raises ConversionError (TOO_LARGE) for metadata, or HTTP headers, past the limit.
+        """Raises ConversionError (TOO_LARGE) for metadata, or HTTP headers, above the limit.
 
         An entry counts its key, its value, and 32 bytes: RFC 9113, section 6.5.2.
         """
@@ -73,11 +73,11 @@ class Admission:
         Raises GenerationError: TOO_MANY_CALLS.
         """
         if self.bodies >= self.limits.calls:
-            raise self._too_many("requests that it reads")
+            raise self._too_many("request bodies in progress")
         self.bodies += 1
 
-    def _too_many(self, what: str) -> GenerationError:
-        message = f"the server has {self.limits.calls:,} {what}, and takes no more"
+    def _too_many(self, subject: str) -> GenerationError:
+        message = f"the server has {self.limits.calls:,} {subject}, its limit"
         return GenerationError("TOO_MANY_CALLS", message, retry_seconds=_RETRY_SECONDS)
 
     def leave(self) -> None:

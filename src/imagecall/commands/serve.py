@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         server.check(settings)  # Reports a fault once, not in each worker.
         return asyncio.run(run_workers(settings, sys.argv[1:], announce))
     keep_freed_memory()
-    server.take_all_descriptors()
+    server.raise_open_file_limit()
     asyncio.run(server.serve(settings, announce))
     return 0
 

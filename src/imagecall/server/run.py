@@ -40,7 +40,7 @@ class Parts:
 
     Attributes:
         backend: generates the images.
-        admission: decides which calls are taken.
+        admission: admits calls within its limits.
         certificates: for TLS. None: no TLS.
         observer: records the calls. None: calls are not recorded.
         share_port: allows other processes to listen on the same ports.
@@ -55,7 +55,7 @@ class Parts:
 
 def doors(settings: ServerSettings, parts: Parts) -> dict[str, Door]:
     """Returns the configured doors, by the name of the setting with their address."""
-    found: dict[str, Door] = {
+    configured: dict[str, Door] = {
         "grpc": GrpcServer(
             settings.grpc,
             parts.backend,
@@ -68,7 +68,7 @@ def doors(settings: ServerSettings, parts: Parts) -> dict[str, Door]:
         )
     }
     if settings.http is not None:
-        found["http"] = HttpServer(
+        configured["http"] = HttpServer(
             settings.http,
             parts.backend,
             parts.admission,
@@ -77,7 +77,7 @@ def doors(settings: ServerSettings, parts: Parts) -> dict[str, Door]:
             share_port=parts.share_port,
             forward_headers=settings.forward_headers,
         )
-    return found
+    return configured
 
 
 def check(settings: ServerSettings) -> None:
@@ -142,8 +142,8 @@ def admission_from(settings: ServerSettings) -> Admission:
         for address in settings.addresses.values():
             if not is_loopback(address.rpartition(":")[0]):
                 raise OSError(
-                    f"{address} can be reached from elsewhere: give --tokens-file FILE, or, if "
-                    "something else keeps strangers out, --without-tokens on"
+                    f"{address} is not a loopback address: set --tokens-file FILE, or, if a "
+                    "network or a proxy keeps strangers out, --without-tokens on"
                 )
     tokens = Tokens(settings.tokens_file) if settings.tokens_file else None
     return Admission(settings.limits, tokens, local=not (tokens or settings.without_tokens))
@@ -156,11 +156,11 @@ def certificates_from(tls: TlsSettings) -> Certificates | None:
     if tls.cert or tls.key:
         raise OSError("--tls-cert and --tls-key belong together")
     if tls.client_ca:
-        raise OSError("--tls-client-ca needs --tls-cert and --tls-key")
+        raise OSError("--tls-client-ca requires --tls-cert and --tls-key")
     return None
 
 
-def take_all_descriptors() -> None:
+def raise_open_file_limit() -> None:
     """Raises the limit of open files to the highest that the system allows."""
     import resource  # Missing on Windows.
 

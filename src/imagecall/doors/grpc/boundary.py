@@ -50,7 +50,7 @@ _UNSEEN_SECONDS: Final = 0.02
 """Longest time for reading the requests of a call that admission refused."""
 
 _OPEN_METHODS: Final = "/grpc.health.v1.Health/"
-"""Prefix of the methods that anyone may call, however busy the server is."""
+"""Prefix of the methods that need no admission, even if the server is busy."""
 
 
 async def _abort(context: Context, error: ImagecallError) -> NoReturn:
@@ -67,7 +67,7 @@ async def _abort(context: Context, error: ImagecallError) -> NoReturn:
 async def _end(
     context: Context, code: grpc.StatusCode, details: str, trailers: Metadata = ()
 ) -> NoReturn:
-    """Ends a call with a status. If the client has gone, the call is cancelled instead."""
+    """Ends a call with a status; cancels the call if the client has disconnected."""
     try:
         await context.abort(code, details, trailers)
     except grpc.aio.InternalError:
@@ -81,9 +81,9 @@ async def _refuse(context: Context, error: Exception) -> NoReturn:
     identify()
     if isinstance(error, NotImplementedError):  # Such as Health.List of grpcio.
         await _end(context, grpc.StatusCode.UNIMPLEMENTED, "the method is not implemented")
-    known = error if isinstance(error, ImagecallError) else internal_error(error)
+    failure = error if isinstance(error, ImagecallError) else internal_error(error)
     _let_go(error)
-    await _abort(context, known)
+    await _abort(context, failure)
 
 
 def _let_go(error: BaseException) -> None:
@@ -92,19 +92,19 @@ def _let_go(error: BaseException) -> None:
     An exception that ends a call is part of a reference cycle, and would keep the frames' objects
     until the next garbage collection.
     """
-    left: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while left:
-        found = left.pop()
-        if found is not None and id(found) not in seen:
-            seen.add(id(found))
-            found.__traceback__ = None
-            left += found.__cause__, found.__context__
+    pending: list[BaseException | None] = [error]
+    cleared: set[int] = set()
+    while pending:
+        exception = pending.pop()
+        if exception is not None and id(exception) not in cleared:
+            cleared.add(id(exception))
+            exception.__traceback__ = None
+            pending += exception.__cause__, exception.__context__
 
 
-def takes_serialized(method: _Method) -> _Method:
-    """Marks a servicer's method that takes a serialized request, and parses the request itself."""
-    method.takes_serialized = True  # type: ignore[attr-defined]
+def accepts_serialized(method: _Method) -> _Method:
+    """Marks a servicer's method that accepts a serialized request, and parses it itself."""
+    method.accepts_serialized = True  # type: ignore[attr-defined]
     return method
 
 
@@ -207,13 +207,13 @@ def _work(handler: Any, counts: bool) -> Callable[[Any, Context], Awaitable[Any]
     behavior: Any = (
         handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
     )
-    given = _given(handler, behavior, counts)
+    read_request = _given(handler, behavior, counts)
 
     async def one(data: Any, context: Context) -> Any:
-        return await behavior(await given(data), context)
+        return await behavior(await read_request(data), context)
 
     async def many(data: Any, context: Context) -> None:
-        async with aclosing(behavior(await given(data), context)) as responses:
+        async with aclosing(behavior(await read_request(data), context)) as responses:
             async for response in responses:
                 await _write(context, response)
 
@@ -221,7 +221,7 @@ def _work(handler: Any, counts: bool) -> Callable[[Any, Context], Awaitable[Any]
 
 
 def _rebuilt(handler: Any, behavior: Any, encode: Callable[[Any], bytes]) -> Handler:
-    """Returns a copy of the handler with another behavior, which takes its requests serialized."""
+    """Returns a copy of the handler with another behavior, which accepts serialized requests."""
     make: Any = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
@@ -248,7 +248,7 @@ async def _until(stopping: asyncio.Event, work: Awaitable[Any], context: Context
 async def _take_rest(data: AsyncIterator[bytes], seconds: float) -> None:
     """Reads and drops the remaining requests of a client, for at most `seconds`.
 
-    A client of grpc.aio that is sending when its call ends sees INTERNAL in place of the status.
+    A client of grpc.aio that is sending when its call ends gets INTERNAL in place of the status.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
@@ -257,8 +257,8 @@ async def _take_rest(data: AsyncIterator[bytes], seconds: float) -> None:
 
 
 def _authorization() -> str:
-    sent: Any = METADATA.get()
-    return next((value for key, value in sent if key == "authorization"), "")
+    metadata: Any = METADATA.get()
+    return next((value for key, value in metadata if key == "authorization"), "")
 
 
 def _decoder(handler: Any) -> Callable[[bytes], Any]:
@@ -267,12 +267,12 @@ def _decoder(handler: Any) -> Callable[[bytes], Any]:
 
 
 def request_of(kind: type[_Message], data: bytes) -> _Message:
-    """Parses a request of a type. Raises ConversionError, such as for bytes that are none."""
+    """Parses a request of a type. Raises ConversionError, such as for malformed bytes."""
     return parsed(kind, data, "request")
 
 
 async def _write(context: Context, response: Any) -> None:
-    """Sends a response. If the client has gone, the call ends as cancelled instead of failed."""
+    """Sends a response. If the client has disconnected, the call is cancelled, not failed."""
     try:
         await context.write(response)
     except grpc.aio.InternalError:
@@ -305,7 +305,7 @@ def _given(handler: Any, behavior: Any, counts: bool) -> Callable[[Any], Awaitab
 
     if handler.request_streaming:
         return stream
-    return as_it_is if hasattr(behavior, "takes_serialized") else one
+    return as_it_is if hasattr(behavior, "accepts_serialized") else one
 
 
 async def _decoded(

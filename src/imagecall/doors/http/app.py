@@ -93,14 +93,14 @@ def http_app(
 
     Args:
         backend: generates images.
-        admission: decides which calls are taken, and with which limits.
+        admission: admits calls within its limits.
         observer: counts and traces the calls. None: calls are not observed.
         forward_headers: names of the headers of a caller that a backend may pass on.
         keepalive_seconds: longest silence of a stream.
     """
     admission = admission or Admission()
     door = _Door(backend, admission, forward_headers, keepalive_seconds)
-    shown = observer if observer and observer.metrics else None
+    with_metrics = observer if observer and observer.metrics else None
     paths = {**dict.fromkeys(PATHS, True), _CONVERT: False}
     return Starlette(
         routes=[
@@ -108,7 +108,11 @@ def http_app(
             Route(_CONVERT, _guarded(door.convert), methods=["POST"]),
             Route("/", door.page, methods=["GET"]),
             Route("/health", door.health, methods=["GET"]),
-            *([Route(_METRICS, _shown(shown, admission), methods=["GET"])] if shown else []),
+            *(
+                [Route(_METRICS, _shown(with_metrics, admission), methods=["GET"])]
+                if with_metrics
+                else []
+            ),
         ],
         middleware=[
             Middleware(Observed, observer, paths),
@@ -124,7 +128,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def _guarded(endpoint: Endpoint) -> Endpoint:
-    """Wraps an endpoint: 500 for an unexpected exception, no answer for a client that has gone."""
+    """Wraps an endpoint: 500 for an unexpected exception, no answer after a disconnect."""
 
     async def guarded(request: Request) -> Response:
         try:
@@ -169,57 +173,59 @@ class _Door:
         """POST /v1/responses, plain and as a stream."""
         body = await read_body(request, self._max_bytes)
         read = partial(request_from_json, body, max_bytes=self._max_bytes)
-        wanted = await run_offloaded(len(body), read)
+        posted = await run_offloaded(len(body), read)
         CALL.set(self._call_context(request))
         keys = response_keys(members(body), new_response_id())
-        if not wanted.stream:
-            return await unless_gone(request, self._answer(wanted.request, keys))
-        asked = StreamImageRequest(
-            request=wanted.request, include_document=True, include_other_events=True
+        if not posted.stream:
+            return await unless_gone(request, self._answer(posted.request, keys))
+        stream_request = StreamImageRequest(
+            request=posted.request, include_document=True, include_other_events=True
         )
-        return StreamResponse(self._arriving(asked), EventStream(keys), self._keepalive_seconds)
+        return StreamResponse(
+            self._arriving(stream_request), EventStream(keys), self._keepalive_seconds
+        )
 
     def _call_context(self, request: Request) -> CallContext:
-        """Returns the part of a request that a backend may pass on."""
+        """Returns the part of a request that a backend may forward."""
         connection = ",".join(request.headers.getlist("connection"))  # RFC 9110, section 7.6.1.
         names = self._forward - {name.strip().lower() for name in connection.split(",")}
         seconds = self._admission.limits.call_seconds
         return CallContext(forwarded(request.headers.items(), names), time.monotonic() + seconds)
 
-    async def _arriving(self, asked: StreamImageRequest) -> AsyncGenerator[Arrived, None]:
+    async def _arriving(self, request: StreamImageRequest) -> AsyncGenerator[Arrived, None]:
         large = ImagesApart()
-        async with aclosing(self._backend.stream_image(asked)) as parts:
+        async with aclosing(self._backend.stream_image(request)) as parts:
             limit = self._admission.limits.image_bytes
             async for item in reassemble(parts, limit, large.keep):
                 yield Arrived(item, large.take())
 
     async def _answer(self, request: ImageRequest, keys: Mapping[str, bytes]) -> Response:
-        asked = GenerateImageRequest(request=request, include_document=True)
-        answer = await self._backend.generate_image(asked)
+        generate_request = GenerateImageRequest(request=request, include_document=True)
+        answer = await self._backend.generate_image(generate_request)
         return WholeResponse(whole_answer(answer.response, keys))
 
     async def convert(self, request: Request) -> Response:
         """POST /convert: converts an item to protobuf text, for the page."""
         body = await read_body(request, self._max_bytes)
         call = await run_offloaded(len(body), partial(from_json, body, max_bytes=self._max_bytes))
-        seen = view(call)
-        image = seen.image
+        values = view(call)
+        image = values.image
         size = call.ByteSize()
         note = ""
         for place in image_fields(call):
             if len(place.value) > _SHOWN_BYTES:
                 note = f"# The first {_SHOWN_BYTES} bytes of each image.\n"
                 place.value = place.value[:_SHOWN_BYTES]
-        shown = {
+        result = {
             "text": note + text_format.MessageToString(call, as_utf8=True),
             "message_bytes": size,
             "json_bytes": len(body),
-            "variant": seen.variant,
-            "status": seen.status,
+            "variant": values.variant,
+            "status": values.status,
             "media_type": media_type(image or b""),
             "image": b64encode(image).decode() if image else None,
         }
-        return Response(msgspec.json.encode(shown), media_type=JSON)
+        return Response(msgspec.json.encode(result), media_type=JSON)
 
     async def health(self, request: Request) -> Response:
         """GET /health: 200, or 503 once the server is about to stop."""

@@ -25,7 +25,7 @@ class _Arriving:
 
     Args:
         receive: the ASGI function that the body comes from.
-        admission: decides which calls are taken.
+        admission: admits the request.
         limit: the deadline of the body, and then of the call.
     """
 
@@ -33,16 +33,16 @@ class _Arriving:
         self._receive = receive
         self._admission = admission
         self._limit = limit
-        self._begun = asyncio.get_running_loop().time()
+        self._began_at = asyncio.get_running_loop().time()
         self._size = 0
         self._counted = False
-        self.taken = False
+        self.admitted = False
         """True while the request is a call in progress."""
 
     async def receive(self) -> Message:
         """Returns the next ASGI message. Raises GenerationError: TOO_MANY_CALLS."""
         message = await self._receive()
-        if self.taken or message["type"] != "http.request":
+        if self.admitted or message["type"] != "http.request":
             return message
         try:
             self._take(len(message.get("body", b"")), message.get("more_body", False))
@@ -55,13 +55,13 @@ class _Arriving:
         self._size += size
         if not more:
             self._admission.take()
-            self.taken = True
+            self.admitted = True
             now = asyncio.get_running_loop().time()
             self._limit.reschedule(now + self._admission.limits.call_seconds)
             self._leave_body()
             return
         seconds = _BODY_SECONDS + self._size / _BODY_BYTES_A_SECOND
-        self._limit.reschedule(self._begun + seconds)
+        self._limit.reschedule(self._began_at + seconds)
         if self._size > SMALL_BODY and not self._counted:
             self._admission.take_body()
             self._counted = True
@@ -74,14 +74,14 @@ class _Arriving:
     def leave(self) -> None:
         """Releases the admission of the request, at its end."""
         self._leave_body()
-        if self.taken:
+        if self.admitted:
             self._admission.leave()
 
     def too_late(self) -> Exception:
-        """Returns the error for a body or a call that is past its deadline."""
-        if self.taken:
+        """Returns the error for a body or a call that exceeded its deadline."""
+        if self.admitted:
             return self._admission.too_long()
-        return HTTPException(408, "the body comes too slowly", {"connection": "close"})
+        return HTTPException(408, "the body arrives too slowly", {"connection": "close"})
 
 
 def _is_local(origin: str) -> bool:
@@ -94,21 +94,21 @@ def _is_local(origin: str) -> bool:
 
 
 def _not_local(origin: str) -> HTTPException:
-    """Returns the error for a page whose own host name leads to this machine's address.
+    """Returns the error for a page whose host name is not local.
 
-    Otherwise a stranger's page could call a server on loopback: DNS rebinding.
+    Otherwise a foreign page whose host name resolves to loopback could call: DNS rebinding.
     """
     message = (
-        f"a page of {quoted(origin)} may not call a server that asks for no token: "
-        "it takes --tokens-file FILE, or --without-tokens on"
+        f"a page of {quoted(origin)} may not call a server without tokens: "
+        "start it with --tokens-file FILE, or with --without-tokens on"
     )
     return HTTPException(403, message)
 
 
-def _stopped(taken: bool) -> GenerationError:
+def _stopped(admitted: bool) -> GenerationError:
     """Returns the error for a call that the shutdown ends; an admitted call may be billed."""
-    message = "the server stopped before the call was over"
-    return GenerationError("", message, code="UNAVAILABLE", may_be_billed=taken)
+    message = "the server stopped before the call ended"
+    return GenerationError("", message, code="UNAVAILABLE", may_be_billed=admitted)
 
 
 class Admitted:
@@ -133,11 +133,11 @@ class Admitted:
             note_refusal(error)
             await (await error_response(request, error))(scope, receive, send)
             return
-        begun = False
+        answered = False
 
         async def noting(message: Message) -> None:
-            nonlocal begun
-            begun = True
+            nonlocal answered
+            answered = True
             await send(message)
 
         limit = asyncio.timeout(_BODY_SECONDS)
@@ -148,13 +148,13 @@ class Admitted:
         except TimeoutError:
             if not limit.expired():
                 raise
-            if not begun:
+            if not answered:
                 late = arriving.too_late()
                 answer = error_response if isinstance(late, ImagecallError) else http_error
                 await (await answer(request, late))(scope, receive, send)
         except asyncio.CancelledError:
-            if not begun:  # uvicorn would send a 500, which SDKs retry though it may be billed.
-                await (await error_response(request, _stopped(arriving.taken)))(
+            if not answered:  # uvicorn would send a 500, which SDKs retry though it may be billed.
+                await (await error_response(request, _stopped(arriving.admitted)))(
                     scope, receive, send
                 )
             raise
