@@ -123,7 +123,7 @@ async def test_tokens_are_read_anew_and_a_faulty_file_changes_nothing(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "has none in it"),
+        ("", "is empty"),
         ("alice\n", "line 1 of the file of tokens"),
         ("# x\nalice short\n", "the token in line 2 of the file of tokens"),
         ("alice sk with spaces in it\n", "is not NAME TOKEN"),

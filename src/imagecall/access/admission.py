@@ -59,7 +59,7 @@ class Admission:
         self.in_progress += 1
 
     def check_metadata(self, metadata: Iterable[tuple[str | bytes, str | bytes]]) -> None:
-        """Raises ConversionError (TOO_LARGE) for metadata, or HTTP headers, past the limit.
+        """Raises ConversionError (TOO_LARGE) for metadata, or HTTP headers, above the limit.
 
         An entry counts its key, its value, and 32 bytes: RFC 9113, section 6.5.2.
         """

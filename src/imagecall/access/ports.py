@@ -9,12 +9,12 @@ _MISSING: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 """Errors of an address that this machine does not have, such as one of IPv6."""
 
 _ANY: Final = ("::", "0.0.0.0")
-"""Addresses that "::" stands for in gRPC's core, which falls back to IPv4 without IPv6."""
+"""Addresses that gRPC's core binds for "::": it falls back to IPv4 without IPv6."""
 
 
 def not_free(address: str) -> OSError:
     """Builds the error for an address that nothing can listen on."""
-    return OSError(f"cannot listen on {address}: is it free, and a HOST:PORT?")
+    return OSError(f"cannot listen on {address}: it is in use, or not a HOST:PORT of this machine")
 
 
 def reserved(address: str, stack: ExitStack) -> str:

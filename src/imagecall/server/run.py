@@ -55,7 +55,7 @@ class Parts:
 
     Attributes:
         backend: generates the images.
-        admission: decides which calls are taken.
+        admission: admits calls within its limits.
         certificates: for TLS. None: no TLS.
         observer: records the calls. None: calls are not recorded.
         share_port: allows other processes to listen on the same ports.
@@ -70,7 +70,7 @@ class Parts:
 
 def doors(settings: ServerSettings, parts: Parts) -> dict[str, Door]:
     """Returns the configured doors, by the name of the setting with their address."""
-    found: dict[str, Door] = {
+    configured: dict[str, Door] = {
         "grpc": GrpcServer(
             settings.grpc,
             parts.backend,
@@ -83,7 +83,7 @@ def doors(settings: ServerSettings, parts: Parts) -> dict[str, Door]:
         )
     }
     if settings.http is not None:
-        found["http"] = HttpServer(
+        configured["http"] = HttpServer(
             settings.http,
             parts.backend,
             parts.admission,
@@ -93,10 +93,10 @@ def doors(settings: ServerSettings, parts: Parts) -> dict[str, Door]:
             forward_headers=settings.forward_headers,
         )
     if settings.metrics is not None and parts.observer:
-        found["metrics"] = MetricsServer(
+        configured["metrics"] = MetricsServer(
             settings.metrics, parts.observer.metrics_text, share_port=parts.share_port
         )
-    return found
+    return configured
 
 
 def check(settings: ServerSettings) -> None:
@@ -207,8 +207,8 @@ def admission_from(settings: ServerSettings) -> Admission:
         for address in settings.call_addresses.values():
             if not is_loopback(address.rpartition(":")[0]):
                 raise SettingError(
-                    f"{address} can be reached from elsewhere: give --tokens-file FILE, or, if "
-                    "something else keeps strangers out, --without-tokens on"
+                    f"{address} is not a loopback address: set --tokens-file FILE, or, if a "
+                    "network or a proxy keeps strangers out, --without-tokens on"
                 )
     with _files():
         tokens = Tokens(settings.tokens_file) if settings.tokens_file else None
@@ -223,7 +223,7 @@ def certificates_from(tls: TlsSettings) -> Certificates | None:
     if tls.cert or tls.key:
         raise SettingError("--tls-cert and --tls-key belong together")
     if tls.client_ca:
-        raise SettingError("--tls-client-ca needs --tls-cert and --tls-key")
+        raise SettingError("--tls-client-ca requires --tls-cert and --tls-key")
     return None
 
 
@@ -236,7 +236,7 @@ def _files() -> Iterator[None]:
         raise SettingError(str(error)) from None
 
 
-def take_all_descriptors() -> None:
+def raise_open_file_limit() -> None:
     """Raises the limit of open files to the highest that the system allows."""
     import resource  # Missing on Windows.
 

@@ -1,6 +1,6 @@
-"""Worker processes that serve on the same ports, so that all cores work.
+"""Worker processes that serve on the same ports, so that all cores are used.
 
-The kernel spreads connections over the workers (SO_REUSEPORT). A worker that dies is started again.
+The kernel distributes connections among the workers (SO_REUSEPORT). A worker that dies is replaced.
 A worker stops when its stdin ends: the parent closes that pipe to stop the worker, and the kernel
 closes it if the parent dies.
 """
@@ -96,7 +96,7 @@ class _Worker:
             if not self.ready.is_set():  # The worker has logged the reason to stderr.
                 self._stopping.set()
                 return code or 1
-            _log.error("worker %d ended with %d; another begins", process.pid, code)
+            _log.error("worker %d ended with %d; another one starts", process.pid, code)
             if self._metrics:
                 self._metrics.forget(process.pid)
             await asyncio.sleep(_RESTART_SECONDS)

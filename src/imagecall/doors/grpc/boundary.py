@@ -61,7 +61,7 @@ _MAX_OPEN_BYTES: Final = 64 * 1024
 """Longest wait for the request of an open method, and its largest size."""
 
 _OPEN_METHODS: Final = "/grpc.health.v1.Health/"
-"""Prefix of the methods that anyone may call, however busy the server is."""
+"""Prefix of the methods that need no admission, even if the server is busy."""
 
 
 async def _abort(context: Context, error: ImagecallError) -> NoReturn:
@@ -78,7 +78,7 @@ async def _abort(context: Context, error: ImagecallError) -> NoReturn:
 async def _end(
     context: Context, code: grpc.StatusCode, details: str, trailers: Metadata = ()
 ) -> NoReturn:
-    """Ends a call with a status. If the client has gone, the call is cancelled instead."""
+    """Ends a call with a status; cancels the call if the client has disconnected."""
     try:
         await context.abort(code, details, trailers)
     except grpc.aio.InternalError:
@@ -92,9 +92,9 @@ async def _refuse(context: Context, error: Exception) -> NoReturn:
     identify()
     if isinstance(error, NotImplementedError):  # grpcio raises it for Health.List, and the like.
         await _end(context, grpc.StatusCode.UNIMPLEMENTED, "the method is not implemented")
-    known = error if isinstance(error, ImagecallError) else internal_error(error)
+    failure = error if isinstance(error, ImagecallError) else internal_error(error)
     _let_go(error)
-    await _abort(context, known)
+    await _abort(context, failure)
 
 
 def _let_go(error: BaseException) -> None:
@@ -103,19 +103,19 @@ def _let_go(error: BaseException) -> None:
     An exception that ends a call is part of a reference cycle, and would keep the frames' objects
     until the next garbage collection.
     """
-    left: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while left:
-        found = left.pop()
-        if found is not None and id(found) not in seen:
-            seen.add(id(found))
-            found.__traceback__ = None
-            left += found.__cause__, found.__context__
+    pending: list[BaseException | None] = [error]
+    cleared: set[int] = set()
+    while pending:
+        exception = pending.pop()
+        if exception is not None and id(exception) not in cleared:
+            cleared.add(id(exception))
+            exception.__traceback__ = None
+            pending += exception.__cause__, exception.__context__
 
 
-def takes_serialized(method: _Method) -> _Method:
-    """Marks a servicer's method that takes a serialized request, and parses the request itself."""
-    method.takes_serialized = True  # type: ignore[attr-defined]
+def accepts_serialized(method: _Method) -> _Method:
+    """Marks a servicer's method that accepts a serialized request, and parses it itself."""
+    method.accepts_serialized = True  # type: ignore[attr-defined]
     return method
 
 
@@ -259,7 +259,7 @@ async def _request(handler: Any, context: Context, admission: Admission) -> Any:
             data = await _read(context)
     note_received(len(data))
     memory.add(FACTOR * len(data))
-    if hasattr(_behavior(handler), "takes_serialized"):
+    if hasattr(_behavior(handler), "accepts_serialized"):
         return data
     return await run_offloaded(len(data), _decoder(handler), data)
 
@@ -344,7 +344,7 @@ async def _until(stopping: asyncio.Event, work: Awaitable[Any], context: Context
 async def _take_rest(context: Context, seconds: float) -> None:
     """Reads and drops the remaining requests of a client, for at most `seconds`.
 
-    A client of grpc.aio that is sending when its call ends sees INTERNAL in place of the status.
+    A client of grpc.aio that is sending when its call ends gets INTERNAL in place of the status.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
@@ -353,8 +353,8 @@ async def _take_rest(context: Context, seconds: float) -> None:
 
 
 def _authorization() -> str:
-    sent: Any = METADATA.get()
-    return next((value for key, value in sent if key == "authorization"), "")
+    metadata: Any = METADATA.get()
+    return next((value for key, value in metadata if key == "authorization"), "")
 
 
 def _decoder(handler: Any) -> Callable[[bytes], Any]:
@@ -363,7 +363,7 @@ def _decoder(handler: Any) -> Callable[[bytes], Any]:
 
 
 def request_of(kind: type[_Message], data: bytes) -> _Message:
-    """Parses a request of a type. Raises ConversionError, such as for bytes that are none."""
+    """Parses a request of a type. Raises ConversionError, such as for malformed bytes."""
     return parsed(kind, data, "request")
 
 

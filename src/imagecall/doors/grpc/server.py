@@ -74,13 +74,13 @@ class GrpcServer:
     """gRPC server of the services and of health on one address.
 
     Args:
-        address: HOST:PORT; port 0 takes a free one.
+        address: HOST:PORT; port 0 selects a free one.
         backend: generates images. The server does not close the backend.
-        admission: decides which calls are taken, and with which limits.
+        admission: admits calls within its limits.
         certificates: for TLS. None: no TLS.
         reflection: serves gRPC reflection, which gives clients the schema.
         channelz: serves gRPC channelz, which gives clients figures of connections.
-        share_port: lets other processes listen on the same port.
+        share_port: allows other processes to listen on the same port.
         observer: records the calls. None: calls are not recorded.
     """
 
@@ -139,11 +139,11 @@ class GrpcServer:
             raise not_free(self._address) from None
 
     async def drain(self) -> None:
-        """Reports NOT_SERVING. Calls are still taken."""
+        """Reports NOT_SERVING. New calls are still accepted."""
         await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace: float) -> None:
-        """Reports NOT_SERVING, takes no new calls, and gives those in progress `grace` seconds.
+        """Reports NOT_SERVING, refuses new calls, and gives those in progress `grace` seconds.
 
         A call that arrives at this moment ends with UNAVAILABLE or CANCELLED (grpc/grpc#41785).
         """
@@ -177,7 +177,7 @@ def _options(limits: Limits, share_port: bool) -> list[tuple[str, int]]:
         # Python cannot end a call whose client takes nothing: the end of its connection does.
         ("grpc.max_connection_age_grace_ms", round(limits.call_seconds * 1000)),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
-        # Detects a connection whose other end is gone without closing it.
+        # Detects a client that disappeared without closing its connection.
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _HANDSHAKE_MS),
         ("grpc.http2.min_ping_interval_without_data_ms", _PINGS_MS),

@@ -1,9 +1,9 @@
 """Stream of events of the HTTP door, complete for every SDK.
 
-The events of an API are passed on, with sequence numbers made anew. Those which SDKs wait for and
-an API left out are added: at the beginning and at the end of a stream, and of items that none came
-for; and so are the keys of a response object and of an item. No value that is there is changed, but
-for the id of an item that has another one when it is done than before: SDKs take only the first.
+The events of an API are passed on with new sequence numbers. Events that SDKs wait for and the API
+did not send are added: at the beginning and the end of a stream, and for items without events; so
+are missing keys of a response object and of an item. No value of the API is changed, except the id
+of an item whose id differs between its first and its last event: SDKs accept only the first.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,9 +95,9 @@ class EventStream:
     def error(self, error: ImagecallError) -> Sequence[Piece]:
         """Returns the line of an error in the middle of a stream."""
         status = http_status_of(error)
-        said = {key: quote(value) for key, value in error_object(error, status).items()}
-        values = said | {"type": b'"error"', "code": quote(str(status))}
-        return self._line(_in_pieces(values | {"error": join_members(said)}))
+        fields = {key: quote(value) for key, value in error_object(error, status).items()}
+        values = fields | {"type": b'"error"', "code": quote(str(status))}
+        return self._line(_in_pieces(values | {"error": join_members(fields)}))
 
     def _line(self, event: Event | Arrived) -> Sequence[Piece]:
         """Returns the line of an event with the next sequence number."""
@@ -128,9 +128,9 @@ class EventStream:
             yield from self._of_call(tag, own, arrived)
 
     def _beginning(self) -> Iterator[Event]:
-        """Yields the events that begin a stream, where a backend does not send them.
+        """Yields the events that begin a stream, if the backend does not send them.
 
-        SDKs demand one id of the response from beginning to end; here it is one that we make.
+        SDKs require the same id of the response in all events; this id is created by the door.
         """
         self._id = self._keys["id"]
         response = join_members(self._keys)
@@ -138,7 +138,7 @@ class EventStream:
             yield event(tag, response=response)
 
     def _other(self, arrived: Arrived) -> Iterator[Event]:
-        """Yields an event of the response, or of an item that is no image generation call."""
+        """Yields an event of the response, or of an item other than an image generation call."""
         values = members(join(event_pieces(arrived.item)))  # type: ignore[arg-type]  # an event
         tag = str(parse(values["type"]))
         if self._id and tag in (_CREATED, _IN_PROGRESS):
@@ -156,14 +156,14 @@ class EventStream:
 
     def _response(self, raw: bytes) -> bytes:
         """Returns an event's response with all keys; later events of the stream use its id."""
-        said = members(raw)
+        values = members(raw)
         if self._id:
-            said["id"] = self._id
-        elif "id" in said:
-            self._keys["id"] = said["id"]
+            values["id"] = self._id
+        elif "id" in values:
+            self._keys["id"] = values["id"]
         else:
             self._id = self._keys["id"]
-        return join_members(self._keys | said)
+        return join_members(self._keys | values)
 
     def _of_call(self, tag: str, own: Any, arrived: Arrived) -> Iterator[Event | Arrived]:
         """Yields an event of an image generation call, after the events missing before it."""
@@ -178,9 +178,9 @@ class EventStream:
         """Returns the item of an event; a new one, if the event shows the item's type."""
         if index is None and not name:
             return None
-        found = self._items.find(index, name)
+        item = self._items.find(index, name)
         kind = type_of_item(tag)
-        return self._items.add(index, name, kind) if found is None and kind else found
+        return self._items.add(index, name, kind) if item is None and kind else item
 
     def _of_item(
         self, tag: str, item: OutputItem, own: Any, arrived: Arrived
@@ -196,17 +196,17 @@ class EventStream:
             followed = self._items.add(index, item.id, item.type)
         self._items.name(followed, item.id, item.type)
         item.complete(followed.id)
-        if begins and followed.begun:
+        if begins and followed.added:
             return
         if begins:
-            followed.begun, followed.shown = True, item
+            followed.added, followed.added_item = True, item
         else:
             followed.final = item
             if item.waits:
                 return
-            for found in ending(followed, item, completed=True):
-                if found["type"] != [quote(tag)]:
-                    yield found
+            for missing in ending(followed, item, completed=True):
+                if missing["type"] != [quote(tag)]:
+                    yield missing
         _set(own, _INDEX, followed.index)
         yield arrived
 
@@ -214,33 +214,33 @@ class EventStream:
         if self._number == 0:
             yield from self._beginning()
         response = under(apart, "response")
-        said: dict[str, Sequence[Piece]] = _in_pieces(final_keys(self._keys))
-        said |= response_members(end.response, response)
+        values: dict[str, Sequence[Piece]] = _in_pieces(final_keys(self._keys))
+        values |= response_members(end.response, response)
         tag = _TYPES.get(end.ending, _COMPLETED)
         if self._id:
-            said["id"] = [self._id]
-        if end.ending not in _TYPES or said["status"] == [self._keys["status"]]:
-            said["status"] = [quote(tag.removeprefix("response."))]
+            values["id"] = [self._id]
+        if end.ending not in _TYPES or values["status"] == [self._keys["status"]]:
+            values["status"] = [quote(tag.removeprefix("response."))]
         output = _of_document(end.response, response)
         yield from self._missing(output or _of_calls(end.response, response), tag == _COMPLETED)
         if not output:
             finals = (item.final.pieces() for item in self._items if item.final is not None)
-            said[_OUTPUT] = join_element_pieces(finals)
+            values[_OUTPUT] = join_element_pieces(finals)
         self._items = OutputItems()  # Frees the items' images while the end is sent.
-        yield event(tag, response=join_member_pieces(said))
+        yield event(tag, response=join_member_pieces(values))
 
     def _missing(self, output: Sequence[Placed], completed: bool) -> Iterator[Event]:
         """Yields the missing events of the items of the output, and of unfinished items."""
-        for placed, known in zip(output, self._items.matched(output), strict=True):
+        for placed, followed in zip(output, self._items.matched(output), strict=True):
             item = placed.item
-            if known is None:
-                known = self._items.add(self._items.free(placed.at), item.id, item.type)
-            if not known.done:
-                best = known.final if known.final and not item.has_result else item
-                yield from ending(known, best, completed)
-        for known in self._items:
-            if not known.done:
-                yield from ending(known, known.final, completed)
+            if followed is None:
+                followed = self._items.add(self._items.free(placed.at), item.id, item.type)
+            if not followed.done:
+                best = followed.final if followed.final and not item.has_result else item
+                yield from ending(followed, best, completed)
+        for followed in self._items:
+            if not followed.done:
+                yield from ending(followed, followed.final, completed)
 
 
 def _of_document(response: ImageResponse, apart: Apart) -> list[Placed]:
@@ -294,7 +294,7 @@ def _in_pieces(values: Mapping[str, bytes]) -> Event:
 
 
 def _in_one_line(piece: Piece) -> Piece:
-    """Replaces line breaks by spaces: in JSON, line breaks stand only between tokens."""
+    """Replaces line breaks by spaces: in JSON, line breaks occur only between tokens."""
     if isinstance(piece, bytes):
         return piece.replace(b"\n", b" ").replace(b"\r", b" ")
     return piece

@@ -28,7 +28,7 @@ class _Arriving:
 
     Args:
         receive: the ASGI function that the body comes from.
-        admission: decides which calls are taken.
+        admission: admits the request.
         limit: the deadline of the body, and then of the call.
     """
 
@@ -38,13 +38,13 @@ class _Arriving:
         self._limit = limit
         self._size = 0
         """Bytes since the deadline was set."""
-        self.taken = False
+        self.admitted = False
         """True while the request is a call in progress."""
 
     async def receive(self) -> Message:
         """Returns the next ASGI message. Raises GenerationError: TOO_MANY_CALLS."""
         message = await self._receive()
-        if self.taken or message["type"] != "http.request":
+        if self.admitted or message["type"] != "http.request":
             return message
         try:
             self._take(len(message.get("body", b"")), message.get("more_body", False))
@@ -59,7 +59,7 @@ class _Arriving:
         if not more:
             MEMORY.get().add(CALL_OVERHEAD)
             self._admission.take()
-            self.taken = True
+            self.admitted = True
             self._limit.reschedule(now + self._admission.limits.call_seconds)
         elif self._size >= _READ_BYTES:
             self._size = 0
@@ -67,14 +67,14 @@ class _Arriving:
 
     def leave(self) -> None:
         """Releases the admission of the request, at its end."""
-        if self.taken:
+        if self.admitted:
             self._admission.leave()
 
     def too_late(self) -> Exception:
-        """Returns the error for a body or a call that is past its deadline."""
-        if self.taken:
+        """Returns the error for a body or a call that exceeded its deadline."""
+        if self.admitted:
             return self._admission.too_long()
-        return HTTPException(408, "the body comes too slowly", {"connection": "close"})
+        return HTTPException(408, "the body arrives too slowly", {"connection": "close"})
 
 
 class _Answering:
@@ -121,19 +121,19 @@ def _foreign_site(request: Request) -> str | None:
 def _not_local(site: str) -> HTTPException:
     """Returns the error for a page whose own host name leads to this machine's address.
 
-    Otherwise a stranger's page could call a server on loopback: DNS rebinding.
+    Otherwise a foreign page whose host name resolves to loopback could call: DNS rebinding.
     """
     message = (
-        f"a page of {quoted(site)} may not call a server that asks for no token: "
-        "it takes --tokens-file FILE, or --without-tokens on"
+        f"a page of {quoted(site)} may not call a server without tokens: "
+        "start it with --tokens-file FILE, or with --without-tokens on"
     )
     return HTTPException(403, message)
 
 
-def _stopped(taken: bool) -> GenerationError:
+def _stopped(admitted: bool) -> GenerationError:
     """Returns the error for a call that the shutdown ends; an admitted call may be billed."""
-    message = "the server stopped before the call was over"
-    return GenerationError("", message, code="UNAVAILABLE", may_be_billed=taken)
+    message = "the server stopped before the call ended"
+    return GenerationError("", message, code="UNAVAILABLE", may_be_billed=admitted)
 
 
 class Admitted:
@@ -177,7 +177,7 @@ class Admitted:
                 await (await answer(request, late))(scope, receive, send)
         except asyncio.CancelledError:
             if not answering.begun:  # uvicorn would send a 500, which SDKs retry though billed.
-                await (await error_response(request, _stopped(arriving.taken)))(
+                await (await error_response(request, _stopped(arriving.admitted)))(
                     scope, receive, send
                 )
             raise

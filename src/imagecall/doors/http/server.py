@@ -21,7 +21,7 @@ from imagecall.generation.backend import Backend
 from imagecall.observing.observer import Observer
 from imagecall.rpc.headers import FORWARDED
 
-_LAST_WORD_SECONDS: Final = 1.0
+_ERROR_ANSWER_SECONDS: Final = 1.0
 """Longest wait for the error answers of calls that the server ended."""
 
 
@@ -59,7 +59,7 @@ class _Connection(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, without its signal handlers: the program has its own."""
+    """uvicorn's server without signal handlers: the command has its own."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -70,11 +70,11 @@ class HttpServer:
     """HTTP server of the app, or of an app that mounts it, on one address.
 
     Args:
-        address: HOST:PORT; port 0 takes a free one.
+        address: HOST:PORT; port 0 selects a free one.
         backend: generates images. The server does not close the backend.
-        admission: decides which calls are taken, and with which limits.
+        admission: admits calls within its limits.
         certificates: for TLS. None: no TLS.
-        share_port: lets other processes listen on the same port.
+        share_port: allows other processes to listen on the same port.
         app: the app that mounts this one.
         observer: records the calls. None: calls are not recorded.
         forward_headers: names of the headers of a caller that a backend may pass on.
@@ -111,7 +111,7 @@ class HttpServer:
             ),
             http=partial(_Connection, limits.stall_seconds),  # type: ignore[arg-type]  # a factory
             ws="none",
-            log_level="error",  # Warnings quote what strangers send: invalid requests, upgrades.
+            log_level="error",  # Warnings quote invalid requests and upgrades.
             access_log=False,
             log_config=None,
             lifespan="off",
@@ -148,11 +148,11 @@ class HttpServer:
         """Does nothing: GET /health reads the admission, which is draining already."""
 
     async def stop(self, grace: float) -> None:
-        """Takes no new requests, and gives those in progress `grace` seconds."""
+        """Refuses new requests, and gives those in progress `grace` seconds."""
         if self._serving is None:
             return
         self._server.config.timeout_graceful_shutdown = ceil(grace)
         self._server.should_exit = True
         await self._serving
         if ended := self._server.server_state.tasks:  # They still send their error answers.
-            await asyncio.wait(ended, timeout=_LAST_WORD_SECONDS)
+            await asyncio.wait(ended, timeout=_ERROR_ANSWER_SECONDS)
