@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def read_secret(path: Path, content: str) -> str:
-    """Reads the text of a file. Raises OSError with a sentence, in which `what` names the file."""
+    """Reads the text of a file. Raises OSError with a sentence that names the `content`."""
     try:
         text = path.read_text(encoding="utf-8-sig").strip()
     except UnicodeDecodeError:

@@ -36,12 +36,12 @@ async def return_freed_memory(is_quiet: Callable[[], bool]) -> None:
     Freed memory in the middle of a heap stays with the process otherwise.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if _is_linux() else None
-    least = _resident_bytes() if trim else 0
+    last_bytes = _resident_bytes() if trim else 0
     while trim:
         await asyncio.sleep(_TRIM_SECONDS)
-        if is_quiet() and _resident_bytes() > least + _MAX_GROWTH_BYTES:
+        if is_quiet() and _resident_bytes() > last_bytes + _MAX_GROWTH_BYTES:
             await asyncio.to_thread(trim, 0)
-            least = _resident_bytes()
+            last_bytes = _resident_bytes()
 
 
 def _resident_bytes() -> int:

@@ -42,14 +42,14 @@ async def run_workers(
         loop.add_signal_handler(number, stopping.set)
     with ExitStack() as stack:
         bound = {name: reserved(at, stack) for name, at in settings.addresses.items()}
-        own = [part for name, at in bound.items() for part in (f"--{name}", at)]
-        command = [sys.executable, "-m", "imagecall", *arguments, *own, "--workers", "1"]
+        addresses = [word for name, at in bound.items() for word in (f"--{name}", at)]
+        command = [sys.executable, "-m", "imagecall", *arguments, *addresses, "--workers", "1"]
         metrics = stack.enter_context(worker_metrics()) if settings.metrics else None
         workers = [_Worker(command, stopping, metrics) for _ in range(settings.workers)]
         running = [asyncio.create_task(worker.run()) for worker in workers]
         ready = asyncio.create_task(_all_ready(workers))
-        either: set[asyncio.Future[Any]] = {ready, *running}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        tasks: set[asyncio.Future[Any]] = {ready, *running}
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
             announce(bound)
         drained = asyncio.create_task(_log_drain(stopping))
@@ -90,7 +90,7 @@ class _Worker:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
             )
-            code = await self._one(process)
+            code = await self._wait_for(process)
             if self._stopping.is_set():  # A new worker may lack its signal handlers.
                 return 0 if code == -signal.SIGTERM else code
             if not self.ready.is_set():  # The worker has logged the reason to stderr.
@@ -101,7 +101,7 @@ class _Worker:
                 self._metrics.forget(process.pid)
             await asyncio.sleep(_RESTART_SECONDS)
 
-    async def _one(self, process: asyncio.subprocess.Process) -> int:
+    async def _wait_for(self, process: asyncio.subprocess.Process) -> int:
         assert process.stdin
         assert process.stdout
         reading = asyncio.create_task(self._read(process.stdout))

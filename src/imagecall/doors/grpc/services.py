@@ -127,8 +127,8 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         stream = CallStream(self._max_bytes, self._max_items, self._count)
         memory = MEMORY.get()
         async for request in request_iterator:
-            of_items = len(request.conversions) * _ITEM_BYTES
-            size = max(stream.pending_bytes + REQUEST_BYTES.get(), of_items)
+            cost_of_items = len(request.conversions) * _ITEM_BYTES
+            size = max(stream.pending_bytes + REQUEST_BYTES.get(), cost_of_items)
             answers = stream.answer(request)
             while (response := await run_offloaded(size, next, answers, None)) is not None:
                 yield response
@@ -163,14 +163,14 @@ def _response_with(response: _Format, json: bytes) -> _Format | bytes:
 class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
     """imagecall.v1.ImageGenerationService; see proto/imagecall/v1/image_generation_service.proto.
 
-    The server sends the initial metadata while the backend works. From then on gRPC's own retries
-    leave the call alone, as it may be billed.
+    The server sends the initial metadata while the backend works. From then on gRPC does not retry
+    the call, which may be billed.
     """
 
-    def __init__(self, backend: Backend, asks: bool) -> None:
+    def __init__(self, backend: Backend, needs_token: bool) -> None:
         self._backend = backend
         # The token of this server is not for the upstream API.
-        self._not_forwarded = _HOP_BY_HOP | {"authorization"} if asks else _HOP_BY_HOP
+        self._not_forwarded = _HOP_BY_HOP | {"authorization"} if needs_token else _HOP_BY_HOP
 
     async def GenerateImage(
         self, request: generation_pb.GenerateImageRequest, context: Context

@@ -70,11 +70,13 @@ def http_status_of(error: ImagecallError) -> int:
 
 def error_object(error: ImagecallError, status: int) -> dict[str, object]:
     """Returns an error as the SDKs expect it: OpenRouter's SDKs require a number as the code."""
-    foreign = error.metadata.get("upstream_code") if isinstance(error, GenerationError) else ""
+    upstream_code = (
+        error.metadata.get("upstream_code") if isinstance(error, GenerationError) else ""
+    )
     return {
         "code": status,
         "message": str(error),
-        "type": (error.reason or foreign or error.code).lower(),
+        "type": (error.reason or upstream_code or error.code).lower(),
         "param": error.pointer or None,
     }
 
@@ -104,7 +106,7 @@ def whole_answer(response: ImageResponse, keys: Mapping[str, bytes]) -> list[Pie
     Raises GenerationError if the response does not convert to JSON.
     """
     defaults: dict[str, Sequence[Piece]] = {key: [raw] for key, raw in final_keys(keys).items()}
-    defaults["status"] = [_COMPLETED]  # Without it, an application waits for more.
+    defaults["status"] = [_COMPLETED]  # Without a status, an application waits for the end.
     try:
         return check_depth_of(join_member_pieces(defaults | response_members(response)))
     except ConversionError as error:

@@ -80,7 +80,7 @@ PATHS: Final = (
 _CONVERT: Final = "/convert"
 _PAGE: Final = "/"
 _HEALTH: Final = "/health"
-_SHOWN_BYTES: Final = 64
+_PREVIEW_BYTES: Final = 64
 
 
 def http_app(
@@ -97,7 +97,7 @@ def http_app(
         backend: generates images.
         admission: admits calls within its limits.
         observer: counts and traces the calls. None: calls are not observed.
-        forward_headers: names of the headers of a caller that a backend may pass on.
+        forward_headers: names of the headers of a caller that a backend may forward.
         keepalive_seconds: longest silence of a stream.
     """
     admission = admission or Admission()
@@ -163,7 +163,9 @@ class _Door:
         self._admission = admission
         self._count = count
         # The token of this server is not for the upstream API.
-        self._forward = lower(forward_headers) - ({AUTHORIZATION} if admission.asks else set())
+        self._forward = lower(forward_headers) - (
+            {AUTHORIZATION} if admission.needs_token else set()
+        )
         self._max_bytes = admission.limits.json_bytes
         self._keepalive_seconds = keepalive_seconds
 
@@ -247,11 +249,11 @@ def _shortened(call: ImageGenerationCall, size: int) -> str:
     """Cuts the images of a call, and its texts if the call is large; returns a note on the cuts."""
     note = ""
     for place in image_fields(call):
-        if len(place.value) > _SHOWN_BYTES:
-            note = f"# The first {_SHOWN_BYTES} bytes of each image.\n"
-            place.value = place.value[:_SHOWN_BYTES]
+        if len(place.value) > _PREVIEW_BYTES:
+            note = f"# The first {_PREVIEW_BYTES} bytes of each image.\n"
+            place.value = place.value[:_PREVIEW_BYTES]
     if size >= OFFLOAD and call.ByteSize() >= OFFLOAD:
-        note += f"# The first {_SHOWN_BYTES} characters of each text.\n"
+        note += f"# The first {_PREVIEW_BYTES} characters of each text.\n"
         _cut_texts(call)
     return note
 
@@ -260,9 +262,9 @@ def _cut_texts(message: Message) -> None:
     for field, value in message.ListFields():
         take_turn()
         if field.type == field.TYPE_STRING and not field.is_repeated:
-            setattr(message, field.name, value[:_SHOWN_BYTES])
+            setattr(message, field.name, value[:_PREVIEW_BYTES])
         elif field.type == field.TYPE_STRING:
-            value[:] = [text[:_SHOWN_BYTES] for text in value]
+            value[:] = [text[:_PREVIEW_BYTES] for text in value]
         elif field.type == field.TYPE_MESSAGE:
             for inner in value if field.is_repeated else [value]:
                 _cut_texts(inner)

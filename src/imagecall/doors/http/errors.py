@@ -24,11 +24,11 @@ JSON: Final = "application/json"
 
 
 class NotTaken(OSError):
-    """The client takes nothing of its answer."""
+    """Answer that the client does not read in time."""
 
 
 async def http_error(request: Request, error: Exception) -> Response:
-    """Answers a request without a route, or with another method."""
+    """Answers with an HTTP error, such as for an unknown path or method."""
     assert isinstance(error, HTTPException)
     message = error.detail
     if error.status_code in (404, 405):

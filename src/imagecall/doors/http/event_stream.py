@@ -115,17 +115,17 @@ class EventStream:
 
     def _event(self, arrived: Arrived) -> Iterator[Event | Arrived]:
         variant = EVENTS.chosen(arrived.item)
-        own = _variant(arrived.item)
-        tag = own.type if variant.option.fallback else variant.plan.tag
+        variant_event = _variant(arrived.item)
+        tag = variant_event.type if variant.option.fallback else variant.plan.tag
         if self._number == 0 and tag != _CREATED:
             yield from self._beginning()
         if variant.option.fallback:
             yield from self._other(arrived)
-        elif _ITEM in own.DESCRIPTOR.fields_by_name:
-            item = OutputItem(own.item, under(arrived.apart, f"{variant.name}.{_ITEM}"))
-            yield from self._of_item(tag, item, own, arrived)
+        elif _ITEM in variant_event.DESCRIPTOR.fields_by_name:
+            item = OutputItem(variant_event.item, under(arrived.apart, f"{variant.name}.{_ITEM}"))
+            yield from self._of_item(tag, item, variant_event, arrived)
         else:
-            yield from self._of_call(tag, own, arrived)
+            yield from self._of_call(tag, variant_event, arrived)
 
     def _beginning(self) -> Iterator[Event]:
         """Yields the events that begin a stream, if the backend does not send them.
@@ -165,13 +165,13 @@ class EventStream:
             self._id = self._keys["id"]
         return join_members(self._keys | values)
 
-    def _of_call(self, tag: str, own: Any, arrived: Arrived) -> Iterator[Event | Arrived]:
+    def _of_call(self, tag: str, variant_event: Any, arrived: Arrived) -> Iterator[Event | Arrived]:
         """Yields an event of an image generation call, after the events missing before it."""
-        item = self._followed(tag, _index(own), own.item_id)
+        item = self._followed(tag, _index(variant_event), variant_event.item_id)
         if item is not None:
             yield from before(item, tag, {})
             note(item, tag, {})
-            _set(own, _INDEX, item.index)
+            _set(variant_event, _INDEX, item.index)
         yield arrived
 
     def _followed(self, tag: str, index: int | None, name: str) -> Followed | None:
@@ -183,14 +183,14 @@ class EventStream:
         return self._items.add(index, name, kind) if item is None and kind else item
 
     def _of_item(
-        self, tag: str, item: OutputItem, own: Any, arrived: Arrived
+        self, tag: str, item: OutputItem, variant_event: Any, arrived: Arrived
     ) -> Iterator[Event | Arrived]:
         """Yields the event that adds an item or completes it, and the events missing before.
 
         A call that is done without its image waits for the end of the stream, which may have it.
         """
         begins = tag == ADDED
-        index = _index(own)
+        index = _index(variant_event)
         followed = self._items.find(index, item.id, begins)
         if followed is None:
             followed = self._items.add(index, item.id, item.type)
@@ -207,7 +207,7 @@ class EventStream:
             for missing in ending(followed, item, completed=True):
                 if missing["type"] != [quote(tag)]:
                     yield missing
-        _set(own, _INDEX, followed.index)
+        _set(variant_event, _INDEX, followed.index)
         yield arrived
 
     def _end(self, end: StreamEnd, apart: Apart) -> Iterator[Event]:
@@ -272,8 +272,8 @@ def _variant(item: StreamItem) -> Any:
     return getattr(item, EVENTS.chosen(item).name)
 
 
-def _index(own: Any) -> int | None:
-    index: int | None = own.output_index if own.HasField(_INDEX) else None
+def _index(variant_event: Any) -> int | None:
+    index: int | None = variant_event.output_index if variant_event.HasField(_INDEX) else None
     return index if _is_index(index) else None
 
 
@@ -281,12 +281,12 @@ def _is_index(value: JsonValue) -> TypeGuard[int]:
     return type(value) is int and 0 <= value < MAX_VALUES
 
 
-def _set(own: Any, name: str, value: int) -> None:
+def _set(variant_event: Any, name: str, value: int) -> None:
     """Sets a number of an event, and drops any other value of its key."""
-    setattr(own, name, value)
-    for number, extra in reversed(list(enumerate(own.extra_fields))):
+    setattr(variant_event, name, value)
+    for number, extra in reversed(list(enumerate(variant_event.extra_fields))):
         if extra.name == name:
-            del own.extra_fields[number]
+            del variant_event.extra_fields[number]
 
 
 def _in_pieces(values: Mapping[str, bytes]) -> Event:

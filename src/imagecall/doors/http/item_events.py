@@ -49,8 +49,8 @@ _IN_PROGRESS: Final = b'"in_progress"'
 
 
 @dataclass(frozen=True)
-class _Words:
-    """Part of a message that has words: the key of the words, and the types of its events."""
+class _TextKind:
+    """Kind of a message's part with text: key of the text, types and further keys of the events."""
 
     key: str
     delta: str
@@ -58,24 +58,29 @@ class _Words:
     further: Mapping[str, bytes]
 
 
-_WORDS: Final = {
-    "output_text": _Words(
+_TEXT_KINDS: Final = {
+    "output_text": _TextKind(
         "text", "response.output_text.delta", "response.output_text.done", {"logprobs": b"[]"}
     ),
-    "refusal": _Words("refusal", "response.refusal.delta", "response.refusal.done", {}),
+    "refusal": _TextKind("refusal", "response.refusal.delta", "response.refusal.done", {}),
 }
-"""Parts that have text, by type."""
+"""Kinds of parts with text, by type of the part."""
 
-_DELTAS: Final = {words.delta: tag for tag, words in _WORDS.items()}
-_OF_PARTS: Final = {_PART_ADDED, _PART_DONE, *_DELTAS, *(words.done for words in _WORDS.values())}
+_DELTAS: Final = {text_kind.delta: tag for tag, text_kind in _TEXT_KINDS.items()}
+_OF_PARTS: Final = {
+    _PART_ADDED,
+    _PART_DONE,
+    *_DELTAS,
+    *(text_kind.done for text_kind in _TEXT_KINDS.values()),
+}
 
 
 def event(tag: str, **values: bytes | Sequence[Piece]) -> Event:
     """Returns an event of a type, from values as raw JSON text or in pieces."""
-    made: Event = {"type": [quote(tag)]}
+    new_event: Event = {"type": [quote(tag)]}
     for key, value in values.items():
-        made[key] = [value] if isinstance(value, bytes) else value
-    return made
+        new_event[key] = [value] if isinstance(value, bytes) else value
+    return new_event
 
 
 def type_of_item(tag: str) -> str:
@@ -98,7 +103,7 @@ def note(item: Followed, tag: str, values: Mapping[str, bytes]) -> None:
 
 
 def before(item: Followed, tag: str, values: Mapping[str, bytes]) -> Iterator[Event]:
-    """Events that are missing before an event of an item: those of the item and of its part."""
+    """Yields the events missing before an event of an item: those of the item and of its part."""
     if item.type:
         yield from _added(item, {"type": quote(item.type), "id": quote(item.id)})
     index = parse(values.get("content_index", b"0"))
@@ -110,7 +115,7 @@ def before(item: Followed, tag: str, values: Mapping[str, bytes]) -> Iterator[Ev
 
 
 def ending(item: Followed, final: OutputItem | None, completed: bool) -> Iterator[Event]:
-    """Events of an item that are missing until the item is done.
+    """Yields the events of an item that are missing until the item is done.
 
     `final` is the item at the end of the stream; None if the end lacks the item, which is then
     composed of the content of its events.
@@ -187,24 +192,24 @@ def _content(item: Followed, index: int, raw: bytes) -> Iterator[Event]:
     """Yields the events of a message's part that the API did not send."""
     sent = item.parts.setdefault(index, Part()).events
     value = members(raw)
-    words = _words(value)
+    text_kind = _text_kind(value)
     if _PART_ADDED not in sent:
-        empty = value if words is None else value | {words.key: _EMPTY}
+        empty = value if text_kind is None else value | {text_kind.key: _EMPTY}
         yield _of_part(item, _PART_ADDED, index, part=join_members(empty))
-    if words is not None and words.done not in sent:
-        text = value[words.key]
-        if words.delta not in sent and text != _EMPTY:
-            yield _of_part(item, words.delta, index, delta=text, **words.further)
-        yield _of_part(item, words.done, index, **{words.key: text}, **words.further)
+    if text_kind is not None and text_kind.done not in sent:
+        text = value[text_kind.key]
+        if text_kind.delta not in sent and text != _EMPTY:
+            yield _of_part(item, text_kind.delta, index, delta=text, **text_kind.further)
+        yield _of_part(item, text_kind.done, index, **{text_kind.key: text}, **text_kind.further)
     if _PART_DONE not in sent:
         yield _of_part(item, _PART_DONE, index, part=raw)
 
 
-def _words(part: Mapping[str, bytes]) -> _Words | None:
-    """Events of a part; None if it has no words."""
+def _text_kind(part: Mapping[str, bytes]) -> _TextKind | None:
+    """Returns the kind of a part; None for a part without text."""
     tag: JsonValue = parse(part.get("type", _NULL))
-    words = _WORDS.get(tag) if isinstance(tag, str) else None
-    return words if words and part.get(words.key, _NULL).startswith(b'"') else None
+    text_kind = _TEXT_KINDS.get(tag) if isinstance(tag, str) else None
+    return text_kind if text_kind and part.get(text_kind.key, _NULL).startswith(b'"') else None
 
 
 def _array(raw: bytes) -> list[bytes]:
@@ -236,7 +241,7 @@ def _so_far(item: Followed, completed: bool) -> dict[str, bytes]:
 
 
 def _part(tag: str, text: str) -> bytes:
-    part = {"type": quote(tag), _WORDS[tag].key: quote(text)}
+    part = {"type": quote(tag), _TEXT_KINDS[tag].key: quote(text)}
     return join_members(part | ({"annotations": b"[]"} if tag == "output_text" else {}))
 
 

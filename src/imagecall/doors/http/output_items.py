@@ -57,13 +57,13 @@ class OutputItem:
 
     @property
     def type(self) -> str:
-        """The value of "type"."""
+        """Value of "type"."""
         tag: str = CALLS.chosen(self.call).plan.tag or self._fields.type
         return tag
 
     @property
     def id(self) -> str:
-        """The value of "id"; empty if the item has none."""
+        """Value of "id"; empty if the item has none."""
         if self.is_image:
             name: str = self._fields.id
             return name
@@ -217,7 +217,7 @@ class OutputItems:
         for rule in rules:
             for number, placed in enumerate(output):
                 if matches[number] is None:
-                    match = next((one for one in rule(placed) if id(one) in unmatched), None)
+                    match = next((item for item in rule(placed) if id(item) in unmatched), None)
                     if match is not None:
                         matches[number] = unmatched.pop(id(match))
         return matches

@@ -49,7 +49,7 @@ async def unless_gone(request: Request, work: Awaitable[Response]) -> Response:
             task.cancel()
         await asyncio.wait({working, leaving})
         if not working.cancelled():
-            working.exception()  # If it failed as the client went: asked for, or asyncio logs it.
+            working.exception()  # asyncio logs an exception that nothing retrieves.
 
 
 class WholeResponse(Response):
@@ -75,9 +75,9 @@ class WholeResponse(Response):
 
 
 class StreamResponse(Response):
-    """Stream of events, with comments while none comes; it ends when the client goes.
+    """Stream of events, with comments during silences; the stream ends if the client disconnects.
 
-    Until the first byte a failure has a status of its own.
+    A failure before the first byte has an HTTP status of its own.
     """
 
     def __init__(

@@ -28,34 +28,34 @@ _ERROR_ANSWER_SECONDS: Final = 1.0
 class _Connection(H11Protocol):
     """uvicorn's connection, freed as soon as the connection is lost.
 
-    A connection whose client takes nothing of an answer for too long is closed.
+    If the client reads nothing of an answer for too long, the connection is closed.
     """
 
     def __init__(self, stall_seconds: float, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._stall_seconds = stall_seconds
-        self._stalled: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
 
     def pause_writing(self) -> None:
-        """Begins to measure the time until the client takes something."""
+        """Starts the timer, as the client does not read its answer."""
         super().pause_writing()
         loop = asyncio.get_running_loop()
-        self._stalled = loop.call_later(self._stall_seconds, self.transport.abort)
+        self._stall_timer = loop.call_later(self._stall_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Ends the measurement."""
+        """Stops the timer."""
         super().resume_writing()
-        self._forget()
+        self._stop_timer()
 
-    def _forget(self) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
+    def _stop_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Hides the error: after a reset, uvicorn keeps the connection until its idle timeout."""
         super().connection_lost(None)
-        self._forget()
+        self._stop_timer()
 
 
 class _Server(uvicorn.Server):
@@ -77,7 +77,7 @@ class HttpServer:
         share_port: allows other processes to listen on the same port.
         app: the app that mounts this one.
         observer: records the calls. None: calls are not recorded.
-        forward_headers: names of the headers of a caller that a backend may pass on.
+        forward_headers: names of the headers of a caller that a backend may forward.
         keepalive_seconds: longest silence of a stream.
     """
 
