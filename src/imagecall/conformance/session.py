@@ -10,7 +10,6 @@ from typing import Any, Final
 import grpc
 
 from imagecall.conformance.answer import PlainAnswer, StreamAnswer
-from imagecall.errors import GenerationError, ImagecallError
 from imagecall.rpc.handshake import call_error
 from imagecall.rpc.status import error_of, is_not_sent
 from imagecall.v1 import image_generation_service_pb2 as pb
@@ -217,9 +216,8 @@ class Session:
     async def refusals(self) -> list[tuple[str, grpc.aio.AioRpcError | None]]:
         """Requests that a server refuses, each with its status; None if it was fulfilled."""
         if self._refusals is None:
-            blank = self.request(prompt=" \n")
             self._refusals = [
-                (name, await self.status_of(method, kind(request=blank).SerializeToString()))
+                (name, await self.status_of(method, self._blank(kind)))
                 for name, method, kind in (
                     ("a blank prompt to GenerateImage", PLAIN, pb.GenerateImageRequest),
                     ("a blank prompt to StreamImage", STREAM, pb.StreamImageRequest),
@@ -240,15 +238,17 @@ class Session:
         return None
 
     async def connect(self) -> None:
-        """Connects. Raises GenerationError if the server cannot be reached."""
-        try:
-            await self.unary("/grpc.health.v1.Health/Check", b"")
-        except grpc.aio.AioRpcError as error:
-            failure: ImagecallError = call_error(error, self.target, tls=self.tls)
-            if is_not_sent(error.details() or "") or failure.code == "UNAUTHENTICATED":
-                raise failure from None
-            if isinstance(failure, GenerationError) and failure.reason == "TOKEN_REQUIRED":
-                raise failure from None
+        """Connects. Raises GenerationError if the server cannot be reached, or requires a token."""
+        error = await self.status_of(PLAIN, self._blank(pb.GenerateImageRequest))
+        if error is not None and (
+            is_not_sent(error.details() or "") or error.code() is grpc.StatusCode.UNAUTHENTICATED
+        ):
+            raise call_error(error, self.target, tls=self.tls)
+
+    def _blank(self, kind: type[Any]) -> bytes:
+        """Request with a blank prompt, serialized."""
+        serialized: bytes = kind(request=self.request(prompt=" \n")).SerializeToString()
+        return serialized
 
 
 def _is_end(message: bytes) -> bool:
