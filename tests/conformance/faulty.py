@@ -51,8 +51,9 @@ class Faulty:
         answer, failure = await (asyncio.shield(work) if self.deaf else work)
         for message in answer:
             await context.write(message)
-        await self.last(method)
-        if failure is not None:
+        if failure is None:
+            await self.last(method)
+        else:
             code, text, trailers = failure
             await context.abort(code, text, trailers)
 

@@ -72,7 +72,13 @@ def _add_request_options(parser: argparse.ArgumentParser) -> None:
         help="most images to ask for; rules that need more are skipped (default: %(default)s, "
         "enough for all)",
     )
-    parser.add_argument("--prompt", metavar="TEXT", type=utf8, default=_DEFAULTS.prompt)
+    parser.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        type=utf8,
+        default=_DEFAULTS.prompt,
+        help="description of the images (default: %(default)s)",
+    )
     parser.add_argument(
         "--model", metavar="MODEL", type=utf8, default="", help="model that answers"
     )

@@ -159,25 +159,25 @@ RULES: Final = (
     Rule(
         "call-id",
         "all events of a call have its id",
-        "OutputItemAddedEvent.item",
+        "StreamEvent",
         _each(_ids),
     ),
     Rule(
         "output-index",
         "all events of an item have its index in the output",
-        "OutputItemAddedEvent.output_index",
+        "StreamEvent",
         _each(_indices),
     ),
     Rule(
         "sequence-number",
         "each event has a sequence number, and the numbers rise by one",
-        "OutputItemAddedEvent.sequence_number",
+        "StreamEvent",
         _each(_numbers),
     ),
     Rule(
         "call-status",
         "an item that was added or is done has a status",
-        "OutputImageGenerationCall.status",
+        "StreamEvent",
         _each(_statuses),
     ),
     Rule(
