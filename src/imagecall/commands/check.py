@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+import textwrap
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +31,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "Checks a server of imagecall.v1 by ordinary requests, and prints a row for each rule.\n"
         "The rules stand in proto/README.md, under the heading Writing a service."
     )
+    names = " ".join(rule.name for rule in RULES)
+    rules = textwrap.fill(
+        names, 78, break_on_hyphens=False, initial_indent="  ", subsequent_indent="  "
+    )
     parser.epilog = (
+        f"rules:\n{rules}\n\n"
         "exit codes:\n"
         "  0  no rule failed\n"
         "  1  a rule failed, or the server cannot be reached\n"

@@ -22,7 +22,7 @@ _ITEM: Final = (
 )
 _DOCUMENT: Final = '{"model":"m","output":[{"type":"message"},' + _ITEM + "]}"
 _BAD: Final = '{"type":"image_generation_call","id":7}'
-_LARGE_BYTES: Final = 6_000_000
+_LARGE_ITEM: Final = 6_000_000
 
 
 async def _unary(session: Session, name: str, request: Any, answer: type[Any]) -> Any:
@@ -109,7 +109,7 @@ async def _many(session: Session) -> AsyncIterator[Finding]:
 
 
 async def _large(session: Session) -> AsyncIterator[Finding]:
-    text = json.dumps({"type": "image_generation_call", "prompt": "a" * _LARGE_BYTES})
+    text = json.dumps({"type": "image_generation_call", "prompt": "a" * _LARGE_ITEM})
     requests = [
         pb.ConvertCallsRequest(conversions=[pb.Conversion(json_chunk=chunk)])
         for chunk in split(text.encode())
@@ -118,7 +118,7 @@ async def _large(session: Session) -> AsyncIterator[Finding]:
     if isinstance(results, Finding):
         yield results
         return
-    value = Assembly(2 * _LARGE_BYTES)
+    value = Assembly(2 * _LARGE_ITEM)
     try:
         for result in results:
             value.add(RawChunk.of(result.call_chunk))

@@ -78,7 +78,8 @@ def _indices(answer: StreamAnswer) -> Iterator[Finding]:
             continue
         place, identifier, index = _place(answer, event), _id_of(event), event.get("output_index")
         if index is None or index < 0:
-            yield Finding(f"{place}: {index}", "the index of the item in the output")
+            came = "no index" if index is None else str(index)
+            yield Finding(f"{place}: {came}", "the index of the item in the output")
         elif identifier and indices.setdefault(identifier, index) != index:
             yield Finding(f"{place}: {index}", f"{indices[identifier]}, as in the events before")
 
@@ -87,7 +88,10 @@ def _numbers(answer: StreamAnswer) -> Iterator[Finding]:
     last, gaps = -1, 0
     for event in answer.events:
         number = event.get("sequence_number")
-        if not isinstance(number, int) or number <= last:
+        if not isinstance(number, int):
+            yield Finding(f"{_place(answer, event)}: no number", "the sequence_number")
+            return
+        if number <= last:
             yield Finding(f"{_place(answer, event)}: {number}", f"a number above {last}")
             return
         gaps += number - last - 1 if last >= 0 else 0

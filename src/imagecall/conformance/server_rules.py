@@ -22,7 +22,7 @@ _HEALTH: Final = "/grpc.health.v1.Health/Check"
 _SERVING: Final = 1
 _UNKNOWN_SERVICE: Final = "imagecall.v1.NoSuchService"
 
-_LARGE_BYTES: Final = 20_000_000
+_LARGE_REQUEST: Final = 20_000_000
 _LIMIT: Final = re.compile(r"\d[\d,_.]{3,}|\d+ ?[kKmMgG]i?B")
 """A number of bytes in a sentence about a limit."""
 
@@ -85,7 +85,7 @@ def large_png(size: int) -> bytes:
 
 async def _large_request(session: Session) -> AsyncIterator[Finding]:
     session.spend(1)
-    images = [InputImage(image=large_png(_LARGE_BYTES))]
+    images = [InputImage(image=large_png(_LARGE_REQUEST))]
     request = StreamImageRequest(request=session.request(input_images=images))
     answer = StreamAnswer("a request of 20 MB")
     await session.fill(answer, request)
