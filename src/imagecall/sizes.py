@@ -29,12 +29,6 @@ Also the length of the slices in which received bytes are searched for the ends 
 takes a millisecond.
 """
 
-SMALL_BODY: Final = 16 * 1024
-"""Longest body of an HTTP request that is not counted while it is read.
-
-Such a body takes less memory than its connection.
-"""
-
 COUNTED_TEXT: Final = 40_000
 """Longest JSON text whose values are not counted: it cannot have the 10,000 keys of an object."""
 

@@ -21,6 +21,7 @@ SCENARIOS: Final = (
     "limits",
     "fuzzing",
     "bombs",
+    "memory",
     "stalls",
     "damages",
     "deadlines",

@@ -36,7 +36,12 @@ _HEAD: Final = '{"type":"image_generation_call"'
 _CONVERSION: Final = "/imagecall.v1.ConversionService/"
 _GENERATION: Final = "/imagecall.v1.ImageGenerationService/"
 
-_REFUSED: Final = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "413", "415", "400")
+_REFUSED: Final = (
+    "INVALID_ARGUMENT",
+    "RESOURCE_EXHAUSTED",
+    "UNIMPLEMENTED",  # Of compression.
+    *("413", "415", "400"),
+)
 
 
 @dataclass(frozen=True)

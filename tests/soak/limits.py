@@ -47,7 +47,7 @@ async def run(short: bool, seed: int) -> list[Figure]:
     """Each limit, the cap of calls in progress, tokens, and the time that a call may take."""
     return [
         *await _json_limits(JSON_BYTES, ("--max-json-bytes", str(JSON_BYTES))),
-        *([] if short else await _json_limits(128 * 1024 * 1024, ())),
+        *([] if short else await _json_limits(32 * 1024 * 1024, ())),
         *await _counts(),
         *await _image_bytes(),
         *await _metadata(),

@@ -1,13 +1,14 @@
-"""Admission of calls: tokens, number at once, duration, size of metadata."""
+"""Admission of calls: tokens, number at once, memory, duration, size of metadata."""
 
 from collections.abc import Iterable
 from typing import Final
 
+from imagecall.access.budget import RETRY_SECONDS, Budget
 from imagecall.access.limits import Limits
 from imagecall.access.tokens import Tokens
+from imagecall.access.waits import Waits
 from imagecall.errors import ConversionError, GenerationError
 
-_RETRY_SECONDS: Final = 1.0
 _ENTRY_BYTES: Final = 32
 
 
@@ -26,9 +27,9 @@ class Admission:
         self.limits = limits or Limits()
         self.local = local
         self._tokens = tokens
+        self.budget = Budget(self.limits.memory_bytes)
+        self.waits = Waits(self.limits.stall_seconds)
         self.in_progress = 0
-        self.bodies = 0
-        """Number of large HTTP bodies that are being read."""
         self.draining = False
         """True once the server is about to stop: load balancers should send no new calls."""
 
@@ -52,8 +53,9 @@ class Admission:
 
     def take(self) -> None:
         """Admits a call of a known caller. Raises GenerationError: TOO_MANY_CALLS."""
-        if self.in_progress >= self.limits.calls:
-            raise self._too_many("calls in progress")
+        if self.in_progress >= self.limits.calls and not self.waits.end_longest():
+            message = f"the server has {self.limits.calls:,} calls in progress, and takes no more"
+            raise GenerationError("TOO_MANY_CALLS", message, retry_seconds=RETRY_SECONDS)
         self.in_progress += 1
 
     def check_metadata(self, metadata: Iterable[tuple[str | bytes, str | bytes]]) -> None:
@@ -67,26 +69,9 @@ class Admission:
             message = f"the metadata has {size:,} bytes; the limit is {limit:,}"
             raise ConversionError("TOO_LARGE", "", message)
 
-    def take_body(self) -> None:
-        """Admits a large body of a request; `leave_body` must follow.
-
-        Raises GenerationError: TOO_MANY_CALLS.
-        """
-        if self.bodies >= self.limits.calls:
-            raise self._too_many("requests that it reads")
-        self.bodies += 1
-
-    def _too_many(self, what: str) -> GenerationError:
-        message = f"the server has {self.limits.calls:,} {what}, and takes no more"
-        return GenerationError("TOO_MANY_CALLS", message, retry_seconds=_RETRY_SECONDS)
-
     def leave(self) -> None:
         """Ends an admitted call."""
         self.in_progress -= 1
-
-    def leave_body(self) -> None:
-        """Ends the reading of an admitted body."""
-        self.bodies -= 1
 
     def too_long(self) -> GenerationError:
         """Builds the error for a call that took longer than the limit."""

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from imagecall.access.setting import number, seconds, setting
-from imagecall.json.text import MAX_BYTES
 
 _MOST: Final = 2**31 - 1
 
@@ -14,10 +13,14 @@ class Limits:
     """Limits of a server; each is a setting of `imagecall serve`."""
 
     json_bytes: int = setting(
-        MAX_BYTES, "max-json-bytes", number(1, 2**30), "N", "longest JSON text, read or written"
+        32 * 1024 * 1024,
+        "max-json-bytes",
+        number(1, 2**30),
+        "N",
+        "longest JSON text or message, read or written",
     )
     image_bytes: int = setting(
-        512 * 1024 * 1024,
+        64 * 1024 * 1024,
         "max-image-bytes",
         number(1, 2**32 - 1),
         "N",
@@ -36,6 +39,20 @@ class Limits:
         number(1, _MOST),
         "N",
         "most calls in progress of one worker, at both doors together",
+    )
+    memory_bytes: int = setting(
+        512 * 1024 * 1024,
+        "max-memory-bytes",
+        number(16 * 1024 * 1024, 2**40),
+        "N",
+        "most bytes that calls in progress hold, of both doors, of one worker",
+    )
+    embedded_bytes: int = setting(
+        32 * 1024 * 1024,
+        "max-embedded-bytes",
+        number(1, 2**32 - 1),
+        "N",
+        "largest image that a request may ask of the backend embedded",
     )
     connections: int = setting(
         10_000,
@@ -57,6 +74,13 @@ class Limits:
         seconds(),
         "SECONDS",
         "longest call, even if its own deadline is later",
+    )
+    stall_seconds: float = setting(
+        120.0,
+        "stall-seconds",
+        seconds(),
+        "SECONDS",
+        "longest wait for a client that sends nothing of a message, or takes nothing of an answer",
     )
     idle_seconds: float = setting(
         600.0,

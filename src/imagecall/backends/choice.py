@@ -33,6 +33,7 @@ def backend_from_uri(
     forward_headers: Collection[str] = FORWARDED,
     max_bytes: int = MAX_BYTES,
     max_image_bytes: int = Limits.image_bytes,
+    max_embedded_bytes: int | None = None,
 ) -> Backend:
     """Creates the backend that a URI names.
 
@@ -45,6 +46,8 @@ def backend_from_uri(
         forward_headers: names of the caller's headers that are forwarded to the API.
         max_bytes: largest answer without its images.
         max_image_bytes: largest image.
+        max_embedded_bytes: largest image that a request may ask of the backend "embedded". None: no
+            limit.
 
     Raises ValueError for any other URI, for a key or header that cannot be sent, and for files of
     TLS with a backend without TLS. Raises OSError for a faulty file of TLS.
@@ -55,7 +58,7 @@ def backend_from_uri(
     if uri == EMBEDDED:
         from imagecall.backends.embedded.backend import EmbeddedBackend
 
-        return EmbeddedBackend()
+        return EmbeddedBackend(max_embedded_bytes)
     if uri.startswith(("http://", "https://")):
         from imagecall.backends.responses_api.backend import HttpBackend
 

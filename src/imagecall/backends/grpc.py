@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 import grpc
 
+from imagecall.access.budget import COPIES, MEMORY
 from imagecall.access.limits import Limits
 from imagecall.access.watched_files import WatchedFiles
 from imagecall.backends.masking import MaskedStream, masked, masked_errors, masked_message
@@ -141,6 +142,7 @@ class GrpcBackend:
             try:
                 await self._take_initial(call)
                 serialized = await self._in_time(call)
+                await MEMORY.get().grow(COPIES * len(serialized or b""))
                 await self._take_trailing(call)
             finally:
                 call.cancel()

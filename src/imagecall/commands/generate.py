@@ -27,6 +27,7 @@ from imagecall.conversion.view import CallView, view
 from imagecall.errors import printable
 from imagecall.formats import image_format
 from imagecall.generation.assembly import StreamItem, reassemble
+from imagecall.json.text import MAX_BYTES
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.server.backend import backend_from
 from imagecall.server.settings import TOKEN, BackendSettings, add_settings, read_settings
@@ -48,6 +49,9 @@ FORMATS: Final = {
     ".svg": "svg",
 }
 """Output format of each file name extension."""
+
+_LIMITS: Final = Limits(json_bytes=MAX_BYTES, embedded_bytes=Limits.image_bytes)
+"""Limits of an answer for one user, who needs none for the sake of others."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -152,7 +156,7 @@ async def _items(options: argparse.Namespace, request: ImageRequest) -> AsyncIte
                 async for item in items:
                     yield item
         return
-    backend = backend_from(read_settings(BackendSettings, vars(options), os.environ), Limits())
+    backend = backend_from(read_settings(BackendSettings, vars(options), os.environ), _LIMITS)
     try:
         parts = backend.stream_image(StreamImageRequest(request=request))
         async with aclosing(parts):

@@ -27,7 +27,8 @@ StreamItem: TypeAlias = StreamEvent | StreamEnd
 """Event of a stream, or the stream's end."""
 
 
-def _size(part: Part) -> int:
+def size_of_part(part: Part) -> int:
+    """Returns the number of bytes of a part."""
     match part:
         case bytes():
             return len(part)
@@ -182,7 +183,7 @@ async def reassemble(
     """
     stream = Reassembly(partial(Assembly, max_image_bytes), image_of)
     async for part in parts:
-        if _size(part) >= PIECE:
+        if size_of_part(part) >= PIECE:
             await fair_turn()
         content = read_part(part)
         item = None if content is None else stream.add(content)

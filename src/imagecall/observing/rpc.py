@@ -40,27 +40,20 @@ def answer_with_id(context: Context, further: Metadata = ()) -> None:
     context.set_trailing_metadata(((HEADER, identify()), *further))
 
 
-def observed(
-    method: str, behavior: Behavior, encode: Callable[[Any], bytes], observer: Observer
-) -> Behavior:
-    """Wraps the behavior of a method: observes its calls, and serializes their answers."""
+def observed(method: str, behavior: Behavior, observer: Observer) -> Behavior:
+    """Wraps the behavior of a method, which returns its answer serialized: observes its calls."""
     operation = rpc_served(method.removeprefix("/"), method.startswith(f"/{_GENERATION}/"))
 
-    async def observing(data: Any, context: Context) -> Any:
+    async def observing(requests: Any, context: Context) -> Any:
         metadata: dict[str, str | bytes] = dict(METADATA.get())
         if HEADER in metadata or observer.log_calls:  # Else identify() makes the id.
             take_request_id(metadata.get(HEADER))
         call = observer.start(operation, metadata)
-        if isinstance(data, bytes):
-            call.received_bytes = len(data)
         try:
-            answer = await behavior(data, context)
+            answer = await behavior(requests, context)
             call.code = "OK"
-            if answer is None:
-                return None
-            serialized = encode(answer)
-            call.sent_bytes += len(serialized)
-            return serialized
+            call.sent_bytes += len(answer or b"")
+            return answer
         except asyncio.CancelledError:
             left = context.time_remaining()
             late = left is not None and left <= 0
@@ -70,21 +63,15 @@ def observed(
             identify()
             raise
         finally:
-            del data  # Else a failed call keeps data until garbage collection.
             call.end(call.code or "UNKNOWN")
 
     return observing
 
 
-def counted_in(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Wraps the decoder of a stream's requests, and counts their bytes."""
-
-    def counting(data: bytes) -> Any:
-        if (call := CURRENT_CALL.get()) is not None:
-            call.received_bytes += len(data)
-        return decode(data)
-
-    return counting
+def note_received(size: int) -> None:
+    """Counts the bytes of a request of the current call, if it is observed."""
+    if (call := CURRENT_CALL.get()) is not None:
+        call.received_bytes += size
 
 
 def counted_out(encode: Callable[[Any], bytes]) -> Callable[[Any], bytes]:

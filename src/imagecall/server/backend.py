@@ -34,6 +34,7 @@ def backend_from(
             forward_headers=forward_headers,
             max_bytes=limits.json_bytes,
             max_image_bytes=limits.image_bytes,
+            max_embedded_bytes=limits.embedded_bytes,
         )
     except (ValueError, OSError) as error:
         raise SettingError(str(error)) from None

@@ -21,6 +21,7 @@ from imagecall.generation.backend import Backend
 from imagecall.observing.observer import Observer
 from imagecall.observing.start import observer_from
 from imagecall.rpc.addresses import is_loopback
+from imagecall.server.allocator import return_freed_memory
 from imagecall.server.backend import backend_from
 from imagecall.server.settings import WORKER, ServerSettings, TlsSettings
 from imagecall.server.workers import READY, stop_with_parent
@@ -116,10 +117,12 @@ async def serve(settings: ServerSettings, announce: Announce) -> None:
             print(READY, flush=True)
         else:
             announce(bound)
+        trimming = asyncio.create_task(return_freed_memory(parts.admission.budget.is_quiet))
         # A signal to the process group reaches a worker twice: itself, and by its stdin.
         with stop_with_parent(stopped) if is_worker else nullcontext():
             await stopped.wait()
         await _drain(settings, parts.admission, running, stopped)
+        trimming.cancel()
     finally:
         await asyncio.gather(*(door.stop(settings.drain_seconds) for door in running.values()))
         await parts.backend.close()

@@ -289,7 +289,8 @@ class ErrorReason(betterproto.Enum):
 
     TOO_MANY_CALLS = 45
     """
-    The server has as many calls in progress as it allows. With a RetryInfo.
+    The server has as many calls in progress as it allows, or they hold as many
+     bytes as it allows. With a RetryInfo.
     """
 
     TOKEN_REQUIRED = 46

@@ -140,7 +140,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TOO_MANY_ITEMS: _ErrorReason.ValueType  # 44
     """The stream has more items than the server allows: begin another stream."""
     ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 45
-    """The server has as many calls in progress as it allows. With a RetryInfo."""
+    """The server has as many calls in progress as it allows, or they hold as many
+    bytes as it allows. With a RetryInfo.
+    """
     ERROR_REASON_TOKEN_REQUIRED: _ErrorReason.ValueType  # 46
     """The server requires a bearer token, and the call has none that is valid: send
     the metadata "authorization: Bearer TOKEN".
@@ -290,7 +292,9 @@ values or 4,000,000 backslashes in all; or the message has more than
 ERROR_REASON_TOO_MANY_ITEMS: ErrorReason.ValueType  # 44
 """The stream has more items than the server allows: begin another stream."""
 ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 45
-"""The server has as many calls in progress as it allows. With a RetryInfo."""
+"""The server has as many calls in progress as it allows, or they hold as many
+bytes as it allows. With a RetryInfo.
+"""
 ERROR_REASON_TOKEN_REQUIRED: ErrorReason.ValueType  # 46
 """The server requires a bearer token, and the call has none that is valid: send
 the metadata "authorization: Bearer TOKEN".

@@ -32,7 +32,7 @@ class ConversionServiceStub(object):
     Bad input is INVALID_ARGUMENT; see ErrorReason for the details that come with
     it. A unary response is one message: where it can be larger than the client's
     receive limit, 4 MiB by default, use ConvertCalls or raise that limit. A
-    request may be larger: by default the server accepts JSON of 128 MiB.
+    request may be larger: by default the server accepts JSON of 32 MiB.
     """
 
     def __init__(self, channel):
@@ -75,7 +75,7 @@ class ConversionServiceServicer(object):
     Bad input is INVALID_ARGUMENT; see ErrorReason for the details that come with
     it. A unary response is one message: where it can be larger than the client's
     receive limit, 4 MiB by default, use ConvertCalls or raise that limit. A
-    request may be larger: by default the server accepts JSON of 128 MiB.
+    request may be larger: by default the server accepts JSON of 32 MiB.
     """
 
     def ParseCall(self, request, context):
@@ -162,7 +162,7 @@ class ConversionService(object):
     Bad input is INVALID_ARGUMENT; see ErrorReason for the details that come with
     it. A unary response is one message: where it can be larger than the client's
     receive limit, 4 MiB by default, use ConvertCalls or raise that limit. A
-    request may be larger: by default the server accepts JSON of 128 MiB.
+    request may be larger: by default the server accepts JSON of 32 MiB.
     """
 
     @staticmethod

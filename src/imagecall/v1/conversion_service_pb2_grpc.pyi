@@ -33,7 +33,7 @@ class ConversionServiceStub:
     Bad input is INVALID_ARGUMENT; see ErrorReason for the details that come with
     it. A unary response is one message: where it can be larger than the client's
     receive limit, 4 MiB by default, use ConvertCalls or raise that limit. A
-    request may be larger: by default the server accepts JSON of 128 MiB.
+    request may be larger: by default the server accepts JSON of 32 MiB.
     """
 
     @_typing.overload
@@ -66,7 +66,7 @@ class ConversionServiceAsyncStub(ConversionServiceStub):
     Bad input is INVALID_ARGUMENT; see ErrorReason for the details that come with
     it. A unary response is one message: where it can be larger than the client's
     receive limit, 4 MiB by default, use ConvertCalls or raise that limit. A
-    request may be larger: by default the server accepts JSON of 128 MiB.
+    request may be larger: by default the server accepts JSON of 32 MiB.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -95,7 +95,7 @@ class ConversionServiceServicer(metaclass=_abc_1.ABCMeta):
     Bad input is INVALID_ARGUMENT; see ErrorReason for the details that come with
     it. A unary response is one message: where it can be larger than the client's
     receive limit, 4 MiB by default, use ConvertCalls or raise that limit. A
-    request may be larger: by default the server accepts JSON of 128 MiB.
+    request may be larger: by default the server accepts JSON of 32 MiB.
     """
 
     @_abc_1.abstractmethod

@@ -8,10 +8,12 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
 
+from imagecall.access.budget import MEMORY
 from imagecall.backends.embedded.answer import Answer
 from imagecall.backends.embedded.fault_injection import KEY
 from imagecall.backends.embedded.order import Order
@@ -34,13 +36,22 @@ from imagecall.v1.image_generation_service_pb2 import (
     StreamImageRequest,
     StreamImageResponse,
 )
+from imagecall.v1.image_request_pb2 import ImageRequest
 from imagecall.v1.stream_event_pb2 import StreamEvent
 from imagecall.wire.chunks import end_of_image, raw_chunks
 
 _Key: TypeAlias = tuple[str, float, int | None]
 """Key of a picture: its card, its sharpness, and the requested size of its file."""
 
-_MAX_CACHE_BYTES: Final = 256 * 1024 * 1024
+_MAX_CACHE_BYTES: Final = 32 * 1024 * 1024
+_DRAWINGS: Final = 2
+"""Drawings at a time. One of the largest takes 90 MiB."""
+
+_COPIES: Final = 3
+"""Copies of a picture while it is drawn and put into its answer."""
+
+_REQUEST_COPIES: Final = 10
+"""Copies of a request: as JSON, as a prompt in lines, as a key of the cache, in the answer."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +63,20 @@ class Picture:
 
 
 class EmbeddedBackend:
-    """Draws test cards, and caches the last pictures, up to 256 MiB."""
+    """Draws test cards, and caches the last pictures, up to 32 MiB.
 
-    def __init__(self) -> None:
+    Args:
+        max_image_bytes: largest file that a request may ask for. None: no limit.
+    """
+
+    def __init__(self, max_image_bytes: int | None = None) -> None:
+        self._max_image_bytes = max_image_bytes
+        self._pool = ThreadPoolExecutor(_DRAWINGS, "imagecall-drawing")
         self._cache: OrderedDict[_Key, Picture] = OrderedDict()
-        self._drawing: dict[_Key, asyncio.Task[Picture]] = {}
+        self._drawing: dict[_Key, asyncio.Future[Picture]] = {}
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
-        order = await run_offloaded(request.ByteSize(), Order, request.request)
+        order = await self._order(request.request)
         await asyncio.sleep(order.faults.delay_seconds)
         order.faults.fail(midway=order.faults.midway)
         if order.faults.ending == "cut":
@@ -68,7 +85,7 @@ class EmbeddedBackend:
         return await run_offloaded(order.size, _response, order, picture, request.include_document)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
-        order = await run_offloaded(request.ByteSize(), Order, request.request)
+        order = await self._order(request.request)
         answer = await run_offloaded(order.size, Answer, order)
         if order.faults.fails_at_once:
             await asyncio.sleep(order.faults.delay_seconds)
@@ -87,6 +104,18 @@ class EmbeddedBackend:
         async for part in _with_image(end, final):
             yield part
 
+    async def _order(self, request: ImageRequest) -> Order:
+        """Reads a request. Raises ConversionError, GenerationError."""
+        memory = MEMORY.get()
+        memory.add(_REQUEST_COPIES * request.ByteSize())
+        order = await run_offloaded(request.ByteSize(), Order, request)
+        size, most = order.faults.image_bytes or 0, self._max_image_bytes
+        if most is not None and size > most:
+            text = f"the server draws no file of {size:,} bytes; the limit is {most:,}"
+            raise ConversionError("UNSUPPORTED", pointer_to(KEY, "image_bytes"), text)
+        memory.add(_COPIES * size)
+        return order
+
     async def _beginning(self, order: Order, answer: Answer) -> AsyncGenerator[Part, None]:
         """Yields the beginning of an image, and its partial images, spread over the delay."""
         partial_images = order.settings.partial_images if order.draws else 0
@@ -101,7 +130,8 @@ class EmbeddedBackend:
         await asyncio.sleep(order.faults.delay_seconds / steps)
 
     async def close(self) -> None:
-        """Does nothing: the backend holds no resources."""
+        """Ends the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _picture(self, order: Order, sharpness: float) -> Picture:
         """Returns a picture of an order from the cache, or draws the picture in a thread."""
@@ -110,14 +140,15 @@ class EmbeddedBackend:
         picture = self._cache.pop(key, None)
         if picture is None:
             if key not in self._drawing:  # Concurrent calls share one drawing.
-                drawn = asyncio.to_thread(_drawn, order.card, sharpness, size)
-                self._drawing[key] = asyncio.create_task(drawn)
+                self._drawing[key] = asyncio.get_running_loop().run_in_executor(
+                    self._pool, _drawn, order.card, sharpness, size
+                )
                 self._drawing[key].add_done_callback(partial(self._finished, key))
             return await asyncio.shield(self._drawing[key])
         self._keep(key, picture)
         return picture
 
-    def _finished(self, key: _Key, drawing: "asyncio.Task[Picture]") -> None:
+    def _finished(self, key: _Key, drawing: "asyncio.Future[Picture]") -> None:
         del self._drawing[key]
         # Retrieves the exception, which asyncio would log if no call waits for the task.
         if not drawing.cancelled() and drawing.exception() is None:

@@ -21,6 +21,7 @@ from typing import Final
 
 import aiohttp
 
+from imagecall.access.budget import COPIES, MEMORY
 from imagecall.access.limits import Limits
 from imagecall.access.watched_files import WatchedFiles
 from imagecall.backends.masking import masked_errors
@@ -34,7 +35,7 @@ from imagecall.backends.responses_api.stream import ResponseStream
 from imagecall.backends.responses_api.target import target_of
 from imagecall.backends.secret_words import secrets_of, without_secrets
 from imagecall.errors import ConversionError, GenerationError, damaged_answer
-from imagecall.generation.assembly import reassemble
+from imagecall.generation.assembly import reassemble, size_of_part
 from imagecall.generation.backend import Part
 from imagecall.generation.call_context import CALL
 from imagecall.generation.composition import compose
@@ -231,7 +232,7 @@ class HttpBackend:
             request=request.request, include_document=request.include_document
         )
         async with aclosing(self._parts(body, start, stream_request, self._max_bytes)) as parts:
-            items = [item async for item in reassemble(parts, self._max_bytes)]
+            items = [item async for item in reassemble(_counted(parts), self._max_bytes)]
         return compose(items, request.include_document)
 
     async def _response(self, body: Body, start: bytes, headers: Mapping[str, str]) -> ReadResponse:
@@ -254,6 +255,14 @@ class HttpBackend:
         if error_value is value and not (value.get("message") or value.get("detail")):
             raise not_understood("JSON without a response", may_be_billed=True)
         raise error_event(error_value, self._secrets, headers)
+
+
+async def _counted(parts: AsyncIterator[Part]) -> AsyncGenerator[Part, None]:
+    """Adds the parts of an answer that is held whole to the memory of the call."""
+    memory = MEMORY.get()
+    async for part in parts:
+        await memory.grow(COPIES * size_of_part(part))
+        yield part
 
 
 async def _start_of_error(answer: aiohttp.ClientResponse) -> bytes:

@@ -10,6 +10,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
+from imagecall.access.budget import FACTOR, MEMORY
 from imagecall.backends.responses_api.errors import not_understood
 from imagecall.errors import damaged_answer, quoted, too_large_answer
 from imagecall.generation.fairness import fair_turn
@@ -108,11 +109,14 @@ class Body:
         """
         pieces = [start]
         size = len(start)
+        memory = MEMORY.get()
+        await memory.grow(FACTOR * size)
         while piece := await self._read_on(pieces):
             pieces.append(piece)
             size += len(piece)
             if size > self._max_bytes:
                 raise too_large_answer("the API's answer", self._max_bytes)
+            await memory.grow(FACTOR * len(piece))
         return b"".join(pieces)
 
     async def _read_on(self, pieces: list[bytes]) -> bytes:

@@ -1,4 +1,8 @@
-"""Guards every gRPC method: admission, decoding of requests, and the status of failures.
+"""Guards every gRPC method: admission, memory, decoding of requests, and the status of failures.
+
+Each method is registered with gRPC as one whose requests are a stream, which is the same on the
+wire: so the boundary reads a request once the call is admitted, and gRPC's core holds no more than
+64 KiB of the request of a call that is refused.
 
 A request that cannot be decoded, and every exception of the package, becomes a status by
 imagecall.rpc.status. Every other exception becomes INTERNAL with a number that the log has too;
@@ -8,7 +12,7 @@ no class name, path or traceback leaves the server, and no exception's message r
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing, nullcontext, suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final, NoReturn, TypeAlias, TypeVar
@@ -17,20 +21,23 @@ import grpc
 from google.protobuf.message import Message
 
 from imagecall.access.admission import Admission
+from imagecall.access.budget import CALL_OVERHEAD, COPIES, FACTOR, MEMORY, Memory
+from imagecall.doors.grpc.watches import Watches
 from imagecall.doors.internal_error import internal_error
-from imagecall.errors import ImagecallError
+from imagecall.errors import ConversionError, ImagecallError
 from imagecall.generation.offload import run_offloaded
 from imagecall.observing.observer import Observer, note_caller, note_failure, note_refusal
 from imagecall.observing.request_id import HEADER
 from imagecall.observing.rpc import (
     METADATA,
-    counted_in,
     counted_out,
     identify,
+    note_received,
     observed,
 )
 from imagecall.rpc.headers import Metadata
 from imagecall.rpc.status import code_of, trailers_of
+from imagecall.sizes import PIECE
 from imagecall.wire.cost import parsed
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -48,6 +55,10 @@ _REST_SECONDS: Final = 0.5
 
 _UNSEEN_SECONDS: Final = 0.02
 """Longest time for reading the requests of a call that admission refused."""
+
+_OPEN_SECONDS: Final = 5.0
+_MAX_OPEN_BYTES: Final = 64 * 1024
+"""Longest wait for the request of an open method, and its largest size."""
 
 _OPEN_METHODS: Final = "/grpc.health.v1.Health/"
 """Prefix of the methods that anyone may call, however busy the server is."""
@@ -119,6 +130,7 @@ class Boundary(grpc.GenericRpcHandler):
         self._admission = admission
         self._observer = observer
         self._handlers: dict[str, Handler] = {}
+        self._watches = Watches()
         self.stopping = asyncio.Event()
         """Ends, once set, the calls that have no end of their own: those that watch the health."""
 
@@ -127,9 +139,22 @@ class Boundary(grpc.GenericRpcHandler):
         for name, handler in handlers.items():
             method = f"/{service}/{name}"
             if method.startswith(_OPEN_METHODS):
-                self._handlers[method] = _open(handler, self.stopping)
+                self._handlers[method] = self._opened(handler)
             else:
                 self._handlers[method] = _admitted(handler, method, self._admission, self._observer)
+
+    def _opened(self, handler: Any) -> Handler:
+        """Guards a method without admission; its calls end when the server stops."""
+
+        async def guarded(_: Any, context: Context) -> Any:
+            try:
+                with self._watches.watch(context) if handler.response_streaming else nullcontext():
+                    work = _open_work(handler, context, self._admission)
+                    return await _until(self.stopping, work, context)
+            except Exception as error:  # grpcio would send the text of any exception.
+                await _refuse(context, error)
+
+        return _rebuilt(handler, guarded)
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Adds nothing: generated functions also register each handler by method."""
@@ -141,42 +166,36 @@ class Boundary(grpc.GenericRpcHandler):
         return self._handlers.get(details.method)
 
 
-def _open(handler: Any, stopping: asyncio.Event) -> Handler:
-    """Guards a method without admission; its calls end when the server stops."""
-    work = _work(handler, counts=False)
-
-    async def guarded(data: Any, context: Context) -> Any:
-        try:
-            return await _until(stopping, work(data, context), context)
-        except Exception as error:  # grpcio would send the text of any exception.
-            await _refuse(context, error)
-
-    return _rebuilt(handler, guarded, _encoder(handler))
-
-
 def _admitted(
     handler: Any, method: str, admission: Admission, observer: Observer | None
 ) -> Handler:
     """Guards a method with admission, and records its calls with the observer."""
-    work = _work(handler, counts=bool(observer))
+    encode = _encoder(handler)
+    if observer and handler.response_streaming:
+        encode = counted_out(encode)
 
-    async def guarded(data: Any, context: Context) -> Any:
+    async def guarded(_: Any, context: Context) -> Any:
+        MEMORY.set(_memory(admission, context))
         rest_seconds = _UNSEEN_SECONDS
         try:
             _enter(admission)
             rest_seconds = _REST_SECONDS
-            return await _in_progress(admission, work(data, context))
+            return await _in_progress(admission, _work(handler, encode, context, admission))
         except Exception as error:  # grpcio would send the text of any exception.
             if handler.request_streaming:
-                await _take_rest(data, rest_seconds)
-            del data  # See _let_go.
+                await _take_rest(context, rest_seconds)
             await _refuse(context, error)
 
-    encode = _encoder(handler)
-    if not observer:
-        return _rebuilt(handler, guarded, encode)
-    write = counted_out(encode) if handler.response_streaming else encode
-    return _rebuilt(handler, observed(method, guarded, encode, observer), write)
+    return _rebuilt(handler, observed(method, guarded, observer) if observer else guarded)
+
+
+def _memory(admission: Admission, context: Context) -> Memory:
+    """Returns the memory of a call, which is released once the answer or the client has gone."""
+    memory = admission.budget.memory()
+
+    gone: Any = lambda _: memory.release()  # noqa: E731  # typed otherwise than grpcio calls it
+    context.add_done_callback(gone)
+    return memory
 
 
 def _enter(admission: Admission) -> None:
@@ -202,34 +221,111 @@ async def _in_progress(admission: Admission, work: Awaitable[Any]) -> Any:
         admission.leave()
 
 
-def _work(handler: Any, counts: bool) -> Callable[[Any, Context], Awaitable[Any]]:
-    """Returns a method's work: decode the request, run the handler, write a stream's answers."""
-    behavior: Any = (
+async def _work(
+    handler: Any, encode: Callable[[Any], bytes], context: Context, admission: Admission
+) -> bytes | None:
+    """Reads the request of an admitted call, and runs the handler.
+
+    Returns the serialized answer; None for a stream of answers, which is written.
+    """
+    MEMORY.get().add(CALL_OVERHEAD)
+    if handler.request_streaming:
+        asked: Any = _requests(handler, context, admission)
+    else:
+        asked = await _request(handler, context, admission)
+    return await _answered(handler, encode, asked, context, admission)
+
+
+async def _open_work(handler: Any, context: Context, admission: Admission) -> Any:
+    """Reads the request of a call that anyone may make, which is to be small, and answers it."""
+    async with admission.waits.wait(_OPEN_SECONDS):
+        data = await _read(context)
+    if len(data) > _MAX_OPEN_BYTES:
+        message = f"the request has {len(data):,} bytes; the limit is {_MAX_OPEN_BYTES:,}"
+        raise ConversionError("TOO_LARGE", "", message)
+    return await _answered(handler, _encoder(handler), _decoder(handler)(data), context, admission)
+
+
+async def _request(handler: Any, context: Context, admission: Admission) -> Any:
+    """Reads the only request of a call; decodes a large one in a worker thread.
+
+    gRPC does not reveal how much has come of a message: one that comes slowly counts as the
+    largest.
+    """
+    memory = MEMORY.get()
+    with memory.part() as part:
+        longest = partial(part.add, admission.limits.json_bytes)
+        async with admission.waits.wait(when_slow=longest):
+            data = await _read(context)
+    note_received(len(data))
+    memory.add(FACTOR * len(data))
+    if hasattr(_behavior(handler), "takes_serialized"):
+        return data
+    return await run_offloaded(len(data), _decoder(handler), data)
+
+
+async def _requests(handler: Any, context: Context, admission: Admission) -> AsyncIterator[Any]:
+    """Reads and decodes the requests of a stream."""
+    decode = _decoder(handler)
+    while True:
+        async with admission.waits.wait():
+            data: Any = await context.read()
+        if data is grpc.aio.EOF:
+            return
+        note_received(len(data))
+        REQUEST_BYTES.set(len(data))
+        if len(data) < PIECE:
+            yield decode(data)
+            continue
+        with MEMORY.get().part() as part:
+            part.add(FACTOR * len(data))
+            yield await run_offloaded(len(data), decode, data)
+
+
+async def _read(context: Context) -> bytes:
+    """Reads the only request of a call. Raises ConversionError if there is none."""
+    data: Any = await context.read()
+    if data is grpc.aio.EOF:
+        raise ConversionError("MALFORMED_PROTOBUF", "", "the call ended without a request")
+    serialized: bytes = data
+    return serialized
+
+
+async def _answered(
+    handler: Any,
+    encode: Callable[[Any], bytes],
+    asked: Any,
+    context: Context,
+    admission: Admission,
+) -> bytes | None:
+    """Runs a handler; returns its serialized answer, or writes a stream of answers."""
+    behavior = _behavior(handler)
+    if not inspect.isasyncgenfunction(behavior):
+        response = await behavior(asked, context)
+        if response is None:  # The handler wrote its answers itself.
+            return None
+        data = encode(response)
+        MEMORY.get().resize(CALL_OVERHEAD + COPIES * len(data))
+        return data
+    async with aclosing(behavior(asked, context)) as responses:
+        async for response in responses:
+            await _write(context, encode(response), admission)
+    return None
+
+
+def _behavior(handler: Any) -> Any:
+    """Returns the function that a servicer registered."""
+    return (
         handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
     )
-    given = _given(handler, behavior, counts)
-
-    async def one(data: Any, context: Context) -> Any:
-        return await behavior(await given(data), context)
-
-    async def many(data: Any, context: Context) -> None:
-        async with aclosing(behavior(await given(data), context)) as responses:
-            async for response in responses:
-                await _write(context, response)
-
-    return many if inspect.isasyncgenfunction(behavior) else one
 
 
-def _rebuilt(handler: Any, behavior: Any, encode: Callable[[Any], bytes]) -> Handler:
-    """Returns a copy of the handler with another behavior, which takes its requests serialized."""
-    make: Any = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[handler.request_streaming, handler.response_streaming]
-    rebuilt: Handler = make(behavior, None, encode)
-    return rebuilt
+def _rebuilt(handler: Any, behavior: Any) -> Handler:
+    """Returns a handler whose behavior reads its requests itself, serialized."""
+    encode = _encoder(handler)
+    if handler.response_streaming:
+        return grpc.stream_stream_rpc_method_handler(behavior, None, encode)
+    return grpc.stream_unary_rpc_method_handler(behavior, None, encode)
 
 
 async def _until(stopping: asyncio.Event, work: Awaitable[Any], context: Context) -> Any:
@@ -245,14 +341,14 @@ async def _until(stopping: asyncio.Event, work: Awaitable[Any], context: Context
         stop.cancel()
 
 
-async def _take_rest(data: AsyncIterator[bytes], seconds: float) -> None:
+async def _take_rest(context: Context, seconds: float) -> None:
     """Reads and drops the remaining requests of a client, for at most `seconds`.
 
     A client of grpc.aio that is sending when its call ends sees INTERNAL in place of the status.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            async for _ in data:
+            while await context.read() is not grpc.aio.EOF:
                 pass
 
 
@@ -271,10 +367,17 @@ def request_of(kind: type[_Message], data: bytes) -> _Message:
     return parsed(kind, data, "request")
 
 
-async def _write(context: Context, response: Any) -> None:
-    """Sends a response. If the client has gone, the call ends as cancelled instead of failed."""
+async def _write(context: Context, data: bytes, admission: Admission) -> None:
+    """Sends an answer of a stream, once there is room for it, and until the client has taken it.
+
+    If the client has gone, the call ends as cancelled instead of failed.
+    """
     try:
-        await context.write(response)
+        with MEMORY.get().part() as part:
+            if len(data) >= PIECE:
+                await part.grow(COPIES * len(data))
+            async with admission.waits.wait():
+                await context.write(data)
     except grpc.aio.InternalError:
         raise asyncio.CancelledError from None
 
@@ -288,29 +391,3 @@ def _encoder(handler: Any) -> Callable[[Any], bytes]:
         return data
 
     return encode
-
-
-def _given(handler: Any, behavior: Any, counts: bool) -> Callable[[Any], Awaitable[Any]]:
-    """Returns the function that decodes a call's request, a large one in a worker thread."""
-    decode = _decoder(handler)
-
-    async def as_it_is(data: bytes) -> bytes:
-        return data
-
-    async def one(data: bytes) -> Any:
-        return await run_offloaded(len(data), decode, data)
-
-    async def stream(data: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-        return _decoded(data, counted_in(decode) if counts else decode)
-
-    if handler.request_streaming:
-        return stream
-    return as_it_is if hasattr(behavior, "takes_serialized") else one
-
-
-async def _decoded(
-    data: AsyncIterator[bytes], decode: Callable[[bytes], Any]
-) -> AsyncIterator[Any]:
-    async for message in data:
-        REQUEST_BYTES.set(len(message))
-        yield await run_offloaded(len(message), decode, message)

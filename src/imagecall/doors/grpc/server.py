@@ -1,5 +1,6 @@
 """Server of the gRPC door: its services, its limits in gRPC's core, and its shutdown."""
 
+import logging
 from typing import Any, Final
 
 import grpc
@@ -50,6 +51,9 @@ _PINGS_MS: Final = 10_000
 _CONNECTION_MS: Final = 10 * 60_000
 """Age at which the core closes a connection (GOAWAY), so that its client finds new replicas."""
 
+_IDENTITY_ONLY: Final = 1
+"""Set of the compression algorithms that are taken: a request of 1 MB could stand for 1 GB."""
+
 _CALLS_OF_A_CONNECTION: Final = 64
 """Concurrent HTTP/2 streams per connection; further calls wait at the client."""
 
@@ -60,6 +64,10 @@ client that makes hundreds; with a higher one, it recovers more slowly from a fl
 
 _PENDING_CALLS: Final = 100_000
 """Calls that may wait for Python; past this limit, by default 1,000, the core cancels some."""
+
+_LOGGER: Final = "grpc._cython.cygrpc"
+_GONE: Final = "ExecuteBatchError raised in core"
+"""Start of the message that gRPC logs if a client goes before it has taken its answer."""
 
 
 class GrpcServer:
@@ -89,6 +97,7 @@ class GrpcServer:
         observer: Observer | None = None,
     ) -> None:
         admission = admission or Admission()
+        logging.getLogger(_LOGGER).addFilter(_is_fault)
         self._address = address
         self._certificates = certificates
         self._health = health.aio.HealthServicer()
@@ -143,6 +152,11 @@ class GrpcServer:
         await self._server.stop(grace)
 
 
+def _is_fault(record: logging.LogRecord) -> bool:
+    """Returns False for the record of a client that has gone."""
+    return not str(record.msg).startswith(_GONE)
+
+
 def _options(limits: Limits, share_port: bool) -> list[tuple[str, int]]:
     """Returns the options of gRPC's core; its grpc/impl/channel_arg_names.h describes them."""
     metadata = 2 * limits.metadata_bytes + _METADATA_OVERHEAD_BYTES
@@ -154,11 +168,14 @@ def _options(limits: Limits, share_port: bool) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests", _PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS),
         ("grpc.max_receive_message_length", max(limits.json_bytes, _USUAL_BYTES) + _OVERHEAD_BYTES),
+        ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
         ("grpc.max_metadata_size", metadata),
         ("grpc.absolute_max_metadata_size", metadata),
         ("grpc.max_connection_idle_ms", round(limits.idle_seconds * 1000)),
         # Calls in progress end on the old connection, however long they take.
         ("grpc.max_connection_age_ms", _CONNECTION_MS),
+        # Python cannot end a call whose client takes nothing: the end of its connection does.
+        ("grpc.max_connection_age_grace_ms", round(limits.call_seconds * 1000)),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         # Detects a connection whose other end is gone without closing it.
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import grpc
 
+from imagecall.access.budget import CALL_OVERHEAD, COPIES, MEMORY
 from imagecall.access.limits import Limits
 from imagecall.conversion.batch import (
     CallStream,
@@ -124,12 +125,15 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         self, request_iterator: AsyncIterator[pb.ConvertCallsRequest], context: Context
     ) -> AsyncIterator[pb.ConvertCallsResponse]:
         stream = CallStream(self._max_bytes, self._max_items, self._count)
+        memory = MEMORY.get()
         async for request in request_iterator:
             of_items = len(request.conversions) * _ITEM_BYTES
             size = max(stream.pending_bytes + REQUEST_BYTES.get(), of_items)
             answers = stream.answer(request)
             while (response := await run_offloaded(size, next, answers, None)) is not None:
                 yield response
+            pending = min(stream.pending_bytes, 2 * self._max_bytes)  # An Assembly drops the rest.
+            memory.resize(CALL_OVERHEAD + COPIES * pending)
         stream.finish()
 
 

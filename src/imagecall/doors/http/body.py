@@ -8,6 +8,7 @@ from typing import Final
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from imagecall.access.budget import FACTOR, MEMORY
 from imagecall.doors.http.errors import JSON
 from imagecall.generation.fairness import fair_turn
 from imagecall.json.text import too_large
@@ -23,8 +24,9 @@ _ACCEPTED: Final = {"Accept-Encoding": "gzip, deflate"}
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """Reads the body, and decodes its content coding.
 
-    Raises ConversionError: TOO_LARGE, as soon as the body exceeds the limit. Raises HTTPException:
-    400 for a damaged body, 415 for another type or coding.
+    Raises ConversionError: TOO_LARGE, as soon as the body exceeds the limit; GenerationError:
+    TOO_MANY_CALLS, if the budget of memory has no room; HTTPException: 400 for a damaged body, 415
+    for another type or coding.
     """
     if _word(request.headers.get("content-type", "").partition(";")[0]) != JSON:
         raise HTTPException(415, f"the Content-Type must be {JSON}")
@@ -33,11 +35,13 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     if length.isdecimal() and int(length) > max_bytes:
         raise too_large(int(length), max_bytes)
     body = bytearray()
+    memory = MEMORY.get()
     async with aclosing(_decoded(request, inflater) if inflater else request.stream()) as pieces:
         async for piece in pieces:
             body += piece
             if len(body) > max_bytes:
                 raise too_large(len(body), max_bytes)
+            memory.add(FACTOR * len(piece))
     return bytes(body)
 
 

@@ -23,6 +23,10 @@ API: Final = "/v1/responses"
 JSON: Final = "application/json"
 
 
+class NotTaken(OSError):
+    """The client takes nothing of its answer."""
+
+
 async def http_error(request: Request, error: Exception) -> Response:
     """Answers a request without a route, or with another method."""
     assert isinstance(error, HTTPException)

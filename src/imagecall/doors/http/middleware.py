@@ -1,4 +1,4 @@
-"""ASGI middleware: token, origin and host, pace of the body, admission."""
+"""ASGI middleware: token, origin and host, pace of the body and of the answer, admission."""
 
 import asyncio
 from typing import Final
@@ -9,18 +9,19 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imagecall.access.admission import Admission
-from imagecall.doors.http.errors import error_response, http_error
+from imagecall.access.budget import CALL_OVERHEAD, MEMORY
+from imagecall.doors.http.errors import NotTaken, error_response, http_error
 from imagecall.errors import GenerationError, ImagecallError, quoted
-from imagecall.observing.observer import note_caller, note_refusal
+from imagecall.observing.observer import note_caller, note_failure, note_refusal
 from imagecall.rpc.addresses import is_loopback
-from imagecall.sizes import SMALL_BODY
+from imagecall.sizes import PIECE
 
 _READING: Final = frozenset({"GET", "HEAD"})
 """Methods of requests that need no token, and no admission."""
 
 _BODY_SECONDS: Final = 20.0
-_BODY_BYTES_A_SECOND: Final = 16 * 1024
-"""Longest time for a body: 20 s, and a second for each 16 KiB of it."""
+_READ_BYTES: Final = 16 * 1024
+"""Longest time for 16 KiB of a body: 20 s."""
 
 
 class _Arriving:
@@ -36,9 +37,8 @@ class _Arriving:
         self._receive = receive
         self._admission = admission
         self._limit = limit
-        self._begun = asyncio.get_running_loop().time()
         self._size = 0
-        self._counted = False
+        """Bytes since the deadline was set."""
         self.taken = False
         """True while the request is a call in progress."""
 
@@ -56,27 +56,18 @@ class _Arriving:
 
     def _take(self, size: int, more: bool) -> None:
         self._size += size
+        now = asyncio.get_running_loop().time()
         if not more:
+            MEMORY.get().add(CALL_OVERHEAD)
             self._admission.take()
             self.taken = True
-            now = asyncio.get_running_loop().time()
             self._limit.reschedule(now + self._admission.limits.call_seconds)
-            self._leave_body()
-            return
-        seconds = _BODY_SECONDS + self._size / _BODY_BYTES_A_SECOND
-        self._limit.reschedule(self._begun + seconds)
-        if self._size > SMALL_BODY and not self._counted:
-            self._admission.take_body()
-            self._counted = True
-
-    def _leave_body(self) -> None:
-        if self._counted:
-            self._admission.leave_body()
-            self._counted = False
+        elif self._size >= _READ_BYTES:
+            self._size = 0
+            self._limit.reschedule(now + _BODY_SECONDS)
 
     def leave(self) -> None:
         """Releases the admission of the request, at its end."""
-        self._leave_body()
         if self.taken:
             self._admission.leave()
 
@@ -85,6 +76,36 @@ class _Arriving:
         if self.taken:
             return self._admission.too_long()
         return HTTPException(408, "the body comes too slowly", {"connection": "close"})
+
+
+class _Answering:
+    """Answer that is being sent, at the pace of the client."""
+
+    def __init__(self, send: Send, admission: Admission) -> None:
+        self._send = send
+        self._admission = admission
+        self.begun = False
+        self._given_up = False
+
+    async def send(self, message: Message) -> None:
+        """Sends an ASGI message. Raises NotTaken once the client has taken nothing for too long."""
+        self.begun = True
+        if self._given_up:
+            raise NotTaken
+        try:
+            async with self._admission.waits.wait():
+                await self._sent(message)
+        except GenerationError as error:
+            self._given_up = True
+            note_failure(error)
+            raise NotTaken from None
+
+    async def _sent(self, message: Message) -> None:
+        """Sends a message; the end of a long answer only once the client has taken the rest."""
+        if len(message.get("body", b"")) > PIECE and not message.get("more_body", False):
+            await self._send({**message, "more_body": True})
+            message = {**message, "body": b""}
+        await self._send(message)
 
 
 def _is_local(origin: str) -> bool:
@@ -149,30 +170,27 @@ class Admitted:
             note_refusal(error)
             await (await error_response(request, error))(scope, receive, send)
             return
-        begun = False
-
-        async def noting(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
+        memory = self._admission.budget.memory()
+        MEMORY.set(memory)
+        answering = _Answering(send, self._admission)
         limit = asyncio.timeout(_BODY_SECONDS)
         arriving = _Arriving(receive, self._admission, limit)
         try:
             async with limit:
-                await self._app(scope, arriving.receive, noting)
+                await self._app(scope, arriving.receive, answering.send)
         except TimeoutError:
             if not limit.expired():
                 raise
-            if not begun:
+            if not answering.begun:
                 late = arriving.too_late()
                 answer = error_response if isinstance(late, ImagecallError) else http_error
                 await (await answer(request, late))(scope, receive, send)
         except asyncio.CancelledError:
-            if not begun:  # uvicorn would send a 500, which SDKs retry though it may be billed.
+            if not answering.begun:  # uvicorn would send a 500, which SDKs retry though billed.
                 await (await error_response(request, _stopped(arriving.taken)))(
                     scope, receive, send
                 )
             raise
         finally:
             arriving.leave()
+            memory.release()

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from imagecall.doors.http.errors import JSON
+from imagecall.doors.http.errors import JSON, NotTaken
 from imagecall.doors.http.event_stream import END_OF_STREAM, Arrived, EventStream
 from imagecall.doors.http.keepalive import COMMENT, TimedItems, TimedSend
 from imagecall.doors.internal_error import internal_error
@@ -112,6 +112,8 @@ class StreamResponse(Response):
                     await self._send_error(error, send)
                 except asyncio.CancelledError:  # The server stops, or the client has gone.
                     await self._send_error(GenerationError("", _STOPPED, code="UNAVAILABLE"), send)
+                    raise
+                except NotTaken:
                     raise
                 except Exception as error:  # The text of any exception would reach the client.
                     await self._send_error(internal_error(error), send)

@@ -4,8 +4,9 @@ import asyncio
 import socket
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from math import ceil
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -25,11 +26,36 @@ _LAST_WORD_SECONDS: Final = 1.0
 
 
 class _Connection(H11Protocol):
-    """uvicorn's connection, freed as soon as the connection is lost."""
+    """uvicorn's connection, freed as soon as the connection is lost.
+
+    A connection whose client takes nothing of an answer for too long is closed.
+    """
+
+    def __init__(self, stall_seconds: float, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._stall_seconds = stall_seconds
+        self._stalled: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        """Begins to measure the time until the client takes something."""
+        super().pause_writing()
+        loop = asyncio.get_running_loop()
+        self._stalled = loop.call_later(self._stall_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Ends the measurement."""
+        super().resume_writing()
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Hides the error: after a reset, uvicorn keeps the connection until its idle timeout."""
         super().connection_lost(None)
+        self._forget()
 
 
 class _Server(uvicorn.Server):
@@ -83,7 +109,7 @@ class HttpServer:
                 forward_headers=forward_headers,
                 keepalive_seconds=keepalive_seconds,
             ),
-            http=_Connection,
+            http=partial(_Connection, limits.stall_seconds),  # type: ignore[arg-type]  # a factory
             ws="none",
             log_level="error",  # Warnings quote what strangers send: invalid requests, upgrades.
             access_log=False,

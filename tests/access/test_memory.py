@@ -1,0 +1,335 @@
+"""The memory of a server: what calls hold, for how long, and what is refused past the budget."""
+
+import asyncio
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+import h2.config
+import h2.connection
+import h2.settings
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from imagecall.access.admission import Admission
+from imagecall.access.budget import CALL_OVERHEAD, MEMORY, Budget
+from imagecall.access.limits import Limits
+from imagecall.access.waits import Waits
+from imagecall.backends.embedded.backend import EmbeddedBackend
+from imagecall.doors.grpc.server import GrpcServer
+from imagecall.doors.http.server import HttpServer
+from imagecall.errors import ConversionError, GenerationError
+from imagecall.rpc.status import error_of
+from imagecall.v1.conversion_service_pb2 import Conversion, ConvertCallsRequest, ParseCallRequest
+from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
+from imagecall.v1.extra_field_pb2 import ExtraField
+from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
+from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
+from imagecall.v1.image_request_pb2 import ImageRequest
+
+MIB = 1024 * 1024
+ITEM = '{"type":"image_generation_call","id":"ig_1"}'
+PARSE = "/imagecall.v1.ConversionService/ParseCall"
+STREAM = "/imagecall.v1.ImageGenerationService/StreamImage"
+
+
+@asynccontextmanager
+async def doors(limits: Limits) -> AsyncIterator[tuple[Admission, str, str]]:
+    """Starts both doors; yields their admission and their addresses."""
+    admission, backend = Admission(limits), EmbeddedBackend(limits.embedded_bytes)
+    grpc_door = GrpcServer("127.0.0.1:0", backend, admission)
+    http_door = HttpServer("127.0.0.1:0", backend, admission)
+    try:
+        yield admission, await grpc_door.start(), await http_door.start()
+    finally:
+        await asyncio.gather(grpc_door.stop(0), http_door.stop(0))
+        await backend.close()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not true():  # noqa: ASYNC110  # the server has no event for this
+            await asyncio.sleep(0.01)
+
+
+def wanted(size: int) -> ImageRequest:
+    order = json.dumps({"image_bytes": size})
+    return ImageRequest(prompt="a fox", extra_fields=[ExtraField(name="embedded", json=order)])
+
+
+async def refusal(work: Any) -> Any:
+    with pytest.raises(grpc.RpcError) as caught:
+        await work
+    return caught.value
+
+
+def known(error: Any) -> Any:
+    """Returns the package's error of an error of gRPC."""
+    return error_of(error)
+
+
+class Unread:
+    """Connection of HTTP/2 whose client takes no byte of any answer."""
+
+    async def __aenter__(self) -> "Unread":
+        config = h2.config.H2Configuration(header_encoding="ascii")
+        self._http2 = h2.connection.H2Connection(config)
+        closed = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0}
+        self._http2.local_settings = h2.settings.Settings(client=True, initial_values=closed)
+        self._http2.initiate_connection()
+        return self
+
+    async def open(self, address: str) -> None:
+        host, port = address.split(":")
+        self._reader, self._writer = await asyncio.open_connection(host, int(port))
+
+    async def __aexit__(self, *unused: object) -> None:
+        self._writer.transport.abort()
+
+    def begin(self, path: str, message: bytes, whole: bool = True) -> None:
+        """Begins a call, whose message lacks its last byte unless it is whole."""
+        stream = self._http2.get_next_available_stream_id()
+        headers = {
+            ":method": "POST",
+            ":scheme": "http",
+            ":path": path,
+            ":authority": "a",
+            "content-type": "application/grpc",
+            "te": "trailers",
+        }
+        self._http2.send_headers(stream, list(headers.items()))
+        frame = struct.pack("!BI", 0, len(message) + (not whole)) + message
+        self._http2.send_data(stream, frame, end_stream=whole)
+        self._writer.write(self._http2.data_to_send())
+
+
+def test_a_budget_refuses_with_a_time_to_retry_and_keeps_room_for_small_calls() -> None:
+    budget = Budget(MIB)
+    large, other, small = budget.memory(), budget.memory(), budget.memory()
+    large.add(800_000)
+    with pytest.raises(GenerationError) as caught:
+        other.add(300_000)
+    assert (caught.value.reason, caught.value.code) == ("TOO_MANY_CALLS", "RESOURCE_EXHAUSTED")
+    assert caught.value.retry_seconds == 1
+    assert (other.size, budget.held) == (0, 800_000)
+    small.add(200_000)
+    with pytest.raises(GenerationError):
+        small.add(60_000)
+    large.resize(10)
+    other.add(300_000)
+    for memory in (large, other, small):
+        memory.release()
+    assert budget.held == 0
+
+
+def test_a_part_of_the_work_gives_back_what_it_held_also_after_an_error() -> None:
+    budget = Budget(MIB)
+    memory = budget.memory()
+    memory.add(1000)
+    with pytest.raises(KeyError), memory.part() as part:
+        part.add(5000)
+        assert budget.held == 6000
+        raise KeyError
+    assert budget.held == 1000
+
+
+async def test_an_answer_waits_for_room_that_another_call_leaves() -> None:
+    budget = Budget(MIB)
+    first, second = budget.memory(), budget.memory()
+    first.add(900_000)
+    waiting = asyncio.create_task(second.grow(400_000))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    first.release()
+    await waiting
+    assert budget.held == 400_000
+
+
+async def test_without_a_server_nothing_is_refused() -> None:
+    with MEMORY.get().part() as part:
+        await part.grow(2**60)
+
+
+async def test_a_wait_that_is_young_is_not_ended_for_another_call() -> None:
+    waits = Waits(60)
+    assert not waits.end_longest()
+    async with waits.wait():
+        assert not waits.end_longest()
+
+
+async def test_an_answer_that_is_not_taken_holds_memory_until_its_client_is_gone() -> None:
+    async with doors(Limits(memory_bytes=16 * MIB)) as (admission, address, _):
+        text = ITEM[:-1] + ',"revised_prompt":"' + "x" * 5000 + '"}'
+        async with Unread() as client:
+            await client.open(address)
+            for _ in range(10):
+                client.begin(PARSE, ParseCallRequest(json=text).SerializeToString())
+            least, most = 10 * (CALL_OVERHEAD + 10_000), 10 * (CALL_OVERHEAD + 10_500)
+            await until(lambda: least < admission.budget.held < most)
+            assert admission.in_progress == 0
+        await until(lambda: admission.budget.held == 0)
+
+
+async def test_past_the_budget_a_call_is_refused_and_small_calls_and_health_go_on() -> None:
+    async with (
+        doors(Limits(memory_bytes=16 * MIB)) as (admission, address, _),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        conversion: Any = ConversionServiceStub(channel)
+        images: Any = ImageGenerationServiceStub(channel)
+        async with Unread() as client:
+            await client.open(address)
+            request = GenerateImageRequest(request=wanted(4 * MIB)).SerializeToString()
+            client.begin("/imagecall.v1.ImageGenerationService/GenerateImage", request)
+            await until(lambda: 8 * MIB < admission.budget.held < 9 * MIB)
+            error = await refusal(
+                images.GenerateImage(GenerateImageRequest(request=wanted(4 * MIB)))
+            )
+            assert error_of(error).reason == "TOO_MANY_CALLS"
+            assert known(error).retry_seconds == 1
+            assert (await conversion.ParseCall(ParseCallRequest(json=ITEM))).call
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            assert (await health.Check(health_pb2.HealthCheckRequest())).status == 1
+        await until(lambda: admission.budget.held == 0)
+        large = images.GenerateImage(GenerateImageRequest(request=wanted(3 * MIB)))
+        assert (await large).response.calls
+
+
+async def test_a_stream_that_waits_for_its_client_ends_in_time() -> None:
+    async with (
+        doors(Limits(stall_seconds=0.2)) as (admission, address, _),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        stub: Any = ConversionServiceStub(channel)
+        stream = stub.ConvertCalls()
+        await stream.write(ConvertCallsRequest(conversions=[Conversion(json=ITEM)]))
+        assert (await stream.read()).results
+        error = error_of(await refusal(stream.read()))
+        assert (error.reason, error.code) == ("CALL_TOO_LONG", "DEADLINE_EXCEEDED")
+        await until(lambda: admission.in_progress == 0)
+
+
+async def test_a_stream_that_is_not_read_ends_in_time() -> None:
+    async with doors(Limits(stall_seconds=0.2)) as (admission, address, _), Unread() as client:
+        await client.open(address)
+        client.begin(STREAM, StreamImageRequest(request=wanted(MIB)).SerializeToString())
+        await until(lambda: admission.in_progress == 1)
+        await until(lambda: admission.in_progress == 0)
+
+
+async def test_a_request_that_never_ends_ends_in_time_and_counts_as_the_largest() -> None:
+    limits = Limits(json_bytes=MIB, stall_seconds=2.0)
+    async with doors(limits) as (admission, address, _), Unread() as client:
+        await client.open(address)
+        client.begin(PARSE, b"x" * 1000, whole=False)
+        await until(lambda: admission.in_progress == 1)
+        await until(lambda: admission.budget.held > MIB)
+        await until(lambda: (admission.in_progress, admission.budget.held) == (0, 0))
+
+
+async def test_a_stream_that_waits_makes_room_for_a_call_that_needs_its_place() -> None:
+    async with (
+        doors(Limits(calls=1)) as (_, address, _),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        stub: Any = ConversionServiceStub(channel)
+        stream = stub.ConvertCalls()
+        await stream.write(ConvertCallsRequest(conversions=[Conversion(json=ITEM)]))
+        assert (await stream.read()).results
+        early = error_of(await refusal(stub.ParseCall(ParseCallRequest(json=ITEM))))
+        assert early.reason == "TOO_MANY_CALLS"
+        await asyncio.sleep(1.1)
+        assert (await stub.ParseCall(ParseCallRequest(json=ITEM))).call
+        error = await refusal(stream.read())
+        assert error_of(error).reason == "TOO_MANY_CALLS"
+        assert known(error).retry_seconds == 1
+
+
+async def test_no_compression_is_taken_at_the_grpc_door() -> None:
+    async with (
+        doors(Limits()) as (_, address, _),
+        grpc.aio.insecure_channel(address, compression=grpc.Compression.Gzip) as channel,
+    ):
+        stub: Any = ConversionServiceStub(channel)
+        request = ParseCallRequest(json=ITEM.ljust(100_000))
+        error = await refusal(stub.ParseCall(request))
+        assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert "gzip" in error.details()
+
+
+async def test_a_call_without_a_request_is_an_invalid_argument() -> None:
+    async with (
+        doors(Limits()) as (_, address, _),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        for path in (PARSE, STREAM, "/grpc.health.v1.Health/Check"):
+            call: Any = channel.stream_stream(path)()
+            await call.done_writing()
+            assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert await call.details() == "the call ended without a request"
+
+
+async def test_health_takes_small_requests_and_few_watches_of_a_connection() -> None:
+    async with (
+        doors(Limits()) as (_, address, _),
+        grpc.aio.insecure_channel(address) as channel,
+        AsyncExitStack() as stack,
+    ):
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        error = error_of(
+            await refusal(health.Check(health_pb2.HealthCheckRequest(service="x" * 70_000)))
+        )
+        assert error.reason == "TOO_LARGE"
+        for _ in range(16):
+            watch = health.Watch(health_pb2.HealthCheckRequest())
+            stack.callback(watch.cancel)
+            assert (await watch.read()).status == 1
+        late = await refusal(health.Watch(health_pb2.HealthCheckRequest()).read())
+        assert error_of(late).reason == "TOO_MANY_CALLS"
+        watch.cancel()
+        await asyncio.sleep(0.1)
+        again = health.Watch(health_pb2.HealthCheckRequest())
+        stack.callback(again.cancel)
+        assert (await again.read()).status == 1
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_an_answer_that_nobody_reads_at_the_http_door_ends_in_time(streaming: bool) -> None:
+    limits = Limits(stall_seconds=0.3)
+    async with doors(limits) as (admission, _, address):
+        body = json.dumps(
+            {"input": "a fox", "stream": streaming, "embedded": {"image_bytes": 8 * MIB}}
+        )
+        head = (
+            "POST /v1/responses HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\n\r\n"
+        )
+        host, port = address.split(":")
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(client, (host, int(port)))
+            await loop.sock_sendall(client, (head + body).encode())
+            await until(lambda: admission.in_progress == 1)
+            await until(lambda: (admission.in_progress, admission.budget.held) == (0, 0))
+
+
+async def test_the_size_of_an_embedded_image_has_a_limit_of_its_own() -> None:
+    backend = EmbeddedBackend(max_image_bytes=1_000_000)
+    try:
+        request = GenerateImageRequest(request=wanted(1_000_001))
+        with pytest.raises(ConversionError) as caught:
+            await backend.generate_image(request)
+        assert (caught.value.reason, caught.value.pointer) == (
+            "UNSUPPORTED",
+            "/embedded/image_bytes",
+        )
+        assert "the limit is 1,000,000" in str(caught.value)
+        assert await backend.generate_image(GenerateImageRequest(request=wanted(1_000_000)))
+    finally:
+        await backend.close()
