@@ -19,7 +19,7 @@ from tests.doors.test_generation import serving
 
 SMALL = ["--size", "64x64"]
 FAILING = ["--set", 'embedded={"http_status": 503}']
-SLOW = ["--slow", 'embedded={"delay_seconds": 20}', "--tolerance", "2"]
+SLOW = ["--slow", 'embedded={"delay_seconds": 20}', "--tolerance", "4"]
 
 
 def test_a_server_is_checked_by_every_rule(server: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ from tests.upstream import JSON, Answer, upstream
 
 SCHEMA = Path(__file__).parents[2] / "proto/README.md"
 SLOW = (("embedded", '{"delay_seconds": 20}'),)
-SETTINGS = CheckSettings(size="64x64", slow=SLOW, tolerance=1.0, status_seconds=0.5, timeout=30)
+SETTINGS = CheckSettings(size="64x64", slow=SLOW, tolerance=4.0, timeout=60)
+"""Settings with which a busy machine fails no rule."""
+
+IMPATIENT = replace(SETTINGS, status_seconds=0.5)
 NAMES = [rule.name for rule in RULES]
 SLOW_RULES = ("deadline", "cancellation", "many-calls", "large-request")
 QUICK = [name for name in NAMES if name not in SLOW_RULES]
@@ -54,8 +58,9 @@ def findings(outcomes: dict[str, Outcome]) -> list[Any]:
 @pytest.mark.parametrize("mistake", MISTAKES)
 async def test_a_mistake_fails_in_its_rule_and_in_no_other(mistake: str) -> None:
     rule, faulty = MISTAKES[mistake]
+    settings = IMPATIENT if rule == "status" else SETTINGS
     async with faulty_server(faulty) as address:
-        outcomes = await outcomes_of(address, *QUICK)
+        outcomes = await outcomes_of(address, *QUICK, settings=settings)
     assert named(outcomes, "failed") == [rule], findings(outcomes)
 
 
