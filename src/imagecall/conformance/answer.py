@@ -1,13 +1,12 @@
 """Answers of the server under check: messages as they came, the status, and the first fault."""
 
-from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
 from imagecall.conversion.converter import event_to_json
-from imagecall.errors import ConversionError, GenerationError, ImagecallError
+from imagecall.errors import ConversionError, ImagecallError
 from imagecall.generation.assembly import MAX_IMAGE_BYTES
 from imagecall.generation.checked_answer import AnswerLimits, CheckedStream, checked_response
 from imagecall.json.text import MAX_BYTES, parse
@@ -100,18 +99,30 @@ class StreamAnswer:
         """The first end."""
         return next((part.end for part in self.parts if part.HasField("end")), None)
 
-    @cached_property
+    @property
     def events(self) -> list[dict[str, Any]]:
-        """The events before the end as JSON, images as empty strings. Raises ConversionError."""
-        return [*self._events()]
+        """The events before the end as JSON, up to the first that does not convert."""
+        return self._converted[0]
 
-    def _events(self) -> Iterator[dict[str, Any]]:
+    @property
+    def is_readable(self) -> bool:
+        """True if every event before the end converts to JSON."""
+        return self._converted[1]
+
+    @cached_property
+    def _converted(self) -> tuple[list[dict[str, Any]], bool]:
+        """The events as JSON, images as empty strings; False if one does not convert."""
+        events: list[dict[str, Any]] = []
         for part in self.parts:
             if part.HasField("end"):
-                return
+                break
             if part.HasField("event"):
-                event: Any = parse(event_to_json(part.event))
-                yield event
+                try:
+                    event: Any = parse(event_to_json(part.event))
+                except ConversionError:
+                    return events, False
+                events.append(event)
+        return events, True
 
 
 def _read(message: bytes) -> StreamImageResponse | None:
@@ -124,11 +135,3 @@ def _read(message: bytes) -> StreamImageResponse | None:
 def sentence_of(fault: ImagecallError) -> str:
     """Sentence about a fault, without the words about a backend."""
     return str(fault).rpartition("answer is damaged: ")[2]
-
-
-def is_unreadable(answer: StreamAnswer) -> bool:
-    """Reports a stream with an event that does not convert to JSON."""
-    try:
-        return answer.events is None
-    except (ConversionError, GenerationError):
-        return True

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
-from imagecall.conformance.answer import StreamAnswer, is_unreadable
+from imagecall.conformance.answer import StreamAnswer
 from imagecall.conformance.rule import Check, Finding, Rule
 from imagecall.conformance.session import Session, Skipped
 from imagecall.conversion.converter import CALLS
@@ -46,7 +46,7 @@ def _each(check: Callable[[StreamAnswer], Iterator[Finding]]) -> Check:
 
     async def checked(session: Session) -> AsyncIterator[Finding]:
         answers = await session.streams()
-        readable = [answer for answer in answers if not is_unreadable(answer)]
+        readable = [answer for answer in answers if answer.is_readable]
         if not readable:
             raise Skipped("hidden by the fault of json")
         for answer in readable:

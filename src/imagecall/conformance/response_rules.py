@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final, TypeGuard
 
-from imagecall.conformance.answer import StreamAnswer, is_unreadable, sentence_of
+from imagecall.conformance.answer import StreamAnswer, sentence_of
 from imagecall.conformance.rule import Finding, Rule
 from imagecall.conformance.session import Session
 from imagecall.conversion.view import view
@@ -83,8 +83,7 @@ async def _id(session: Session) -> AsyncIterator[Finding]:
 
 def _created(answer: StreamAnswer) -> Iterator[Any]:
     """Yields the id of the response in the event that created it."""
-    events = [] if is_unreadable(answer) else answer.events
-    for event in events:
+    for event in answer.events:
         match event:
             case {"type": "response.created", "response": {"id": str(identifier)}}:
                 yield identifier
@@ -101,8 +100,7 @@ async def _calls(session: Session) -> AsyncIterator[Finding]:
 
 
 def _repeated(answer: StreamAnswer) -> Iterator[Finding]:
-    events = [] if is_unreadable(answer) else answer.events
-    done = {e["item"].get("id") for e in events if e["type"].endswith("output_item.done")}
+    done = {e["item"].get("id") for e in answer.events if e["type"].endswith("output_item.done")}
     for call in answer.end.response.calls if answer.end else ():
         if (identifier := view(call).id) in done:
             came = f"{answer.name}, StreamEnd: the call {quoted(str(identifier))}"
