@@ -108,6 +108,10 @@ MISTAKES: dict[str, tuple[str, Faulty]] = {
     "no_error_info": ("error-details", details(changes.without_detail("ErrorInfo"))),
     "no_bad_request": ("error-details", details(changes.without_detail("BadRequest"))),
     "other_reason": ("error-details", details(changes.other_reason)),
+    "convert_junk": (
+        "convert-call",
+        Faulty(messages=lambda method, came: [b"\xff"] if "FormatCall" in method else came),
+    ),
     "convert_call": ("convert-call", conversions(changes.wrong_conversion)),
     "convert_document": ("convert-document", conversions(changes.wrong_document)),
     "convert_refusal": ("convert-refusal", convert_failure("ParseCall", (_UNKNOWN, "no", ()))),

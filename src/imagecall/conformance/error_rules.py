@@ -77,7 +77,7 @@ def _faults_of(name: str, error: grpc.aio.AioRpcError) -> Iterator[Finding]:
     """Yields the faults of the details of a status."""
     try:
         status = Status.FromString(_serialized(error))
-        info = _detail(error, ErrorInfo)
+        info, bad_request = _detail(error, ErrorInfo), _detail(error, BadRequest)
     except DecodeError:
         yield Finding(f"{name}: {_DETAILS} is not a google.rpc.Status", "a google.rpc.Status")
         return
@@ -87,7 +87,7 @@ def _faults_of(name: str, error: grpc.aio.AioRpcError) -> Iterator[Finding]:
         yield Finding(f"{name}: no google.rpc.ErrorInfo", "an ErrorInfo with the reason")
     elif info.domain == DOMAIN and info.reason not in CODES:
         yield Finding(f"{name}: the reason {quoted(info.reason)}", "a name of ErrorReason")
-    if error.code() is _INVALID and _detail(error, BadRequest) is None:
+    if error.code() is _INVALID and bad_request is None:
         yield Finding(f"{name}: no google.rpc.BadRequest", "a BadRequest with the JSON Pointer")
 
 

@@ -2,43 +2,29 @@
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Final
+from typing import Final
 
 from imagecall.conformance.answer import StreamAnswer
+from imagecall.conformance.event import (
+    ORDER,
+    PARTIAL,
+    Event,
+    id_of,
+    index_of,
+    is_of_call,
+    is_of_item,
+    item_of,
+    number_of,
+    type_of,
+)
 from imagecall.conformance.rule import Check, Finding, Rule
 from imagecall.conformance.session import Session, Skipped
-from imagecall.conversion.converter import CALLS
+from imagecall.errors import quoted
 from imagecall.generation.chunked_fields import image_fields
-
-_CALL: Final = "response.image_generation_call."
-_ADDED: Final = "response.output_item.added"
-_DONE: Final = "response.output_item.done"
-_PARTIAL: Final = f"{_CALL}partial_image"
-_ORDER: Final = (
-    _ADDED,
-    f"{_CALL}in_progress",
-    f"{_CALL}generating",
-    _PARTIAL,
-    f"{_CALL}completed",
-    _DONE,
-)
-"""Types of the events of a call, in their order."""
-
-Event = dict[str, Any]
-
-
-def _is_of_call(event: Event) -> bool:
-    """Reports an event of an image call."""
-    kind = event.get("type")
-    return kind in _ORDER and ("item" not in event or event["item"].get("type") in CALLS.by_type)
-
-
-def _id_of(event: Event) -> Any:
-    return event["item"].get("id") if "item" in event else event.get("item_id")
 
 
 def _place(answer: StreamAnswer, event: Event) -> str:
-    return f"{answer.name}, {event['type']}"
+    return f"{answer.name}, {type_of(event)}"
 
 
 def _each(check: Callable[[StreamAnswer], Iterator[Finding]]) -> Check:
@@ -57,38 +43,38 @@ def _each(check: Callable[[StreamAnswer], Iterator[Finding]]) -> Check:
 
 
 def _of_calls(answer: StreamAnswer) -> list[Event]:
-    return [event for event in answer.events if _is_of_call(event)]
+    return [event for event in answer.events if is_of_call(event)]
 
 
 def _ids(answer: StreamAnswer) -> Iterator[Finding]:
-    ids: dict[Any, Any] = {}
+    ids: dict[int, str] = {}
     for event in _of_calls(answer):
-        place, identifier, index = _place(answer, event), _id_of(event), event.get("output_index")
-        if not isinstance(identifier, str) or not identifier:
+        place, identifier, index = _place(answer, event), id_of(event), index_of(event)
+        if identifier is None:
             yield Finding(f"{place}: no id", "the id of the call")
         elif index is not None and ids.setdefault(index, identifier) != identifier:
-            yield Finding(f"{place}: {identifier!r}", f"{ids[index]!r}, as in the events before")
+            expected = f"{quoted(ids[index])}, as in the events before"
+            yield Finding(f"{place}: {quoted(identifier)}", expected)
 
 
 def _indices(answer: StreamAnswer) -> Iterator[Finding]:
-    indices: dict[Any, Any] = {}
+    indices: dict[str, int] = {}
     for event in answer.events:
-        is_item = event.get("type") in (_ADDED, _DONE)
-        if not (is_item or _is_of_call(event)):
+        if not (is_of_item(event) or is_of_call(event)):
             continue
-        place, identifier, index = _place(answer, event), _id_of(event), event.get("output_index")
-        if index is None or index < 0:
-            came = "no index" if index is None else str(index)
-            yield Finding(f"{place}: {came}", "the index of the item in the output")
+        place, identifier, index = _place(answer, event), id_of(event), index_of(event)
+        if index is None:
+            yield Finding(f"{place}: no index", "the index of the item in the output")
         elif identifier and indices.setdefault(identifier, index) != index:
-            yield Finding(f"{place}: {index}", f"{indices[identifier]}, as in the events before")
+            expected = f"{indices[identifier]}, as in the events before"
+            yield Finding(f"{place}: {index}", expected)
 
 
 def _numbers(answer: StreamAnswer) -> Iterator[Finding]:
     last, gaps = -1, 0
     for event in answer.events:
-        number = event.get("sequence_number")
-        if not isinstance(number, int):
+        number = number_of(event)
+        if number is None:
             yield Finding(f"{_place(answer, event)}: no number", "the sequence_number")
             return
         if number <= last:
@@ -104,17 +90,17 @@ def _numbers(answer: StreamAnswer) -> Iterator[Finding]:
 
 def _statuses(answer: StreamAnswer) -> Iterator[Finding]:
     for event in _of_calls(answer):
-        if "item" in event and not event["item"].get("status"):
+        if is_of_item(event) and not item_of(event).get("status"):
             yield Finding(f"{_place(answer, event)}: no status", "the status of the call")
 
 
 def _order(answer: StreamAnswer) -> Iterator[Finding]:
-    last: dict[Any, int] = defaultdict(lambda: -1)
+    last: dict[int | None, int] = defaultdict(lambda: -1)
     for event in _of_calls(answer):
-        key, rank = event.get("output_index", 0), _ORDER.index(event["type"])
-        if rank < last[key] or (rank == last[key] and event["type"] != _PARTIAL):
-            before = _ORDER[last[key]]
-            yield Finding(f"{_place(answer, event)}, after {before}", f"the order {_shown(_ORDER)}")
+        key, rank = index_of(event) or 0, ORDER.index(type_of(event))
+        if rank < last[key] or (rank == last[key] and type_of(event) != PARTIAL):
+            before = ORDER[last[key]]
+            yield Finding(f"{_place(answer, event)}, after {before}", f"the order {_shown(ORDER)}")
         last[key] = max(last[key], rank)
 
 
@@ -125,7 +111,7 @@ def _shown(types: tuple[str, ...]) -> str:
 
 
 def _partial_images(answer: StreamAnswer) -> Iterator[Finding]:
-    indices = [e.get("partial_image_index") for e in answer.events if e.get("type") == _PARTIAL]
+    indices = [e.get("partial_image_index") for e in answer.events if type_of(e) == PARTIAL]
     limit = answer.partial_images
     if len(indices) > limit:
         yield Finding(f"{answer.name}: {len(indices)} partial images", f"at most {limit}")

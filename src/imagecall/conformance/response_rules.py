@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final, TypeGuard
 
 from imagecall.conformance.answer import StreamAnswer, sentence_of
+from imagecall.conformance.event import CREATED, DONE, id_of, type_of
 from imagecall.conformance.rule import Finding, Rule
 from imagecall.conformance.session import Session
 from imagecall.conversion.view import view
@@ -13,7 +14,6 @@ from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding
 from imagecall.v1.image_response_pb2 import ImageResponse
 
 _UNANNOUNCED: Final = StreamEnding.STREAM_ENDING_UNANNOUNCED
-_CREATED: Final = "response.created"
 
 
 async def _ends(session: Session) -> list[tuple[StreamAnswer, StreamEnd]]:
@@ -78,14 +78,14 @@ async def _id(session: Session) -> AsyncIterator[Finding]:
         for identifier in _created(answer):
             if end.response.id and identifier != end.response.id:
                 came = f"{answer.name}, StreamEnd: {quoted(end.response.id)}"
-                yield Finding(came, f"{quoted(str(identifier))}, as in {_CREATED}")
+                yield Finding(came, f"{quoted(str(identifier))}, as in {CREATED}")
 
 
 def _created(answer: StreamAnswer) -> Iterator[Any]:
     """Yields the id of the response in the event that created it."""
     for event in answer.events:
         match event:
-            case {"type": "response.created", "response": {"id": str(identifier)}}:
+            case {"type": type, "response": {"id": str(identifier)}} if type == CREATED:
                 yield identifier
 
 
@@ -100,7 +100,7 @@ async def _calls(session: Session) -> AsyncIterator[Finding]:
 
 
 def _repeated(answer: StreamAnswer) -> Iterator[Finding]:
-    done = {e["item"].get("id") for e in answer.events if e["type"].endswith("output_item.done")}
+    done = {id_of(event) for event in answer.events if type_of(event) == DONE} - {None}
     for call in answer.end.response.calls if answer.end else ():
         if (identifier := view(call).id) in done:
             came = f"{answer.name}, StreamEnd: the call {quoted(str(identifier))}"

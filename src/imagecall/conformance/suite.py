@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from imagecall.conformance import (
     conversion_rules,
@@ -76,4 +77,6 @@ async def _outcome(rule: Rule, session: Session) -> Outcome:
         reason = str(skipped)
     except grpc.aio.AioRpcError as error:
         findings.append(Finding(f"{error.code().name}: {error.details()}", "an answer"))
+    except DecodeError:
+        findings.append(Finding("bytes that are no message of the method", "an answer"))
     return Outcome(rule, tuple(findings), reason)
