@@ -29,10 +29,10 @@ PROGRAM = str(Path(sys.executable).parent / "imagecall")
 ITEM = '{"type":"image_generation_call","id":"ig_1","result":null,"status":"completed"}'
 CASES: dict[str, list[str]] = {
     "off": [],
-    "metrics": ["--metrics", "on"],
+    "metrics": ["--metrics", "127.0.0.1:0"],
     "traces": ["--traces", "on"],
-    "metrics and traces": ["--metrics", "on", "--traces", "on"],
-    "the same, 1 of 100 traces sampled": ["--metrics", "on", "--traces", "on"],
+    "metrics and traces": ["--metrics", "127.0.0.1:0", "--traces", "on"],
+    "the same, 1 of 100 traces sampled": ["--metrics", "127.0.0.1:0", "--traces", "on"],
 }
 SAMPLED = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
 

@@ -153,7 +153,7 @@ async def _measure_once(
             "bare grpcio, an echo": ((sys.executable, __file__, "--bare"), {}),
             "ParseCall": (serve, {}),
             "ParseCall, metrics and traces": (
-                (*serve, "--metrics", "on", "--traces", "on"),
+                (*serve, "--metrics", "127.0.0.1:0", "--traces", "on"),
                 observed,
             ),
             "ParseCall, 2 workers": ((*serve, "--workers", "2"), {}),

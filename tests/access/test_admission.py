@@ -28,7 +28,6 @@ from imagecall.doors.grpc.server import GrpcServer
 from imagecall.doors.http.server import HttpServer
 from imagecall.errors import ConversionError, GenerationError
 from imagecall.json.text import MAX_KEYS, MAX_VALUES
-from imagecall.observing.start import observer_from
 from imagecall.rpc.status import error_of
 from imagecall.v1.conversion_service_pb2 import ConvertCallsRequest, ParseCallRequest
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
@@ -280,15 +279,12 @@ async def test_a_page_whose_name_is_rebound_reads_nothing_of_what_asks_for_no_to
     method: str, host: str | None, status: int
 ) -> None:
     headers = {} if host is None else {"host": host}
-    observer = observer_from(metrics=True, traces=False, log_calls=False)
     for local, expected in ((True, status), (False, 200)):
         async with (
-            door_before(
-                EmbeddedBackend(), admission=Admission(local=local), observer=observer
-            ) as page,
+            door_before(EmbeddedBackend(), admission=Admission(local=local)) as page,
             aiohttp.ClientSession() as session,
         ):
-            for path in ("/", "/health", "/metrics"):
+            for path in ("/", "/health"):
                 url = f"http://{page}{path}"
                 async with session.request(method, url, headers=headers) as answer:
                     assert answer.status == expected, path

@@ -221,19 +221,21 @@ def test_selectors_and_ports_match_the_pods(manifests: Manifests) -> None:
         assert selector.items() <= labels
 
     settings = read_settings(ServerSettings, {}, manifests.environment)
-    doors = {name: int(getattr(settings, name).rpartition(":")[2]) for name in ("grpc", "http")}
+    doors = {name: int(at.rpartition(":")[2]) for name, at in settings.addresses.items()}
     assert manifests.ports == doors
-    assert {each["spec"]["ports"][0]["targetPort"] for each in manifests.of("Service")} == set(
-        doors
-    )
+    targets = {each["spec"]["ports"][0]["targetPort"] for each in manifests.of("Service")}
+    assert targets == set(settings.call_addresses)
     (policy,) = manifests.of("NetworkPolicy")
-    for rule in policy["spec"]["ingress"]:
-        assert {each["port"] for each in rule["ports"]} <= set(doors)
+    of_callers, of_prometheus = (
+        {port["port"] for port in rule["ports"]} for rule in policy["spec"]["ingress"]
+    )
+    assert (of_callers, of_prometheus) == (set(settings.call_addresses), {"metrics"})
     for probe in manifests.probes:
         asked = probe.get("grpc") or probe["httpGet"]
         assert asked["port"] in (doors["grpc"], "http")
     noted = manifests.pod["metadata"]["annotations"]
-    assert int(noted["prometheus.io/port"]) == doors["http"]
+    assert int(noted["prometheus.io/port"]) == doors["metrics"]
+    assert "prometheus.io/scheme" not in noted
     (account,) = manifests.of("ServiceAccount")
     assert manifests.pod["spec"]["serviceAccountName"] == account["metadata"]["name"]
 
@@ -318,7 +320,9 @@ def _served(
         name: str(directory / value[1:]) if value.startswith("/etc/") else value
         for name, value in environment.items()
     }
-    moved |= {"IMAGECALL_GRPC": "0.0.0.0:0", "IMAGECALL_HTTP": "0.0.0.0:0"}
+    moved |= dict.fromkeys(("IMAGECALL_GRPC", "IMAGECALL_HTTP"), "0.0.0.0:0")
+    if "IMAGECALL_METRICS" in moved:
+        moved["IMAGECALL_METRICS"] = "0.0.0.0:0"
     moved["IMAGECALL_BACKEND"] = "embedded"
     with subprocess.Popen(
         command, env=moved, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -328,11 +332,12 @@ def _served(
             said, found = "", []
             for line in process.stdout:
                 said += line
-                if match := re.match(r"listening (?:grpc|http) 0\.0\.0\.0:(\d+)", line):
-                    found.append(match[1])
-                if len(found) == 2:
+                step = json.loads(line)
+                if step["message"] == "listening":
+                    found.append(step["address"].removeprefix("0.0.0.0:"))
+                if len(found) == 3:
                     break
-            assert len(found) == 2, said
+            assert len(found) == 3, said
             yield Running(process, found[0], found[1], mounts)
         finally:
             process.kill()

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from imagecall.doors.grpc.server import GrpcServer
 from imagecall.doors.http.server import HttpServer
+from imagecall.doors.metrics import MetricsServer
 from imagecall.generation.backend import Backend
 from imagecall.observing.observer import Observer
 from imagecall.observing.start import observer_from
@@ -42,7 +43,7 @@ class Receiver:
 async def observing(**settings: str) -> AsyncIterator[Observer]:
     """An observer as the settings have it; at the end everything is sent."""
     chosen = read_settings(ServerSettings, settings, {})
-    observer = observer_from(chosen.metrics, chosen.traces, chosen.log_calls)
+    observer = observer_from(bool(chosen.metrics), chosen.traces, chosen.log_calls)
     assert observer
     try:
         yield observer
@@ -70,6 +71,15 @@ async def http_door(backend: Backend, **options: Any) -> AsyncIterator[str]:
         await backend.close()
 
 
+@asynccontextmanager
+async def metrics_door(observer: Observer) -> AsyncIterator[str]:
+    server = MetricsServer("127.0.0.1:0", observer.metrics_text)
+    try:
+        yield f"http://{await server.start()}"
+    finally:
+        await server.stop(1)
+
+
 @contextmanager
 def logged(formatter: logging.Formatter) -> Iterator[io.StringIO]:
     """Captures the log in the format of a formatter."""
@@ -86,9 +96,9 @@ def logged(formatter: logging.Formatter) -> Iterator[io.StringIO]:
         root.setLevel(level)
 
 
-async def samples(url: str, **headers: str) -> dict[tuple[str, frozenset[str]], float]:
+async def samples(url: str) -> dict[tuple[str, frozenset[str]], float]:
     """/metrics: the value of each sample by its name and the values of its labels."""
-    async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics", headers=headers) as answer:  # fmt: skip  # noqa: E501
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as answer:
         assert answer.status == 200
         text = await answer.text()
     return {

@@ -25,7 +25,7 @@ from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from tests.doors.test_generation import AN_IMAGE
-from tests.observing.servers import Receiver, grpc_door, http_door, logged, observing
+from tests.observing.servers import Receiver, grpc_door, http_door, logged, metrics_door, observing
 from tests.streams import PNG, item, response
 from tests.upstream import JSON, upstream
 
@@ -51,7 +51,7 @@ async def test_nothing_shows_a_key_a_token_or_an_image(
     image = PNG + SECRET
     encoded = base64.b64encode(image).decode()
     shown: list[str] = []
-    given = {"metrics": "on", "traces": "on", "log_calls": "on", "log_format": form}
+    given = {"metrics": "127.0.0.1:0", "traces": "on", "log_calls": "on", "log_format": form}
     files = {"tokens_file": str(tokens), "api_key_file": str(key_file)}
     settings = read_settings(ServerSettings, {**given, **files}, {})
     admission = Admission(Limits(), Tokens(tokens))
@@ -103,7 +103,8 @@ async def test_nothing_shows_a_key_a_token_or_an_image(
                         except grpc.aio.AioRpcError as error:
                             # The client's own words, which go back to it alone.
                             shown.append(repr(error).replace(TOKEN, ""))
-        async with session.get(f"{door}/metrics", headers=headers) as answer:
+        metrics = await stack.enter_async_context(metrics_door(seen))
+        async with session.get(f"{metrics}/metrics") as answer:
             shown.append(await answer.text())
         logging.getLogger("elsewhere").error("fault", exc_info=RuntimeError(KEY))
         logging.getLogger("grpc._cython.cygrpc").error("Invalid encoding on %s", TOKEN.encode())

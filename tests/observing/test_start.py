@@ -13,7 +13,8 @@ def test_without_the_extra_a_sentence_says_what_to_install() -> None:
         "import sys\n"
         "sys.modules['prometheus_client'] = None\n"
         "from imagecall.commands.main import main\n"
-        "sys.exit(main(['serve', '--grpc', '127.0.0.1:0', '--http', 'off', '--metrics', 'on']))\n"
+        "options = ['--grpc', '127.0.0.1:0', '--http', 'off', '--metrics', '127.0.0.1:0']\n"
+        "sys.exit(main(['serve', *options]))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 1
@@ -46,10 +47,3 @@ def test_conversion_does_not_load_observing() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "[]\n"
-
-
-def test_metrics_that_nobody_can_read_are_a_warning() -> None:
-    command = [sys.executable, "-m", "imagecall", "serve", "--metrics", "on", "--http", "off"]
-    faulty = ["--grpc", "127.0.0.1:0", "--tls-cert", "alone.pem"]
-    done = subprocess.run([*command, *faulty], capture_output=True, text=True)
-    assert "--metrics on has no effect: with --http off" in done.stderr

@@ -75,7 +75,7 @@ async def test_one_trace_and_one_request_id_go_through_all_servers(receiver: Rec
 
 
 async def test_a_stream_that_fails_midway_is_a_failed_span(receiver: Receiver) -> None:
-    async with upstream() as api, observing(traces="on", metrics="on") as seen:
+    async with upstream() as api, observing(traces="on", metrics="127.0.0.1:0") as seen:
         api.say(framed(happy()[:4], done=False))
         async with (
             grpc_door(HttpBackend(api.url), observer=seen) as address,

@@ -22,13 +22,17 @@ def test_a_flag_comes_before_the_environment_and_that_before_the_file(tmp_path: 
         "max-connections = 2",
         "workers = 3",
         'http = "off"',
-        "metrics = true",
+        'metrics = "127.0.0.1:9464"',
     )
     file.write_text("\n".join(lines))
     environment = {"IMAGECALL_MAX_CALLS": "4", "IMAGECALL_MAX_CONNECTIONS": "5"}
     settings = read_settings(ServerSettings, {"max_calls": "6"}, environment, file)
     assert (settings.limits.calls, settings.limits.connections, settings.workers) == (6, 5, 3)
-    assert (settings.http, settings.metrics, settings.traces) == (None, True, False)
+    assert (settings.http, settings.metrics, settings.traces) == (
+        None,
+        "127.0.0.1:9464",
+        False,
+    )
 
 
 def test_without_any_setting_the_defaults_are_those_of_the_dataclasses() -> None:

@@ -10,11 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from imagecall.observing.logs import set_up_logs
+from imagecall.access.setting import SettingError
+from imagecall.observing.logs import log_step, set_up_logs
 from imagecall.rpc.addresses import reachable
-from imagecall.server import run as server
 from imagecall.server.allocator import keep_freed_memory
-from imagecall.server.settings import CONFIG, ServerSettings, add_settings, misspelt, read_settings
+from imagecall.server.settings import (
+    CONFIG,
+    WORKER,
+    ServerSettings,
+    add_settings,
+    misspelt,
+    read_settings,
+)
 from imagecall.server.workers import run_workers
 
 _log: Final = logging.getLogger(__name__)
@@ -55,22 +62,45 @@ def run(options: argparse.Namespace) -> int:
     settings = read_settings(
         ServerSettings, vars(options), os.environ, Path(file) if file else None
     )
-    set_up_logs(settings.log_format)
+    set_up_logs(settings.log_format, steps=WORKER not in os.environ)
     for warning in misspelt(os.environ):
         _log.warning(warning)
-    if settings.metrics and settings.http is None:
-        _log.warning("--metrics on has no effect: with --http off there is no GET /metrics")
+    try:
+        return _serve(settings)
+    except (OSError, SettingError) as error:
+        if settings.log_format == "text":
+            raise
+        _log.error("%s", error)
+        return 2 if isinstance(error, SettingError) else 1
+
+
+def _serve(settings: ServerSettings) -> int:
+    # gRPC's core takes its log level when it is imported.
+    from imagecall.server import run as server
+
+    log_step("starting")
     announce = partial(_announce, settings)
     if settings.workers > 1:
         server.check(settings)  # Reports a fault once, not in each worker.
-        return asyncio.run(run_workers(settings, sys.argv[1:], announce))
-    keep_freed_memory()
-    server.take_all_descriptors()
-    asyncio.run(server.serve(settings, announce))
-    return 0
+        code = asyncio.run(run_workers(settings, sys.argv[1:], announce))
+    else:
+        keep_freed_memory()
+        server.take_all_descriptors()
+        asyncio.run(server.serve(settings, announce))
+        code = 0
+    log_step("stopped")
+    return code
 
 
 def _announce(settings: ServerSettings, bound: Mapping[str, str]) -> None:
+    """Logs the address of each door; for a person prints them too, with commands to try."""
+    for name, address in bound.items():
+        log_step("listening", door=name, address=address)
+    if settings.log_format == "text":
+        _print_hints(settings, bound)
+
+
+def _print_hints(settings: ServerSettings, bound: Mapping[str, str]) -> None:
     """Prints the address of each door; commands to try, if they need no certificate or token."""
     for name, address in bound.items():
         print(f"listening {name} {address}", flush=True)

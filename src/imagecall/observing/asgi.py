@@ -1,7 +1,7 @@
 """ASGI middleware that gives each request an id and observes it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,19 +13,36 @@ from imagecall.observing.request_id import HEADER, take_request_id
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
+def expect_posts(observer: Observer, routes: Mapping[str, bool]) -> None:
+    """Announces the POST requests of an app, whose counts are 0 before the first request.
+
+    `routes` are those of Observed, of which Starlette makes one only at the first request.
+    """
+    for route, generates in routes.items():
+        observer.expect(http_served("POST", route, "http", generates))
+
+
 class Observed:
     """Middleware that gives each request of an app an id, and observes the request.
 
     Args:
         app: wrapped app.
         observer: observer of the requests. None: requests have ids, but are not observed.
-        routes: existing paths; true for a path that generates images.
+        routes: paths of the API; true for a path that generates images.
+        unobserved: further paths, whose GET and HEAD requests, such as probes, are not observed.
     """
 
-    def __init__(self, app: ASGIApp, observer: Observer | None, routes: Mapping[str, bool]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        observer: Observer | None,
+        routes: Mapping[str, bool],
+        unobserved: Collection[str] = (),
+    ) -> None:
         self._app = app
         self._observer = observer
         self._routes = routes
+        self._unobserved = unobserved
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -39,11 +56,12 @@ class Observed:
             await self._app(scope, receive, send)
 
     def _start(self, scope: Scope, headers: Headers) -> Call | None:
-        """Starts the call of a request; returns None for GET and HEAD, which are not observed."""
+        """Starts the call of a request; returns None for a request that is not observed."""
         method = scope["method"]
-        if self._observer is None or method in ("GET", "HEAD"):
-            return None
         path = scope["path"].removeprefix(scope.get("root_path", ""))
+        is_probe = method in ("GET", "HEAD") and path in self._unobserved
+        if self._observer is None or is_probe:
+            return None
         route = path if path in self._routes else ""
         known = method if method in _METHODS else "_OTHER"
         generates = self._routes.get(route, False)

@@ -5,14 +5,20 @@ but not the message, which may quote a secret or an image.
 """
 
 import logging
+import os
 import sys
 import traceback
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any, Final
 
 import msgspec
 
+import imagecall
 from imagecall.observing.request_id import REQUEST_ID
+
+_STEPS: Final = logging.getLogger("imagecall.server")
+"""Logger of the steps of a server: start, listen, drain, stop."""
 
 _REQUEST_ID: Final = "request_id"
 _QUOTING: Final = ("asyncio", "grpc", "opentelemetry.util")
@@ -72,9 +78,32 @@ class JsonFormatter(_Formatter):
         return msgspec.json.encode(line).decode()
 
 
-def set_up_logs(form: str) -> None:
-    """Configures logging to stderr, as "text" or as "json"."""
+def set_up_logs(form: str, *, steps: bool) -> None:
+    """Configures logging to stderr, as "text" or as "json".
+
+    All that a process writes there then has this form: also warnings and uncaught exceptions of
+    Python, while gRPC's core, which has a form of its own, is silent unless GRPC_VERBOSITY is set.
+
+    Args:
+        form: form of the lines.
+        steps: true to log the steps of the server, which workers leave to their parent.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # Omits its start and end.
+    _STEPS.setLevel(logging.INFO if steps else logging.WARNING)
+    logging.captureWarnings(True)
+    sys.excepthook = _log_uncaught
+    os.environ["GRPC_VERBOSITY"] = os.environ.get("GRPC_VERBOSITY") or "NONE"
+
+
+def log_step(step: str, **fields: str) -> None:
+    """Logs a step of the server, with the version and further fields."""
+    _STEPS.info(step, extra={"fields": {"version": imagecall.__version__, **fields}})
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    logging.getLogger("imagecall").critical("uncaught", exc_info=(kind, error, trace))

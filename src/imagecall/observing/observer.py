@@ -7,24 +7,23 @@ A door with an `Observer` starts a `Call`, and ends it. Code that works for the 
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from imagecall.errors import CODES, ImagecallError
-from imagecall.observing.operations import Operation
+from imagecall.observing.operations import CANCELLED, REFUSED, Operation
 from imagecall.observing.request_id import HEADER, REQUEST_ID
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
+    from imagecall.observing.generation import Generation
     from imagecall.observing.metrics import Metrics
     from imagecall.observing.traces import Traces
 
 _log: Final = logging.getLogger("imagecall.calls")
-
-CANCELLED: Final = "CANCELLED"
 
 _OF_ANSWERS: Final = frozenset(
     {
@@ -58,6 +57,26 @@ class Observer:
         self.metrics = metrics
         self.traces = traces
         self.log_calls = log_calls
+
+    def expect(self, operation: Operation) -> None:
+        """Announces an operation of a door, whose counts are 0 before its first call."""
+        if self.metrics:
+            self.metrics.expect(operation)
+
+    def set_limit(self, calls: int) -> None:
+        """Records the most calls in progress of this process."""
+        if self.metrics:
+            self.metrics.limit(calls)
+
+    def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Adds a gauge of a value of this process, which is read at each `sample`."""
+        if self.metrics:
+            self.metrics.watch(name, text, value)
+
+    def sample(self) -> None:
+        """Reads the watched values. Another process may be the one that answers Prometheus."""
+        if self.metrics:
+            self.metrics.sample()
 
     def start(self, operation: Operation, headers: Mapping[str, Any]) -> "Call":
         """Starts the call of the current task, and continues the trace in its headers, if any.
@@ -128,11 +147,13 @@ class Call(_Observation):
         sent_bytes: size of the answers.
     """
 
-    __slots__ = ("_sentence", "caller", "received_bytes", "sent_bytes")
+    __slots__ = ("_generation", "_refused", "_sentence", "caller", "received_bytes", "sent_bytes")
 
     def __init__(self, observer: Observer, operation: Operation, span: "Span | None") -> None:
         super().__init__(observer, operation, span)
         self.caller = ""
+        self._generation: Mapping[str, Any] = {}
+        self._refused = False
         self._sentence = ""
         self.received_bytes = 0
         self.sent_bytes = 0
@@ -140,7 +161,7 @@ class Call(_Observation):
     def fail(self, error: ImagecallError) -> None:
         """Records the error with which the call fails."""
         self.code = error.code
-        self.reason = _reason_of(error)
+        self.reason = reason_of(error)
         is_own = error.reason in _OF_ANSWERS and not error.status
         self._sentence = str(error) if is_own else ""
 
@@ -151,8 +172,17 @@ class Call(_Observation):
     def refuse(self, error: ImagecallError) -> None:
         """Records the error with which admission refused the call."""
         self.fail(error)
+        self._refused = True
         if self._observer.metrics:
             self._observer.metrics.refused(self._operation, self.reason)
+
+    def add_generation(self, generation: "Generation") -> None:
+        """Records a generation of images that the call asked for."""
+        if self._observer.metrics:
+            self._observer.metrics.generated(self._operation, generation)
+        if self._span:
+            self._span.set_attributes(generation.attributes())
+        self._generation = generation.log_fields()
 
     def start_client_call(self, operation: Operation) -> "ClientCall":
         """Starts a call to an upstream service on behalf of this call."""
@@ -162,10 +192,16 @@ class Call(_Observation):
 
     def end(self, code: str | int) -> None:
         super().end(code)
-        if self._observer.metrics:
-            self._observer.metrics.left(self._operation, self.received_bytes, self.sent_bytes)
+        if metrics := self._observer.metrics:
+            metrics.left(self._operation, self._outcome, self.received_bytes, self.sent_bytes)
         if self._observer.log_calls:
             self._log()
+
+    @property
+    def _outcome(self) -> str:
+        if self._refused:
+            return REFUSED
+        return self._operation.outcome(self.code, self.reason)
 
     def _log(self) -> None:
         fields: dict[str, Any] = {
@@ -178,6 +214,7 @@ class Call(_Observation):
             "received_bytes": self.received_bytes,
             "sent_bytes": self.sent_bytes,
             "caller": self.caller,
+            **self._generation,
             "trace_id": f"{self._span.get_span_context().trace_id:032x}" if self._span else "",
         }
         known = {key: value for key, value in fields.items() if value != ""}
@@ -203,19 +240,22 @@ class ClientCall(_Observation):
 
     def fail(self, error: BaseException) -> None:
         """Records the exception with which the call ends."""
-        if isinstance(error, ImagecallError):
-            self.reason = _reason_of(error)
-        elif isinstance(error, asyncio.CancelledError | GeneratorExit):
-            self.reason = CANCELLED
-        else:
-            self.reason = type(error).__name__
+        self.reason = reason_of(error)
         if self._operation.is_rpc:
             self.code = error.code if isinstance(error, ImagecallError) else CANCELLED
 
 
-def _reason_of(error: ImagecallError) -> str:
-    """Reason if the schema has it, else the code, which bounds the labels of metrics."""
-    return error.reason if error.reason in CODES else error.code
+def reason_of(error: BaseException) -> str:
+    """Reason of a failure, one of few.
+
+    That of the schema, else the gRPC status code; for other exceptions the name of their class.
+    """
+    match error:
+        case ImagecallError():
+            return error.reason if error.reason in CODES else error.code
+        case asyncio.CancelledError() | GeneratorExit():
+            return CANCELLED
+    return type(error).__name__
 
 
 CURRENT_CALL: Final[ContextVar[Call | None]] = ContextVar("CURRENT_CALL", default=None)

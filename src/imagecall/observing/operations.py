@@ -15,6 +15,16 @@ _SERVER_FAULTS: Final = frozenset(
 )
 """gRPC codes that the conventions count as faults of the server, not of its client."""
 
+CANCELLED: Final = "CANCELLED"
+"""Code and reason of a call whose client went away."""
+
+REFUSED: Final = "refused"
+"""Outcome of a call that admission refused."""
+
+OUTCOMES: Final = ("ok", "rejected", REFUSED, "cancelled", "failed")
+"""Outcomes of a call at a door: `rejected` is a fault of the client, `failed` one of the server or
+of its backend."""
+
 _Attributes: TypeAlias = Mapping[str, str | int]
 
 
@@ -51,6 +61,15 @@ class Operation:
             # 424: the upstream service failed, and clients must not send the request again.
             return code >= (500 if self.door else 400) or code == _FAILED_DEPENDENCY
         return code in _SERVER_FAULTS if self.door else code != "OK"
+
+    def outcome(self, code: str | int, reason: str) -> str:
+        """Returns the outcome of a call that was admitted, one of OUTCOMES."""
+        if reason == CANCELLED:
+            return "cancelled"
+        if self.is_failed(code, reason):
+            return "failed"
+        is_ok = code == "OK" or (isinstance(code, int) and code < 400)
+        return "ok" if is_ok else "rejected"
 
     def is_failed(self, code: str | int, reason: str) -> bool:
         """Returns true if a span failed: by its code, or after a 200, as a stream can."""

@@ -7,8 +7,8 @@ from typing import Any, Final, TypeAlias
 
 import grpc
 
-from imagecall.observing.observer import CANCELLED, CURRENT_CALL, Observer
-from imagecall.observing.operations import rpc_served
+from imagecall.observing.observer import CURRENT_CALL, Observer
+from imagecall.observing.operations import CANCELLED, rpc_served
 from imagecall.observing.request_id import HEADER, REQUEST_ID, take_request_id
 from imagecall.rpc.headers import Metadata
 from imagecall.v1.image_generation_service_pb2 import DESCRIPTOR
@@ -43,6 +43,7 @@ def answer_with_id(context: Context, further: Metadata = ()) -> None:
 def observed(method: str, behavior: Behavior, observer: Observer) -> Behavior:
     """Wraps the behavior of a method, which returns its answer serialized: observes its calls."""
     operation = rpc_served(method.removeprefix("/"), method.startswith(f"/{_GENERATION}/"))
+    observer.expect(operation)
 
     async def observing(requests: Any, context: Context) -> Any:
         metadata: dict[str, str | bytes] = dict(METADATA.get())

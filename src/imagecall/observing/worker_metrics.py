@@ -1,12 +1,17 @@
 """Metrics of several worker processes, which prometheus-client adds up through a directory."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
 DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable with the directory, which prometheus-client reads."""
+
+_LIVE: Final = re.compile(r"gauge_live\w+_(\d+)\.db")
+"""File of a live worker's gauges."""
 
 
 class WorkerMetrics:
@@ -28,3 +33,9 @@ def worker_metrics() -> Iterator[WorkerMetrics]:
     """Creates the directory, and removes it at the end. Raises OSError."""
     with TemporaryDirectory(prefix="imagecall-metrics-") as directory:
         yield WorkerMetrics(directory)
+
+
+def live_workers(directory: str) -> Iterable[int]:
+    """Process ids of the live workers."""
+    names = (_LIVE.fullmatch(path.name) for path in Path(directory).iterdir())
+    return {int(name[1]) for name in names if name}

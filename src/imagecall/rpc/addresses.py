@@ -2,6 +2,7 @@
 
 import ipaddress
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
 _SCHEMES: Final = {"grpc://": False, "grpcs://": True}
 _LOOPBACKS: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
@@ -28,6 +29,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def is_local(url: str) -> bool:
+    """Reports a URL whose host is this machine, as in an Origin or Host header."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return False
+    return is_loopback(host) or host.endswith(".localhost")
 
 
 def reachable(address: str) -> str:

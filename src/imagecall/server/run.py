@@ -5,8 +5,8 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,10 +14,15 @@ from imagecall.access.admission import Admission
 from imagecall.access.certificates import Certificates
 from imagecall.access.setting import SettingError
 from imagecall.access.tokens import Tokens
+from imagecall.backends.choice import EMBEDDED
 from imagecall.doors.door import Door
 from imagecall.doors.grpc.server import GrpcServer
 from imagecall.doors.http.server import HttpServer
+from imagecall.doors.metrics import MetricsServer
 from imagecall.generation.backend import Backend
+from imagecall.generation.observed_backend import ObservedBackend
+from imagecall.observing.generation import provider_of
+from imagecall.observing.logs import log_step
 from imagecall.observing.observer import Observer
 from imagecall.observing.start import observer_from
 from imagecall.rpc.addresses import is_loopback
@@ -33,6 +38,9 @@ objects of a thousand connections takes 20 milliseconds."""
 _SWITCH_SECONDS: Final = 0.0005
 """Time after which a thread in Python's code lets the event loop run, by default 5 milliseconds:
 the loop waits for that in each of its rounds, and a small call takes several rounds."""
+
+_SAMPLE_SECONDS: Final = 1.0
+"""Time between two samples of the gauges."""
 
 _ONE_SIGNAL_SECONDS: Final = 0.1
 """SIGTERM and the end of stdin within this time count as one signal."""
@@ -84,6 +92,10 @@ def doors(settings: ServerSettings, parts: Parts) -> dict[str, Door]:
             share_port=parts.share_port,
             forward_headers=settings.forward_headers,
         )
+    if settings.metrics is not None and parts.observer:
+        found["metrics"] = MetricsServer(
+            settings.metrics, parts.observer.metrics_text, share_port=parts.share_port
+        )
     return found
 
 
@@ -102,13 +114,7 @@ async def serve(settings: ServerSettings, announce: Announce) -> None:
         loop.add_signal_handler(number, stopped.set)
     is_worker = WORKER in os.environ
     sys.setswitchinterval(_SWITCH_SECONDS)
-    parts = Parts(
-        backend_from(settings.backend, settings.limits, settings.forward_headers),
-        admission_from(settings),
-        certificates_from(settings.tls),
-        observer_from(settings.metrics, settings.traces, settings.log_calls),
-        is_worker,
-    )
+    parts = _parts(settings, is_worker)
     running = doors(settings, parts)
     try:
         bound = {name: await door.start() for name, door in running.items()}
@@ -119,15 +125,52 @@ async def serve(settings: ServerSettings, announce: Announce) -> None:
             announce(bound)
         trimming = asyncio.create_task(return_freed_memory(parts.admission.budget.is_quiet))
         # A signal to the process group reaches a worker twice: itself, and by its stdin.
-        with stop_with_parent(stopped) if is_worker else nullcontext():
-            await stopped.wait()
-        await _drain(settings, parts.admission, running, stopped)
+        async with _sampled(parts.observer):
+            with stop_with_parent(stopped) if is_worker else nullcontext():
+                await stopped.wait()
+            await _drain(settings, parts.admission, running, stopped)
         trimming.cancel()
     finally:
-        await asyncio.gather(*(door.stop(settings.drain_seconds) for door in running.values()))
+        await _stop(settings, running)
         await parts.backend.close()
         if parts.observer:
             parts.observer.close()
+
+
+def _parts(settings: ServerSettings, share_port: bool) -> Parts:
+    backend = backend_from(settings.backend, settings.limits, settings.forward_headers)
+    observer = observer_from(bool(settings.metrics), settings.traces, settings.log_calls)
+    admission = admission_from(settings)
+    if observer:
+        backend = ObservedBackend(backend, provider_of(settings.backend.name or EMBEDDED))
+        observer.set_limit(settings.limits.calls)
+        watch(observer, admission)
+    return Parts(backend, admission, certificates_from(settings.tls), observer, share_port)
+
+
+def watch(observer: Observer, admission: Admission) -> None:
+    """Adds the gauges of what admission counts."""
+    text = "Bytes that the calls in progress hold"
+    observer.watch("imagecall_memory_bytes", text, lambda: admission.budget.held)
+    text = "Most bytes that the calls in progress may hold"
+    observer.watch("imagecall_memory_limit_bytes", text, lambda: admission.limits.memory_bytes)
+
+
+@asynccontextmanager
+async def _sampled(observer: Observer | None) -> AsyncIterator[None]:
+    """Samples the gauges while the block runs."""
+
+    async def sample(observer: Observer) -> None:
+        while True:
+            observer.sample()
+            await asyncio.sleep(_SAMPLE_SECONDS)
+
+    sampling = asyncio.create_task(sample(observer)) if observer else None
+    try:
+        yield
+    finally:
+        if sampling:
+            sampling.cancel()
 
 
 async def _drain(
@@ -137,6 +180,7 @@ async def _drain(
     stopped: asyncio.Event,
 ) -> None:
     """Reports NOT_SERVING, and waits drain_delay_seconds or until a second signal."""
+    log_step("draining")
     admission.draining = True
     for door in running.values():
         await door.drain()
@@ -146,10 +190,21 @@ async def _drain(
         await asyncio.wait_for(stopped.wait(), settings.drain_delay_seconds)
 
 
+async def _stop(settings: ServerSettings, running: Mapping[str, Door]) -> None:
+    """Stops the doors that take calls, then that of the metrics, which are read until the end."""
+    for of_calls in (True, False):
+        stopping = [
+            door.stop(settings.drain_seconds)
+            for name, door in running.items()
+            if (name in settings.call_addresses) == of_calls
+        ]
+        await asyncio.gather(*stopping)
+
+
 def admission_from(settings: ServerSettings) -> Admission:
     """Returns the admission. Raises SettingError for an address that strangers could reach."""
     if not settings.tokens_file and not settings.without_tokens:
-        for address in settings.addresses.values():
+        for address in settings.call_addresses.values():
             if not is_loopback(address.rpartition(":")[0]):
                 raise SettingError(
                     f"{address} can be reached from elsewhere: give --tokens-file FILE, or, if "

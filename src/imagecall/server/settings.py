@@ -158,7 +158,7 @@ class ServerSettings:
         "address of the HTTP door; off: no HTTP door",
     )
     backend: BackendSettings = field(default_factory=BackendSettings)
-    workers: int = setting(1, "workers", number(1, 256), "N", "processes that share the two ports")
+    workers: int = setting(1, "workers", number(1, 256), "N", "processes that share the ports")
     tls: TlsSettings = field(default_factory=TlsSettings)
     tokens_file: Path | None = setting(
         None,
@@ -210,8 +210,13 @@ class ServerSettings:
         "text", "log-format", choice("text", "json"), "text|json", "form of the log, on stderr"
     )
     log_calls: bool = setting(False, "log-calls", switch, "on|off", "a log line for each call")
-    metrics: bool = setting(
-        False, "metrics", switch, "on|off", "metrics for Prometheus: GET /metrics of the HTTP door"
+    metrics: str | None = setting(
+        None,
+        "metrics",
+        address_or_off,
+        "HOST:PORT",
+        "address at which GET /metrics answers Prometheus, by plain HTTP and without a token; "
+        "off: nowhere",
     )
     traces: bool = setting(
         False,
@@ -222,9 +227,14 @@ class ServerSettings:
     )
 
     @property
+    def call_addresses(self) -> dict[str, str]:
+        """Address of each door that takes calls, by the name of its setting."""
+        return {"grpc": self.grpc} | ({"http": self.http} if self.http else {})
+
+    @property
     def addresses(self) -> dict[str, str]:
         """Address of each door that listens, by the name of its setting."""
-        return {"grpc": self.grpc} | ({"http": self.http} if self.http else {})
+        return self.call_addresses | ({"metrics": self.metrics} if self.metrics else {})
 
 
 def add_settings(parser: argparse.ArgumentParser, kind: type[Any]) -> None:

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 from imagecall.access.ports import reserved
+from imagecall.observing.logs import log_step
 from imagecall.observing.worker_metrics import WorkerMetrics, worker_metrics
 from imagecall.server.settings import WORKER, ServerSettings
 
@@ -51,9 +52,16 @@ async def run_workers(
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
             announce(bound)
+        drained = asyncio.create_task(_log_drain(stopping))
         codes = await asyncio.gather(*running)
         ready.cancel()
+        drained.cancel()
         return max(codes, key=abs)
+
+
+async def _log_drain(stopping: asyncio.Event) -> None:
+    await stopping.wait()
+    log_step("draining")
 
 
 async def _all_ready(workers: Sequence["_Worker"]) -> None:

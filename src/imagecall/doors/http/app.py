@@ -28,7 +28,7 @@ from starlette.routing import Route
 
 from imagecall.access.admission import Admission
 from imagecall.access.budget import MEMORY
-from imagecall.conversion.converter import from_json
+from imagecall.conversion.batch import Count, parse_call, uncounted
 from imagecall.conversion.view import view
 from imagecall.doors.http.answers import whole_answer
 from imagecall.doors.http.body import read_body
@@ -56,11 +56,12 @@ from imagecall.generation.offload import run_offloaded
 from imagecall.generation.request import ReadRequest, request_from_json
 from imagecall.generation.response_keys import new_response_id, response_keys
 from imagecall.json.text import members
-from imagecall.observing.asgi import Observed
+from imagecall.observing.asgi import Observed, expect_posts
 from imagecall.observing.observer import Observer
 from imagecall.rpc.headers import AUTHORIZATION, FORWARDED, forwarded, lower
 from imagecall.sizes import OFFLOAD
 from imagecall.turns import take_turn
+from imagecall.v1.conversion_service_pb2 import Profile
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
@@ -77,7 +78,8 @@ PATHS: Final = (
 """Paths of the API: OpenAI's, OpenRouter's, and those of OpenRouter's first SDKs."""
 
 _CONVERT: Final = "/convert"
-_METRICS: Final = "/metrics"
+_PAGE: Final = "/"
+_HEALTH: Final = "/health"
 _SHOWN_BYTES: Final = 64
 
 
@@ -99,19 +101,20 @@ def http_app(
         keepalive_seconds: longest silence of a stream.
     """
     admission = admission or Admission()
-    door = _Door(backend, admission, forward_headers, keepalive_seconds)
-    shown = observer if observer and observer.metrics else None
+    count = observer.count_item if observer else uncounted
+    door = _Door(backend, admission, forward_headers, keepalive_seconds, count)
     paths = {**dict.fromkeys(PATHS, True), _CONVERT: False}
+    if observer:
+        expect_posts(observer, paths)
     return Starlette(
         routes=[
             *(Route(path, _guarded(door.responses), methods=["POST"]) for path in PATHS),
             Route(_CONVERT, _guarded(door.convert), methods=["POST"]),
-            Route("/", page, methods=["GET"]),
-            Route("/health", door.health, methods=["GET"]),
-            *([Route(_METRICS, _shown(shown, admission), methods=["GET"])] if shown else []),
+            Route(_PAGE, page, methods=["GET"]),
+            Route(_HEALTH, door.health, methods=["GET"]),
         ],
         middleware=[
-            Middleware(Observed, observer, paths),
+            Middleware(Observed, observer, paths, (_PAGE, _HEALTH)),
             Middleware(CheckedHead, admission),
             Middleware(WithoutWebSocket),
             Middleware(Admitted, admission),
@@ -147,17 +150,6 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
     return guarded
 
 
-def _shown(observer: Observer, admission: Admission) -> Endpoint:
-    """Returns the endpoint of GET /metrics: it needs a token where calls do, and no admission."""
-
-    async def shown(request: Request) -> Response:
-        admission.holder(request.headers.get("authorization", ""))
-        text, media_type = observer.metrics_text(request.headers.get("accept", ""))
-        return Response(text, headers={"content-type": media_type})
-
-    return shown
-
-
 class _Door:
     def __init__(
         self,
@@ -165,9 +157,11 @@ class _Door:
         admission: Admission,
         forward_headers: Collection[str],
         keepalive_seconds: float,
+        count: Count,
     ) -> None:
         self._backend = backend
         self._admission = admission
+        self._count = count
         # The token of this server is not for the upstream API.
         self._forward = lower(forward_headers) - ({AUTHORIZATION} if admission.asks else set())
         self._max_bytes = admission.limits.json_bytes
@@ -217,7 +211,7 @@ class _Door:
         return Response(shown, media_type=JSON)
 
     def _converted(self, body: bytes) -> bytes:
-        call = from_json(body, max_bytes=self._max_bytes)
+        call = self._parsed(body)
         take_turn()
         seen = view(call)
         image = seen.image
@@ -234,6 +228,11 @@ class _Door:
         }
         take_turn()
         return msgspec.json.encode(shown)
+
+    def _parsed(self, body: bytes) -> ImageGenerationCall:
+        call = ImageGenerationCall()
+        parse_call(call, body, "", Profile.PROFILE_UNSPECIFIED, self._max_bytes, False, self._count)
+        return call
 
     async def health(self, request: Request) -> Response:
         """GET /health: 200, or 503 once the server is about to stop."""

@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from imagecall.access.admission import Admission
 from imagecall.doors.http.errors import http_error
 from imagecall.errors import ConversionError
+from imagecall.observing.observer import note_refusal
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -31,6 +32,7 @@ class CheckedHead:
         try:
             self._admission.check_metadata([(scope["path"], scope["query_string"]), *headers])
         except ConversionError as error:
+            note_refusal(error)
             answer = await http_error(Request(scope), HTTPException(431, str(error)))
             await answer(scope, receive, send)
             return

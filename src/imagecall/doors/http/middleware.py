@@ -2,7 +2,6 @@
 
 import asyncio
 from typing import Final
-from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -13,7 +12,7 @@ from imagecall.access.budget import CALL_OVERHEAD, MEMORY
 from imagecall.doors.http.errors import NotTaken, error_response, http_error
 from imagecall.errors import GenerationError, ImagecallError, quoted
 from imagecall.observing.observer import note_caller, note_failure, note_refusal
-from imagecall.rpc.addresses import is_loopback
+from imagecall.rpc.addresses import is_local
 from imagecall.sizes import PIECE
 
 _READING: Final = frozenset({"GET", "HEAD"})
@@ -108,15 +107,6 @@ class _Answering:
         await self._send(message)
 
 
-def _is_local(origin: str) -> bool:
-    """True for a page of this machine."""
-    try:
-        host = urlsplit(origin).hostname or ""
-    except ValueError:
-        return False
-    return is_loopback(host) or host.endswith(".localhost")
-
-
 def _foreign_site(request: Request) -> str | None:
     """Returns the origin of a page that is not of this machine, or its host; None for no such page.
 
@@ -124,8 +114,8 @@ def _foreign_site(request: Request) -> str | None:
     """
     origin, host = request.headers.get("origin"), request.headers.get("host")
     if request.method in _READING:
-        return host if host is not None and not _is_local(f"http://{host}") else None
-    return origin if origin is not None and not _is_local(origin) else None
+        return host if host is not None and not is_local(f"http://{host}") else None
+    return origin if origin is not None and not is_local(origin) else None
 
 
 def _not_local(site: str) -> HTTPException:

@@ -1,0 +1,193 @@
+"""Backend that observes the generations of another backend: models, tokens, images, times."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from math import isfinite
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from imagecall.formats import MEDIA_TYPES, image_format
+from imagecall.generation.backend import Backend, Part
+from imagecall.generation.chunked_fields import image_fields
+from imagecall.observing.generation import (
+    FINAL,
+    IMAGE_TOOL,
+    INPUT,
+    MODEL,
+    OUTPUT,
+    PARTIAL,
+    Generation,
+    observed_generation,
+    shown_name,
+)
+from imagecall.v1.chunk_pb2 import ChunkEnd
+from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+from imagecall.v1.image_generation_service_pb2 import (
+    GenerateImageRequest,
+    GenerateImageResponse,
+    StreamEnd,
+    StreamEnding,
+    StreamImageRequest,
+    StreamImageResponse,
+)
+from imagecall.v1.image_response_pb2 import ImageResponse
+from imagecall.v1.stream_event_pb2 import StreamEvent
+from imagecall.wire.chunks import RawChunk
+
+_FORMATS: Final = {media_type: name for name, media_type in MEDIA_TYPES.items()}
+_OTHER: Final = "other"
+_URL: Final = "url"
+_NO_CALL: Final = "unknown_item"
+_CALLS: Final = "response.calls["
+_IMAGE: Final = ".image"
+_STATUSES: Final = {
+    StreamEnding.STREAM_ENDING_INCOMPLETE: "incomplete",
+    StreamEnding.STREAM_ENDING_FAILED: "failed",
+    StreamEnding.STREAM_ENDING_CANCELLED: "cancelled",
+}
+"""Status of a response by the end of its stream, where that is not a success."""
+
+
+class ObservedBackend:
+    """Passes calls on to a backend, and observes each generation.
+
+    Args:
+        backend: generates the images.
+        provider: value of gen_ai.provider.name.
+    """
+
+    def __init__(self, backend: Backend, provider: str) -> None:
+        self._backend = backend
+        self._provider = provider
+
+    async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
+        """Generates images and returns them when all are done."""
+        with observed_generation(self._provider, request.request.model) as generation:
+            answer = await self._backend.generate_image(request)
+            for call in answer.response.calls:
+                _note_call(generation, call)
+            _note_response(generation, answer.response)
+            return answer
+
+    async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
+        """Generates images and yields the events of the generation."""
+        with observed_generation(self._provider, request.request.model) as generation:
+            stream = _Stream(generation)
+            async with aclosing(self._backend.stream_image(request)) as parts:
+                async for part in parts:
+                    stream.note(part)
+                    yield part
+
+    async def close(self) -> None:
+        """Closes the backend."""
+        await self._backend.close()
+
+
+class _Stream:
+    """Observation of an answer to StreamImage."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+        self._ends: list[ChunkEnd] = []
+        """Ends of the values that came since the last event."""
+
+    def note(self, part: Part) -> None:
+        """Observes a part of the answer. What the part should be is checked elsewhere."""
+        message = _message(part) if isinstance(part, bytes) else part
+        if isinstance(message, RawChunk):
+            if message.end is not None:
+                self._ends.append(message.end)
+            return
+        match message.WhichOneof("part"):
+            case "chunk":
+                if message.chunk.HasField("end"):
+                    self._ends.append(message.chunk.end)
+            case "event":
+                self._note_event(message.event)
+                self._ends.clear()
+            case "end":
+                self._note_end(message.end)
+
+    def _note_event(self, event: StreamEvent) -> None:
+        images = [end for end in self._ends if end.field.endswith(_IMAGE)]
+        match event.WhichOneof("variant"):
+            case "image_gen_call_partial_image_event":
+                for image in images:
+                    self._generation.add_image(PARTIAL, _format_of(image), image.size)
+            case "output_item_done_event":
+                _note_item(self._generation, event.output_item_done_event.item, images)
+
+    def _note_end(self, end: StreamEnd) -> None:
+        for index, call in enumerate(end.response.calls):
+            prefix = f"{_CALLS}{index}]"
+            images = [each for each in self._ends if each.field.startswith(prefix)]
+            images = [each for each in images if each.field.endswith(_IMAGE)]
+            _note_item(self._generation, call, images)
+        _note_response(self._generation, end.response)
+        self._generation.status = _STATUSES.get(end.ending, end.response.status)
+
+
+def _message(serialized: bytes) -> StreamImageResponse:
+    """Parses a serialized part; a part that is none counts as empty."""
+    try:
+        return StreamImageResponse.FromString(serialized)
+    except DecodeError:
+        return StreamImageResponse()
+
+
+def _note_item(generation: Generation, item: ImageGenerationCall, images: list[ChunkEnd]) -> None:
+    """Counts an item of a stream; its images came in chunks, of which the first is its result."""
+    if not _count_item(generation, item):
+        return
+    if images:
+        generation.add_image(FINAL, _format_of(images[0]), images[0].size)
+    elif _has_text(item):
+        generation.add_image(FINAL, _URL, 0)
+
+
+def _note_call(generation: Generation, call: ImageGenerationCall) -> None:
+    """Counts an item of a whole response, with its image."""
+    if not _count_item(generation, call):
+        return
+    images = [image for place in image_fields(call) if (image := place.value)]
+    if images:
+        generation.add_image(FINAL, image_format(images[0]) or _OTHER, len(images[0]))
+    elif _has_text(call):
+        generation.add_image(FINAL, _URL, 0)
+
+
+def _count_item(generation: Generation, item: ImageGenerationCall) -> bool:
+    """Counts an item; returns False for an item that is no call of the image tool."""
+    variant = item.WhichOneof("variant")
+    if variant is None or variant == _NO_CALL:
+        return False
+    generation.items[variant] += 1
+    return True
+
+
+def _has_text(item: ImageGenerationCall) -> bool:
+    """True for an item whose result is a text, such as the URL of an image."""
+    result = getattr(getattr(item, str(item.WhichOneof("variant"))), "result", None)
+    return result is not None and result.WhichOneof("kind") == "text"
+
+
+def _format_of(end: ChunkEnd) -> str:
+    return _FORMATS.get(end.media_type, _OTHER)
+
+
+def _note_response(generation: Generation, response: ImageResponse) -> None:
+    """Records the model, the status, the tokens and the cost of a response."""
+    generation.response_model = shown_name(response.model)
+    generation.status = response.status
+    for consumer, usage in (
+        (MODEL, response.usage),
+        (IMAGE_TOOL, response.tool_usage.image_gen),
+    ):
+        if usage.HasField("input_tokens"):
+            generation.tokens[consumer, INPUT] = max(usage.input_tokens, 0)
+        if usage.HasField("output_tokens"):
+            generation.tokens[consumer, OUTPUT] = max(usage.output_tokens, 0)
+    cost = response.usage.cost
+    if response.usage.HasField("cost") and isfinite(cost) and cost >= 0:
+        generation.cost = cost
