@@ -49,9 +49,11 @@ class ImagecallError(Exception):
         status: the serialized google.rpc.Status with which a gRPC server answered. Empty: the error
             does not come from a server, or came without details.
         trailers: further trailing metadata of the server's answer.
+        rule: name of the rule in proto/README.md that an answer breaks; "" for no such rule.
     """
 
     status: bytes = b""
+    rule: str = ""
     trailers: tuple[tuple[str, str | bytes], ...] = ()
 
     def __init__(self, reason: str, pointer: str, message: str, code: str = "") -> None:
@@ -133,10 +135,12 @@ def cut_by_bytes(text: str, size: int) -> str:
     return text if len(data) <= size else data[:size].decode(errors="ignore") + "…"
 
 
-def damaged_answer(fault: str, backend: str = "API") -> GenerationError:
+def damaged_answer(fault: str, backend: str = "API", rule: str = "") -> GenerationError:
     """Error for an answer of a backend that is incomplete or malformed."""
     message = f"the {backend}'s answer is damaged: {fault}"
-    return GenerationError("UPSTREAM_DAMAGED", message, may_be_billed=True)
+    error = GenerationError("UPSTREAM_DAMAGED", message, may_be_billed=True)
+    error.rule = rule
+    return error
 
 
 def too_large_answer(subject: str, limit: int, unit: str = "bytes") -> GenerationError:

@@ -173,6 +173,8 @@ async def test_a_client_with_a_certificate_is_served_on_every_hop(
         assert (code, output.exists()) == (0, True), errors
         assert (await run("convert", str(ROOT / "tests/cases/none"), *where))[0] == 1
         assert (await run("health", secure, *flags(tls))) == (0, "SERVING\n", "")
+        checked = await run("check", secure, *flags(tls), "--only", "blank-prompt")
+        assert (checked[0], checked[2]) == (0, "")
         async with door_before(backend_from_uri(secure, tls=tls)) as door:
             assert (await posted(door))[0] == 200
 
@@ -316,6 +318,7 @@ async def test_a_backend_gets_the_new_certificate_while_a_call_goes_on(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["check", "a:1", "--tls-ca", "x"], "--tls-ca needs the address of a server with TLS"),
         (["health", "--tls-ca", "x"], "--tls-ca needs the address of a server with TLS"),
         (["health", "grpcs://a:1", "--tls-ca", "/none"], "/none cannot be read"),
         (["health", "grpcs://a:1", "--tls-ca", "FILE"], "FILE has no certificates in PEM"),

@@ -20,7 +20,7 @@ FLOORS: Final = (
     {"rpc"},
     {"observing"},
     {"generation"},
-    {"access", "client"},
+    {"access", "client", "conformance"},
     {"backends"},
     {"doors"},
     {"server"},

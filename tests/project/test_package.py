@@ -65,6 +65,7 @@ def test_the_core_alone_converts_describes_and_calls(installed: Path) -> None:
     )
     assert again.stdout.strip() == ITEM
     assert b"output_image_generation_call" in run(installed / "imagecall", "describe").stdout
+    assert b"--max-images" in run(installed / "imagecall", "check", "--help").stdout
     assert run(installed / "imagecall", "--version").stdout.startswith(b"imagecall ")
     run(
         installed / "python",

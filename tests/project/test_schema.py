@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -141,6 +142,27 @@ def test_every_field_of_an_object_says_how_it_stands_in_json() -> None:
         assert variant.message_type is not None
         for field in variant.message_type.fields:
             assert key_of(field).name or key_of(field).role, field.full_name
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("rpc StreamImage(", "rpc StreamImages("),
+        ("service ImageGenerationService ", "service ImageService "),
+        ("string prompt = ", "string text = "),
+        ("string prompt = 1", "string prompt = 999"),
+    ],
+)
+def test_the_schema_may_not_lose_a_name_or_number(old: str, new: str, tmp_path: Path) -> None:
+    shutil.copytree(REPOSITORY / "proto", tmp_path / "proto")
+    changed = 0
+    for file in (tmp_path / "proto").rglob("*.proto"):
+        text = file.read_text()
+        changed += text.count(old)
+        file.write_text(text.replace(old, new))
+    assert changed
+    command = ("buf", "breaking", tmp_path / "proto", "--against", REPOSITORY / "proto")
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 100
 
 
 @pytest.mark.timeout(300)

@@ -17,6 +17,7 @@ _COMMANDS: Final = {
     "serve": "run the gRPC server",
     "generate": "generate an image from a prompt",
     "convert": "convert an item, or a whole document",
+    "check": "check a server of the schema, rule by rule",
     "health": "ask a server for its health",
     "describe": "list the variants and their JSON",
 }

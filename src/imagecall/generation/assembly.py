@@ -54,7 +54,8 @@ def read_part(part: Part) -> RawChunk | StreamItem | None:
         case "end":
             return message.end
     if message.ByteSize() == 0:
-        raise damaged("a part of the answer has neither a chunk nor an event nor an end")
+        fault = "a part of the answer has neither a chunk nor an event nor an end"
+        raise damaged(fault, "message-part")
     return None
 
 
@@ -63,7 +64,8 @@ def _message(serialized: bytes) -> StreamImageResponse:
     try:
         return StreamImageResponse.FromString(serialized)
     except DecodeError:
-        raise damaged("a part of the answer is not a StreamImageResponse") from None
+        message = "a part of the answer is not a StreamImageResponse"
+        raise damaged(message, "message-part") from None
 
 
 class Reassembly:
@@ -91,13 +93,14 @@ class Reassembly:
     def add(self, part: RawChunk | StreamItem) -> StreamItem | None:
         """Adds the next part. Returns the event or the end that the part completes, else None."""
         if self._end is not None:
-            raise damaged("the stream goes on after its end")
+            raise damaged("the stream goes on after its end", "end")
         if isinstance(part, RawChunk):
             self._add_chunk(part)
             return None
         self._events += 1
         if self._open is not None:
-            raise damaged(f"{self.name(part)} comes before the last chunk of a value")
+            message = f"{self.name(part)} comes before the last chunk of a value"
+            raise damaged(message, "chunk-end")
         try:
             restore_values(part, self._values, self._image_of)
         except ConversionError as error:
@@ -111,7 +114,7 @@ class Reassembly:
         """Returns the end, after the last part. Raises ConversionError if no end came."""
         if self._end is None:
             events = f"{self._events} events" if self._events else "no event"
-            raise damaged(f"the stream has {events}, and no StreamEnd")
+            raise damaged(f"the stream has {events}, and no StreamEnd", "end")
         return self._end
 
     def _add_chunk(self, chunk: RawChunk) -> None:
@@ -126,7 +129,7 @@ class Reassembly:
 
     def _close(self, value: Assembly, field: str) -> None:
         if field in self._values:
-            raise damaged(f"the chunks of {quoted(field, MAX_PATH)} came twice")
+            raise damaged(f"the chunks of {quoted(field, MAX_PATH)} came twice", "chunk-field")
         if len(self._values) == _MAX_VALUES:
             raise damaged(f"more than {_MAX_VALUES:,} values came before an event")
         try:
@@ -142,7 +145,9 @@ class Reassembly:
         return f"event {self._events} ({item.WhichOneof('variant') or 'of no variant'})"
 
     def _at(self, place: str, error: ConversionError) -> ConversionError:
-        return ConversionError(error.reason, error.pointer, f"{place}: {error}")
+        placed = ConversionError(error.reason, error.pointer, f"{place}: {error}")
+        placed.rule = error.rule
+        return placed
 
 
 class ImagesApart:

@@ -60,7 +60,7 @@ def _faults() -> Iterator[None]:
     try:
         yield
     except ConversionError as error:
-        raise damaged_answer(str(error), BACKEND) from None
+        raise damaged_answer(str(error), BACKEND, error.rule) from None
 
 
 class CheckedStream:
@@ -112,7 +112,7 @@ class CheckedStream:
             if item.ending == StreamEnding.STREAM_ENDING_COMPLETED and not (
                 self._has_events or item.HasField("response")
             ):
-                raise damaged("StreamEnd.response is not set, and no event came")
+                raise damaged("StreamEnd.response is not set, and no event came", "response")
             _check_response(item.response, f"{name}.response", self._limits)
             return
         self._has_events = True
@@ -141,7 +141,7 @@ def checked_response(serialized: bytes, limits: AnswerLimits) -> GenerateImageRe
     with _faults():
         answer = parsed(GenerateImageResponse, serialized, "GenerateImageResponse")
         if not answer.HasField("response"):
-            raise damaged("GenerateImageResponse.response is not set")
+            raise damaged("GenerateImageResponse.response is not set", "response")
         short = GenerateImageResponse()
         short.CopyFrom(answer)
         for place in image_fields(short):
@@ -163,7 +163,7 @@ def too_large_message(size: int | None = None) -> GenerationError:
         f"a message of the stream {size_text}; the limit is {MAX_MESSAGE_BYTES:,} bytes: "
         "send large values in chunks"
     )
-    return damaged_answer(text, BACKEND)
+    return damaged_answer(text, BACKEND, "message-size")
 
 
 def _check_response(response: ImageResponse, name: str, limits: AnswerLimits) -> None:
@@ -181,7 +181,7 @@ def _check_response(response: ImageResponse, name: str, limits: AnswerLimits) ->
     lifted = sum(call.pointer.startswith(OUTPUT) for call in response.document.calls)
     if lifted < len(response.calls):
         count = f"{lifted} calls of the output, and {name}.calls has {len(response.calls)}"
-        raise damaged(f"{name}.document has {count}")
+        raise damaged(f"{name}.document has {count}", "document")
 
 
 @contextmanager
@@ -191,7 +191,7 @@ def _writing(name: str) -> Iterator[None]:
         yield
     except ConversionError as error:
         place = f"{name} at {error.pointer}" if error.pointer else name
-        raise damaged(f"{place}: {error}") from None
+        raise damaged(f"{place}: {error}", "json") from None
 
 
 def _status_of(response: ImageResponse, has_image: bool, unset: str) -> str:
@@ -200,7 +200,7 @@ def _status_of(response: ImageResponse, has_image: bool, unset: str) -> str:
         return response.status
     if has_image or any(_has_image(call) for call in response.calls):
         return _COMPLETED
-    raise damaged_answer(f"{unset} is not set, and there is no image", BACKEND)
+    raise damaged_answer(f"{unset} is not set, and there is no image", BACKEND, "response-status")
 
 
 def _has_image(call: ImageGenerationCall) -> bool:
@@ -281,7 +281,7 @@ class _Value(Assembly):
         if self.size > self._limits.text_bytes:
             raise too_large_answer(self.end.field, self._limits.text_bytes)
         if not self._is_text:
-            raise damaged(f"the chunks of {self.end.field} are not UTF-8")
+            raise damaged(f"the chunks of {self.end.field} are not UTF-8", "chunk-text")
         return super().whole()
 
     def _check_end(self, media: str, final: bool) -> None:
@@ -291,7 +291,7 @@ class _Value(Assembly):
             if value != expected:
                 actual, wanted = _shown(value), _shown(expected)
                 text = f"{name} of the chunks of {self.end.field} is {actual} instead of {wanted}"
-                raise damaged(text)
+                raise damaged(text, name.replace("_", "-"))
 
 
 def _shown(value: object) -> str:

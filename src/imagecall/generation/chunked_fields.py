@@ -94,7 +94,7 @@ def restore_values(
             else:
                 of_texts[path].value = value.whole().decode()
         except UnicodeDecodeError:
-            raise damaged(f"the chunks of {path} are not UTF-8") from None
+            raise damaged(f"the chunks of {path} are not UTF-8", "chunk-text") from None
 
 
 def _check_places(
@@ -107,15 +107,18 @@ def _check_places(
     if missing:
         inline = sum(len(of_images[path].value) for path in missing if path in of_images)
         note = f", and not {inline:,} bytes in the message" if inline else ""
-        raise damaged(f"{arrived}; expected those of {_listed(missing)}{note}")
+        stray = any(path not in of_images and path not in of_texts for path in values)
+        rule = "chunk-field" if stray else "chunk-value"
+        raise damaged(f"{arrived}; expected those of {_listed(missing)}{note}", rule)
     for path in values:
         place = of_images.get(path) or of_texts.get(path)
         if place is None:
-            raise damaged(
-                f"{arrived}; {quoted(path, MAX_PATH)} is not an image or a long text that is set"
-            )
+            name = quoted(path, MAX_PATH)
+            message = f"{arrived}; {name} is not an image or a long text that is set"
+            raise damaged(message, "chunk-field")
         if place.value:
-            raise damaged(f"{arrived}; {path} has {len(place.value):,} bytes in the message too")
+            message = f"{arrived}; {path} has {len(place.value):,} bytes in the message too"
+            raise damaged(message, "chunk-value")
 
 
 def _listed(paths: Iterable[str]) -> str:

@@ -98,7 +98,8 @@ class ErrorReason(betterproto.Enum):
      "x-should-retry: false".
 
      The status of a gRPC backend is passed on whole, with every detail. A gRPC
-     backend that has reasons of its own sends them with a domain of its own.
+     backend may send any of these reasons, with its code; one that has reasons of its
+     own sends them with a domain of its own.
     """
 
     UNSPECIFIED = 0
@@ -1550,8 +1551,8 @@ class ImageGenerationTool(betterproto.Message):
 
     partial_images: Optional[int] = betterproto.int32_field(11, optional=True)
     """
-    Number of partial images to stream, 0 to 3. Not set: no key, or a value
-     of another type, which is in extra_fields. JSON key "partial_images".
+    Number of partial images to stream at most, 0 to 3. Not set: no key, or a
+     value of another type, which is in extra_fields. JSON key "partial_images".
     """
 
     action: Optional[str] = betterproto.string_field(12, optional=True)
@@ -1764,9 +1765,10 @@ class ImageRequest(betterproto.Message):
 
     prompt: str = betterproto.string_field(1)
     """
-    Prompt, of at most 10 MiB: the text of the "input". Blank: refused, unless there
-     are input_items, or extra_fields has a "prompt", a "previous_response_id" or a
-     "conversation" that is not null. Empty, and no input_items: no key.
+    Prompt, of at most 10 MiB: the text of the "input". Blank: refused
+     (EMPTY_PROMPT), unless there are input_items, or extra_fields has a "prompt", a
+     "previous_response_id" or a "conversation" that is not null. Empty, and no
+     input_items: no key.
     """
 
     model: str = betterproto.string_field(2)
@@ -1969,7 +1971,8 @@ class ImageResponse(betterproto.Message):
 
     id: Optional[str] = betterproto.string_field(1, optional=True)
     """
-    Identifier of the response. Not set: the API sent none. JSON key "id".
+    Identifier of the response, the same in every event. Not set: the API sent
+     none. A gRPC backend sets it. JSON key "id".
     """
 
     model: Optional[str] = betterproto.string_field(2, optional=True)
@@ -1980,7 +1983,7 @@ class ImageResponse(betterproto.Message):
     Status of the response as the API spells it: "completed", "failed",
      "incomplete", "in_progress", "cancelled", "queued", or another. Check it before
      the calls: a response that failed is no gRPC error. Not set: the API sent none.
-     If a gRPC backend sets none, the server sets "completed" if there is an image;
+     A gRPC backend sets it; if a gRPC backend sets none, the server sets "completed" if there is an image;
      else the answer is DATA_LOSS. JSON key "status".
     """
 
@@ -2010,13 +2013,14 @@ class ImageResponse(betterproto.Message):
     """
     The image generation calls of "output", in order: an
      OutputImageGenerationCall each, or an OutputImageGenerationServerToolItem
-     where the API sent that. Empty: the model made no image.
+     where the API sent that. Empty: the model made no image. Each has its id, status
+     and result.
     """
 
     document: "Document" = betterproto.message_field(9)
     """
-    The whole response: its calls, and the keys that have no field above, such as
-     the annotations of a text. Set if include_document is.
+    The whole response: all its calls, and the keys that have no field above, such
+     as the annotations of a text. Set if include_document is.
     """
 
     tool_usage: "ToolUsage" = betterproto.message_field(20)
@@ -2314,6 +2318,12 @@ class StreamEvent(betterproto.Message):
     """
     An event of a response's stream: one that concerns an image generation call,
      or another one.
+
+     A service of your own sets in every event the sequence_number, one more than in
+     the event before; in every event of an item the output_index, the index of that
+     item in the output; in every event of a call the item_id, or the id of the item,
+     the same in all of them; and in every item the status. Typed SDKs drop an event
+     or an item without them.
     """
 
     image_gen_call_in_progress_event: "ImageGenCallInProgressEvent" = (
@@ -2358,7 +2368,10 @@ class GenerateImageRequest(betterproto.Message):
     """Prompt, tools and other input."""
 
     include_document: bool = betterproto.bool_field(2)
-    """True to get the whole response too, as a Document."""
+    """
+    True to get the whole response too, as a Document. The HTTP door always sets
+     it; a gRPC backend may ignore it.
+    """
 
 
 @dataclass(eq=False, repr=False)
@@ -2382,14 +2395,15 @@ class StreamImageRequest(betterproto.Message):
     include_document: bool = betterproto.bool_field(2)
     """
     True to get the whole response too, as a Document in the end. Its images are
-     then sent twice.
+     then sent twice. The HTTP door always sets it; a gRPC backend may ignore it.
     """
 
     include_other_events: bool = betterproto.bool_field(3)
     """
     True to get the events that concern no image generation call too, each as an
      UnknownItem: "response.created", the events of a message's text, ... The event
-     that ends the API's stream is not among them: StreamEnd takes its place.
+     that ends the API's stream is not among them: StreamEnd takes its place. The
+     HTTP door always sets it; a gRPC backend may ignore it.
     """
 
 
@@ -2421,8 +2435,9 @@ class StreamImageResponse(betterproto.Message):
 
     end: "StreamEnd" = betterproto.message_field(3, group="part")
     """
-    The end: the last message. The status of the call follows; a client that
-     stops reading before the status cancels the call.
+    The end: the last message, once. The status of the call follows at once: a
+     server waits 5 s for that of a gRPC backend. A client that stops reading
+     before the status cancels the call.
     """
 
 
@@ -2432,14 +2447,15 @@ class StreamEnd(betterproto.Message):
 
     ending: "StreamEnding" = betterproto.enum_field(1)
     """
-    Ending of the API's stream. If a gRPC backend leaves it unset, the server sets
-     it by the status of the response, or to completed if there is an image. With
-     neither, the answer is DATA_LOSS.
+    Ending of the API's stream: that of the status of the response. A gRPC backend
+     sets it. If a gRPC backend leaves it unset, the server sets it by the status of
+     the response, or to completed if there is an image. With neither, the answer is
+     DATA_LOSS.
     """
 
     response: "ImageResponse" = betterproto.message_field(2)
     """
-    The response at the end. Its calls are only those without an
+    The response at the end, always set. Its calls are only those without an
      OutputItemDoneEvent; usually there are none. If the end was not announced, the
      response has the values of the events before.
     """

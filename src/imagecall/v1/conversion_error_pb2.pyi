@@ -171,7 +171,8 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     "x-should-retry: false".
 
     The status of a gRPC backend is passed on whole, with every detail. A gRPC
-    backend that has reasons of its own sends them with a domain of its own.
+    backend may send any of these reasons, with its code; one that has reasons of its
+    own sends them with a domain of its own.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0

@@ -82,7 +82,9 @@ class GenerateImageRequest(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     INCLUDE_DOCUMENT_FIELD_NUMBER: _builtins.int
     include_document: _builtins.bool
-    """True to get the whole response too, as a Document."""
+    """True to get the whole response too, as a Document. The HTTP door always sets
+    it; a gRPC backend may ignore it.
+    """
     @_builtins.property
     def request(self) -> _image_request_pb2.ImageRequest:
         """Prompt, tools and other input."""
@@ -136,12 +138,13 @@ class StreamImageRequest(_message.Message):
     INCLUDE_OTHER_EVENTS_FIELD_NUMBER: _builtins.int
     include_document: _builtins.bool
     """True to get the whole response too, as a Document in the end. Its images are
-    then sent twice.
+    then sent twice. The HTTP door always sets it; a gRPC backend may ignore it.
     """
     include_other_events: _builtins.bool
     """True to get the events that concern no image generation call too, each as an
     UnknownItem: "response.created", the events of a message's text, ... The event
-    that ends the API's stream is not among them: StreamEnd takes its place.
+    that ends the API's stream is not among them: StreamEnd takes its place. The
+    HTTP door always sets it; a gRPC backend may ignore it.
     """
     @_builtins.property
     def request(self) -> _image_request_pb2.ImageRequest:
@@ -198,8 +201,9 @@ class StreamImageResponse(_message.Message):
 
     @_builtins.property
     def end(self) -> Global___StreamEnd:
-        """The end: the last message. The status of the call follows; a client that
-        stops reading before the status cancels the call.
+        """The end: the last message, once. The status of the call follows at once: a
+        server waits 5 s for that of a gRPC backend. A client that stops reading
+        before the status cancels the call.
         """
 
     def __init__(
@@ -229,9 +233,10 @@ class StreamEnd(_message.Message):
     RESPONSE_FIELD_NUMBER: _builtins.int
     MISSING_EVENTS_FIELD_NUMBER: _builtins.int
     ending: Global___StreamEnding.ValueType
-    """Ending of the API's stream. If a gRPC backend leaves it unset, the server sets
-    it by the status of the response, or to completed if there is an image. With
-    neither, the answer is DATA_LOSS.
+    """Ending of the API's stream: that of the status of the response. A gRPC backend
+    sets it. If a gRPC backend leaves it unset, the server sets it by the status of
+    the response, or to completed if there is an image. With neither, the answer is
+    DATA_LOSS.
     """
     missing_events: _builtins.int
     """Number of events that are missing, by the gaps in the sequence numbers, or
@@ -240,7 +245,7 @@ class StreamEnd(_message.Message):
     """
     @_builtins.property
     def response(self) -> _image_response_pb2.ImageResponse:
-        """The response at the end. Its calls are only those without an
+        """The response at the end, always set. Its calls are only those without an
         OutputItemDoneEvent; usually there are none. If the end was not announced, the
         response has the values of the events before.
         """

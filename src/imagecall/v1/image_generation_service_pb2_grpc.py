@@ -45,6 +45,11 @@ class ImageGenerationServiceStub(object):
     a backend must accept requests as large as the server does: raise gRPC's receive
     limit, 4 MiB by default.
 
+    A service of your own implements both methods: the HTTP door calls GenerateImage
+    for a plain request, and StreamImage for a request with "stream": true.
+    "Writing a service" in proto/README.md lists what such a service must do, and
+    `imagecall check` checks it.
+
     Where an API quotes the server's key, the answer has "[key]" in its place.
     Everything else is as the API sent it.
     """
@@ -86,6 +91,11 @@ class ImageGenerationServiceServicer(object):
     an event or a document that does not convert to JSON; no response; no end. Such
     a backend must accept requests as large as the server does: raise gRPC's receive
     limit, 4 MiB by default.
+
+    A service of your own implements both methods: the HTTP door calls GenerateImage
+    for a plain request, and StreamImage for a request with "stream": true.
+    "Writing a service" in proto/README.md lists what such a service must do, and
+    `imagecall check` checks it.
 
     Where an API quotes the server's key, the answer has "[key]" in its place.
     Everything else is as the API sent it.
@@ -165,6 +175,11 @@ class ImageGenerationService(object):
     an event or a document that does not convert to JSON; no response; no end. Such
     a backend must accept requests as large as the server does: raise gRPC's receive
     limit, 4 MiB by default.
+
+    A service of your own implements both methods: the HTTP door calls GenerateImage
+    for a plain request, and StreamImage for a request with "stream": true.
+    "Writing a service" in proto/README.md lists what such a service must do, and
+    `imagecall check` checks it.
 
     Where an API quotes the server's key, the answer has "[key]" in its place.
     Everything else is as the API sent it.

@@ -46,6 +46,11 @@ class ImageGenerationServiceStub:
     a backend must accept requests as large as the server does: raise gRPC's receive
     limit, 4 MiB by default.
 
+    A service of your own implements both methods: the HTTP door calls GenerateImage
+    for a plain request, and StreamImage for a request with "stream": true.
+    "Writing a service" in proto/README.md lists what such a service must do, and
+    `imagecall check` checks it.
+
     Where an API quotes the server's key, the answer has "[key]" in its place.
     Everything else is as the API sent it.
     """
@@ -102,6 +107,11 @@ class ImageGenerationServiceAsyncStub(ImageGenerationServiceStub):
     a backend must accept requests as large as the server does: raise gRPC's receive
     limit, 4 MiB by default.
 
+    A service of your own implements both methods: the HTTP door calls GenerateImage
+    for a plain request, and StreamImage for a request with "stream": true.
+    "Writing a service" in proto/README.md lists what such a service must do, and
+    `imagecall check` checks it.
+
     Where an API quotes the server's key, the answer has "[key]" in its place.
     Everything else is as the API sent it.
     """
@@ -153,6 +163,11 @@ class ImageGenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     an event or a document that does not convert to JSON; no response; no end. Such
     a backend must accept requests as large as the server does: raise gRPC's receive
     limit, 4 MiB by default.
+
+    A service of your own implements both methods: the HTTP door calls GenerateImage
+    for a plain request, and StreamImage for a request with "stream": true.
+    "Writing a service" in proto/README.md lists what such a service must do, and
+    `imagecall check` checks it.
 
     Where an API quotes the server's key, the answer has "[key]" in its place.
     Everything else is as the API sent it.

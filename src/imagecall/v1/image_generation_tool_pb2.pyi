@@ -84,8 +84,8 @@ class ImageGenerationTool(_message.Message):
     "input_fidelity".
     """
     partial_images: _builtins.int
-    """Number of partial images to stream, 0 to 3. Not set: no key, or a value
-    of another type, which is in extra_fields. JSON key "partial_images".
+    """Number of partial images to stream at most, 0 to 3. Not set: no key, or a
+    value of another type, which is in extra_fields. JSON key "partial_images".
     """
     action: _builtins.str
     """Action: "generate", "edit" or "auto". Not set: no key, or a value of

@@ -81,9 +81,10 @@ class ImageRequest(_message.Message):
     EMPTY_TOOLS_FIELD_NUMBER: _builtins.int
     MESSAGE_JSON_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
-    """Prompt, of at most 10 MiB: the text of the "input". Blank: refused, unless there
-    are input_items, or extra_fields has a "prompt", a "previous_response_id" or a
-    "conversation" that is not null. Empty, and no input_items: no key.
+    """Prompt, of at most 10 MiB: the text of the "input". Blank: refused
+    (EMPTY_PROMPT), unless there are input_items, or extra_fields has a "prompt", a
+    "previous_response_id" or a "conversation" that is not null. Empty, and no
+    input_items: no key.
     """
     model: _builtins.str
     """Model that answers, such as "gpt-5" or "openai/gpt-5-image". Empty: no key,

@@ -43,14 +43,16 @@ class ImageResponse(_message.Message):
     OUTPUT_TEXT_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Identifier of the response. Not set: the API sent none. JSON key "id"."""
+    """Identifier of the response, the same in every event. Not set: the API sent
+    none. A gRPC backend sets it. JSON key "id".
+    """
     model: _builtins.str
     """Model that answered. Not set: the API sent none. JSON key "model"."""
     status: _builtins.str
     """Status of the response as the API spells it: "completed", "failed",
     "incomplete", "in_progress", "cancelled", "queued", or another. Check it before
     the calls: a response that failed is no gRPC error. Not set: the API sent none.
-    If a gRPC backend sets none, the server sets "completed" if there is an image;
+    A gRPC backend sets it; if a gRPC backend sets none, the server sets "completed" if there is an image;
     else the answer is DATA_LOSS. JSON key "status".
     """
     output_text: _builtins.str
@@ -87,13 +89,14 @@ class ImageResponse(_message.Message):
     def calls(self) -> _containers.RepeatedCompositeFieldContainer[_image_generation_call_pb2.ImageGenerationCall]:
         """The image generation calls of "output", in order: an
         OutputImageGenerationCall each, or an OutputImageGenerationServerToolItem
-        where the API sent that. Empty: the model made no image.
+        where the API sent that. Empty: the model made no image. Each has its id, status
+        and result.
         """
 
     @_builtins.property
     def document(self) -> _document_pb2.Document:
-        """The whole response: its calls, and the keys that have no field above, such as
-        the annotations of a text. Set if include_document is.
+        """The whole response: all its calls, and the keys that have no field above, such
+        as the annotations of a text. Set if include_document is.
         """
 
     @_builtins.property

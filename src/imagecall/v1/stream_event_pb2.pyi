@@ -402,6 +402,12 @@ Global___OutputItemDoneEvent: _TypeAlias = OutputItemDoneEvent  # noqa: Y015
 class StreamEvent(_message.Message):
     """An event of a response's stream: one that concerns an image generation call,
     or another one.
+
+    A service of your own sets in every event the sequence_number, one more than in
+    the event before; in every event of an item the output_index, the index of that
+    item in the output; in every event of a call the item_id, or the id of the item,
+    the same in all of them; and in every item the status. Typed SDKs drop an event
+    or an item without them.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

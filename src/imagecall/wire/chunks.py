@@ -131,12 +131,13 @@ class Assembly:
         Raises ConversionError (CHUNKS_DAMAGED) for a chunk that is not the next one.
         """
         if self._end is not None:
-            raise damaged("a chunk comes after the last one")
+            raise damaged("a chunk comes after the last one", "chunk-order")
         if chunk.offset != self._size:
-            raise damaged(f"a chunk begins at byte {chunk.offset:,} instead of {self._size:,}")
+            message = f"a chunk begins at byte {chunk.offset:,} instead of {self._size:,}"
+            raise damaged(message, "chunk-order")
         data = chunk.data
         if not data and not (chunk.end is not None and self._size == 0):
-            raise damaged(f"the chunk at byte {chunk.offset:,} is empty")
+            raise damaged(f"the chunk at byte {chunk.offset:,} is empty", "chunk-order")
         self._size += len(data)
         if self._size > self._max_bytes:
             self._chunks.clear()
@@ -171,17 +172,21 @@ class Assembly:
         TOO_LARGE for more than `max_bytes` bytes.
         """
         if self._end is None:
-            raise damaged("the chunks end before their last one")
+            raise damaged("the chunks end before their last one", "chunk-end")
         if self._end.size != self._size:
-            raise damaged(f"the chunks have {self._size:,} bytes instead of {self._end.size:,}")
+            message = f"the chunks have {self._size:,} bytes instead of {self._end.size:,}"
+            raise damaged(message, "chunk-size")
         if self._size > self._max_bytes:
             message = f"the chunks have {self._size:,} bytes; the limit is {self._max_bytes:,}"
             raise ConversionError("TOO_LARGE", "", message)
         if self._end.sha256 != self.digest:
             expected, actual = self._end.sha256[:_DIGEST_BYTES].hex() or "none", self.digest.hex()
-            raise damaged(f"the SHA-256 digest of the chunks is {actual}; their end has {expected}")
+            message = f"the SHA-256 digest of the chunks is {actual}; their end has {expected}"
+            raise damaged(message, "chunk-digest")
 
 
-def damaged(message: str) -> ConversionError:
-    """Error for chunks that were lost, repeated, reordered or changed."""
-    return ConversionError("CHUNKS_DAMAGED", "", message)
+def damaged(message: str, rule: str = "") -> ConversionError:
+    """Error for chunks that were lost, repeated, reordered or changed, and the broken rule."""
+    error = ConversionError("CHUNKS_DAMAGED", "", message)
+    error.rule = rule
+    return error

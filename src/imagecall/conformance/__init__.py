@@ -1,0 +1,1 @@
+"""Suite of conformance: checks a server of the schema by ordinary requests."""

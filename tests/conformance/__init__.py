@@ -1,0 +1,1 @@
+"""The suite of conformance, and a server that makes its mistakes."""
