@@ -18,9 +18,9 @@ from imagecall.observing.generation import (
     OUTPUT,
     PARTIAL,
     Generation,
-    observed_generation,
     printable_name,
 )
+from imagecall.observing.observer import observed_generation
 from imagecall.v1.chunk_pb2 import ChunkEnd
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (

@@ -5,13 +5,9 @@ A `Generation` holds names, numbers, sizes and times: no prompt, image, token or
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
-
-from imagecall.observing.observer import CURRENT_CALL, reason_of
-from imagecall.observing.operations import CANCELLED
 
 OPERATION: Final = "generate_content"
 """Value of gen_ai.operation.name."""
@@ -141,20 +137,3 @@ def provider_of(backend: str) -> str:
     if not backend.startswith(("http://", "https://")):
         return "imagecall"
     return next((name for end, name in _PROVIDERS.items() if f".{host}".endswith(f".{end}")), host)
-
-
-@contextmanager
-def observed_generation(provider: str, model: str) -> Iterator[Generation]:
-    """Observes a generation for the current call; the body of the `with` sets its figures."""
-    call = CURRENT_CALL.get()
-    generation = Generation(provider, model)
-    try:
-        yield generation
-    except BaseException as error:  # Also cancellation, and a stream closed early.
-        is_over = generation.status is not None and reason_of(error) == CANCELLED
-        generation.reason = "" if is_over else reason_of(error)
-        raise
-    finally:
-        generation.end()
-        if call:
-            call.add_generation(generation)

@@ -13,13 +13,13 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from imagecall.errors import CODES, ImagecallError
+from imagecall.observing.generation import Generation
 from imagecall.observing.operations import CANCELLED, REFUSED, Operation
 from imagecall.observing.request_id import HEADER, REQUEST_ID
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-    from imagecall.observing.generation import Generation
     from imagecall.observing.metrics import Metrics
     from imagecall.observing.traces import Traces
 
@@ -281,6 +281,23 @@ def client_call(operation: Operation) -> Iterator[ClientCall]:
         call.code = call.code or "OK"
     finally:
         call.end(call.code)
+
+
+@contextmanager
+def observed_generation(provider: str, model: str) -> Iterator[Generation]:
+    """Observes a generation for the current call; the body of the `with` sets its figures."""
+    call = CURRENT_CALL.get()
+    generation = Generation(provider, model)
+    try:
+        yield generation
+    except BaseException as error:  # Also cancellation, and a stream closed early.
+        is_over = generation.status is not None and reason_of(error) == CANCELLED
+        generation.reason = "" if is_over else reason_of(error)
+        raise
+    finally:
+        generation.end()
+        if call:
+            call.add_generation(generation)
 
 
 def note_failure(error: ImagecallError) -> None:
