@@ -119,8 +119,18 @@ def with_alerts(pair: Pair, clients: Path, version: ssl.TLSVersion) -> Iterator[
                 connection, _ = listening.accept()
             except OSError:
                 return
-            with suppress(OSError):
-                context.wrap_socket(connection, server_side=True).close()
+            with context.wrap_socket(
+                connection, server_side=True, do_handshake_on_connect=False
+            ) as tls:
+                with suppress(OSError):
+                    tls.do_handshake()
+                # Bytes that are not read would end the connection with a reset, which drops the
+                # alert where the client has not read it yet.
+                with suppress(OSError):
+                    tls.settimeout(5)
+                    socket.socket.shutdown(tls, socket.SHUT_WR)
+                    while socket.socket.recv(tls, 4096):
+                        pass
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=run, args=[listening], daemon=True)
