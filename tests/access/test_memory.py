@@ -3,15 +3,11 @@
 import asyncio
 import json
 import socket
-import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
-import h2.config
-import h2.connection
-import h2.settings
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -27,13 +23,20 @@ from imagecall.rpc.status import error_of
 from imagecall.v1.conversion_service_pb2 import Conversion, ConvertCallsRequest, ParseCallRequest
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.extra_field_pb2 import ExtraField
-from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
+from imagecall.v1.image_generation_service_pb2 import (
+    GenerateImageRequest,
+    GenerateImageResponse,
+    StreamImageRequest,
+)
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_request_pb2 import ImageRequest
+from imagecall.v1.image_response_pb2 import ImageResponse
+from tests.soak.unread import unread_calls
 
 MIB = 1024 * 1024
 ITEM = '{"type":"image_generation_call","id":"ig_1"}'
 PARSE = "/imagecall.v1.ConversionService/ParseCall"
+GENERATE = "/imagecall.v1.ImageGenerationService/GenerateImage"
 STREAM = "/imagecall.v1.ImageGenerationService/StreamImage"
 
 
@@ -61,6 +64,23 @@ def wanted(size: int) -> ImageRequest:
     return ImageRequest(prompt="a fox", extra_fields=[ExtraField(name="embedded", json=order)])
 
 
+class Answering:
+    """Backend with one answer."""
+
+    def __init__(self, answer: GenerateImageResponse) -> None:
+        self._answer = answer
+
+    async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
+        return self._answer
+
+    async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Any, None]:
+        raise NotImplementedError
+        yield
+
+    async def close(self) -> None:
+        pass
+
+
 async def refusal(work: Any) -> Any:
     with pytest.raises(grpc.RpcError) as caught:
         await work
@@ -72,39 +92,17 @@ def known(error: Any) -> Any:
     return error_of(error)
 
 
-class Unread:
-    """Connection of HTTP/2 whose client takes no byte of any answer."""
-
-    async def __aenter__(self) -> "Unread":
-        config = h2.config.H2Configuration(header_encoding="ascii")
-        self._http2 = h2.connection.H2Connection(config)
-        closed = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0}
-        self._http2.local_settings = h2.settings.Settings(client=True, initial_values=closed)
-        self._http2.initiate_connection()
-        return self
-
-    async def open(self, address: str) -> None:
-        host, port = address.split(":")
-        self._reader, self._writer = await asyncio.open_connection(host, int(port))
-
-    async def __aexit__(self, *unused: object) -> None:
-        self._writer.transport.abort()
-
-    def begin(self, path: str, message: bytes, whole: bool = True) -> None:
-        """Begins a call, whose message lacks its last byte unless it is whole."""
-        stream = self._http2.get_next_available_stream_id()
-        headers = {
-            ":method": "POST",
-            ":scheme": "http",
-            ":path": path,
-            ":authority": "a",
-            "content-type": "application/grpc",
-            "te": "trailers",
-        }
-        self._http2.send_headers(stream, list(headers.items()))
-        frame = struct.pack("!BI", 0, len(message) + (not whole)) + message
-        self._http2.send_data(stream, frame, end_stream=whole)
-        self._writer.write(self._http2.data_to_send())
+@asynccontextmanager
+async def unread(
+    address: str, path: str, message: bytes, *, count: int = 1, whole: bool = True
+) -> AsyncIterator[None]:
+    """Begins calls of a client that takes no byte of an answer; ends their connections."""
+    writers = await unread_calls(address, path, [message], count, whole=whole)
+    try:
+        yield
+    finally:
+        for writer in writers:
+            writer.transport.abort()
 
 
 def test_a_budget_refuses_with_a_time_to_retry_and_keeps_room_for_small_calls() -> None:
@@ -164,10 +162,8 @@ async def test_a_wait_that_is_young_is_not_ended_for_another_call() -> None:
 async def test_an_answer_that_is_not_taken_holds_memory_until_its_client_is_gone() -> None:
     async with doors(Limits(memory_bytes=16 * MIB)) as (admission, address, _):
         text = ITEM[:-1] + ',"revised_prompt":"' + "x" * 5000 + '"}'
-        async with Unread() as client:
-            await client.open(address)
-            for _ in range(10):
-                client.begin(PARSE, ParseCallRequest(json=text).SerializeToString())
+        request = ParseCallRequest(json=text).SerializeToString()
+        async with unread(address, PARSE, request, count=10):
             least, most = 10 * (CALL_OVERHEAD + 10_000), 10 * (CALL_OVERHEAD + 10_500)
             await until(lambda: least < admission.budget.held < most)
             assert admission.in_progress == 0
@@ -181,10 +177,8 @@ async def test_past_the_budget_a_call_is_refused_and_small_calls_and_health_go_o
     ):
         conversion: Any = ConversionServiceStub(channel)
         images: Any = ImageGenerationServiceStub(channel)
-        async with Unread() as client:
-            await client.open(address)
-            request = GenerateImageRequest(request=wanted(4 * MIB)).SerializeToString()
-            client.begin("/imagecall.v1.ImageGenerationService/GenerateImage", request)
+        request = GenerateImageRequest(request=wanted(4 * MIB)).SerializeToString()
+        async with unread(address, GENERATE, request):
             await until(lambda: 8 * MIB < admission.budget.held < 9 * MIB)
             error = await refusal(
                 images.GenerateImage(GenerateImageRequest(request=wanted(4 * MIB)))
@@ -214,18 +208,21 @@ async def test_a_stream_that_waits_for_its_client_ends_in_time() -> None:
 
 
 async def test_a_stream_that_is_not_read_ends_in_time() -> None:
-    async with doors(Limits(stall_seconds=0.2)) as (admission, address, _), Unread() as client:
-        await client.open(address)
-        client.begin(STREAM, StreamImageRequest(request=wanted(MIB)).SerializeToString())
+    request = StreamImageRequest(request=wanted(MIB)).SerializeToString()
+    async with (
+        doors(Limits(stall_seconds=0.2)) as (admission, address, _),
+        unread(address, STREAM, request),
+    ):
         await until(lambda: admission.in_progress == 1)
         await until(lambda: admission.in_progress == 0)
 
 
 async def test_a_request_that_never_ends_ends_in_time_and_counts_as_the_largest() -> None:
     limits = Limits(json_bytes=MIB, stall_seconds=2.0)
-    async with doors(limits) as (admission, address, _), Unread() as client:
-        await client.open(address)
-        client.begin(PARSE, b"x" * 1000, whole=False)
+    async with (
+        doors(limits) as (admission, address, _),
+        unread(address, PARSE, b"x" * 1000, whole=False),
+    ):
         await until(lambda: admission.in_progress == 1)
         await until(lambda: admission.budget.held > MIB)
         await until(lambda: (admission.in_progress, admission.budget.held) == (0, 0))
@@ -247,6 +244,48 @@ async def test_a_stream_that_waits_makes_room_for_a_call_that_needs_its_place() 
         error = await refusal(stream.read())
         assert error_of(error).reason == "TOO_MANY_CALLS"
         assert known(error).retry_seconds == 1
+
+
+async def test_a_generation_that_waits_for_its_client_is_not_to_be_sent_again() -> None:
+    async with (
+        doors(Limits(calls=1)) as (_, address, _),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        images: Any = ImageGenerationServiceStub(channel)
+        stream = images.StreamImage(StreamImageRequest(request=wanted(16 * MIB)))
+        await stream.read()
+        await asyncio.sleep(1.5)
+        conversion: Any = ConversionServiceStub(channel)
+        assert (await conversion.ParseCall(ParseCallRequest(json=ITEM))).call
+        with pytest.raises(grpc.RpcError) as caught:
+            while await stream.read() is not grpc.aio.EOF:
+                pass
+        error = known(caught.value)
+        assert (error.reason, error.may_be_billed, error.retry_seconds) == (
+            "TOO_MANY_CALLS",
+            True,
+            None,
+        )
+
+
+async def test_an_answer_that_does_not_fit_is_not_to_be_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("imagecall.access.budget._ROOM_SECONDS", 0.1)
+    answer = GenerateImageResponse(response=ImageResponse(id="x" * 8 * MIB))
+    options = [("grpc.max_receive_message_length", -1)]
+    door = GrpcServer("127.0.0.1:0", Answering(answer), Admission(Limits(memory_bytes=16 * MIB)))
+    try:
+        async with grpc.aio.insecure_channel(await door.start(), options) as channel:
+            images: Any = ImageGenerationServiceStub(channel)
+            error = known(await refusal(images.GenerateImage(GenerateImageRequest())))
+    finally:
+        await door.stop(0)
+    assert (error.reason, error.may_be_billed, error.retry_seconds) == (
+        "TOO_MANY_CALLS",
+        True,
+        None,
+    )
 
 
 async def test_no_compression_is_taken_at_the_grpc_door() -> None:

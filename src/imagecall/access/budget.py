@@ -6,12 +6,14 @@ that no client reads, leave room for small calls.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Final
+from typing import Final, TypeVar
 
 from imagecall.errors import GenerationError
+
+_Part = TypeVar("_Part")
 
 RETRY_SECONDS: Final = 1.0
 """Delay before the retry of a refused call, which the refusal suggests to the client."""
@@ -107,7 +109,7 @@ class Memory:
         self.resize(self.size + size)
 
     async def grow(self, size: int) -> None:
-        """Adds bytes of an answer, and waits up to 10 s until they fit.
+        """Adds bytes of an answer, and waits up to 10 s until they fit; below 0 returns bytes.
 
         Raises GenerationError (TOO_MANY_CALLS) if they never do: the work may already be billed.
         """
@@ -140,3 +142,16 @@ class Memory:
 
 MEMORY: Final[ContextVar[Memory]] = ContextVar("MEMORY", default=Memory(Budget(None)))  # noqa: B039
 """Memory of the current call; without a call of a server, memory without a limit."""
+
+
+async def counted(
+    parts: AsyncIterator[_Part], size_of: Callable[[_Part], int], copies: int = 1
+) -> AsyncGenerator[_Part, None]:
+    """Yields the parts of an answer that is held whole; adds their copies to the call's memory.
+
+    Raises GenerationError (TOO_MANY_CALLS) if they do not fit in time.
+    """
+    memory = MEMORY.get()
+    async for part in parts:
+        await memory.grow(copies * size_of(part))
+        yield part

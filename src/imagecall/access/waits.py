@@ -31,13 +31,19 @@ class Waits:
         """Start time of each wait, oldest first."""
 
     def wait(
-        self, seconds: float | None = None, when_slow: Callable[[], None] | None = None
+        self,
+        seconds: float | None = None,
+        when_slow: Callable[[], None] | None = None,
+        *,
+        answered: bool = False,
     ) -> "Wait":
         """Returns the context manager of a wait of at most `seconds`; by default, the longest wait.
 
-        `when_slow` is called after half a second; an error that it raises ends the wait.
+        `when_slow` is called after half a second; an error that it raises ends the wait. With
+        `answered`, the client is to receive an answer, whose work may already be billed.
         """
-        return Wait(self._since, self._seconds if seconds is None else seconds, when_slow)
+        limit = self._seconds if seconds is None else seconds
+        return Wait(self._since, limit, when_slow, answered)
 
     def end_longest(self) -> bool:
         """Ends the longest wait. Returns False if no call can be displaced."""
@@ -57,6 +63,7 @@ class Wait:
         since: start time of each wait in progress.
         seconds: longest wait.
         when_slow: called after half a second. None: nothing is called.
+        answered: True if the work of the call may already be billed.
     """
 
     def __init__(
@@ -64,10 +71,12 @@ class Wait:
         since: "dict[Wait, float]",
         seconds: float,
         when_slow: Callable[[], None] | None,
+        answered: bool,
     ) -> None:
         self._since = since
         self._seconds = seconds
         self._when_slow = when_slow
+        self._answered = answered
         self._limit = asyncio.timeout(seconds)
         self._slow: asyncio.TimerHandle | None = None
         self.error: GenerationError | None = None
@@ -87,7 +96,9 @@ class Wait:
         try:
             await self._limit.__aexit__(*error)
         except TimeoutError:
-            raise self.error or _too_long(self._seconds) from None
+            failure = self.error or _too_long(self._seconds)
+            failure.may_be_billed = self._answered
+            raise failure from None
 
     def _call_slow(self) -> None:
         assert self._when_slow

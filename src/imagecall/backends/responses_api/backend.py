@@ -21,7 +21,7 @@ from typing import Final
 
 import aiohttp
 
-from imagecall.access.budget import COPIES, MEMORY
+from imagecall.access.budget import COPIES, counted
 from imagecall.access.limits import Limits
 from imagecall.access.watched_files import WatchedFiles
 from imagecall.backends.masking import masked_errors
@@ -232,7 +232,10 @@ class HttpBackend:
             request=request.request, include_document=request.include_document
         )
         async with aclosing(self._parts(body, start, stream_request, self._max_bytes)) as parts:
-            items = [item async for item in reassemble(_counted(parts), self._max_bytes)]
+            items = [
+                item
+                async for item in reassemble(counted(parts, size_of_part, COPIES), self._max_bytes)
+            ]
         return compose(items, request.include_document)
 
     async def _response(self, body: Body, start: bytes, headers: Mapping[str, str]) -> ReadResponse:
@@ -255,14 +258,6 @@ class HttpBackend:
         if error_value is value and not (value.get("message") or value.get("detail")):
             raise not_understood("JSON without a response", may_be_billed=True)
         raise error_event(error_value, self._secrets, headers)
-
-
-async def _counted(parts: AsyncIterator[Part]) -> AsyncGenerator[Part, None]:
-    """Adds the parts of an answer that is held whole to the memory of the call."""
-    memory = MEMORY.get()
-    async for part in parts:
-        await memory.grow(COPIES * size_of_part(part))
-        yield part
 
 
 async def _start_of_error(answer: aiohttp.ClientResponse) -> bytes:

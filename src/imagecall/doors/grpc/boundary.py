@@ -1,4 +1,4 @@
-"""Guards every gRPC method: admission, memory, decoding of requests, and the status of failures.
+"""Guards every gRPC method: admission, memory, and the status of failures.
 
 Each method is registered with gRPC as client-streaming, which is the same on the wire: so the
 boundary reads a request only after admission, and gRPC's core buffers at most 64 KiB of the request
@@ -10,42 +10,37 @@ too; no class name, path or traceback leaves the server, and no exception's mess
 """
 
 import asyncio
-import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, nullcontext, suppress
-from contextvars import ContextVar
-from functools import partial
-from typing import Any, Final, NoReturn, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
-from google.protobuf.message import Message
 
 from imagecall.access.admission import Admission
-from imagecall.access.budget import CALL_OVERHEAD, COPIES, FACTOR, MEMORY, Memory
+from imagecall.access.budget import CALL_OVERHEAD, MEMORY, Memory
+from imagecall.doors.grpc.messages import (
+    Context,
+    decoder,
+    drop_rest,
+    encoder,
+    read_message,
+    read_request,
+    read_requests,
+    run_handler,
+)
 from imagecall.doors.grpc.watches import Watches
 from imagecall.doors.internal_error import internal_error
 from imagecall.errors import ConversionError, ImagecallError
-from imagecall.generation.offload import run_offloaded
 from imagecall.observing.observer import Observer, note_caller, note_failure, note_refusal
 from imagecall.observing.request_id import HEADER
 from imagecall.observing.rpc import (
     METADATA,
     counted_out,
     identify,
-    note_received,
     observed,
 )
 from imagecall.rpc.headers import Metadata
 from imagecall.rpc.status import code_of, trailers_of
-from imagecall.sizes import PIECE
-from imagecall.wire.cost import parsed
-
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-REQUEST_BYTES: Final = ContextVar("REQUEST_BYTES", default=0)
-"""Serialized size of the latest request of the current call, if the call has a stream of them."""
-
-_Message = TypeVar("_Message", bound=Message)
-_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 """Handler of a method. None: the method does not exist."""
@@ -113,12 +108,6 @@ def _clear_tracebacks(error: BaseException) -> None:
             pending += exception.__cause__, exception.__context__
 
 
-def accepts_serialized(method: _Method) -> _Method:
-    """Marks a servicer's method that accepts a serialized request, and parses it itself."""
-    method.accepts_serialized = True  # type: ignore[attr-defined]
-    return method
-
-
 class Boundary(grpc.GenericRpcHandler):
     """Handles every method of a server with the handlers that servicers have added.
 
@@ -172,7 +161,7 @@ def _with_admission(
     handler: Any, method: str, admission: Admission, observer: Observer | None
 ) -> Handler:
     """Guards a method with admission, and records its calls with the observer."""
-    encode = _encoder(handler)
+    encode = encoder(handler)
     if observer and handler.response_streaming:
         encode = counted_out(encode)
 
@@ -185,7 +174,7 @@ def _with_admission(
             return await _in_progress(admission, _work(handler, encode, context, admission))
         except Exception as error:  # grpcio would send the text of any exception.
             if handler.request_streaming:
-                await _drop_rest(context, rest_seconds)
+                await drop_rest(context, rest_seconds)
             await _refuse(context, error)
 
     return _rebuilt(handler, observed(method, guarded, observer) if observer else guarded)
@@ -232,99 +221,25 @@ async def _work(
     """
     MEMORY.get().add(CALL_OVERHEAD)
     if handler.request_streaming:
-        request: Any = _requests(handler, context, admission)
+        request: Any = read_requests(handler, context, admission)
     else:
-        request = await _request(handler, context, admission)
-    return await _answer(handler, encode, request, context, admission)
+        request = await read_request(handler, context, admission)
+    return await run_handler(handler, encode, request, context, admission)
 
 
 async def _open_work(handler: Any, context: Context, admission: Admission) -> Any:
     """Reads the request of a call without admission, with a low size limit, and answers it."""
     async with admission.waits.wait(_OPEN_SECONDS):
-        data = await _read(context)
+        data = await read_message(context)
     if len(data) > _MAX_OPEN_BYTES:
         message = f"the request has {len(data):,} bytes; the limit is {_MAX_OPEN_BYTES:,}"
         raise ConversionError("TOO_LARGE", "", message)
-    return await _answer(handler, _encoder(handler), _decoder(handler)(data), context, admission)
-
-
-async def _request(handler: Any, context: Context, admission: Admission) -> Any:
-    """Reads the only request of a call; decodes a large one in a worker thread.
-
-    gRPC does not reveal how much of a message has arrived, so a message that arrives slowly counts
-    as one of the largest size.
-    """
-    memory = MEMORY.get()
-    with memory.part() as part:
-        add_largest = partial(part.add, admission.limits.json_bytes)
-        async with admission.waits.wait(when_slow=add_largest):
-            data = await _read(context)
-    note_received(len(data))
-    memory.add(FACTOR * len(data))
-    if hasattr(_behavior(handler), "accepts_serialized"):
-        return data
-    return await run_offloaded(len(data), _decoder(handler), data)
-
-
-async def _requests(handler: Any, context: Context, admission: Admission) -> AsyncIterator[Any]:
-    """Reads and decodes the requests of a stream."""
-    decode = _decoder(handler)
-    while True:
-        async with admission.waits.wait():
-            data: Any = await context.read()
-        if data is grpc.aio.EOF:
-            return
-        note_received(len(data))
-        REQUEST_BYTES.set(len(data))
-        if len(data) < PIECE:
-            yield decode(data)
-            continue
-        with MEMORY.get().part() as part:
-            part.add(FACTOR * len(data))
-            yield await run_offloaded(len(data), decode, data)
-
-
-async def _read(context: Context) -> bytes:
-    """Reads the only request of a call. Raises ConversionError if there is none."""
-    data: Any = await context.read()
-    if data is grpc.aio.EOF:
-        raise ConversionError("MALFORMED_PROTOBUF", "", "the call ended without a request")
-    serialized: bytes = data
-    return serialized
-
-
-async def _answer(
-    handler: Any,
-    encode: Callable[[Any], bytes],
-    request: Any,
-    context: Context,
-    admission: Admission,
-) -> bytes | None:
-    """Runs a handler; returns its serialized answer, or writes a stream of answers."""
-    behavior = _behavior(handler)
-    if not inspect.isasyncgenfunction(behavior):
-        response = await behavior(request, context)
-        if response is None:  # The handler wrote its answers itself.
-            return None
-        data = encode(response)
-        MEMORY.get().resize(CALL_OVERHEAD + COPIES * len(data))
-        return data
-    async with aclosing(behavior(request, context)) as responses:
-        async for response in responses:
-            await _write(context, encode(response), admission)
-    return None
-
-
-def _behavior(handler: Any) -> Any:
-    """Returns the function that a servicer registered."""
-    return (
-        handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
-    )
+    return await run_handler(handler, encoder(handler), decoder(handler)(data), context, admission)
 
 
 def _rebuilt(handler: Any, behavior: Any) -> Handler:
     """Returns a handler whose behavior reads the serialized requests itself."""
-    encode = _encoder(handler)
+    encode = encoder(handler)
     if handler.response_streaming:
         return grpc.stream_stream_rpc_method_handler(behavior, None, encode)
     return grpc.stream_unary_rpc_method_handler(behavior, None, encode)
@@ -343,53 +258,6 @@ async def _until(stopping: asyncio.Event, work: Awaitable[Any], context: Context
         stop.cancel()
 
 
-async def _drop_rest(context: Context, seconds: float) -> None:
-    """Reads and drops the remaining requests of a client, for at most `seconds`.
-
-    A client of grpc.aio that is sending when its call ends gets INTERNAL in place of the status.
-    """
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            while await context.read() is not grpc.aio.EOF:
-                pass
-
-
 def _authorization() -> str:
     metadata: Any = METADATA.get()
     return next((value for key, value in metadata if key == "authorization"), "")
-
-
-def _decoder(handler: Any) -> Callable[[bytes], Any]:
-    """Returns the handler's decoder, with a ConversionError for bytes that it cannot decode."""
-    return partial(request_of, handler.request_deserializer.__self__)
-
-
-def request_of(kind: type[_Message], data: bytes) -> _Message:
-    """Parses a request of a type. Raises ConversionError, such as for malformed bytes."""
-    return parsed(kind, data, "request")
-
-
-async def _write(context: Context, data: bytes, admission: Admission) -> None:
-    """Sends an answer of a stream: waits until it fits into memory, and until the client has it.
-
-    If the client has disconnected, the call ends as cancelled instead of failed.
-    """
-    try:
-        with MEMORY.get().part() as part:
-            if len(data) >= PIECE:
-                await part.grow(COPIES * len(data))
-            async with admission.waits.wait():
-                await context.write(data)
-    except grpc.aio.InternalError:
-        raise asyncio.CancelledError from None
-
-
-def _encoder(handler: Any) -> Callable[[Any], bytes]:
-    """Returns the handler's encoder, which does not encode serialized responses again."""
-    serialize = handler.response_serializer
-
-    def encode(response: Any) -> bytes:
-        data: bytes = response if isinstance(response, bytes) else serialize(response)
-        return data
-
-    return encode

@@ -19,7 +19,7 @@ from imagecall.conversion.batch import (
     parse_document,
     uncounted,
 )
-from imagecall.doors.grpc.boundary import (
+from imagecall.doors.grpc.messages import (
     REQUEST_BYTES,
     Context,
     accepts_serialized,

@@ -6,7 +6,6 @@ An ASGI app that other apps can mount. imagecall.doors.http.answers makes its an
 import time
 from collections.abc import (
     AsyncGenerator,
-    AsyncIterator,
     Awaitable,
     Callable,
     Collection,
@@ -27,7 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from imagecall.access.admission import Admission
-from imagecall.access.budget import MEMORY
+from imagecall.access.budget import counted
 from imagecall.conversion.batch import Count, parse_call, uncounted
 from imagecall.conversion.view import view
 from imagecall.doors.http.answers import whole_answer
@@ -49,7 +48,7 @@ from imagecall.doors.internal_error import internal_error
 from imagecall.errors import ImagecallError
 from imagecall.formats import media_type
 from imagecall.generation.assembly import ImagesApart, reassemble, size_of_part
-from imagecall.generation.backend import Backend, Part
+from imagecall.generation.backend import Backend
 from imagecall.generation.call_context import CALL, CallContext
 from imagecall.generation.chunked_fields import image_fields
 from imagecall.generation.offload import run_offloaded
@@ -123,14 +122,6 @@ def http_app(
     )
 
 
-async def _counted(parts: AsyncIterator[Part]) -> AsyncGenerator[Part, None]:
-    """Adds the parts of an answer, which the door holds to its end, to the memory of the call."""
-    memory = MEMORY.get()
-    async for part in parts:
-        await memory.grow(size_of_part(part))
-        yield part
-
-
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -199,7 +190,7 @@ class _Door:
         large = ImagesApart()
         async with aclosing(self._backend.stream_image(request)) as parts:
             limit = self._admission.limits.image_bytes
-            async for item in reassemble(_counted(parts), limit, large.keep):
+            async for item in reassemble(counted(parts, size_of_part), limit, large.keep):
                 yield Arrived(item, large.take())
 
     async def _answer(self, request: ImageRequest, keys: Mapping[str, bytes]) -> Response:

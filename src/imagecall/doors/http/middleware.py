@@ -92,7 +92,7 @@ class _Answering:
         if self._stalled:
             raise NotTaken
         try:
-            async with self._admission.waits.wait():
+            async with self._admission.waits.wait(answered=True):
                 await self._send_or_split(message)
         except GenerationError as error:
             self._stalled = True
