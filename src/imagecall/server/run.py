@@ -5,10 +5,10 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from imagecall.access.admission import Admission
 from imagecall.access.certificates import Certificates
@@ -116,6 +116,7 @@ async def serve(settings: ServerSettings, announce: Announce) -> None:
     sys.setswitchinterval(_SWITCH_SECONDS)
     parts = _parts(settings, is_worker)
     running = doors(settings, parts)
+    background = [asyncio.create_task(work) for work in _background(parts)]
     try:
         bound = {name: await door.start() for name, door in running.items()}
         _collect_garbage_rarely()
@@ -123,15 +124,14 @@ async def serve(settings: ServerSettings, announce: Announce) -> None:
             print(READY, flush=True)
         else:
             announce(bound)
-        trimming = asyncio.create_task(return_freed_memory(parts.admission.budget.is_quiet))
         # A signal to the process group reaches a worker twice: directly, and through its stdin.
-        async with _sampled(parts.observer):
-            with stop_with_parent(stopped) if is_worker else nullcontext():
-                await stopped.wait()
-            await _drain(settings, parts.admission, running, stopped)
-        trimming.cancel()
+        with stop_with_parent(stopped) if is_worker else nullcontext():
+            await stopped.wait()
+        await _drain(settings, parts.admission, running, stopped)
     finally:
         await _stop(settings, running)
+        for task in background:
+            task.cancel()
         await parts.backend.close()
         if parts.observer:
             parts.observer.close()
@@ -156,21 +156,18 @@ def watch(observer: Observer, admission: Admission) -> None:
     observer.watch("imagecall_memory_limit_bytes", text, lambda: admission.limits.memory_bytes)
 
 
-@asynccontextmanager
-async def _sampled(observer: Observer | None) -> AsyncIterator[None]:
-    """Samples the gauges while the block runs."""
+def _background(parts: Parts) -> Iterator[Coroutine[Any, Any, None]]:
+    """Yields the work that goes on until the server has stopped."""
+    yield return_freed_memory(parts.admission.budget.is_quiet)
+    if parts.observer:
+        yield _sample(parts.observer)
 
-    async def sample(observer: Observer) -> None:
-        while True:
-            observer.sample()
-            await asyncio.sleep(_SAMPLE_SECONDS)
 
-    sampling = asyncio.create_task(sample(observer)) if observer else None
-    try:
-        yield
-    finally:
-        if sampling:
-            sampling.cancel()
+async def _sample(observer: Observer) -> None:
+    """Samples the gauges."""
+    while True:
+        observer.sample()
+        await asyncio.sleep(_SAMPLE_SECONDS)
 
 
 async def _drain(
