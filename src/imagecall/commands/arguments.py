@@ -29,6 +29,23 @@ def add_server_option(parser: argparse.ArgumentParser, help: str) -> None:
     add_settings(parser, ClientTlsSettings)
 
 
+def add_image_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a request for an image that need no file."""
+    parser.add_argument(
+        "--model", metavar="MODEL", type=utf8, help="model that answers, such as gpt-5"
+    )
+    parser.add_argument("--size", metavar="WxH", type=utf8, help="size in pixels, or auto")
+    parser.add_argument("--quality", metavar="Q", type=utf8, help="low, medium, high or auto")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=JSON",
+        type=key_and_json,
+        action="append",
+        default=[],
+        help="another key of the request, which is passed on; may be repeated",
+    )
+
+
 def client_tls(options: argparse.Namespace) -> ClientTlsSettings:
     """Reads the options of TLS. Raises SettingError, also for a faulty file."""
     tls = read_settings(ClientTlsSettings, vars(options), {})

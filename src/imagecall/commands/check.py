@@ -10,7 +10,14 @@ from typing import Final
 import grpc
 
 from imagecall.access.setting import number, seconds
-from imagecall.commands.arguments import client_tls, key_and_json, server, tls_fault, utf8
+from imagecall.commands.arguments import (
+    add_image_options,
+    client_tls,
+    key_and_json,
+    server,
+    tls_fault,
+    utf8,
+)
 from imagecall.conformance.report import as_json, as_junit, row, summary
 from imagecall.conformance.session import CheckSettings, Session
 from imagecall.conformance.suite import FAILED, RULES, Outcome
@@ -85,21 +92,7 @@ def _add_request_options(parser: argparse.ArgumentParser) -> None:
         default=_DEFAULTS.prompt,
         help="description of the images (default: %(default)s)",
     )
-    parser.add_argument(
-        "--model", metavar="MODEL", type=utf8, default="", help="model that answers"
-    )
-    parser.add_argument("--size", metavar="WxH", type=utf8, default="", help="size of the images")
-    parser.add_argument(
-        "--quality", metavar="Q", type=utf8, default="", help="quality of the images"
-    )
-    parser.add_argument(
-        "--set",
-        metavar="KEY=JSON",
-        type=key_and_json,
-        action="append",
-        default=[],
-        help="another key of each request; may be repeated",
-    )
+    add_image_options(parser)
     parser.add_argument(
         "--slow",
         metavar="KEY=JSON",
@@ -162,9 +155,9 @@ def _session(options: argparse.Namespace, channel: grpc.aio.Channel) -> Session:
     settings = CheckSettings(
         max_images=options.max_images,
         prompt=options.prompt,
-        model=options.model,
-        size=options.size,
-        quality=options.quality,
+        model=options.model or "",
+        size=options.size or "",
+        quality=options.quality or "",
         extra=options.set,
         slow=options.slow,
         tolerance=options.tolerance,

@@ -15,9 +15,9 @@ from imagecall.access.limits import Limits
 from imagecall.access.setting import seconds, settings_of
 from imagecall.client import ImageClient
 from imagecall.commands.arguments import (
+    add_image_options,
     add_server_option,
     client_tls,
-    key_and_json,
     standard_input,
     tls_fault,
     utf8,
@@ -86,11 +86,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_request_options(parser: argparse.ArgumentParser) -> None:
     """Options of the request beside the prompt."""
-    parser.add_argument(
-        "--model", metavar="MODEL", type=utf8, help="model that answers, such as gpt-5"
-    )
-    parser.add_argument("--size", metavar="WxH", type=utf8, help="size in pixels, or auto")
-    parser.add_argument("--quality", metavar="Q", type=utf8, help="low, medium, high or auto")
+    add_image_options(parser)
     parser.add_argument("--background", metavar="B", type=utf8, help="transparent, opaque or auto")
     parser.add_argument(
         "--partial-images",
@@ -106,14 +102,6 @@ def _add_request_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="input image; may be repeated",
-    )
-    parser.add_argument(
-        "--set",
-        metavar="KEY=JSON",
-        type=key_and_json,
-        action="append",
-        default=[],
-        help="another key of the request, which is passed on; may be repeated",
     )
 
 
