@@ -23,7 +23,7 @@ FLOORS: Final = (
     {"access", "client", "conformance"},
     {"backends"},
     {"doors"},
-    {"server"},
+    {"server", "service"},
     {"commands"},
 )
 """Rooms and single modules, from the lowest floor to the highest."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Collection
 from contextlib import aclosing
 from typing import Any, Final, TypeVar
 
@@ -170,7 +170,7 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
     def __init__(self, backend: Backend, asks: bool) -> None:
         self._backend = backend
         # The token of this server is not for the upstream API.
-        self._kept = _HOP_BY_HOP | {"authorization"} if asks else _HOP_BY_HOP
+        self._hidden = frozenset({"authorization"} if asks else ())
 
     async def GenerateImage(
         self, request: generation_pb.GenerateImageRequest, context: Context
@@ -183,14 +183,8 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
     def _enter(self, context: Context) -> AnswerMetadata:
         """Sets the metadata that backends may pass on; returns the holder of the answer's."""
         answer_with_id(context)
-        left = context.time_remaining()
-        sent = METADATA.get()
         answer = AnswerMetadata()
-        known = CallContext(
-            metadata=tuple((key, value) for key, value in sent if key not in self._kept),
-            deadline=None if left is None else time.monotonic() + left,
-            answer=answer,
-        )
+        known = call_context(METADATA.get(), context.time_remaining(), self._hidden, answer)
         CALL.set(known)
         return answer
 
@@ -206,6 +200,22 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
             async for part in parts:
                 yield sendable(part)
             answer_with_id(context, answer.trailing)
+
+
+def call_context(
+    sent: Metadata,
+    seconds_left: float | None,
+    hidden: Collection[str] = (),
+    answer: AnswerMetadata | None = None,
+) -> CallContext:
+    """Context of a call with this metadata and time, without hop-by-hop and `hidden` headers."""
+    return CallContext(
+        metadata=tuple(
+            (key, value) for key, value in sent if key not in _HOP_BY_HOP and key not in hidden
+        ),
+        deadline=None if seconds_left is None else time.monotonic() + seconds_left,
+        answer=answer,
+    )
 
 
 async def _committed(context: Context, answer: AnswerMetadata, work: Awaitable[_T]) -> _T:
