@@ -29,11 +29,9 @@ def backend_from_factory(uri: str) -> Backend:
     module = _imported(uri, names["module"])
     factory = getattr(module, names["factory"], None)
     if not callable(factory):
-        fault = "has no" if factory is None else f"has a {_kind(factory)} as"
-        raise ValueError(
-            f"the backend {uri!r}: the module {module.__name__} {fault} {names['factory']}; "
-            "name a class or a function"
-        )
+        fault = "is missing" if factory is None else f"is of the type {_kind(factory)}"
+        name = f"{module.__name__}.{names['factory']}"
+        raise ValueError(f"the backend {uri!r}: {name} {fault}; name a class or a function")
     return _checked(uri, _made(uri, factory))
 
 
