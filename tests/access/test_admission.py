@@ -23,7 +23,7 @@ from imagecall.access.tokens import Tokens
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.client import ImageClient
-from imagecall.doors.grpc.boundary import _let_go
+from imagecall.doors.grpc.boundary import _clear_tracebacks
 from imagecall.doors.grpc.server import GrpcServer
 from imagecall.doors.http.server import HttpServer
 from imagecall.errors import ConversionError, GenerationError
@@ -123,7 +123,7 @@ async def test_tokens_are_read_anew_and_a_faulty_file_changes_nothing(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "has none in it"),
+        ("", "is empty"),
         ("alice\n", "line 1 of the file of tokens"),
         ("# x\nalice short\n", "the token in line 2 of the file of tokens"),
         ("alice sk with spaces in it\n", "is not NAME TOKEN"),
@@ -539,7 +539,7 @@ class _Broken(EmbeddedBackend):
             raise RuntimeError("nobody foresaw this") from None
 
 
-def test_errors_in_a_circle_are_let_go_all_the_same() -> None:
+def test_errors_in_a_circle_are_clear_tracebacks_all_the_same() -> None:
     def raised(error: Exception) -> Exception:
         try:
             raise error
@@ -548,7 +548,7 @@ def test_errors_in_a_circle_are_let_go_all_the_same() -> None:
 
     one, other = raised(ValueError()), raised(KeyError())
     one.__cause__, other.__context__ = other, one
-    _let_go(one)
+    _clear_tracebacks(one)
     assert (one.__traceback__, other.__traceback__) == (None, None)
 
 

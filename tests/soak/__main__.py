@@ -31,6 +31,7 @@ SCENARIOS: Final = (
     "mixed",
     "replicas",
     "resets_at_envoy",
+    "memory_at_envoy",
 )
 _BY_NAME: Final = ("stalls",)
 """Scenarios that --short runs only by name: they take minutes, and need a quiet machine."""
