@@ -122,18 +122,32 @@ class Waiting(ImageService):
 
 
 class PlainWaiting(ImageService):
-    """Yields for ever in a plain generator; notes its end."""
+    """Yields for ever in a plain generator; notes that it has begun, and its end."""
 
     def __init__(self) -> None:
+        self.begun = False
         self.ended: list[str] = []
 
     def generate(self, request: ImageRequest) -> Iterator[Event]:
         try:
             while True:
+                self.begun = True
                 time.sleep(0.01)
                 yield PartialImage(DRAFT)
         finally:
             self.ended.append("finally")
+
+
+class Silent(ImageService):
+    """Yields nothing until it may."""
+
+    def __init__(self) -> None:
+        self.may_yield = False
+
+    async def generate(self, request: ImageRequest) -> AsyncIterator[Event]:
+        while not self.may_yield:  # noqa: ASYNC110  # The test may run on another loop.
+            await asyncio.sleep(0.01)
+        yield FinalImage(FIRST)
 
 
 @asynccontextmanager

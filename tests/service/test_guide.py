@@ -75,15 +75,23 @@ def of_plain() -> list[str]:
     return [word for name in names for word in ("--only", name)]
 
 
-def test_serve_takes_the_class_behind_both_doors(folder: Path) -> None:
-    doors = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
-    command = [*COMMAND, "serve", "--backend", "fox_service:FoxService", *doors]
+@pytest.fixture(scope="module")
+def doors(folder: Path) -> Iterator[list[str]]:
+    """The addresses of both doors of `imagecall serve` before the class of the guide."""
+    options = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+    command = [*COMMAND, "serve", "--backend", "fox_service:FoxService", *options]
     with started(command, folder) as process:
-        grpc_door, http_door = (line_of(process).split()[-1] for _ in doors[::2])
-        done = run("check", f"grpc://{grpc_door}", "--tolerance", "4")
-        assert done.returncode == 0, done.stdout.decode()
-        assert b", 0 failed, " in done.stdout
-        asyncio.run(the_sdk_draws_a_fox(http_door))
+        yield [line_of(process).split()[-1] for _ in ("grpc", "http")]
+
+
+def test_serve_takes_the_class_which_then_passes_every_rule(doors: list[str]) -> None:
+    done = run("check", f"grpc://{doors[0]}", "--tolerance", "4")
+    assert done.returncode == 0, done.stdout.decode()
+    assert b", 0 failed, " in done.stdout
+
+
+def test_the_sdk_of_openai_draws_a_fox(doors: list[str]) -> None:
+    asyncio.run(the_sdk_draws_a_fox(doors[1]))
 
 
 async def the_sdk_draws_a_fox(address: str) -> None:
@@ -131,11 +139,11 @@ def test_the_app_of_the_http_door_is_served_by_uvicorn(folder: Path) -> None:
         process.terminate()
 
 
-@pytest.mark.parametrize("checker", ["mypy"])
-def test_the_programs_are_typed_strictly(folder: Path, checker: str) -> None:
+@pytest.mark.toolchain  # It takes long without the cache of an earlier run.
+def test_the_programs_are_typed_strictly(folder: Path) -> None:
     cache = ["--cache-dir", str(folder / ".mypy_cache"), "--strict"]
     done = subprocess.run(
-        [sys.executable, "-m", checker, *cache, *NAMES],
+        [sys.executable, "-m", "mypy", *cache, *NAMES],
         cwd=folder,
         capture_output=True,
         text=True,
