@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import aiohttp
 import grpc
 import pytest
 
@@ -15,6 +16,7 @@ from imagecall.v1.image_generation_service_pb2 import StreamEnding, StreamImageR
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_generation_tool_pb2 import ImageGenerationTool, Tool
 from imagecall.v1.image_request_pb2 import InputImage
+from tests.doors.test_http import door_before
 from tests.service.services import (
     DRAFT,
     FIRST,
@@ -198,6 +200,24 @@ async def test_the_end_of_a_call_reaches_an_async_generator(kind: str, way: str)
             await until(lambda: service.begun)
             call.cancel()
         await until(lambda: service.ended == ["cancelled", "finally"])
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_client_that_leaves_the_http_door_ends_the_generator(streamed: bool) -> None:
+    service = Waiting()
+    body = {"input": "a fox", "stream": streamed}
+    async with door_before(service) as address, aiohttp.ClientSession() as session:
+        work = session.post(f"http://{address}/v1/responses", json=body)
+        call = asyncio.ensure_future(_whole(work))
+        await until(lambda: service.begun)
+        call.cancel()
+        await until(lambda: service.ended == ["cancelled", "finally"])
+
+
+async def _whole(work: Any) -> bytes:
+    async with work as answer:
+        data: bytes = await answer.read()
+        return data
 
 
 @server
