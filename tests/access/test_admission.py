@@ -376,6 +376,7 @@ async def test_a_body_is_not_read_without_a_token_and_is_refused_once_whole(
 @pytest.mark.timing
 async def test_a_body_comes_at_a_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imagecall.doors.http.middleware._BODY_SECONDS", 0.5)
+    monkeypatch.setattr("imagecall.doors.http.middleware._READ_BYTES", 3_000)
     async with (
         doors(Admission(Limits(call_seconds=0.2))) as (_, page),
         Sender(page, 30_000) as steady,
@@ -387,7 +388,7 @@ async def test_a_body_comes_at_a_pace(monkeypatch: pytest.MonkeyPatch) -> None:
             steady.send(ITEM.encode().ljust(3_000) if count == 0 else b" " * 3_000)
             slow_one.send(b" ")
             await asyncio.sleep(0.15)
-        assert (await steady.answer())[0] == 200  # After 1.5 s: 0.5 and 1 for each 16 KiB.
+        assert (await steady.answer())[0] == 200  # After 1.5 s: 0.5 for each 3,000 bytes.
         status, headers, said = await answer
         assert (status, headers["connection"], said["error"]["code"]) == (408, "close", 408)
         with suppress(ConnectionError):
