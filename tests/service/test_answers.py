@@ -9,10 +9,14 @@ import grpc
 import pytest
 
 import imagecall
+from imagecall.access.budget import MEMORY, Budget
 from imagecall.client import ImageClient
 from imagecall.errors import GenerationError, ImagecallError
 from imagecall.service import ImageRequest, ImageService
-from imagecall.v1.image_generation_service_pb2 import StreamEnding, StreamImageRequest
+from imagecall.v1.image_generation_service_pb2 import (
+    StreamEnding,
+    StreamImageRequest,
+)
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_generation_tool_pb2 import ImageGenerationTool, Tool
 from imagecall.v1.image_request_pb2 import InputImage
@@ -264,3 +268,14 @@ async def test_a_hundred_calls_at_once_are_answered(kind: str) -> None:
         calls = [client.generate_image(request_of()) for _ in range(100)]
         answers = await asyncio.gather(*calls)
     assert {len(answer.calls) for answer in answers} == {2}
+
+
+async def test_the_images_of_an_answer_count_in_the_memory_of_its_call() -> None:
+    budget, sizes = Budget(64 * 1024 * 1024), []
+    token = MEMORY.set(budget.memory())
+    try:
+        async for _ in TwoImages().stream_image(StreamImageRequest(request=request_of())):
+            sizes.append(budget.held)
+        assert (max(sizes), budget.held) == (len(SECOND), 0)
+    finally:
+        MEMORY.reset(token)

@@ -33,6 +33,11 @@ class Made:
     is_final: bool = False
     is_other: bool = False
 
+    @property
+    def image_bytes(self) -> int:
+        """Size of the image; 0 without one."""
+        return len(self.image or b"")
+
 
 class _Call:
     """Call of an answer that is not done yet."""

@@ -38,6 +38,9 @@ A failure before that time is the answer's status, at the HTTP door too.
 _REQUEST_COPIES: Final = 2
 """Copies of a request while it is checked."""
 
+_IMAGE_COPIES: Final = 2
+"""Copies of an image while a whole response is composed."""
+
 
 class ImageService(ABC):
     """Image service of which a subclass writes one method. It is a `Backend`."""
@@ -58,34 +61,44 @@ class ImageService(ABC):
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
         """Generates images and returns them when all are done."""
         items = []
-        async with aclosing(self._answer(request.request)) as answer:
-            async for made in answer:
-                for place in image_fields(made.message) if made.is_final else ():
-                    place.value = made.image or b""
-                items.append(made.message)
-        size = sum(item.ByteSize() for item in items)
-        response = await run_offloaded(size, compose, items, request.include_document)
-        return GenerateImageResponse(response=response)
+        with MEMORY.get().part() as memory:
+            async with aclosing(self._answer(request.request)) as answer:
+                async for made in answer:
+                    if made.is_final:
+                        await memory.grow(_IMAGE_COPIES * made.image_bytes)
+                        _put_image(made)
+                    items.append(made.message)
+            size = sum(item.ByteSize() for item in items)
+            response = await run_offloaded(size, compose, items, request.include_document)
+            return GenerateImageResponse(response=response)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         """Generates images and yields the events of the generation."""
-        async with aclosing(self._answer(request.request)) as answer:
-            async for made in answer:
-                if made.is_other and not request.include_other_events:
-                    continue
-                async for part in parts_with_image(made.message, made.image):
-                    yield part
+        with MEMORY.get().part() as memory:
+            async with aclosing(self._answer(request.request)) as answer:
+                async for made in answer:
+                    if made.is_other and not request.include_other_events:
+                        continue
+                    await memory.grow(made.image_bytes - memory.size)
+                    async for part in parts_with_image(made.message, made.image):
+                        yield part
 
     async def _answer(self, request: ImageRequest) -> AsyncGenerator[Made, None]:
         await _check(request)
         answer = Answer(request.model, image_options(request).partial_images or 0)
         async with aclosing(in_own_task(_events(self.generate(request)))) as events:
-            async with aclosing(_with_silence(events)) as noticed:
-                async for event in noticed:
+            async with aclosing(_with_quiet_start(events)) as events_or_none:
+                async for event in events_or_none:
                     for made in answer.beginning() if event is None else answer.of(event):
                         yield made
             for made in answer.end():
                 yield made
+
+
+def _put_image(made: Made) -> None:
+    """Puts the image into its message."""
+    for place in image_fields(made.message):
+        place.value = made.image or b""
 
 
 async def _check(request: ImageRequest) -> None:
@@ -107,7 +120,7 @@ def _events(generator: Any) -> AsyncGenerator[Event, None]:
     raise TypeError(f"generate() returned {type(generator).__name__}; write it with yield")
 
 
-async def _with_silence(events: AsyncGenerator[_T, None]) -> AsyncGenerator[_T | None, None]:
+async def _with_quiet_start(events: AsyncGenerator[_T, None]) -> AsyncGenerator[_T | None, None]:
     """Yields the events; before them None, if the first one takes longer than _QUIET_SECONDS."""
     first = asyncio.ensure_future(anext(events, None))
     try:

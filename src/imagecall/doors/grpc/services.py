@@ -208,9 +208,9 @@ def call_context(
     not_forwarded: Collection[str] = (),
     answer: AnswerMetadata | None = None,
 ) -> CallContext:
-    """Context of a call, without hop-by-hop metadata and those names.
+    """Makes the context of a call, without the metadata that is hop-by-hop or `not_forwarded`.
 
-    `seconds_left` is the time until its deadline. None: no deadline.
+    `seconds_left` is the time until the deadline of the call. None: no deadline.
     """
     hidden = _HOP_BY_HOP.union(not_forwarded)
     return CallContext(
