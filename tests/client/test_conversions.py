@@ -1,5 +1,6 @@
 """Conversions in bulk by a server: each item has its result, or its error, at its place."""
 
+import asyncio
 import json
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
@@ -37,10 +38,10 @@ async def test_a_thousand_items_are_converted_and_back_in_order(
 BAD = {
     "no JSON": ("{", "NOT_JSON", ""),
     "a wrong type": ('{"type":"image_generation_call","id":5}', "WRONG_TYPE", "/id"),
-    "no UTF-8": (b'{"type":"\xff"}', "NOT_UTF8", ""),
-    "half a surrogate pair": ('{"type":"\ud800"}', "NOT_UTF8", ""),
+    "no UTF-8": (b'{"type":"\xff"}', "NOT_UTF8", "/type"),
+    "half a surrogate pair": ('{"type":"\ud800"}', "LONE_SURROGATE", "/type"),
     "nothing": ("", "NOT_JSON", ""),
-    "a large one": ('{"type":"a","b":"' + LARGE, "NOT_JSON", ""),
+    "a large one": ('{"type":"a","b":"' + LARGE, "NOT_JSON", "/b"),
 }
 
 
@@ -103,7 +104,7 @@ async def test_a_failure_of_the_iterable_is_raised_after_the_results_before_it(
                 async for result in client.parse_calls(items()):
                     results.append(result)
             else:
-                results.extend(client.parse_calls(items()))
+                await asyncio.to_thread(results.extend, client.parse_calls(items()))
     assert len(results) == 300
 
 
@@ -130,6 +131,6 @@ async def test_leaving_the_results_ends_the_call(kind: type[AnyClient], address:
             await results.aclose()
         else:
             blocking = client.parse_calls(item(number) for number in range(1000))
-            next(blocking)
-            blocking.close()
+            await asyncio.to_thread(next, blocking)
+            await asyncio.to_thread(blocking.close)
         assert len(await called(client, "parse_calls", [item(1)])) == 1
