@@ -17,7 +17,7 @@ from imagecall.v1.image_generation_service_pb2 import DESCRIPTOR
 _RETRY_BYTES: Final = 64 * 1024 * 1024
 """Largest request that gRPC keeps for a retry, in bytes."""
 
-_CONNECTIONS: Final = 4
+_CONNECTIONS: Final = 8
 _MAX_CALLS: Final = _CONNECTIONS * 64
 """Default of the calls in progress: servers limit the calls of a connection, our own to 64."""
 
