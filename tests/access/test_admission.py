@@ -23,7 +23,7 @@ from imagecall.access.tokens import Tokens
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.client import AsyncImageClient
-from imagecall.doors.grpc.boundary import _let_go
+from imagecall.doors.grpc.boundary import _clear_tracebacks
 from imagecall.doors.grpc.server import GrpcServer
 from imagecall.doors.http.server import HttpServer
 from imagecall.errors import ConversionError, GenerationError
@@ -123,7 +123,7 @@ async def test_tokens_are_read_anew_and_a_faulty_file_changes_nothing(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "has none in it"),
+        ("", "is empty"),
         ("alice\n", "line 1 of the file of tokens"),
         ("# x\nalice short\n", "the token in line 2 of the file of tokens"),
         ("alice sk with spaces in it\n", "is not NAME TOKEN"),
@@ -376,6 +376,7 @@ async def test_a_body_is_not_read_without_a_token_and_is_refused_once_whole(
 @pytest.mark.timing
 async def test_a_body_comes_at_a_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imagecall.doors.http.middleware._BODY_SECONDS", 0.5)
+    monkeypatch.setattr("imagecall.doors.http.middleware._READ_BYTES", 3_000)
     async with (
         doors(Admission(Limits(call_seconds=0.2))) as (_, page),
         Sender(page, 30_000) as steady,
@@ -387,7 +388,7 @@ async def test_a_body_comes_at_a_pace(monkeypatch: pytest.MonkeyPatch) -> None:
             steady.send(ITEM.encode().ljust(3_000) if count == 0 else b" " * 3_000)
             slow_one.send(b" ")
             await asyncio.sleep(0.15)
-        assert (await steady.answer())[0] == 200  # After 1.5 s: 0.5 and 1 for each 16 KiB.
+        assert (await steady.answer())[0] == 200  # After 1.5 s: 0.5 for each 3,000 bytes.
         status, headers, said = await answer
         assert (status, headers["connection"], said["error"]["code"]) == (408, "close", 408)
         with suppress(ConnectionError):
@@ -542,7 +543,7 @@ class _Broken(EmbeddedBackend):
             raise RuntimeError("nobody foresaw this") from None
 
 
-def test_errors_in_a_circle_are_let_go_all_the_same() -> None:
+def test_errors_in_a_circle_are_clear_tracebacks_all_the_same() -> None:
     def raised(error: Exception) -> Exception:
         try:
             raise error
@@ -551,7 +552,7 @@ def test_errors_in_a_circle_are_let_go_all_the_same() -> None:
 
     one, other = raised(ValueError()), raised(KeyError())
     one.__cause__, other.__context__ = other, one
-    _let_go(one)
+    _clear_tracebacks(one)
     assert (one.__traceback__, other.__traceback__) == (None, None)
 
 

@@ -48,5 +48,5 @@ async def test_without_IPv6_any_address_is_one_of_IPv4(monkeypatch: pytest.Monke
     ["nowhere.invalid:0", "[::ffff:zz]:0", "a..b:0", "127.0.0.1:70000", "x"],
 )
 def test_an_address_that_cannot_be_reserved_is_an_error_with_a_sentence(address: str) -> None:
-    with ExitStack() as stack, pytest.raises(OSError, match=r"cannot listen on .*: is it free"):
+    with ExitStack() as stack, pytest.raises(OSError, match=r"cannot listen on .*: it is in use"):
         reserved(address, stack)

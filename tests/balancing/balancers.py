@@ -28,11 +28,13 @@ class Balancer:
         target: the name that clients connect to.
         options: the options of a channel with the shipped retry policy.
         options_without_retry: the options of a channel without retry policy.
+        pid: identifier of its process; 0 if it has none of its own.
     """
 
     target: str
     options: list[tuple[str, Any]]
     options_without_retry: list[tuple[str, Any]]
+    pid: int = 0
 
 
 Start = Callable[[list[int], Path], AbstractAsyncContextManager[Balancer]]
@@ -55,12 +57,13 @@ def shipped(name: str, ports: Mapping[int, int]) -> str:
     return re.sub(r"\b\d{4,5}\b", lambda found: str(ports.get(int(found[0]), found[0])), text)
 
 
-def _behind(address: str) -> Balancer:
+def _behind(address: str, pid: int = 0) -> Balancer:
     """A load balancer that is one address."""
     config = json.loads((DEPLOY / "service_config.json").read_text())
     with_retry = [("grpc.service_config", json.dumps(config))]
     del config["methodConfig"]
-    return Balancer(address, with_retry, [("grpc.service_config", json.dumps(config))])
+    without_retry = [("grpc.service_config", json.dumps(config))]
+    return Balancer(address, with_retry, without_retry, pid)
 
 
 @asynccontextmanager
@@ -74,8 +77,8 @@ async def envoy(ports: list[int], directory: Path) -> AsyncIterator[Balancer]:
         *(program("envoy", "scripts/setup dev"), "--config-path", str(configuration)),
         *("--disable-hot-restart", "--concurrency", "1", "--log-level", "error"),
     )
-    async with _running(*command, port=port):
-        yield _behind(f"127.0.0.1:{port}")
+    async with _running(*command, port=port) as process:
+        yield _behind(f"127.0.0.1:{port}", process.pid)
 
 
 @asynccontextmanager
@@ -86,8 +89,8 @@ async def haproxy(ports: list[int], directory: Path) -> AsyncIterator[Balancer]:
     configuration = directory / "haproxy.cfg"
     configuration.write_text(shipped("haproxy.cfg", given))
     command = (program("haproxy", "scripts/haproxy"), "-db", "-q", "-f", str(configuration))
-    async with _running(*command, port=port):
-        yield _behind(f"127.0.0.1:{port}")
+    async with _running(*command, port=port) as process:
+        yield _behind(f"127.0.0.1:{port}", process.pid)
 
 
 @asynccontextmanager

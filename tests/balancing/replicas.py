@@ -25,17 +25,23 @@ class Replica:
 
     def __init__(self, port: int) -> None:
         self.port = port
+        self.target = f"127.0.0.1:{port}"
         self._process: Process | None = None
+
+    @property
+    def pid(self) -> int:
+        """Identifier of the process that runs."""
+        assert self._process
+        return self._process.pid
 
     async def start(self) -> None:
         """Starts it, and waits until it listens."""
-        address = f"127.0.0.1:{self.port}"
         self._process = await asyncio.create_subprocess_exec(
-            *(PROGRAM, "serve", "--grpc", address, "--http", "off"), stdin=DEVNULL, stdout=PIPE
+            *(PROGRAM, "serve", "--grpc", self.target, "--http", "off"), stdin=DEVNULL, stdout=PIPE
         )
         assert self._process.stdout
         line = await asyncio.wait_for(self._process.stdout.readline(), _SECONDS)
-        assert line == f"listening grpc {address}\n".encode(), line
+        assert line == f"listening grpc {self.target}\n".encode(), line
 
     async def kill(self) -> None:
         """Ends it by SIGKILL, if it runs."""

@@ -284,7 +284,7 @@ def test_what_no_api_answers_is_a_sentence(tmp_path: Path) -> None:
     for options, message in (
         (["--backend", "nope"], "there is no backend 'nope'"),
         (["--api-key-file", "missing"], "the file of the API key, missing, cannot be read"),
-        (["--api-key-file", "empty"], "the file of the API key, empty, has none in it"),
+        (["--api-key-file", "empty"], "the file of the API key, empty, is empty"),
         (["--input", "empty"], "empty is not an image"),
     ):
         code, _, said = generate("a", *options, cwd=tmp_path)

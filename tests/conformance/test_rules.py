@@ -135,6 +135,9 @@ async def test_a_deadline_that_is_ignored_fails_in_its_rule(
     try:
         settings = CheckSettings(tolerance=0.1)
         outcomes = await outcomes_of(f"127.0.0.1:{port}", "deadline", settings=settings)
+        async with asyncio.timeout(10):  # Until the server has closed its connections too.
+            while not all(handler.closing for handler in server._handlers):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
     finally:
         server.close()
         await server.wait_closed()

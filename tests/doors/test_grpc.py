@@ -514,7 +514,7 @@ async def test_health_is_not_serving_once_the_server_stops(channel: grpc.aio.Cha
 async def test_a_port_is_taken_until_its_server_stops(host: str) -> None:
     server = GrpcServer(f"{host}:0", EmbeddedBackend())
     address = await server.start()
-    with pytest.raises(OSError, match=re.escape(f"cannot listen on {address}: is it free")):
+    with pytest.raises(OSError, match=re.escape(f"cannot listen on {address}: it is in use")):
         await GrpcServer(address, EmbeddedBackend()).start()
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(("127.0.0.1", int(address.rpartition(":")[2])))
@@ -538,7 +538,7 @@ async def test_servers_that_share_a_port_all_listen_on_it() -> None:
 
 @pytest.mark.parametrize("address", ["192.0.2.1:1234", "nowhere.invalid:0", "[::ffff:zz]:0", "x"])
 async def test_an_address_of_others_is_an_error_with_a_sentence(address: str) -> None:
-    with pytest.raises(OSError, match=r"cannot listen on .*: is it free, and a HOST:PORT"):
+    with pytest.raises(OSError, match=r"cannot listen on .*: it is in use, or not a HOST:PORT"):
         await GrpcServer(address, EmbeddedBackend()).start()
 
 

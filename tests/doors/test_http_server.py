@@ -101,7 +101,7 @@ async def test_signals_are_left_to_the_program() -> None:
 async def test_a_port_in_use_is_an_error_with_a_sentence_and_shared_only_if_asked_for() -> None:
     first = HttpServer("127.0.0.1:0", EmbeddedBackend(), share_port=True)
     address = await first.start()
-    with pytest.raises(OSError, match=f"cannot listen on {address}: is it free"):
+    with pytest.raises(OSError, match=f"cannot listen on {address}: it is in use"):
         await HttpServer(address, EmbeddedBackend()).start()
     second = HttpServer(address, EmbeddedBackend(), share_port=True)
     assert await second.start() == address

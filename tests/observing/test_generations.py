@@ -15,7 +15,7 @@ from imagecall.backends.grpc import GrpcBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.generation.backend import Backend
 from imagecall.generation.observed_backend import ObservedBackend
-from imagecall.observing.generation import provider_of, shown_name
+from imagecall.observing.generation import printable_name, provider_of
 from imagecall.observing.generation_metrics import Models
 from imagecall.observing.logs import JsonFormatter
 from imagecall.rpc.addresses import ServerAddress
@@ -206,7 +206,7 @@ def test_the_number_of_models_with_series_is_bounded() -> None:
 
 
 def test_names_of_models_are_cut_and_printable() -> None:
-    assert shown_name("a\nb\x1b" + "x" * 1000) == "a?b?" + "x" * 124
+    assert printable_name("a\nb\x1b" + "x" * 1000) == "a?b?" + "x" * 124
 
 
 @pytest.mark.parametrize(

@@ -140,10 +140,10 @@ def test_a_faulty_file_is_a_sentence(text: str, message: str, tmp_path: Path) ->
     [
         (["--config", "/nowhere.toml"], 2, "/nowhere.toml cannot be read: No such file"),
         (["--workers", "0"], 2, "--workers: '0' is not a number from 1 to 256"),
-        (["--grpc", "0.0.0.0:0"], 2, "--tokens-file FILE, or, if something else keeps strangers"),
-        (["--http", "0.0.0.0:0"], 2, "0.0.0.0:0 can be reached from elsewhere"),
+        (["--grpc", "0.0.0.0:0"], 2, "set --tokens-file FILE, or, if a network or a proxy keeps"),
+        (["--http", "0.0.0.0:0"], 2, "0.0.0.0:0 is not a loopback address"),
         (["--tls-cert", "/nowhere.pem"], 2, "--tls-cert and --tls-key belong together"),
-        (["--tls-client-ca", "/nowhere.pem"], 2, "--tls-client-ca needs --tls-cert"),
+        (["--tls-client-ca", "/nowhere.pem"], 2, "--tls-client-ca requires --tls-cert"),
         (["--tls-cert", "/nowhere", "--tls-key", "/nowhere"], 2, "/nowhere cannot be read"),
         (["--tls-cert", __file__, "--tls-key", __file__], 2, "no certificate with its key"),
         (["--tokens-file", "/nowhere"], 2, "the file of tokens, /nowhere, cannot be read"),

@@ -31,8 +31,9 @@ SCENARIOS: Final = (
     "mixed",
     "replicas",
     "resets_at_envoy",
+    "memory_at_envoy",
 )
-_BY_NAME: Final = ("stalls",)
+_BY_NAME: Final = ("memory", "memory_at_envoy", "stalls")
 """Scenarios that --short runs only by name: they take minutes, and need a quiet machine."""
 
 _MAX_SECONDS: Final = 3600

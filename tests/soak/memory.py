@@ -6,18 +6,12 @@ a small call and of health meanwhile.
 
 import asyncio
 import json
-import struct
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
 import grpc
-import h2.config
-import h2.connection
-import h2.events
-import h2.exceptions
-import h2.settings
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from imagecall.v1 import conversion_service_pb2 as pb
@@ -28,15 +22,13 @@ from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, Stre
 from imagecall.v1.image_request_pb2 import ImageRequest
 from tests.soak.figure import Figure, at_most, exactly
 from tests.soak.server import Server, running
+from tests.soak.unread import unread_calls
 
 _MIB: Final = 1024 * 1024
 _PEAK_MIB: Final = 1024
 _LEFT_MIB: Final = 150
 _LEFT_SECONDS: Final = 10
 _HELD_SECONDS: Final = 4
-_SENT_SECONDS: Final = 30
-_STREAMS: Final = 50
-"""Calls of a connection."""
 
 _LARGE: Final = 31 * _MIB
 _CONVERSION: Final = "/imagecall.v1.ConversionService/"
@@ -105,7 +97,7 @@ async def _attacked(server: Server, name: str, attack: Attack, count: int) -> li
     before = server.rss_bytes()
     writers = await attack(server, count)
     await asyncio.sleep(_HELD_SECONDS)
-    served = await _served(server.grpc)
+    served = await outcome_of_small_call(server.grpc)
     for writer in writers:
         writer.transport.abort()
     peak = server.peak_rss_bytes() / _MIB
@@ -118,12 +110,15 @@ async def _attacked(server: Server, name: str, attack: Attack, count: int) -> li
     ]
 
 
-async def _served(address: str) -> str:
-    """Returns the outcome of a small call and of health, meanwhile."""
-    async with grpc.aio.insecure_channel(address) as channel:
+async def outcome_of_small_call(address: str, replica: str = "") -> str:
+    """Returns the outcome of a small call and of health, of a replica if a proxy has none."""
+    request = pb.ParseCallRequest(json='{"type":"image_generation_call"}')
+    async with (
+        grpc.aio.insecure_channel(address) as channel,
+        grpc.aio.insecure_channel(replica or address) as health_channel,
+    ):
         stub: Any = ConversionServiceStub(channel)
-        health: Any = health_pb2_grpc.HealthStub(channel)
-        request = pb.ParseCallRequest(json='{"type":"image_generation_call"}')
+        health: Any = health_pb2_grpc.HealthStub(health_channel)
         try:
             await stub.ParseCall(request, timeout=5)
             status = (await health.Check(health_pb2.HealthCheckRequest(), timeout=5)).status
@@ -133,72 +128,12 @@ async def _served(address: str) -> str:
 
 
 def _calls(path: str, messages: list[bytes], whole: bool = True) -> Attack:
-    """Makes calls at the gRPC door, whose answers are not read and which do not end by themselves.
-
-    Not whole: a byte of the message is missing.
-    """
-    frames = b"".join(struct.pack("!BI", 0, len(m) + (not whole)) + m for m in messages)
+    """Makes calls at the gRPC door that nobody reads. Not whole: a message lacks its last byte."""
 
     async def attack(server: Server, count: int) -> list[asyncio.StreamWriter]:
-        connections = [_Connection() for _ in range(-(-count // _STREAMS))]
-        for number, connection in enumerate(connections):
-            await connection.open(server.grpc)
-            with suppress(TimeoutError, ConnectionError):
-                async with asyncio.timeout(_SENT_SECONDS):
-                    for _ in range(min(_STREAMS, count - number * _STREAMS)):
-                        await connection.call(path, frames)
-        return [connection.writer for connection in connections]
+        return await unread_calls(server.grpc, path, messages, count, whole=whole)
 
     return attack
-
-
-class _Connection:
-    """Connection of HTTP/2, whose client takes no byte of an answer."""
-
-    def __init__(self) -> None:
-        config = h2.config.H2Configuration(header_encoding="ascii")
-        self._http2 = h2.connection.H2Connection(config)
-        closed = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0}
-        self._http2.local_settings = h2.settings.Settings(client=True, initial_values=closed)
-
-    async def open(self, address: str) -> None:
-        host, _, port = address.rpartition(":")
-        self._reader, self.writer = await asyncio.open_connection(host, int(port))
-        self._http2.initiate_connection()
-
-    async def call(self, path: str, frames: bytes) -> None:
-        """Begins a call, and sends as much as the server takes, until it refuses the call."""
-        stream = self._http2.get_next_available_stream_id()
-        headers = {
-            ":method": "POST",
-            ":scheme": "http",
-            ":path": path,
-            ":authority": "a",
-            "content-type": "application/grpc",
-            "te": "trailers",
-        }
-        self._http2.send_headers(stream, list(headers.items()))
-        left = memoryview(frames)
-        with suppress(h2.exceptions.StreamClosedError):
-            while left:
-                window = self._http2.local_flow_control_window(stream)
-                size = min(window, self._http2.max_outbound_frame_size)
-                if size:
-                    self._http2.send_data(stream, bytes(left[:size]))
-                    left = left[size:]
-                    self.writer.write(self._http2.data_to_send())
-                    await self.writer.drain()
-                else:
-                    await self._receive()
-        self.writer.write(self._http2.data_to_send())
-        await self.writer.drain()
-
-    async def _receive(self) -> None:
-        data = await self._reader.read(65536)
-        if not data:
-            raise ConnectionError
-        self._http2.receive_data(data)
-        self.writer.write(self._http2.data_to_send())
 
 
 def _posts(path: str, body: bytes, whole: bool = True) -> Attack:

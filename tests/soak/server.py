@@ -61,10 +61,22 @@ class Server:
         )
 
     def _status(self, name: str) -> int:
-        for line in (self._proc / "status").read_text().splitlines():
-            if line.startswith(name + ":"):
-                return int(line.split()[1]) * 1024
-        raise ProcessLookupError(f"the server has ended:\n{self.stderr_text()}")
+        try:
+            return _status_bytes(self.process.pid, name)
+        except ProcessLookupError as error:
+            raise ProcessLookupError(f"{error}:\n{self.stderr_text()}") from None
+
+
+def peak_rss_bytes(pid: int) -> int:
+    """Returns the most memory that a process had since its start. Raises ProcessLookupError."""
+    return _status_bytes(pid, "VmHWM")
+
+
+def _status_bytes(pid: int, name: str) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+    raise ProcessLookupError(f"the process {pid} has ended")
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Admission of calls: tokens, number at once, memory, duration, size of metadata."""
+"""Admission of calls: token, number in progress, memory, duration, size of metadata."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -34,12 +34,12 @@ class Admission:
         """True once the server is about to stop: load balancers should send no new calls."""
 
     @property
-    def asks(self) -> bool:
+    def needs_token(self) -> bool:
         """True if each call needs a token."""
         return self._tokens is not None
 
     def holder(self, authorization: str) -> str:
-        """Name of the caller; "" without tokens. Raises GenerationError: TOKEN_REQUIRED."""
+        """Returns the caller's name; "" without tokens. Raises GenerationError: TOKEN_REQUIRED."""
         return self._tokens.holder(authorization) if self._tokens else ""
 
     def enter(self, authorization: str) -> str:
@@ -54,12 +54,12 @@ class Admission:
     def take(self) -> None:
         """Admits a call of a known caller. Raises GenerationError: TOO_MANY_CALLS."""
         if self.in_progress >= self.limits.calls and not self.waits.end_longest():
-            message = f"the server has {self.limits.calls:,} calls in progress, and takes no more"
+            message = f"the server has {self.limits.calls:,} calls in progress, its limit"
             raise GenerationError("TOO_MANY_CALLS", message, retry_seconds=RETRY_SECONDS)
         self.in_progress += 1
 
     def check_metadata(self, metadata: Iterable[tuple[str | bytes, str | bytes]]) -> None:
-        """Raises ConversionError (TOO_LARGE) for metadata, or HTTP headers, past the limit.
+        """Raises ConversionError (TOO_LARGE) for metadata, or HTTP headers, above the limit.
 
         An entry counts its key, its value, and 32 bytes: RFC 9113, section 6.5.2.
         """

@@ -1,8 +1,8 @@
-"""Budget of memory: the bytes that calls hold, from their requests until their answers have left.
+"""Budget of memory: bytes that calls hold from the arrival of a request until its answer is sent.
 
-A call has a `Memory`, to which doors and backends add the sizes of large values. A call that holds
-little is admitted to the whole budget, a larger one only to a part of it: so large requests, or
-answers that nobody reads, leave room for health and small calls.
+Each call has a `Memory`, to which doors and backends add the sizes of large values. Small calls may
+fill the whole budget, and large calls only a part of the budget: so large requests, and answers
+that no client reads, leave room for small calls.
 """
 
 import asyncio
@@ -14,44 +14,44 @@ from typing import Final
 from imagecall.errors import GenerationError
 
 RETRY_SECONDS: Final = 1.0
-"""Time after which a refused call may be sent again."""
+"""Delay before the retry of a refused call, which the refusal suggests to the client."""
 
 CALL_OVERHEAD: Final = 32 * 1024
-"""Bytes of a call itself. Measured: 27 KiB of a call that waits, in Python and in gRPC's core."""
+"""Bytes of a call without its messages. Measured for a waiting call: 27 KiB, in Python and gRPC."""
 
 FACTOR: Final = 4
-"""Bytes that a request takes while it is worked on, to the bytes of the request.
+"""Memory for the work on a request, as a multiple of the size of the request.
 
 An estimate for images: the text, the decoded image, the answer, and the copies of gRPC.
 """
 
 COPIES: Final = 2
-"""Copies of an answer that is on its way: one in Python, one in gRPC's core."""
+"""Copies of an answer while it is sent: one in Python, one in gRPC's core."""
 
 _ROOM_SECONDS: Final = 10.0
-"""Longest wait for room, of a call whose work may be billed already."""
+"""Longest wait for memory, of a call whose work may already be billed."""
 
 _MAX_QUIET_BYTES: Final = 16 * 1024 * 1024
 _MAX_SMALL_BYTES: Final = 256 * 1024
 _SHARE_OF_LARGE: Final = 0.875
-"""Part of the budget that calls which hold more than _MAX_SMALL_BYTES may fill."""
+"""Fraction of the budget that may be filled by calls above _MAX_SMALL_BYTES."""
 
 
 class Budget:
     """Bytes that all calls in progress may hold.
 
     Args:
-        most: the limit, in bytes. None: no limit.
+        limit: most bytes. None: no limit.
     """
 
-    def __init__(self, most: int | None) -> None:
-        self._most = most
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
         self.held = 0
-        """Bytes that are held now."""
-        self._waiting: list[asyncio.Future[None]] = []
+        """Bytes held now."""
+        self._waiters: list[asyncio.Future[None]] = []
 
     def is_quiet(self) -> bool:
-        """Returns True if little is held."""
+        """Returns True if the calls hold less than 16 MiB."""
         return self.held < _MAX_QUIET_BYTES
 
     def memory(self) -> "Memory":
@@ -60,39 +60,39 @@ class Budget:
 
     def check(self, more: int, large: bool) -> None:
         """Raises GenerationError (TOO_MANY_CALLS) unless `more` bytes fit."""
-        if self._most is None:
+        if self._limit is None:
             return
-        room = int(self._most * _SHARE_OF_LARGE) if large else self._most
+        room = int(self._limit * _SHARE_OF_LARGE) if large else self._limit
         if self.held + more > room:
             message = (
                 f"the calls in progress hold {self.held:,} of the {room:,} bytes that they may, "
-                f"and this one needs {more:,} more"
+                f"and this call needs {more:,} more"
             )
             raise GenerationError("TOO_MANY_CALLS", message, retry_seconds=RETRY_SECONDS)
 
-    def count(self, more: int) -> None:
-        """Counts bytes that are held from now on, or fewer of them."""
-        self.held += more
-        if more < 0:
-            waiting, self._waiting = self._waiting, []
-            for each in waiting:
-                if not each.done():
-                    each.set_result(None)
+    def count(self, change: int) -> None:
+        """Adds a change to the bytes held; if they become fewer, wakes the calls that wait."""
+        self.held += change
+        if change < 0:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     async def released(self) -> None:
         """Waits until bytes are released."""
-        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiting)
-        await waiting
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
 
 
 class Memory:
-    """Bytes of a budget that one call holds, or one part of its work."""
+    """Bytes of a budget that are held by one call, or by one part of its work."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self.size = 0
-        """Bytes that are held now."""
+        """Bytes held now."""
 
     def resize(self, size: int) -> None:
         """Sets the number of bytes. Raises GenerationError (TOO_MANY_CALLS) if they do not fit."""
@@ -107,9 +107,9 @@ class Memory:
         self.resize(self.size + size)
 
     async def grow(self, size: int) -> None:
-        """Adds bytes of an answer, and waits a while for room.
+        """Adds bytes of an answer, and waits up to 10 s until they fit.
 
-        Raises GenerationError (TOO_MANY_CALLS) if there is none: the work may be billed already.
+        Raises GenerationError (TOO_MANY_CALLS) if they never do: the work may already be billed.
         """
         try:
             async with asyncio.timeout(_ROOM_SECONDS):

@@ -37,18 +37,18 @@ class Certificates:
 
     def for_grpc(self) -> grpc.ServerCredentials:
         """Credentials for one gRPC server; each server needs its own."""
-        given = self._files.get()
+        current = self._files.get()
 
         def fetch() -> Any:
-            nonlocal given
+            nonlocal current
             loaded = self._files.get()
-            if loaded is given:
+            if loaded is current:
                 return None  # Nothing has changed.
-            given = loaded
+            current = loaded
             return _configuration(loaded)
 
         required = self._authorities is not None
-        return grpc.dynamic_ssl_server_credentials(_configuration(given), fetch, required)
+        return grpc.dynamic_ssl_server_credentials(_configuration(current), fetch, required)
 
     def for_http(self) -> ssl.SSLContext:
         """TLS context for the HTTP door; each handshake switches to the current one."""

@@ -1,4 +1,4 @@
-"""Limits on the cost of one client to a server. Doors refuse with a reason beyond a limit."""
+"""Limits of the calls to a server. A door refuses a call beyond a limit, with a reason."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -52,7 +52,7 @@ class Limits:
         "max-embedded-bytes",
         number(1, 2**32 - 1),
         "N",
-        "largest image that a request may ask of the backend embedded",
+        "largest image that a request may order from the embedded backend",
     )
     connections: int = setting(
         10_000,
@@ -80,7 +80,7 @@ class Limits:
         "stall-seconds",
         seconds(),
         "SECONDS",
-        "longest wait for a client that sends nothing of a message, or takes nothing of an answer",
+        "longest wait for a client that sends nothing of a message, or reads nothing of an answer",
     )
     idle_seconds: float = setting(
         600.0,

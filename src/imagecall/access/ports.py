@@ -9,12 +9,12 @@ _MISSING: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 """Errors of an address that this machine does not have, such as one of IPv6."""
 
 _ANY: Final = ("::", "0.0.0.0")
-"""Addresses that "::" stands for in gRPC's core, which falls back to IPv4 without IPv6."""
+"""Addresses that gRPC's core binds for "::": it falls back to IPv4 without IPv6."""
 
 
 def not_free(address: str) -> OSError:
-    """Builds the error for an address that nothing can listen on."""
-    return OSError(f"cannot listen on {address}: is it free, and a HOST:PORT?")
+    """Builds the error for an address that a server cannot listen on."""
+    return OSError(f"cannot listen on {address}: it is in use, or not a HOST:PORT of this machine")
 
 
 def reserved(address: str, stack: ExitStack) -> str:
@@ -24,26 +24,26 @@ def reserved(address: str, stack: ExitStack) -> str:
     any socket listens there already, with SO_REUSEPORT or without.
     """
     host, _, text = address.rpartition(":")
-    plain = host.strip("[]")
+    bare_host = host.strip("[]")
     try:
         port = int(text)
-        for name in _ANY if plain == "::" else (plain,):
-            for family, *_, place in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
-                port = _reserve(family, (place[0], port, *place[2:]), stack)
+        for name in _ANY if bare_host == "::" else (bare_host,):
+            for family, *_, sockaddr in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
+                port = _reserve(family, (sockaddr[0], port, *sockaddr[2:]), stack)
     except (OSError, ValueError, OverflowError):  # Also of malformed names.
         raise not_free(address) from None
     return f"{host}:{port}"
 
 
-def _reserve(family: int, place: Any, stack: ExitStack) -> int:
+def _reserve(family: int, sockaddr: Any, stack: ExitStack) -> int:
     """Binds a socket, and returns its port. Raises OSError."""
     try:
-        reserving = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-        reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        reserving.bind(place)  # Fails if another server listens there.
+        reserved_socket = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        reserved_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved_socket.bind(sockaddr)  # Fails if another server listens there.
     except OSError as error:
         if error.errno in _MISSING:
-            return int(place[1])
+            return int(sockaddr[1])
         raise
-    reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    return int(reserving.getsockname()[1])
+    reserved_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return int(reserved_socket.getsockname()[1])

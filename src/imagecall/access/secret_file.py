@@ -3,14 +3,14 @@
 from pathlib import Path
 
 
-def read_secret(path: Path, what: str) -> str:
-    """Reads the text of a file. Raises OSError with a sentence, in which `what` names the file."""
+def read_secret(path: Path, content: str) -> str:
+    """Reads the text of a file. Raises OSError with a sentence that names the `content`."""
     try:
         text = path.read_text(encoding="utf-8-sig").strip()
     except UnicodeDecodeError:
-        raise OSError(f"the file of {what}, {path}, is no text") from None
+        raise OSError(f"the file of {content}, {path}, is not UTF-8") from None
     except OSError as error:
-        raise OSError(f"the file of {what}, {path}, cannot be read: {error.strerror}") from None
+        raise OSError(f"the file of {content}, {path}, cannot be read: {error.strerror}") from None
     if not text:
-        raise OSError(f"the file of {what}, {path}, has none in it")
+        raise OSError(f"the file of {content}, {path}, is empty")
     return text

@@ -86,21 +86,21 @@ def _text(default: Any) -> str | None:
 
 def settings_of(kind: type[Any], prefix: str = "") -> Iterator[Setting]:
     """Yields the settings of a dataclass, and of dataclasses in its fields, in order."""
-    for each in fields(kind):
-        if is_dataclass(each.type):
-            yield from settings_of(each.type, _prefix_of(each, prefix))  # type: ignore[arg-type]  # a class, not an instance
+    for entry in fields(kind):
+        if is_dataclass(entry.type):
+            yield from settings_of(entry.type, _prefix_of(entry, prefix))  # type: ignore[arg-type]  # a class, not an instance
         else:
-            yield _named(each, prefix)
+            yield _setting_of(entry, prefix)
 
 
 def build(kind: type[Any], value_of: Callable[[Setting], Any], prefix: str = "") -> Any:
-    """Builds a dataclass of settings, with the value of each setting from `value_of`."""
+    """Builds a dataclass of settings, with the value of entry setting from `value_of`."""
     return kind(
         **{
-            each.name: build(each.type, value_of, _prefix_of(each, prefix))  # type: ignore[arg-type]  # a class
-            if is_dataclass(each.type)
-            else value_of(_named(each, prefix))
-            for each in fields(kind)
+            entry.name: build(entry.type, value_of, _prefix_of(entry, prefix))  # type: ignore[arg-type]  # a class
+            if is_dataclass(entry.type)
+            else value_of(_setting_of(entry, prefix))
+            for entry in fields(kind)
         }
     )
 
@@ -109,9 +109,9 @@ def _prefix_of(group: Field[Any], prefix: str) -> str:
     return prefix + str(group.metadata.get(_PREFIXED, ""))
 
 
-def _named(each: Field[Any], prefix: str) -> Setting:
-    found: Setting = each.metadata[_KEY]
-    return found._replace(name=prefix + found.name)
+def _setting_of(entry: Field[Any], prefix: str) -> Setting:
+    definition: Setting = entry.metadata[_KEY]
+    return definition._replace(name=prefix + definition.name)
 
 
 def address(text: str) -> str:

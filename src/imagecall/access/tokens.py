@@ -30,37 +30,38 @@ class Tokens:
 
         Raises GenerationError: TOKEN_REQUIRED. The duration reveals nothing about the tokens.
         """
-        given = ""
+        token = ""
         if authorization[: len(_BEARER)].lower() == _BEARER:
-            given = authorization[len(_BEARER) :].strip()
-        digest = _digest(given)
-        found = ""
-        for name, known in self._digests.get():
-            if hmac.compare_digest(digest, known):
-                found = name
-        if found and given:
-            return found
+            token = authorization[len(_BEARER) :].strip()
+        digest = _digest(token)
+        holder_name = ""
+        for name, accepted in self._digests.get():
+            if hmac.compare_digest(digest, accepted):
+                holder_name = name
+        if holder_name and token:
+            return holder_name
         message = "no token that this server accepts: send the metadata or header authorization: "
         raise GenerationError("TOKEN_REQUIRED", message + "Bearer TOKEN")
 
     def _read(self) -> list[tuple[str, bytes]]:
-        what = f"the file of tokens, {self._path}"
+        subject = f"the file of tokens, {self._path}"
         lines = read_secret(self._path, "tokens").splitlines()
-        found = []
+        tokens = []
         for number, line in enumerate(map(str.strip, lines), start=1):
             if not line or line.startswith("#"):
                 continue
             match = _LINE.fullmatch(line)
             if match is None:
-                raise OSError(f"line {number} of {what}, is not NAME TOKEN")
+                raise OSError(f"line {number} of {subject}, is not NAME TOKEN")
             if len(match["token"]) < _MIN_LENGTH:
                 raise OSError(
-                    f"the token in line {number} of {what}, has less than {_MIN_LENGTH} characters"
+                    f"the token in line {number} of {subject}, "
+                    f"has less than {_MIN_LENGTH} characters"
                 )
-            found.append((match["name"], _digest(match["token"])))
-        if not found:
-            raise OSError(f"{what}, has none in it")
-        return found
+            tokens.append((match["name"], _digest(match["token"])))
+        if not tokens:
+            raise OSError(f"{subject}, has no tokens")
+        return tokens
 
 
 def _digest(token: str) -> bytes:

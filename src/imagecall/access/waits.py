@@ -1,7 +1,7 @@
-"""Waits for clients: for the next message of one, or until one has taken an answer.
+"""Waits for clients: until a client sends its next message, or receives an answer.
 
-A wait ends after a stated time. If the server has no place for a new call, the call that has waited
-longest for its client makes room: so nobody can hold all the places by doing nothing.
+Each wait has a time limit. If the server is full, a new call displaces the call that has waited
+longest for its client, so that idle clients cannot block the server.
 """
 
 import asyncio
@@ -15,32 +15,32 @@ _SLOW_SECONDS: Final = 0.5
 """Time after which a wait is slow."""
 
 _SAFE_SECONDS: Final = 1.0
-"""Time for which no wait is cut short: a client is that slow without intent."""
+"""Time before a call can be displaced: well-behaved clients can be this slow."""
 
 
 class Waits:
     """Waits for the clients of the calls in progress.
 
     Args:
-        seconds: the longest wait.
+        seconds: longest wait.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._since: dict[Wait, float] = {}
-        """Begin of each wait; the longest wait is the first."""
+        """Start time of each wait, oldest first."""
 
     def wait(
         self, seconds: float | None = None, when_slow: Callable[[], None] | None = None
     ) -> "Wait":
-        """Returns the context of a wait for a client of `seconds`, or of the longest wait.
+        """Returns the context manager of a wait of at most `seconds`; by default, the longest wait.
 
         `when_slow` is called after half a second; an error that it raises ends the wait.
         """
         return Wait(self._since, self._seconds if seconds is None else seconds, when_slow)
 
     def end_longest(self) -> bool:
-        """Ends the longest wait. Returns False if none is long enough."""
+        """Ends the longest wait. Returns False if no call can be displaced."""
         longest = next((wait for wait in self._since if wait.error is None), None)
         now = asyncio.get_running_loop().time()
         if longest is None or now - self._since[longest] < _SAFE_SECONDS:
@@ -49,12 +49,12 @@ class Waits:
 
 
 class Wait:
-    """Context of one wait, without a generator, since a stream has two waits for each message.
+    """Context manager of one wait. No generator, for speed: a stream has two waits per message.
 
-    Raises GenerationError: CALL_TOO_LONG; TOO_MANY_CALLS if a new call needed the place.
+    Raises GenerationError: CALL_TOO_LONG; TOO_MANY_CALLS if a new call displaced the waiting call.
 
     Args:
-        since: begin of each wait in progress.
+        since: start time of each wait in progress.
         seconds: longest wait.
         when_slow: called after half a second. None: nothing is called.
     """
@@ -97,7 +97,7 @@ class Wait:
             self.end(error)
 
     def end(self, error: GenerationError) -> bool:
-        """Ends the wait with an error. Returns False if the wait ends already."""
+        """Ends the wait with an error. Returns False if the wait has expired already."""
         if self._limit.expired():
             return False
         self.error = error
@@ -106,10 +106,10 @@ class Wait:
 
 
 def _too_long(seconds: float) -> GenerationError:
-    message = f"the client neither sent nor took anything for {seconds:g} s"
+    message = f"the client neither sent nor received anything for {seconds:g} s"
     return GenerationError("CALL_TOO_LONG", message)
 
 
 def _displaced() -> GenerationError:
-    message = "the call waited for its client, and another call needed its place"
+    message = "the call waited for its client, and a new call needed its place"
     return GenerationError("TOO_MANY_CALLS", message, retry_seconds=RETRY_SECONDS)

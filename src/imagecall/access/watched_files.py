@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 _log: Final = logging.getLogger(__name__)
 
 _SECONDS: Final = 1.0
-"""Least time between two checks of the files."""
+"""Shortest time between two checks of the files."""
 
 
 class WatchedFiles(Generic[_T]):
@@ -34,7 +34,7 @@ class WatchedFiles(Generic[_T]):
         self._value = make()
 
     def get(self) -> _T:
-        """The value; made anew if the files have changed."""
+        """Returns the value, which is reloaded if the files have changed."""
         now = time.monotonic()
         if now - self._checked_at >= _SECONDS:
             self._checked_at = now
@@ -55,11 +55,11 @@ class WatchedFiles(Generic[_T]):
         _log.info("%s: reloaded", names)
 
     def _state(self) -> list[tuple[int, int, int]]:
-        found = []
+        states = []
         for path in self._paths:
             try:
                 status = os.stat(path)
             except OSError:
                 continue
-            found.append((status.st_mtime_ns, status.st_size, status.st_ino))
-        return found
+            states.append((status.st_mtime_ns, status.st_size, status.st_ino))
+        return states

@@ -85,7 +85,7 @@ def _serve(settings: ServerSettings) -> int:
         code = asyncio.run(run_workers(settings, sys.argv[1:], announce))
     else:
         keep_freed_memory()
-        server.take_all_descriptors()
+        server.raise_open_file_limit()
         asyncio.run(server.serve(settings, announce))
         code = 0
     log_step("stopped")

@@ -10,7 +10,7 @@ class Door(Protocol):
         """Listens; returns HOST:PORT with the port that was bound. Raises OSError."""
 
     async def drain(self) -> None:
-        """Reports to load balancers that the server stops. New calls are still taken."""
+        """Reports to load balancers that the server stops. New calls are still accepted."""
 
     async def stop(self, grace: float) -> None:
-        """Takes no new calls, and ends those in progress after `grace` seconds."""
+        """Refuses new calls, and ends those in progress after `grace` seconds."""

@@ -11,12 +11,13 @@ _log: Final = logging.getLogger(__name__)
 
 
 def internal_error(error: Exception) -> GenerationError:
-    """Logs an exception, and returns an INTERNAL error with the number of its log line.
+    """Logs an exception, and returns an INTERNAL error with a number that the log line has too.
 
-    The log has no message of the exception, as that may quote a request. The call may be billed.
+    The log line omits the message of the exception, which may quote a request. The call may be
+    billed.
     """
     number = secrets.token_hex(8)
     where = "".join(traceback.format_tb(error.__traceback__))
     _log.error("internal error %s: %s\n%s", number, type(error).__qualname__, where)
-    message = f"internal error; the server's log has it under the number {number}"
+    message = f"internal error; see the number {number} in the server's log"
     return GenerationError("", message, code="INTERNAL", may_be_billed=True)

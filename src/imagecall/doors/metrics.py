@@ -1,6 +1,6 @@
 """Door for Prometheus: GET /metrics, by plain HTTP, without tokens and without admission.
 
-No call can be made at this door, so that no credential of a monitoring system can buy an image.
+The door serves no calls: a monitoring system needs no credential that could pay for an image.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ Text: TypeAlias = Callable[[str], tuple[bytes, str]]
 class MetricsServer:
     """HTTP server of the metrics, on one address.
 
-    On loopback, requests must name this machine in their Host header, as a web page from elsewhere
-    could read the metrics otherwise: DNS rebinding.
+    On loopback, the Host header of a request must name this machine. Otherwise a foreign web page
+    could read the metrics: DNS rebinding.
 
     Args:
-        address: HOST:PORT; port 0 takes a free one.
+        address: HOST:PORT; port 0 selects a free one.
         text: formats the metrics.
-        share_port: lets other processes listen on the same port.
+        share_port: allows other processes to listen on the same port.
     """
 
     def __init__(self, address: str, text: Text, *, share_port: bool = False) -> None:
@@ -38,7 +38,7 @@ class MetricsServer:
         self._host, _, self._port = address.rpartition(":")
         self._text = text
         self._share_port = share_port
-        # Of its own, so that a scrape does not wait for large requests.
+        # A thread of its own, so that a scrape does not wait for large requests.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
         app = web.Application()
         app.router.add_get(PATH, self._answer)
@@ -60,7 +60,7 @@ class MetricsServer:
         return f"{self._host}:{self._runner.addresses[0][1]}"
 
     async def drain(self) -> None:
-        """Does nothing: metrics are of use while the server drains."""
+        """Does nothing: Prometheus reads the metrics until the server stops."""
 
     async def stop(self, grace: float) -> None:
         """Closes the listener and its connections."""

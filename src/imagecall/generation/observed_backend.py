@@ -18,9 +18,9 @@ from imagecall.observing.generation import (
     OUTPUT,
     PARTIAL,
     Generation,
-    observed_generation,
-    shown_name,
+    printable_name,
 )
+from imagecall.observing.observer import observed_generation
 from imagecall.v1.chunk_pb2 import ChunkEnd
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
@@ -90,10 +90,10 @@ class _Stream:
     def __init__(self, generation: Generation) -> None:
         self._generation = generation
         self._ends: list[ChunkEnd] = []
-        """Ends of the values that came since the last event."""
+        """Ends of the values that arrived since the last event."""
 
     def note(self, part: Part) -> None:
-        """Observes a part of the answer. What the part should be is checked elsewhere."""
+        """Observes a part of the answer. Other code checks that the part is valid."""
         message = _message(part) if isinstance(part, bytes) else part
         if isinstance(message, RawChunk):
             if message.end is not None:
@@ -121,15 +121,15 @@ class _Stream:
     def _note_end(self, end: StreamEnd) -> None:
         for index, call in enumerate(end.response.calls):
             prefix = f"{_CALLS}{index}]"
-            images = [each for each in self._ends if each.field.startswith(prefix)]
-            images = [each for each in images if each.field.endswith(_IMAGE)]
+            ends = [chunk for chunk in self._ends if chunk.field.startswith(prefix)]
+            images = [chunk for chunk in ends if chunk.field.endswith(_IMAGE)]
             _note_item(self._generation, call, images)
         _note_response(self._generation, end.response)
         self._generation.status = _STATUSES.get(end.ending, end.response.status)
 
 
 def _message(serialized: bytes) -> StreamImageResponse:
-    """Parses a serialized part; a part that is none counts as empty."""
+    """Parses a serialized part; a malformed part counts as empty."""
     try:
         return StreamImageResponse.FromString(serialized)
     except DecodeError:
@@ -137,7 +137,7 @@ def _message(serialized: bytes) -> StreamImageResponse:
 
 
 def _note_item(generation: Generation, item: ImageGenerationCall, images: list[ChunkEnd]) -> None:
-    """Counts an item of a stream; its images came in chunks, of which the first is its result."""
+    """Counts an item of a stream, whose images arrived in chunks; the first image is the result."""
     if not _count_item(generation, item):
         return
     if images:
@@ -178,7 +178,7 @@ def _format_of(end: ChunkEnd) -> str:
 
 def _note_response(generation: Generation, response: ImageResponse) -> None:
     """Records the model, the status, the tokens and the cost of a response."""
-    generation.response_model = shown_name(response.model)
+    generation.response_model = printable_name(response.model)
     generation.status = response.status
     for consumer, usage in (
         (MODEL, response.usage),

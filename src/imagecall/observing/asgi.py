@@ -14,9 +14,9 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 def expect_posts(observer: Observer, routes: Mapping[str, bool]) -> None:
-    """Announces the POST requests of an app, whose counts are 0 before the first request.
+    """Sets the counts of an app's POST requests to 0.
 
-    `routes` are those of Observed, of which Starlette makes one only at the first request.
+    `routes` are those of Observed, which Starlette does not construct before the first request.
     """
     for route, generates in routes.items():
         observer.expect(http_served("POST", route, "http", generates))
@@ -28,7 +28,7 @@ class Observed:
     Args:
         app: wrapped app.
         observer: observer of the requests. None: requests have ids, but are not observed.
-        routes: paths of the API; true for a path that generates images.
+        routes: paths of the API; True for a path that generates images.
         unobserved: further paths, whose GET and HEAD requests, such as probes, are not observed.
     """
 
@@ -63,9 +63,9 @@ class Observed:
         if self._observer is None or is_probe:
             return None
         route = path if path in self._routes else ""
-        known = method if method in _METHODS else "_OTHER"
+        method_label = method if method in _METHODS else "_OTHER"
         generates = self._routes.get(route, False)
-        operation = http_served(known, route, scope.get("scheme", "http"), generates)
+        operation = http_served(method_label, route, scope.get("scheme", "http"), generates)
         return self._observer.start(operation, headers)
 
 

@@ -5,13 +5,9 @@ A `Generation` holds names, numbers, sizes and times: no prompt, image, token or
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
-
-from imagecall.observing.observer import CURRENT_CALL, reason_of
-from imagecall.observing.operations import CANCELLED
 
 OPERATION: Final = "generate_content"
 """Value of gen_ai.operation.name."""
@@ -60,7 +56,7 @@ class Generation:
 
     def __init__(self, provider: str, model: str) -> None:
         self.provider = provider
-        self.request_model = shown_name(model)
+        self.request_model = printable_name(model)
         self.response_model = ""
         self.status: str | None = None
         self.reason = ""
@@ -74,7 +70,7 @@ class Generation:
         self._start = time.perf_counter()
 
     def add_image(self, stage: str, image_format: str, size: int) -> None:
-        """Counts an image that came now."""
+        """Counts an image that has just arrived."""
         self.images[stage, image_format] += 1
         self.image_bytes[stage, image_format] += size
         self.seconds_to.setdefault(stage, time.perf_counter() - self._start)
@@ -113,7 +109,7 @@ class Generation:
         return {name: value for name, value in figures.items() if value is not None}
 
     def log_fields(self) -> dict[str, str | int | float]:
-        """Returns the fields of the line of the log; an absent name is ""."""
+        """Returns the fields of the log line; an absent model or price is ""."""
         return {
             "model": self.response_model,
             "images": self._of_stage(self.images, FINAL),
@@ -121,40 +117,23 @@ class Generation:
         }
 
     def _tokens(self, kind: str) -> int | None:
-        """Tokens of a type, of the model and of the image tool together."""
-        counts = [count for (_, each), count in self.tokens.items() if each == kind]
+        """Returns the tokens of a type, of the model and of the image tool together."""
+        counts = [count for (_, token_type), count in self.tokens.items() if token_type == kind]
         return sum(counts) if counts else None
 
     @staticmethod
     def _of_stage(counts: Counter[tuple[str, str]], stage: str) -> int:
-        return sum(count for (each, _), count in counts.items() if each == stage)
+        return sum(count for (image_stage, _), count in counts.items() if image_stage == stage)
 
 
-def shown_name(model: str) -> str:
-    """Model's name as labels and attributes have it: printable, and cut."""
+def printable_name(model: str) -> str:
+    """Returns a model's name for labels and attributes: printable, at most 128 characters."""
     return "".join(c if c.isprintable() else "?" for c in model[:_LONGEST_NAME])
 
 
 def provider_of(backend: str) -> str:
-    """Value of gen_ai.provider.name for a backend, as the setting `backend` spells the backend."""
+    """Returns the value of gen_ai.provider.name for a value of the setting `backend`."""
     host = urlsplit(backend).hostname or ""
     if not backend.startswith(("http://", "https://")):
         return "imagecall"
     return next((name for end, name in _PROVIDERS.items() if f".{host}".endswith(f".{end}")), host)
-
-
-@contextmanager
-def observed_generation(provider: str, model: str) -> Iterator[Generation]:
-    """Observes a generation for the current call; the body of the `with` sets its figures."""
-    call = CURRENT_CALL.get()
-    generation = Generation(provider, model)
-    try:
-        yield generation
-    except BaseException as error:  # Also cancellation, and a stream closed early.
-        is_over = generation.status is not None and reason_of(error) == CANCELLED
-        generation.reason = "" if is_over else reason_of(error)
-        raise
-    finally:
-        generation.end()
-        if call:
-            call.add_generation(generation)

@@ -32,7 +32,7 @@ OTHER: Final = "other"
 """Label of a model beyond the first models, and of an unknown format."""
 
 URL: Final = "url"
-"""Format of an image of which only the URL came."""
+"""Format of an image that the API sent as a URL only."""
 
 _MOST_MODELS: Final = 50
 """Most pairs of a request's and a response's model that have series of their own."""
@@ -54,7 +54,7 @@ _IMAGE: Final = ("imagecall_stage", "imagecall_format")
 
 
 class Models:
-    """Names of models as labels. Callers choose the names, so that their number is bounded."""
+    """Names of models as labels. As callers choose the names, the number of labels is bounded."""
 
     def __init__(self, most: int = _MOST_MODELS) -> None:
         self._most = most
@@ -62,14 +62,14 @@ class Models:
         self._requested: set[str] = set()
 
     def labels(self, requested: str, answered: str) -> tuple[str, str]:
-        """Labels of a generation.
+        """Returns the labels of a generation: its requested model, and the model of its response.
 
-        A pair is known once a response had it; the requested model of a failure has its label only
-        if a response had that model before.
+        The requested model of a failure has its own label only after a response to a request for
+        that model.
         """
         if not answered:
-            known = not requested or requested in self._requested
-            return (requested if known else OTHER), ""
+            has_label = not requested or requested in self._requested
+            return (requested if has_label else OTHER), ""
         pair = (requested, answered)
         if pair not in self._pairs:
             if len(self._pairs) >= self._most:
@@ -141,9 +141,9 @@ class GenerationMetrics:
             for outcome in _OUTCOMES:
                 self._outcomes.labels(door, outcome)
         for stage in (FINAL, PARTIAL):
-            for each in _FORMATS:
-                self._images.labels(stage, each)
-                self._image_bytes.labels(stage, each)
+            for image_format in _FORMATS:
+                self._images.labels(stage, image_format)
+                self._image_bytes.labels(stage, image_format)
 
     def add(self, door: str, generation: Generation) -> None:
         """Counts a generation."""

@@ -41,9 +41,9 @@ class _Formatter(logging.Formatter):
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
         """Returns the fields of a line beside its message."""
-        given: dict[str, Any] = getattr(record, "fields", {})
+        extra: dict[str, Any] = getattr(record, "fields", {})
         request_id = REQUEST_ID.get()
-        return {**({_REQUEST_ID: request_id} if request_id else {}), **given}
+        return {**({_REQUEST_ID: request_id} if request_id else {}), **extra}
 
 
 class TextFormatter(_Formatter):
@@ -53,7 +53,7 @@ class TextFormatter(_Formatter):
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        record.exc_text = None  # Set by another handler, with the message of the exception.
+        record.exc_text = None  # Another handler sets it, with the message of the exception.
         return super().format(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
@@ -81,8 +81,8 @@ class JsonFormatter(_Formatter):
 def set_up_logs(form: str, *, steps: bool) -> None:
     """Configures logging to stderr, as "text" or as "json".
 
-    All that a process writes there then has this form: also warnings and uncaught exceptions of
-    Python, while gRPC's core, which has a form of its own, is silent unless GRPC_VERBOSITY is set.
+    Warnings and uncaught exceptions of Python get this form too. gRPC's core, which has a form of
+    its own, is silent unless GRPC_VERBOSITY is set.
 
     Args:
         form: form of the lines.

@@ -58,24 +58,24 @@ _METHOD: Final = (_DOOR, "imagecall_method")
 _ITEM: Final = ("imagecall_direction", "imagecall_variant", "imagecall_outcome")
 _DOORS: Final = ("grpc", "http")
 _REFUSALS: Final = ("TOKEN_REQUIRED", "TOO_LARGE", "TOO_MANY_CALLS")
-"""Reasons of admission that are 0 from the start."""
+"""Reasons of refusals, whose counts are 0 from the start."""
 
 
 class Metrics:
     """Metrics of a server, in a registry of their own.
 
-    If PROMETHEUS_MULTIPROC_DIR is set, the metrics add up all processes with that directory.
+    If PROMETHEUS_MULTIPROC_DIR is set, the metrics are sums over all processes with that directory.
     """
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # Doubles the lines.
-        own = CollectorRegistry()
-        self._registry = own
+        registry = CollectorRegistry()
+        self._registry = registry
         self._durations = {
-            name: Histogram(name, text, labels, registry=own, buckets=_SECONDS)
+            name: Histogram(name, text, labels, registry=registry, buckets=_SECONDS)
             for name, (text, labels) in _DURATIONS.items()
         }
-        counter, gauge = partial(Counter, registry=own), partial(_gauge, own)
+        counter, gauge = partial(Counter, registry=registry), partial(_gauge, registry)
         self._calls = counter(
             "imagecall_calls",
             f"Calls at the doors; the outcome is {', '.join(OUTCOMES)}",
@@ -100,11 +100,11 @@ class Metrics:
                 self._refused.labels(door, reason)
         self._most_calls = gauge("imagecall_calls_limit", "Most calls in progress of both doors")
         self._watched: list[tuple[Gauge, Callable[[], float]]] = []
-        self._generations = GenerationMetrics(own, _DOORS)
-        _set_build_info(own)
+        self._generations = GenerationMetrics(registry, _DOORS)
+        _set_build_info(registry)
         self._directory = os.environ.get(DIRECTORY, "")
         if not self._directory:
-            ProcessMetrics(lambda: [os.getpid()], own)
+            ProcessMetrics(lambda: [os.getpid()], registry)
 
     def expect(self, operation: Operation) -> None:
         """Sets to 0 the counts of an operation at a door."""
@@ -133,7 +133,7 @@ class Metrics:
     def left(
         self, operation: Operation, outcome: str, received_bytes: int, sent_bytes: int
     ) -> None:
-        """Counts the end of a call at a door, and its bytes."""
+        """Counts the end of a call at a door, and the call's bytes."""
         door, name = operation.door, operation.name
         self._in_progress.labels(door).dec()
         if operation.generates:
@@ -173,7 +173,7 @@ class Metrics:
 
 
 def _gauge(registry: CollectorRegistry, name: str, text: str, doors: tuple[str, ...] = ()) -> Gauge:
-    """Gauge, by door if there are doors, that starts at 0 and sums over live processes."""
+    """Builds a gauge, by door if there are doors, which starts at 0 and sums over processes."""
     labels = (_DOOR,) if doors else ()
     gauge = Gauge(name, text, labels, registry=registry, multiprocess_mode="livesum")
     for door in doors:

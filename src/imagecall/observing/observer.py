@@ -13,13 +13,13 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from imagecall.errors import CODES, ImagecallError
+from imagecall.observing.generation import Generation
 from imagecall.observing.operations import CANCELLED, REFUSED, Operation
 from imagecall.observing.request_id import HEADER, REQUEST_ID
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-    from imagecall.observing.generation import Generation
     from imagecall.observing.metrics import Metrics
     from imagecall.observing.traces import Traces
 
@@ -35,7 +35,7 @@ _OF_ANSWERS: Final = frozenset(
         "UPSTREAM_UNREACHABLE",
     }
 )
-"""Reasons whose sentences may be logged: this package writes them, from fields and sizes only."""
+"""Reasons whose sentences may be logged: they consist of words of this package and sizes."""
 
 
 class Observer:
@@ -44,7 +44,7 @@ class Observer:
     Args:
         metrics: metrics to record. None: no metrics.
         traces: traces to record. None: no traces.
-        log_calls: true to log one line for each call.
+        log_calls: True to log one line for each call.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Observer:
         self.log_calls = log_calls
 
     def expect(self, operation: Operation) -> None:
-        """Announces an operation of a door, whose counts are 0 before its first call."""
+        """Sets the counts of a door's operation to 0 before its first call."""
         if self.metrics:
             self.metrics.expect(operation)
 
@@ -74,7 +74,7 @@ class Observer:
             self.metrics.watch(name, text, value)
 
     def sample(self) -> None:
-        """Reads the watched values. Another process may be the one that answers Prometheus."""
+        """Records the watched values, which another process may report to Prometheus."""
         if self.metrics:
             self.metrics.sample()
 
@@ -107,7 +107,7 @@ class Observer:
 
 
 class _Observation:
-    """A call that has started, and must be ended once.
+    """Started call, which must be ended once.
 
     Attributes:
         code: gRPC status code or HTTP status; "" before there is one.
@@ -139,7 +139,7 @@ class _Observation:
 
 
 class Call(_Observation):
-    """A call at a door.
+    """Call at a door.
 
     Attributes:
         caller: name of the token's holder; "" without a token.
@@ -177,7 +177,7 @@ class Call(_Observation):
             self._observer.metrics.refused(self._operation, self.reason)
 
     def add_generation(self, generation: "Generation") -> None:
-        """Records a generation of images that the call asked for."""
+        """Records a generation of images that the call requested."""
         if self._observer.metrics:
             self._observer.metrics.generated(self._operation, generation)
         if self._span:
@@ -217,12 +217,12 @@ class Call(_Observation):
             **self._generation,
             "trace_id": f"{self._span.get_span_context().trace_id:032x}" if self._span else "",
         }
-        known = {key: value for key, value in fields.items() if value != ""}
-        _log.info("call", extra={"fields": known})
+        present = {key: value for key, value in fields.items() if value != ""}
+        _log.info("call", extra={"fields": present})
 
 
 class ClientCall(_Observation):
-    """A call from a backend to its upstream service.
+    """Call from a backend to its upstream service.
 
     Attributes:
         headers: headers that carry the request id and the trace upstream.
@@ -246,9 +246,10 @@ class ClientCall(_Observation):
 
 
 def reason_of(error: BaseException) -> str:
-    """Reason of a failure, one of few.
+    """Returns the reason of a failure, from a bounded set.
 
-    That of the schema, else the gRPC status code; for other exceptions the name of their class.
+    The reason is that of the schema, else the gRPC status code; for other exceptions the name of
+    their class.
     """
     match error:
         case ImagecallError():
@@ -267,8 +268,10 @@ _OFF: Final = Observer()
 @contextmanager
 def client_call(operation: Operation) -> Iterator[ClientCall]:
     """Observes a call to an upstream service; the body of the `with` sets the answer's code."""
-    served = CURRENT_CALL.get()
-    call = served.start_client_call(operation) if served else ClientCall(_OFF, operation, None)
+    door_call = CURRENT_CALL.get()
+    call = (
+        door_call.start_client_call(operation) if door_call else ClientCall(_OFF, operation, None)
+    )
     try:
         yield call
     except BaseException as error:  # Also cancellation, and a stream closed early.
@@ -278,6 +281,23 @@ def client_call(operation: Operation) -> Iterator[ClientCall]:
         call.code = call.code or "OK"
     finally:
         call.end(call.code)
+
+
+@contextmanager
+def observed_generation(provider: str, model: str) -> Iterator[Generation]:
+    """Observes a generation for the current call; the body of the `with` sets its figures."""
+    call = CURRENT_CALL.get()
+    generation = Generation(provider, model)
+    try:
+        yield generation
+    except BaseException as error:  # Also cancellation, and a stream closed early.
+        is_over = generation.status is not None and reason_of(error) == CANCELLED
+        generation.reason = "" if is_over else reason_of(error)
+        raise
+    finally:
+        generation.end()
+        if call:
+            call.add_generation(generation)
 
 
 def note_failure(error: ImagecallError) -> None:

@@ -16,7 +16,7 @@ _SERVER_FAULTS: Final = frozenset(
 """gRPC codes that the conventions count as faults of the server, not of its client."""
 
 CANCELLED: Final = "CANCELLED"
-"""Code and reason of a call whose client went away."""
+"""Code and reason of a call whose client disconnected."""
 
 REFUSED: Final = "refused"
 """Outcome of a call that admission refused."""
@@ -30,7 +30,7 @@ _Attributes: TypeAlias = Mapping[str, str | int]
 
 @dataclass(frozen=True)
 class Operation:
-    """A method or a route, at a door of this server or of an upstream service.
+    """Method or route, at a door of this server or of an upstream service.
 
     Attributes:
         name: name of the spans.
@@ -39,7 +39,7 @@ class Operation:
         code_attribute: name of the attribute for the status code.
         span_attributes: further attributes, of the spans only.
         door: "grpc" or "http"; "" for a call to an upstream service.
-        generates: true if the operation generates images.
+        generates: True if the operation generates images.
     """
 
     name: str
@@ -52,11 +52,11 @@ class Operation:
 
     @property
     def is_rpc(self) -> bool:
-        """True for gRPC, false for HTTP."""
+        """True for gRPC, False for HTTP."""
         return self.code_attribute == _RPC_CODE
 
     def is_fault(self, code: str | int) -> bool:
-        """Returns true if a status code alone marks a span as failed."""
+        """Returns True if a status code alone marks a span as failed."""
         if isinstance(code, int):
             # 424: the upstream service failed, and clients must not send the request again.
             return code >= (500 if self.door else 400) or code == _FAILED_DEPENDENCY
@@ -72,14 +72,14 @@ class Operation:
         return "ok" if is_ok else "rejected"
 
     def is_failed(self, code: str | int, reason: str) -> bool:
-        """Returns true if a span failed: by its code, or after a 200, as a stream can."""
+        """Returns True if a span failed: by its code, or after a 200, as a stream can."""
         after_success = isinstance(code, int) and code < 400
         return self.is_fault(code) or bool(reason and (after_success or not self.door))
 
 
 @cache
 def rpc_served(method: str, generates: bool) -> Operation:
-    """Operation for a method of the gRPC door, "package.Service/Method"."""
+    """Returns the operation for a method of the gRPC door, "package.Service/Method"."""
     return Operation(
         method,
         "rpc_server_call_duration_seconds",
@@ -92,7 +92,7 @@ def rpc_served(method: str, generates: bool) -> Operation:
 
 @cache
 def http_served(method: str, route: str, scheme: str, generates: bool) -> Operation:
-    """Operation for a route of the HTTP door; the route is "" for an unknown path."""
+    """Returns the operation for a route of the HTTP door; the route is "" for an unknown path."""
     return Operation(
         f"{method} {route}".strip(),
         "http_server_request_duration_seconds",
@@ -106,7 +106,7 @@ def http_served(method: str, route: str, scheme: str, generates: bool) -> Operat
 
 @cache
 def rpc_called(method: str, address: str) -> Operation:
-    """Operation for a method of another gRPC server, at HOST:PORT."""
+    """Returns the operation for a method of another gRPC server, at HOST:PORT."""
     host, _, port = address.rpartition(":")
     return Operation(
         method,
@@ -123,9 +123,9 @@ def rpc_called(method: str, address: str) -> Operation:
 
 @cache
 def http_called(url: str) -> Operation:
-    """Operation for a POST to a URL, without its query and user, which may contain secrets."""
+    """Returns the operation for a POST to a URL, whose query and user are omitted as secrets."""
     parts = urlsplit(url)
-    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
+    redacted = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
     return Operation(
         "POST",
         "http_client_request_duration_seconds",
@@ -135,5 +135,5 @@ def http_called(url: str) -> Operation:
             "server.port": parts.port or _PORTS[parts.scheme],
         },
         _HTTP_CODE,
-        {"url.full": shown.geturl()},
+        {"url.full": redacted.geturl()},
     )

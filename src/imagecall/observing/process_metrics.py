@@ -22,14 +22,14 @@ class ProcessMetrics(Collector):
         """Returns the metrics; a process that has ended has none."""
         sums: dict[str, Metric] = {}
         for pid in self._pids():
-            of_one = ProcessCollector(pid=partial(int, pid), registry=None)
-            for metric in of_one.collect():
+            collector = ProcessCollector(pid=partial(int, pid), registry=None)
+            for metric in collector.collect():
                 _add(sums.setdefault(metric.name, metric), metric)
         return sums.values()
 
 
 def _add(total: Metric, metric: Metric) -> None:
-    """Adds the sample of a process to that of others."""
+    """Adds the sample of a process to the sample of others."""
     if total is metric:
         return
     earlier, sample = total.samples[0], metric.samples[0]

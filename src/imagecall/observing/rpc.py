@@ -24,11 +24,11 @@ METADATA: Final[ContextVar[Metadata]] = ContextVar("METADATA", default=())
 
 
 def identify() -> str:
-    """Returns the request id of the current call; makes the id if there is none yet."""
-    if known := REQUEST_ID.get():
-        return known
-    sent = METADATA.get()
-    return take_request_id(next((value for key, value in sent if key == HEADER), ""))
+    """Returns the request id of the current call; creates the id if there is none yet."""
+    if request_id := REQUEST_ID.get():
+        return request_id
+    metadata = METADATA.get()
+    return take_request_id(next((value for key, value in metadata if key == HEADER), ""))
 
 
 def answer_with_id(context: Context, further: Metadata = ()) -> None:
@@ -41,13 +41,13 @@ def answer_with_id(context: Context, further: Metadata = ()) -> None:
 
 
 def observed(method: str, behavior: Behavior, observer: Observer) -> Behavior:
-    """Wraps the behavior of a method, which returns its answer serialized: observes its calls."""
+    """Wraps the behavior of a method, which returns serialized answers, and observes its calls."""
     operation = rpc_served(method.removeprefix("/"), method.startswith(f"/{_GENERATION}/"))
     observer.expect(operation)
 
     async def observing(requests: Any, context: Context) -> Any:
         metadata: dict[str, str | bytes] = dict(METADATA.get())
-        if HEADER in metadata or observer.log_calls:  # Else identify() makes the id.
+        if HEADER in metadata or observer.log_calls:  # Else identify() creates the id.
             take_request_id(metadata.get(HEADER))
         call = observer.start(operation, metadata)
         try:
@@ -56,9 +56,9 @@ def observed(method: str, behavior: Behavior, observer: Observer) -> Behavior:
             call.sent_bytes += len(answer or b"")
             return answer
         except asyncio.CancelledError:
-            left = context.time_remaining()
-            late = left is not None and left <= 0
-            call.cancel("DEADLINE_EXCEEDED" if late else CANCELLED)
+            seconds_left = context.time_remaining()
+            is_late = seconds_left is not None and seconds_left <= 0
+            call.cancel("DEADLINE_EXCEEDED" if is_late else CANCELLED)
             raise
         except Exception:  # The log lines about any exception need the id of the request.
             identify()
@@ -70,7 +70,7 @@ def observed(method: str, behavior: Behavior, observer: Observer) -> Behavior:
 
 
 def note_received(size: int) -> None:
-    """Counts the bytes of a request of the current call, if it is observed."""
+    """Counts the bytes of a request of the current call, if the call is observed."""
     if (call := CURRENT_CALL.get()) is not None:
         call.received_bytes += size
 

@@ -66,6 +66,6 @@ def _within(span: Span) -> Context:
 
 
 def _resource() -> Resource:
-    """Resource of this process; attributes from OTEL_... variables take precedence."""
+    """Returns the resource of this process; attributes from OTEL_... variables take precedence."""
     defaults = {"service.name": "imagecall", "service.instance.id": str(uuid4())}
     return Resource.create(defaults).merge(OTELResourceDetector().detect())

@@ -1,4 +1,4 @@
-"""Metrics of several worker processes, which prometheus-client adds up through a directory."""
+"""Metrics of several worker processes, which prometheus-client sums up through a directory."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -36,6 +36,6 @@ def worker_metrics() -> Iterator[WorkerMetrics]:
 
 
 def live_workers(directory: str) -> Iterable[int]:
-    """Process ids of the live workers."""
+    """Returns the process ids of the live workers."""
     names = (_LIVE.fullmatch(path.name) for path in Path(directory).iterdir())
     return {int(name[1]) for name in names if name}

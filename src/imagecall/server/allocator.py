@@ -4,7 +4,7 @@ With its defaults, glibc returns the memory of each large message to the system 
 again for the next one, which makes a conversion of 2 MB several times slower. A process with many
 conversions can keep that memory instead. glibc also makes heaps for threads, up to eight per core,
 and each heap stays as large as it ever was; two are enough, as one thread at a time holds Python's
-lock. Other C libraries are left alone.
+lock. Other C libraries are not configured.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _M_TRIM_THRESHOLD: Final = -1  # mallopt(3)
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 _MMAP_THRESHOLD: Final = 16 * 1024 * 1024
-"""Largest block that is kept: 20 MB that are kept can be in the way of 21 MB."""
+"""Largest block that is kept: a kept block of 20 MB cannot serve a request for 21 MB."""
 
 _KEPT_BYTES: Final = 64 * 1024 * 1024
 _HEAPS: Final = 2
@@ -36,12 +36,12 @@ async def return_freed_memory(is_quiet: Callable[[], bool]) -> None:
     Freed memory in the middle of a heap stays with the process otherwise.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if _is_linux() else None
-    least = _resident_bytes() if trim else 0
+    last_bytes = _resident_bytes() if trim else 0
     while trim:
         await asyncio.sleep(_TRIM_SECONDS)
-        if is_quiet() and _resident_bytes() > least + _MAX_GROWTH_BYTES:
+        if is_quiet() and _resident_bytes() > last_bytes + _MAX_GROWTH_BYTES:
             await asyncio.to_thread(trim, 0)
-            least = _resident_bytes()
+            last_bytes = _resident_bytes()
 
 
 def _resident_bytes() -> int:

@@ -43,8 +43,8 @@ def backend_from(
 def _headers_of(file: Path | None) -> Iterable[Header]:
     if file is None:
         return ()
-    what = "the headers for the backend"
+    content = "the headers for the backend"
     try:
-        return list(read_headers(read_secret(file, what)))
+        return list(read_headers(read_secret(file, content)))
     except ValueError as error:
-        raise OSError(f"the file of {what}, {file}: {error}") from None
+        raise OSError(f"the file of {content}, {file}: {error}") from None

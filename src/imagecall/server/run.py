@@ -36,8 +36,8 @@ _OLD_THRESHOLD: Final = 50
 objects of a thousand connections takes 20 milliseconds."""
 
 _SWITCH_SECONDS: Final = 0.0005
-"""Time after which a thread in Python's code lets the event loop run, by default 5 milliseconds:
-the loop waits for that in each of its rounds, and a small call takes several rounds."""
+"""Longest time that a thread keeps Python's lock while the event loop waits, by default 5 ms. The
+loop may wait that long in each of its rounds, and a small call takes several rounds."""
 
 _SAMPLE_SECONDS: Final = 1.0
 """Time between two samples of the gauges."""
@@ -55,7 +55,7 @@ class Parts:
 
     Attributes:
         backend: generates the images.
-        admission: decides which calls are taken.
+        admission: admits calls within its limits.
         certificates: for TLS. None: no TLS.
         observer: records the calls. None: calls are not recorded.
         share_port: allows other processes to listen on the same ports.
@@ -70,7 +70,7 @@ class Parts:
 
 def doors(settings: ServerSettings, parts: Parts) -> dict[str, Door]:
     """Returns the configured doors, by the name of the setting with their address."""
-    found: dict[str, Door] = {
+    configured: dict[str, Door] = {
         "grpc": GrpcServer(
             settings.grpc,
             parts.backend,
@@ -83,7 +83,7 @@ def doors(settings: ServerSettings, parts: Parts) -> dict[str, Door]:
         )
     }
     if settings.http is not None:
-        found["http"] = HttpServer(
+        configured["http"] = HttpServer(
             settings.http,
             parts.backend,
             parts.admission,
@@ -93,10 +93,10 @@ def doors(settings: ServerSettings, parts: Parts) -> dict[str, Door]:
             forward_headers=settings.forward_headers,
         )
     if settings.metrics is not None and parts.observer:
-        found["metrics"] = MetricsServer(
+        configured["metrics"] = MetricsServer(
             settings.metrics, parts.observer.metrics_text, share_port=parts.share_port
         )
-    return found
+    return configured
 
 
 def check(settings: ServerSettings) -> None:
@@ -124,7 +124,7 @@ async def serve(settings: ServerSettings, announce: Announce) -> None:
         else:
             announce(bound)
         trimming = asyncio.create_task(return_freed_memory(parts.admission.budget.is_quiet))
-        # A signal to the process group reaches a worker twice: itself, and by its stdin.
+        # A signal to the process group reaches a worker twice: directly, and through its stdin.
         async with _sampled(parts.observer):
             with stop_with_parent(stopped) if is_worker else nullcontext():
                 await stopped.wait()
@@ -149,7 +149,7 @@ def _parts(settings: ServerSettings, share_port: bool) -> Parts:
 
 
 def watch(observer: Observer, admission: Admission) -> None:
-    """Adds the gauges of what admission counts."""
+    """Adds the gauges of the memory that admission counts."""
     text = "Bytes that the calls in progress hold"
     observer.watch("imagecall_memory_bytes", text, lambda: admission.budget.held)
     text = "Most bytes that the calls in progress may hold"
@@ -191,12 +191,12 @@ async def _drain(
 
 
 async def _stop(settings: ServerSettings, running: Mapping[str, Door]) -> None:
-    """Stops the doors that take calls, then that of the metrics, which are read until the end."""
-    for of_calls in (True, False):
+    """Stops the doors for calls, then the metrics door, which Prometheus reads until the end."""
+    for for_calls in (True, False):
         stopping = [
             door.stop(settings.drain_seconds)
             for name, door in running.items()
-            if (name in settings.call_addresses) == of_calls
+            if (name in settings.call_addresses) == for_calls
         ]
         await asyncio.gather(*stopping)
 
@@ -207,10 +207,10 @@ def admission_from(settings: ServerSettings) -> Admission:
         for address in settings.call_addresses.values():
             if not is_loopback(address.rpartition(":")[0]):
                 raise SettingError(
-                    f"{address} can be reached from elsewhere: give --tokens-file FILE, or, if "
-                    "something else keeps strangers out, --without-tokens on"
+                    f"{address} is not a loopback address: set --tokens-file FILE, or, if a "
+                    "network or a proxy keeps strangers out, --without-tokens on"
                 )
-    with _files():
+    with _as_setting_errors():
         tokens = Tokens(settings.tokens_file) if settings.tokens_file else None
     return Admission(settings.limits, tokens, local=not (tokens or settings.without_tokens))
 
@@ -218,25 +218,25 @@ def admission_from(settings: ServerSettings) -> Admission:
 def certificates_from(tls: TlsSettings) -> Certificates | None:
     """Returns the certificates; None without TLS. Raises SettingError for faulty files."""
     if tls.cert and tls.key:
-        with _files():
+        with _as_setting_errors():
             return Certificates(tls.cert, tls.key, tls.client_ca)
     if tls.cert or tls.key:
         raise SettingError("--tls-cert and --tls-key belong together")
     if tls.client_ca:
-        raise SettingError("--tls-client-ca needs --tls-cert and --tls-key")
+        raise SettingError("--tls-client-ca requires --tls-cert and --tls-key")
     return None
 
 
 @contextmanager
-def _files() -> Iterator[None]:
-    """Turns the sentence about a faulty file into a SettingError."""
+def _as_setting_errors() -> Iterator[None]:
+    """Turns an OSError about a faulty file into a SettingError."""
     try:
         yield
     except OSError as error:
         raise SettingError(str(error)) from None
 
 
-def take_all_descriptors() -> None:
+def raise_open_file_limit() -> None:
     """Raises the limit of open files to the highest that the system allows."""
     import resource  # Missing on Windows.
 

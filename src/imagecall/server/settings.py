@@ -239,11 +239,14 @@ class ServerSettings:
 
 def add_settings(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
     """Adds a flag for each setting of a dataclass."""
-    for each in settings_of(kind):
-        default = "" if each.default is None else f" (default: {each.default})"
-        action = "append" if each.separator else "store"
+    for definition in settings_of(kind):
+        default = "" if definition.default is None else f" (default: {definition.default})"
+        action = "append" if definition.separator else "store"
         parser.add_argument(
-            f"--{each.name}", metavar=each.metavar, help=each.help + default, action=action
+            f"--{definition.name}",
+            metavar=definition.metavar,
+            help=definition.help + default,
+            action=action,
         )
 
 
@@ -267,19 +270,22 @@ def read_settings(
     in_file = _read_file(file, kind) if file else {}
     directory = file.absolute().parent if file else Path()
 
-    def value_of(each: Setting) -> Any:
+    def value_of(definition: Setting) -> Any:
         sources = (
-            (arguments.get(each.key), f"--{each.name}"),
-            (environment.get(each.variable) or None, f"${each.variable}"),
-            (_placed(each, in_file.get(each.name), directory), f'"{each.name}" in {file}'),
-            (each.default, ""),
+            (arguments.get(definition.key), f"--{definition.name}"),
+            (environment.get(definition.variable) or None, f"${definition.variable}"),
+            (
+                _resolved(definition, in_file.get(definition.name), directory),
+                f'"{definition.name}" in {file}',
+            ),
+            (definition.default, ""),
         )
         text: Any
         text, where = next((source for source in sources if source[0] is not None), (None, ""))
         try:
-            if each.separator:
-                return tuple(map(each.read, _texts(text, each.separator)))
-            return None if text is None else each.read(text)
+            if definition.separator:
+                return tuple(map(definition.read, _texts(text, definition.separator)))
+            return None if text is None else definition.read(text)
         except argparse.ArgumentTypeError as error:
             raise SettingError(f"{where}: {error}") from None
 
@@ -289,12 +295,12 @@ def read_settings(
 
 def misspelt(environment: Mapping[str, str]) -> Iterator[str]:
     """Yields a warning for each unknown IMAGECALL_ variable, with the nearest known name."""
-    names = {each.variable for each in settings_of(ServerSettings)}
+    names = {definition.variable for definition in settings_of(ServerSettings)}
     names |= {API_KEY, CONFIG, TOKEN, WORKER}
     for name in environment:
         if name.startswith(_PREFIX) and name not in names:
-            near = get_close_matches(name, names, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            matches = get_close_matches(name, names, n=1)
+            hint = f"; did you mean {matches[0]}?" if matches else ""
             yield f"the environment variable {name} is not known{hint}"
 
 
@@ -313,7 +319,7 @@ def _read_file(file: Path, kind: type[Any]) -> dict[str, str | list[str]]:
         raise SettingError(f"the settings in {file} cannot be read: {reason}") from None
     except tomllib.TOMLDecodeError as error:
         raise SettingError(f"the settings in {file} are not TOML: {error}") from None
-    settings = {each.name: each for each in settings_of(kind)}
+    settings = {definition.name: definition for definition in settings_of(kind)}
     for name, value in values.items():
         if name not in settings:
             raise SettingError(
@@ -327,16 +333,16 @@ def _read_file(file: Path, kind: type[Any]) -> dict[str, str | list[str]]:
     return {name: _text(value) for name, value in values.items()}
 
 
-def _placed(
-    each: Setting, value: str | list[str] | None, directory: Path
+def _resolved(
+    definition: Setting, value: str | list[str] | None, directory: Path
 ) -> str | list[str] | None:
-    """Returns a value of the file of settings; of a path, below the directory."""
-    return str(directory / value) if each.read is Path and isinstance(value, str) else value
+    """Returns a value of the settings file; a path is joined to the directory."""
+    return str(directory / value) if definition.read is Path and isinstance(value, str) else value
 
 
 def _is_texts(value: object) -> bool:
     values = value if isinstance(value, list) else [value]
-    return all(isinstance(each, str) for each in values)
+    return all(isinstance(text, str) for text in values)
 
 
 def _text(value: str | float | bool | list[str]) -> str | list[str]:

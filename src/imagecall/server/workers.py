@@ -1,6 +1,6 @@
-"""Worker processes that serve on the same ports, so that all cores work.
+"""Worker processes that serve on the same ports, so that all cores are used.
 
-The kernel spreads connections over the workers (SO_REUSEPORT). A worker that dies is started again.
+The kernel distributes connections among the workers (SO_REUSEPORT). A worker that dies is replaced.
 A worker stops when its stdin ends: the parent closes that pipe to stop the worker, and the kernel
 closes it if the parent dies.
 """
@@ -42,14 +42,14 @@ async def run_workers(
         loop.add_signal_handler(number, stopping.set)
     with ExitStack() as stack:
         bound = {name: reserved(at, stack) for name, at in settings.addresses.items()}
-        own = [part for name, at in bound.items() for part in (f"--{name}", at)]
-        command = [sys.executable, "-m", "imagecall", *arguments, *own, "--workers", "1"]
+        addresses = [word for name, at in bound.items() for word in (f"--{name}", at)]
+        command = [sys.executable, "-m", "imagecall", *arguments, *addresses, "--workers", "1"]
         metrics = stack.enter_context(worker_metrics()) if settings.metrics else None
         workers = [_Worker(command, stopping, metrics) for _ in range(settings.workers)]
         running = [asyncio.create_task(worker.run()) for worker in workers]
         ready = asyncio.create_task(_all_ready(workers))
-        either: set[asyncio.Future[Any]] = {ready, *running}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        tasks: set[asyncio.Future[Any]] = {ready, *running}
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
             announce(bound)
         drained = asyncio.create_task(_log_drain(stopping))
@@ -90,18 +90,18 @@ class _Worker:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
             )
-            code = await self._one(process)
+            code = await self._wait_for(process)
             if self._stopping.is_set():  # A new worker may lack its signal handlers.
                 return 0 if code == -signal.SIGTERM else code
             if not self.ready.is_set():  # The worker has logged the reason to stderr.
                 self._stopping.set()
                 return code or 1
-            _log.error("worker %d ended with %d; another begins", process.pid, code)
+            _log.error("worker %d ended with %d; another one starts", process.pid, code)
             if self._metrics:
                 self._metrics.forget(process.pid)
             await asyncio.sleep(_RESTART_SECONDS)
 
-    async def _one(self, process: asyncio.subprocess.Process) -> int:
+    async def _wait_for(self, process: asyncio.subprocess.Process) -> int:
         assert process.stdin
         assert process.stdout
         reading = asyncio.create_task(self._read(process.stdout))

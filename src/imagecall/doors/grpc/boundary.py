@@ -1,12 +1,12 @@
 """Guards every gRPC method: admission, memory, decoding of requests, and the status of failures.
 
-Each method is registered with gRPC as one whose requests are a stream, which is the same on the
-wire: so the boundary reads a request once the call is admitted, and gRPC's core holds no more than
-64 KiB of the request of a call that is refused.
+Each method is registered with gRPC as client-streaming, which is the same on the wire: so the
+boundary reads a request only after admission, and gRPC's core buffers at most 64 KiB of the request
+of a refused call.
 
 A request that cannot be decoded, and every exception of the package, becomes a status by
-imagecall.rpc.status. Every other exception becomes INTERNAL with a number that the log has too;
-no class name, path or traceback leaves the server, and no exception's message reaches the log.
+imagecall.rpc.status. Every other exception becomes INTERNAL with a number that the log line has
+too; no class name, path or traceback leaves the server, and no exception's message reaches the log.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 _REST_SECONDS: Final = 0.5
 """Longest time for reading the rest of a request stream that is refused in its middle."""
 
-_UNSEEN_SECONDS: Final = 0.02
+_REFUSED_SECONDS: Final = 0.02
 """Longest time for reading the requests of a call that admission refused."""
 
 _OPEN_SECONDS: Final = 5.0
@@ -61,7 +61,7 @@ _MAX_OPEN_BYTES: Final = 64 * 1024
 """Longest wait for the request of an open method, and its largest size."""
 
 _OPEN_METHODS: Final = "/grpc.health.v1.Health/"
-"""Prefix of the methods that anyone may call, however busy the server is."""
+"""Prefix of the methods that need no admission, even if the server is busy."""
 
 
 async def _abort(context: Context, error: ImagecallError) -> NoReturn:
@@ -78,7 +78,7 @@ async def _abort(context: Context, error: ImagecallError) -> NoReturn:
 async def _end(
     context: Context, code: grpc.StatusCode, details: str, trailers: Metadata = ()
 ) -> NoReturn:
-    """Ends a call with a status. If the client has gone, the call is cancelled instead."""
+    """Ends a call with a status; cancels the call if the client has disconnected."""
     try:
         await context.abort(code, details, trailers)
     except grpc.aio.InternalError:
@@ -92,30 +92,30 @@ async def _refuse(context: Context, error: Exception) -> NoReturn:
     identify()
     if isinstance(error, NotImplementedError):  # grpcio raises it for Health.List, and the like.
         await _end(context, grpc.StatusCode.UNIMPLEMENTED, "the method is not implemented")
-    known = error if isinstance(error, ImagecallError) else internal_error(error)
-    _let_go(error)
-    await _abort(context, known)
+    failure = error if isinstance(error, ImagecallError) else internal_error(error)
+    _clear_tracebacks(error)
+    await _abort(context, failure)
 
 
-def _let_go(error: BaseException) -> None:
+def _clear_tracebacks(error: BaseException) -> None:
     """Clears the frames of an error's traceback, which may hold a large request.
 
     An exception that ends a call is part of a reference cycle, and would keep the frames' objects
     until the next garbage collection.
     """
-    left: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while left:
-        found = left.pop()
-        if found is not None and id(found) not in seen:
-            seen.add(id(found))
-            found.__traceback__ = None
-            left += found.__cause__, found.__context__
+    pending: list[BaseException | None] = [error]
+    cleared: set[int] = set()
+    while pending:
+        exception = pending.pop()
+        if exception is not None and id(exception) not in cleared:
+            cleared.add(id(exception))
+            exception.__traceback__ = None
+            pending += exception.__cause__, exception.__context__
 
 
-def takes_serialized(method: _Method) -> _Method:
-    """Marks a servicer's method that takes a serialized request, and parses the request itself."""
-    method.takes_serialized = True  # type: ignore[attr-defined]
+def accepts_serialized(method: _Method) -> _Method:
+    """Marks a servicer's method that accepts a serialized request, and parses it itself."""
+    method.accepts_serialized = True  # type: ignore[attr-defined]
     return method
 
 
@@ -132,18 +132,20 @@ class Boundary(grpc.GenericRpcHandler):
         self._handlers: dict[str, Handler] = {}
         self._watches = Watches()
         self.stopping = asyncio.Event()
-        """Ends, once set, the calls that have no end of their own: those that watch the health."""
+        """Ends, once set, the calls that watch the health, which never end by themselves."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Adds the handlers of a service, by the names of its methods."""
         for name, handler in handlers.items():
             method = f"/{service}/{name}"
             if method.startswith(_OPEN_METHODS):
-                self._handlers[method] = self._opened(handler)
+                self._handlers[method] = self._without_admission(handler)
             else:
-                self._handlers[method] = _admitted(handler, method, self._admission, self._observer)
+                self._handlers[method] = _with_admission(
+                    handler, method, self._admission, self._observer
+                )
 
-    def _opened(self, handler: Any) -> Handler:
+    def _without_admission(self, handler: Any) -> Handler:
         """Guards a method without admission; its calls end when the server stops."""
 
         async def guarded(_: Any, context: Context) -> Any:
@@ -166,7 +168,7 @@ class Boundary(grpc.GenericRpcHandler):
         return self._handlers.get(details.method)
 
 
-def _admitted(
+def _with_admission(
     handler: Any, method: str, admission: Admission, observer: Observer | None
 ) -> Handler:
     """Guards a method with admission, and records its calls with the observer."""
@@ -176,25 +178,25 @@ def _admitted(
 
     async def guarded(_: Any, context: Context) -> Any:
         MEMORY.set(_memory(admission, context))
-        rest_seconds = _UNSEEN_SECONDS
+        rest_seconds = _REFUSED_SECONDS
         try:
             _enter(admission)
             rest_seconds = _REST_SECONDS
             return await _in_progress(admission, _work(handler, encode, context, admission))
         except Exception as error:  # grpcio would send the text of any exception.
             if handler.request_streaming:
-                await _take_rest(context, rest_seconds)
+                await _drop_rest(context, rest_seconds)
             await _refuse(context, error)
 
     return _rebuilt(handler, observed(method, guarded, observer) if observer else guarded)
 
 
 def _memory(admission: Admission, context: Context) -> Memory:
-    """Returns the memory of a call, which is released once the answer or the client has gone."""
+    """Returns the memory of a call, which is released once the call ends."""
     memory = admission.budget.memory()
 
-    gone: Any = lambda _: memory.release()  # noqa: E731  # typed otherwise than grpcio calls it
-    context.add_done_callback(gone)
+    release: Any = lambda _: memory.release()  # noqa: E731  # grpcio's type for it is wrong
+    context.add_done_callback(release)
     return memory
 
 
@@ -202,7 +204,7 @@ def _enter(admission: Admission) -> None:
     """Admits the current call. Raises ImagecallError if admission refuses the call."""
     try:
         admission.check_metadata(METADATA.get())
-        note_caller(admission.enter(_authorization() if admission.asks else ""))
+        note_caller(admission.enter(_authorization() if admission.needs_token else ""))
     except ImagecallError as error:
         note_refusal(error)
         raise
@@ -230,36 +232,36 @@ async def _work(
     """
     MEMORY.get().add(CALL_OVERHEAD)
     if handler.request_streaming:
-        asked: Any = _requests(handler, context, admission)
+        request: Any = _requests(handler, context, admission)
     else:
-        asked = await _request(handler, context, admission)
-    return await _answered(handler, encode, asked, context, admission)
+        request = await _request(handler, context, admission)
+    return await _answer(handler, encode, request, context, admission)
 
 
 async def _open_work(handler: Any, context: Context, admission: Admission) -> Any:
-    """Reads the request of a call that anyone may make, which is to be small, and answers it."""
+    """Reads the request of a call without admission, with a low size limit, and answers it."""
     async with admission.waits.wait(_OPEN_SECONDS):
         data = await _read(context)
     if len(data) > _MAX_OPEN_BYTES:
         message = f"the request has {len(data):,} bytes; the limit is {_MAX_OPEN_BYTES:,}"
         raise ConversionError("TOO_LARGE", "", message)
-    return await _answered(handler, _encoder(handler), _decoder(handler)(data), context, admission)
+    return await _answer(handler, _encoder(handler), _decoder(handler)(data), context, admission)
 
 
 async def _request(handler: Any, context: Context, admission: Admission) -> Any:
     """Reads the only request of a call; decodes a large one in a worker thread.
 
-    gRPC does not reveal how much has come of a message: one that comes slowly counts as the
-    largest.
+    gRPC does not reveal how much of a message has arrived, so a message that arrives slowly counts
+    as one of the largest size.
     """
     memory = MEMORY.get()
     with memory.part() as part:
-        longest = partial(part.add, admission.limits.json_bytes)
-        async with admission.waits.wait(when_slow=longest):
+        add_largest = partial(part.add, admission.limits.json_bytes)
+        async with admission.waits.wait(when_slow=add_largest):
             data = await _read(context)
     note_received(len(data))
     memory.add(FACTOR * len(data))
-    if hasattr(_behavior(handler), "takes_serialized"):
+    if hasattr(_behavior(handler), "accepts_serialized"):
         return data
     return await run_offloaded(len(data), _decoder(handler), data)
 
@@ -291,23 +293,23 @@ async def _read(context: Context) -> bytes:
     return serialized
 
 
-async def _answered(
+async def _answer(
     handler: Any,
     encode: Callable[[Any], bytes],
-    asked: Any,
+    request: Any,
     context: Context,
     admission: Admission,
 ) -> bytes | None:
     """Runs a handler; returns its serialized answer, or writes a stream of answers."""
     behavior = _behavior(handler)
     if not inspect.isasyncgenfunction(behavior):
-        response = await behavior(asked, context)
+        response = await behavior(request, context)
         if response is None:  # The handler wrote its answers itself.
             return None
         data = encode(response)
         MEMORY.get().resize(CALL_OVERHEAD + COPIES * len(data))
         return data
-    async with aclosing(behavior(asked, context)) as responses:
+    async with aclosing(behavior(request, context)) as responses:
         async for response in responses:
             await _write(context, encode(response), admission)
     return None
@@ -321,7 +323,7 @@ def _behavior(handler: Any) -> Any:
 
 
 def _rebuilt(handler: Any, behavior: Any) -> Handler:
-    """Returns a handler whose behavior reads its requests itself, serialized."""
+    """Returns a handler whose behavior reads the serialized requests itself."""
     encode = _encoder(handler)
     if handler.response_streaming:
         return grpc.stream_stream_rpc_method_handler(behavior, None, encode)
@@ -341,10 +343,10 @@ async def _until(stopping: asyncio.Event, work: Awaitable[Any], context: Context
         stop.cancel()
 
 
-async def _take_rest(context: Context, seconds: float) -> None:
+async def _drop_rest(context: Context, seconds: float) -> None:
     """Reads and drops the remaining requests of a client, for at most `seconds`.
 
-    A client of grpc.aio that is sending when its call ends sees INTERNAL in place of the status.
+    A client of grpc.aio that is sending when its call ends gets INTERNAL in place of the status.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
@@ -353,8 +355,8 @@ async def _take_rest(context: Context, seconds: float) -> None:
 
 
 def _authorization() -> str:
-    sent: Any = METADATA.get()
-    return next((value for key, value in sent if key == "authorization"), "")
+    metadata: Any = METADATA.get()
+    return next((value for key, value in metadata if key == "authorization"), "")
 
 
 def _decoder(handler: Any) -> Callable[[bytes], Any]:
@@ -363,14 +365,14 @@ def _decoder(handler: Any) -> Callable[[bytes], Any]:
 
 
 def request_of(kind: type[_Message], data: bytes) -> _Message:
-    """Parses a request of a type. Raises ConversionError, such as for bytes that are none."""
+    """Parses a request of a type. Raises ConversionError, such as for malformed bytes."""
     return parsed(kind, data, "request")
 
 
 async def _write(context: Context, data: bytes, admission: Admission) -> None:
-    """Sends an answer of a stream, once there is room for it, and until the client has taken it.
+    """Sends an answer of a stream: waits until it fits into memory, and until the client has it.
 
-    If the client has gone, the call ends as cancelled instead of failed.
+    If the client has disconnected, the call ends as cancelled instead of failed.
     """
     try:
         with MEMORY.get().part() as part:
@@ -383,11 +385,11 @@ async def _write(context: Context, data: bytes, admission: Admission) -> None:
 
 
 def _encoder(handler: Any) -> Callable[[Any], bytes]:
-    """Returns the handler's encoder, which passes on responses that are serialized already."""
-    own = handler.response_serializer
+    """Returns the handler's encoder, which does not encode serialized responses again."""
+    serialize = handler.response_serializer
 
     def encode(response: Any) -> bytes:
-        data: bytes = response if isinstance(response, bytes) else own(response)
+        data: bytes = response if isinstance(response, bytes) else serialize(response)
         return data
 
     return encode

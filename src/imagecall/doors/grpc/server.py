@@ -46,13 +46,13 @@ _HANDSHAKE_MS: Final = 20_000
 
 _KEEPALIVE_MS: Final = 60_000
 _PINGS_MS: Final = 10_000
-"""Least time between pings of a client without calls; gRPC's default is 5 minutes."""
+"""Shortest time between pings of a client without calls; gRPC's default is 5 minutes."""
 
 _CONNECTION_MS: Final = 10 * 60_000
 """Age at which the core closes a connection (GOAWAY), so that its client finds new replicas."""
 
 _IDENTITY_ONLY: Final = 1
-"""Set of the compression algorithms that are taken: a request of 1 MB could stand for 1 GB."""
+"""Set of the compression algorithms that are accepted: a request of 1 MB could stand for 1 GB."""
 
 _CALLS_OF_A_CONNECTION: Final = 64
 """Concurrent HTTP/2 streams per connection; further calls wait at the client."""
@@ -63,24 +63,24 @@ Python. All calls in progress may end at once. With a lower limit, the core refu
 client that makes hundreds; with a higher one, it recovers more slowly from a flood of resets."""
 
 _PENDING_CALLS: Final = 100_000
-"""Calls that may wait for Python; past this limit, by default 1,000, the core cancels some."""
+"""Calls that may wait for Python; above this limit, by default 1,000, the core cancels some."""
 
 _LOGGER: Final = "grpc._cython.cygrpc"
-_GONE: Final = "ExecuteBatchError raised in core"
-"""Start of the message that gRPC logs if a client goes before it has taken its answer."""
+_DISCONNECTED: Final = "ExecuteBatchError raised in core"
+"""Start of the message that gRPC logs if a client disconnects before it has received its answer."""
 
 
 class GrpcServer:
     """gRPC server of the services and of health on one address.
 
     Args:
-        address: HOST:PORT; port 0 takes a free one.
+        address: HOST:PORT; port 0 selects a free one.
         backend: generates images. The server does not close the backend.
-        admission: decides which calls are taken, and with which limits.
+        admission: admits calls within its limits.
         certificates: for TLS. None: no TLS.
         reflection: serves gRPC reflection, which gives clients the schema.
         channelz: serves gRPC channelz, which gives clients figures of connections.
-        share_port: lets other processes listen on the same port.
+        share_port: allows other processes to listen on the same port.
         observer: records the calls. None: calls are not recorded.
     """
 
@@ -108,7 +108,7 @@ class GrpcServer:
         boundary: Any = self._boundary  # The generated functions declare a server.
         count = observer.count_item if observer else uncounted
         conversion = ConversionServicer(limits, count)
-        generation = GenerationServicer(backend, admission.asks)
+        generation = GenerationServicer(backend, admission.needs_token)
         pb_grpc.add_ConversionServiceServicer_to_server(conversion, boundary)
         generation_pb_grpc.add_ImageGenerationServiceServicer_to_server(generation, boundary)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, boundary)
@@ -139,11 +139,11 @@ class GrpcServer:
             raise not_free(self._address) from None
 
     async def drain(self) -> None:
-        """Reports NOT_SERVING. Calls are still taken."""
+        """Reports NOT_SERVING. New calls are still accepted."""
         await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace: float) -> None:
-        """Reports NOT_SERVING, takes no new calls, and gives those in progress `grace` seconds.
+        """Reports NOT_SERVING, refuses new calls, and gives those in progress `grace` seconds.
 
         A call that arrives at this moment ends with UNAVAILABLE or CANCELLED (grpc/grpc#41785).
         """
@@ -153,8 +153,8 @@ class GrpcServer:
 
 
 def _is_fault(record: logging.LogRecord) -> bool:
-    """Returns False for the record of a client that has gone."""
-    return not str(record.msg).startswith(_GONE)
+    """Returns False for the record of a client that has disconnected."""
+    return not str(record.msg).startswith(_DISCONNECTED)
 
 
 def _options(limits: Limits, share_port: bool) -> list[tuple[str, int]]:
@@ -174,10 +174,10 @@ def _options(limits: Limits, share_port: bool) -> list[tuple[str, int]]:
         ("grpc.max_connection_idle_ms", round(limits.idle_seconds * 1000)),
         # Calls in progress end on the old connection, however long they take.
         ("grpc.max_connection_age_ms", _CONNECTION_MS),
-        # Python cannot end a call whose client takes nothing: the end of its connection does.
+        # Python cannot end a call whose client receives nothing: the end of its connection does.
         ("grpc.max_connection_age_grace_ms", round(limits.call_seconds * 1000)),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
-        # Detects a connection whose other end is gone without closing it.
+        # Detects a client that disappeared without closing its connection.
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _HANDSHAKE_MS),
         ("grpc.http2.min_ping_interval_without_data_ms", _PINGS_MS),

@@ -22,8 +22,8 @@ from imagecall.conversion.batch import (
 from imagecall.doors.grpc.boundary import (
     REQUEST_BYTES,
     Context,
+    accepts_serialized,
     request_of,
-    takes_serialized,
 )
 from imagecall.errors import ImagecallError, damaged_answer
 from imagecall.generation.backend import Backend
@@ -59,7 +59,7 @@ _HOP_BY_HOP: Final = frozenset(
         "user-agent",
     }
 )
-"""Hop-by-hop headers (RFC 9110, section 7.6.1), which no backend passes on."""
+"""Hop-by-hop headers (RFC 9110, section 7.6.1), which no backend forwards."""
 
 _COMMIT_SECONDS: Final = 1.0
 """Time after which a backend's work counts as possibly billed."""
@@ -71,8 +71,8 @@ _ITEM_BYTES: Final = 512
 class ConversionServicer(pb_grpc.ConversionServiceServicer):
     """imagecall.v1.ConversionService; see proto/imagecall/v1/conversion_service.proto.
 
-    The handlers raise ConversionError, which Boundary turns into statuses. The unary ones take
-    their requests serialized, and parse large ones beside the event loop, with few copies.
+    The handlers raise ConversionError, which Boundary turns into statuses. The unary ones accept
+    serialized requests, and parse large ones in a worker thread, with few copies.
     """
 
     def __init__(self, limits: Limits, count: Count = uncounted) -> None:
@@ -80,7 +80,7 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         self._max_items = limits.stream_items
         self._count = count
 
-    @takes_serialized
+    @accepts_serialized
     async def ParseCall(self, request: Any, context: Context) -> Any:
         return await run_offloaded(len(request), self._parse_call, request)
 
@@ -93,7 +93,7 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         )
         return attach_images(response, images) if images else _serialized(response, len(data))
 
-    @takes_serialized
+    @accepts_serialized
     async def FormatCall(self, request: Any, context: Context) -> Any:
         return await run_offloaded(len(request), self._format_call, request)
 
@@ -103,7 +103,7 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         json = format_call(request.call, under(images, "call"), self._max_bytes, self._count)
         return _response_with(pb.FormatCallResponse(), json)
 
-    @takes_serialized
+    @accepts_serialized
     async def ParseDocument(self, request: Any, context: Context) -> Any:
         return await run_offloaded(len(request), self._parse_document, request)
 
@@ -112,7 +112,7 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         document = parse_document(json, request.kind, self._max_bytes, self._count)
         return _serialized(pb.ParseDocumentResponse(document=document), len(data))
 
-    @takes_serialized
+    @accepts_serialized
     async def FormatDocument(self, request: Any, context: Context) -> Any:
         return await run_offloaded(len(request), self._format_document, request)
 
@@ -127,8 +127,8 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         stream = CallStream(self._max_bytes, self._max_items, self._count)
         memory = MEMORY.get()
         async for request in request_iterator:
-            of_items = len(request.conversions) * _ITEM_BYTES
-            size = max(stream.pending_bytes + REQUEST_BYTES.get(), of_items)
+            cost_of_items = len(request.conversions) * _ITEM_BYTES
+            size = max(stream.pending_bytes + REQUEST_BYTES.get(), cost_of_items)
             answers = stream.answer(request)
             while (response := await run_offloaded(size, next, answers, None)) is not None:
                 yield response
@@ -163,35 +163,37 @@ def _response_with(response: _Format, json: bytes) -> _Format | bytes:
 class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
     """imagecall.v1.ImageGenerationService; see proto/imagecall/v1/image_generation_service.proto.
 
-    The server sends the initial metadata while the backend works. From then on gRPC's own retries
-    leave the call alone, as it may be billed.
+    The server sends the initial metadata while the backend works. From then on gRPC does not retry
+    the call, which may be billed.
     """
 
-    def __init__(self, backend: Backend, asks: bool) -> None:
+    def __init__(self, backend: Backend, needs_token: bool) -> None:
         self._backend = backend
         # The token of this server is not for the upstream API.
-        self._kept = _HOP_BY_HOP | {"authorization"} if asks else _HOP_BY_HOP
+        self._not_forwarded = _HOP_BY_HOP | {"authorization"} if needs_token else _HOP_BY_HOP
 
     async def GenerateImage(
         self, request: generation_pb.GenerateImageRequest, context: Context
     ) -> Any:
         answer = self._enter(context)
-        found = await _committed(context, answer, self._backend.generate_image(request))
+        response = await _committed(context, answer, self._backend.generate_image(request))
         answer_with_id(context, answer.trailing)
-        return await run_offloaded(found.ByteSize(), found.SerializeToString)
+        return await run_offloaded(response.ByteSize(), response.SerializeToString)
 
     def _enter(self, context: Context) -> AnswerMetadata:
-        """Sets the metadata that backends may pass on; returns the holder of the answer's."""
+        """Sets the context of the call for the backend; returns the metadata of the answer."""
         answer_with_id(context)
-        left = context.time_remaining()
-        sent = METADATA.get()
+        seconds_left = context.time_remaining()
+        metadata = METADATA.get()
         answer = AnswerMetadata()
-        known = CallContext(
-            metadata=tuple((key, value) for key, value in sent if key not in self._kept),
-            deadline=None if left is None else time.monotonic() + left,
+        call_context = CallContext(
+            metadata=tuple(
+                (key, value) for key, value in metadata if key not in self._not_forwarded
+            ),
+            deadline=None if seconds_left is None else time.monotonic() + seconds_left,
             answer=answer,
         )
-        CALL.set(known)
+        CALL.set(call_context)
         return answer
 
     async def StreamImage(
@@ -217,14 +219,14 @@ async def _committed(context: Context, answer: AnswerMetadata, work: Awaitable[_
     task = asyncio.ensure_future(work)
     try:
         await asyncio.wait({task}, timeout=_COMMIT_SECONDS)
-        # Nothing else writes to this call now: with two writers at once the client gets nothing.
+        # No other task writes to this call now: with two writers the client would get no answer.
         if task.done():
             await _send_initial(context, answer.initial)
             return await task
-        sent = answer.initial
-        await _send_initial(context, (*sent, (HEADER, identify())))
+        initial = answer.initial
+        await _send_initial(context, (*initial, (HEADER, identify())))
         await asyncio.wait({task})
-        late = answer.initial if answer.initial != sent else ()
+        late = answer.initial if answer.initial != initial else ()
         answer.trailing = (*late, *answer.trailing)
         if isinstance(error := task.exception(), ImagecallError):
             error.trailers = (*late, *error.trailers)
@@ -242,5 +244,5 @@ async def _send_initial(context: Context, metadata: Metadata) -> None:
     if metadata:
         try:
             await context.send_initial_metadata(metadata)
-        except grpc.aio.InternalError:  # The client has gone.
+        except grpc.aio.InternalError:  # The client has disconnected.
             raise asyncio.CancelledError from None

@@ -1,4 +1,4 @@
-"""Limits of the calls that watch the health, which need no token and never end by themselves."""
+"""Limits of the calls that watch the health, which need no token, and never end by themselves."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from imagecall.errors import GenerationError
 
 _OF_A_CONNECTION: Final = 16
 _IN_ALL: Final = 1000
-"""Most watches of one connection, and of all. Each takes 27 KiB."""
+"""Most watches of one connection, and of all connections. Each watch holds 27 KiB."""
 
 
 class Watches:
@@ -22,7 +22,7 @@ class Watches:
     @contextmanager
     def watch(self, context: Any) -> Iterator[None]:
         """Admits a watch. Raises GenerationError: TOO_MANY_CALLS."""
-        connection = context.peer()  # With the port, so each connection has its own.
+        connection = context.peer()  # Includes the port, which differs between connections.
         if self._counts[connection] >= _OF_A_CONNECTION or self._counts.total() >= _IN_ALL:
             message = (
                 f"at most {_OF_A_CONNECTION} calls of a connection, and {_IN_ALL:,} of all, "

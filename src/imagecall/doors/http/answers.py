@@ -1,7 +1,7 @@
-"""Answers of the HTTP door, in the JSON that the SDKs of OpenAI and OpenRouter take.
+"""Answers of the HTTP door, in the JSON that the SDKs of OpenAI and OpenRouter accept.
 
-A response object has all keys of imagecall.generation.response_keys, whatever the upstream API
-sent: a missing key is added, and a value that is there stays as it is.
+A response object has all keys of imagecall.generation.response_keys: a key that the upstream API
+did not send is added, and a value that it sent is not changed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,21 +58,25 @@ def may_be_billed(error: ImagecallError) -> bool:
 
 def http_status_of(error: ImagecallError) -> int:
     """Returns the HTTP status of an error: the upstream API's status, if the error has one."""
-    known = error.metadata.get("http_status", "") if isinstance(error, GenerationError) else ""
-    if known.isdecimal() and 400 <= int(known) < 600:
-        return int(known)
+    upstream_status = (
+        error.metadata.get("http_status", "") if isinstance(error, GenerationError) else ""
+    )
+    if upstream_status.isdecimal() and 400 <= int(upstream_status) < 600:
+        return int(upstream_status)
     if error.reason in _FAULTS_OF_UPSTREAM:
         return 502
     return 413 if error.reason in _TOO_LARGE else _STATUSES.get(error.code, 500)
 
 
 def error_object(error: ImagecallError, status: int) -> dict[str, object]:
-    """Returns an error as the SDKs expect it: OpenRouter's SDKs refuse a code that is no number."""
-    foreign = error.metadata.get("upstream_code") if isinstance(error, GenerationError) else ""
+    """Returns an error as the SDKs expect it: OpenRouter's SDKs require a number as the code."""
+    upstream_code = (
+        error.metadata.get("upstream_code") if isinstance(error, GenerationError) else ""
+    )
     return {
         "code": status,
         "message": str(error),
-        "type": (error.reason or foreign or error.code).lower(),
+        "type": (error.reason or upstream_code or error.code).lower(),
         "param": error.pointer or None,
     }
 
@@ -82,27 +86,27 @@ def response_members(
 ) -> dict[str, Sequence[Piece]]:
     """Returns the JSON pieces of each value of a response object, with the images set apart.
 
-    Raises ConversionError if it is not what a backend may answer.
+    Raises ConversionError if the response does not convert to JSON.
     """
     if response.HasField("document"):
         return document_members(response.document, under(apart, "document"))
-    said: dict[str, Sequence[Piece]] = {
+    values: dict[str, Sequence[Piece]] = {
         key: [raw] for key, raw in members(response_to_json(response)).items()
     }
     calls = (
         call_pieces(call, under(apart, f"calls[{index}]"))
         for index, call in enumerate(response.calls)
     )
-    return said | {"output": join_element_pieces(calls)}
+    return values | {"output": join_element_pieces(calls)}
 
 
 def whole_answer(response: ImageResponse, keys: Mapping[str, bytes]) -> list[Piece]:
     """Returns the JSON pieces of a response object; `keys` are its default values.
 
-    Raises GenerationError if it is not what a backend may answer.
+    Raises GenerationError if the response does not convert to JSON.
     """
     defaults: dict[str, Sequence[Piece]] = {key: [raw] for key, raw in final_keys(keys).items()}
-    defaults["status"] = [_COMPLETED]  # Without it, an application waits for more.
+    defaults["status"] = [_COMPLETED]  # Without a status, an application waits for the end.
     try:
         return check_depth_of(join_member_pieces(defaults | response_members(response)))
     except ConversionError as error:

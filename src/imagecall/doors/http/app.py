@@ -80,7 +80,7 @@ PATHS: Final = (
 _CONVERT: Final = "/convert"
 _PAGE: Final = "/"
 _HEALTH: Final = "/health"
-_SHOWN_BYTES: Final = 64
+_PREVIEW_BYTES: Final = 64
 
 
 def http_app(
@@ -95,9 +95,9 @@ def http_app(
 
     Args:
         backend: generates images.
-        admission: decides which calls are taken, and with which limits.
+        admission: admits calls within its limits.
         observer: counts and traces the calls. None: calls are not observed.
-        forward_headers: names of the headers of a caller that a backend may pass on.
+        forward_headers: names of the headers of a caller that a backend may forward.
         keepalive_seconds: longest silence of a stream.
     """
     admission = admission or Admission()
@@ -135,7 +135,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def _guarded(endpoint: Endpoint) -> Endpoint:
-    """Wraps an endpoint: 500 for an unexpected exception, no answer for a client that has gone."""
+    """Wraps an endpoint: 500 for an unexpected exception, no answer after a disconnect."""
 
     async def guarded(request: Request) -> Response:
         try:
@@ -163,71 +163,75 @@ class _Door:
         self._admission = admission
         self._count = count
         # The token of this server is not for the upstream API.
-        self._forward = lower(forward_headers) - ({AUTHORIZATION} if admission.asks else set())
+        self._forward = lower(forward_headers) - (
+            {AUTHORIZATION} if admission.needs_token else set()
+        )
         self._max_bytes = admission.limits.json_bytes
         self._keepalive_seconds = keepalive_seconds
 
     async def responses(self, request: Request) -> Response:
         """POST /v1/responses, plain and as a stream."""
         body = await read_body(request, self._max_bytes)
-        wanted, keys = await run_offloaded(len(body), self._read, body)
+        posted, keys = await run_offloaded(len(body), self._read, body)
         CALL.set(self._call_context(request))
-        if not wanted.stream:
-            return await unless_gone(request, self._answer(wanted.request, keys))
-        asked = StreamImageRequest(
-            request=wanted.request, include_document=True, include_other_events=True
+        if not posted.stream:
+            return await unless_gone(request, self._answer(posted.request, keys))
+        stream_request = StreamImageRequest(
+            request=posted.request, include_document=True, include_other_events=True
         )
-        return StreamResponse(self._arriving(asked), EventStream(keys), self._keepalive_seconds)
+        return StreamResponse(
+            self._arriving(stream_request), EventStream(keys), self._keepalive_seconds
+        )
 
     def _read(self, body: bytes) -> tuple[ReadRequest, dict[str, bytes]]:
         """Reads the body of a request, and the keys of its response."""
-        wanted = request_from_json(body, max_bytes=self._max_bytes)
-        return wanted, response_keys(members(body), new_response_id())
+        posted = request_from_json(body, max_bytes=self._max_bytes)
+        return posted, response_keys(members(body), new_response_id())
 
     def _call_context(self, request: Request) -> CallContext:
-        """Returns the part of a request that a backend may pass on."""
+        """Returns the part of a request that a backend may forward."""
         connection = ",".join(request.headers.getlist("connection"))  # RFC 9110, section 7.6.1.
         names = self._forward - {name.strip().lower() for name in connection.split(",")}
         seconds = self._admission.limits.call_seconds
         return CallContext(forwarded(request.headers.items(), names), time.monotonic() + seconds)
 
-    async def _arriving(self, asked: StreamImageRequest) -> AsyncGenerator[Arrived, None]:
+    async def _arriving(self, request: StreamImageRequest) -> AsyncGenerator[Arrived, None]:
         large = ImagesApart()
-        async with aclosing(self._backend.stream_image(asked)) as parts:
+        async with aclosing(self._backend.stream_image(request)) as parts:
             limit = self._admission.limits.image_bytes
             async for item in reassemble(_counted(parts), limit, large.keep):
                 yield Arrived(item, large.take())
 
     async def _answer(self, request: ImageRequest, keys: Mapping[str, bytes]) -> Response:
-        asked = GenerateImageRequest(request=request, include_document=True)
-        answer = await self._backend.generate_image(asked)
+        generate_request = GenerateImageRequest(request=request, include_document=True)
+        answer = await self._backend.generate_image(generate_request)
         size = answer.ByteSize()
         return WholeResponse(await run_offloaded(size, whole_answer, answer.response, keys))
 
     async def convert(self, request: Request) -> Response:
         """POST /convert: converts an item to protobuf text, for the page."""
         body = await read_body(request, self._max_bytes)
-        shown = await run_offloaded(len(body), self._converted, body)
-        return Response(shown, media_type=JSON)
+        text = await run_offloaded(len(body), self._converted, body)
+        return Response(text, media_type=JSON)
 
     def _converted(self, body: bytes) -> bytes:
         call = self._parsed(body)
         take_turn()
-        seen = view(call)
-        image = seen.image
+        values = view(call)
+        image = values.image
         size = call.ByteSize()
         note = _shortened(call, size)
-        shown = {
+        result = {
             "text": note + text_format.MessageToString(call, as_utf8=True),
             "message_bytes": size,
             "json_bytes": len(body),
-            "variant": seen.variant,
-            "status": seen.status,
+            "variant": values.variant,
+            "status": values.status,
             "media_type": media_type(image or b""),
             "image": b64encode(image).decode() if image else None,
         }
         take_turn()
-        return msgspec.json.encode(shown)
+        return msgspec.json.encode(result)
 
     def _parsed(self, body: bytes) -> ImageGenerationCall:
         call = ImageGenerationCall()
@@ -245,11 +249,11 @@ def _shortened(call: ImageGenerationCall, size: int) -> str:
     """Cuts the images of a call, and its texts if the call is large; returns a note on the cuts."""
     note = ""
     for place in image_fields(call):
-        if len(place.value) > _SHOWN_BYTES:
-            note = f"# The first {_SHOWN_BYTES} bytes of each image.\n"
-            place.value = place.value[:_SHOWN_BYTES]
+        if len(place.value) > _PREVIEW_BYTES:
+            note = f"# The first {_PREVIEW_BYTES} bytes of each image.\n"
+            place.value = place.value[:_PREVIEW_BYTES]
     if size >= OFFLOAD and call.ByteSize() >= OFFLOAD:
-        note += f"# The first {_SHOWN_BYTES} characters of each text.\n"
+        note += f"# The first {_PREVIEW_BYTES} characters of each text.\n"
         _cut_texts(call)
     return note
 
@@ -258,9 +262,9 @@ def _cut_texts(message: Message) -> None:
     for field, value in message.ListFields():
         take_turn()
         if field.type == field.TYPE_STRING and not field.is_repeated:
-            setattr(message, field.name, value[:_SHOWN_BYTES])
+            setattr(message, field.name, value[:_PREVIEW_BYTES])
         elif field.type == field.TYPE_STRING:
-            value[:] = [text[:_SHOWN_BYTES] for text in value]
+            value[:] = [text[:_PREVIEW_BYTES] for text in value]
         elif field.type == field.TYPE_MESSAGE:
             for inner in value if field.is_repeated else [value]:
                 _cut_texts(inner)

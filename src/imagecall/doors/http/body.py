@@ -60,8 +60,8 @@ async def _decoded(request: Request, inflater: Inflater) -> AsyncGenerator[bytes
 
 def _inflater(request: Request) -> Inflater | None:
     """Returns the decoder of a body; None for a body that is not compressed."""
-    said = ",".join(request.headers.getlist("content-encoding")).split(",")
-    codings = [word for word in map(_word, said) if word not in ("", _IDENTITY)]
+    words = ",".join(request.headers.getlist("content-encoding")).split(",")
+    codings = [word for word in map(_word, words) if word not in ("", _IDENTITY)]
     if not codings:
         return None
     if len(codings) > 1 or codings[0] not in _CODINGS:

@@ -24,17 +24,22 @@ JSON: Final = "application/json"
 
 
 class NotTaken(OSError):
-    """The client takes nothing of its answer."""
+    """Answer that the client does not read in time."""
 
 
 async def http_error(request: Request, error: Exception) -> Response:
-    """Answers a request without a route, or with another method."""
+    """Answers with an HTTP error, such as for an unknown path or method."""
     assert isinstance(error, HTTPException)
     message = error.detail
     if error.status_code in (404, 405):
         message = f"{message}: the API is at POST {API}"
-    said = {"code": error.status_code, "message": message, "type": "invalid_request", "param": None}
-    return _error(said, error.status_code, dict(error.headers or {}))
+    fields = {
+        "code": error.status_code,
+        "message": message,
+        "type": "invalid_request",
+        "param": None,
+    }
+    return _error(fields, error.status_code, dict(error.headers or {}))
 
 
 async def error_response(request: Request, error: Exception) -> Response:
@@ -45,8 +50,8 @@ async def error_response(request: Request, error: Exception) -> Response:
     assert isinstance(error, ImagecallError)
     note_failure(error)
     if may_be_billed(error):
-        said = error_object(error, NOT_TO_BE_REPEATED)
-        return _error(said, NOT_TO_BE_REPEATED, {"x-should-retry": "false"})
+        fields = error_object(error, NOT_TO_BE_REPEATED)
+        return _error(fields, NOT_TO_BE_REPEATED, {"x-should-retry": "false"})
     status = http_status_of(error)
     headers = {}
     if error.reason == "TOKEN_REQUIRED":
@@ -56,6 +61,6 @@ async def error_response(request: Request, error: Exception) -> Response:
     return _error(error_object(error, status), status, headers)
 
 
-def _error(said: dict[str, Any], status: int, headers: dict[str, str]) -> Response:
-    body = msgspec.json.encode({"error": said})
+def _error(fields: dict[str, Any], status: int, headers: dict[str, str]) -> Response:
+    body = msgspec.json.encode({"error": fields})
     return Response(body, status, media_type=JSON, headers=headers)

@@ -1,9 +1,9 @@
 """Stream of events of the HTTP door, complete for every SDK.
 
-The events of an API are passed on, with sequence numbers made anew. Those which SDKs wait for and
-an API left out are added: at the beginning and at the end of a stream, and of items that none came
-for; and so are the keys of a response object and of an item. No value that is there is changed, but
-for the id of an item that has another one when it is done than before: SDKs take only the first.
+The events of an API are passed on with new sequence numbers. Events that SDKs wait for and the API
+did not send are added: at the beginning and the end of a stream, and for items without events; so
+are missing keys of a response object and of an item. No value of the API is changed, except the id
+of an item whose id differs between its first and its last event: SDKs accept only the first.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,9 +95,9 @@ class EventStream:
     def error(self, error: ImagecallError) -> Sequence[Piece]:
         """Returns the line of an error in the middle of a stream."""
         status = http_status_of(error)
-        said = {key: quote(value) for key, value in error_object(error, status).items()}
-        values = said | {"type": b'"error"', "code": quote(str(status))}
-        return self._line(_in_pieces(values | {"error": join_members(said)}))
+        fields = {key: quote(value) for key, value in error_object(error, status).items()}
+        values = fields | {"type": b'"error"', "code": quote(str(status))}
+        return self._line(_in_pieces(values | {"error": join_members(fields)}))
 
     def _line(self, event: Event | Arrived) -> Sequence[Piece]:
         """Returns the line of an event with the next sequence number."""
@@ -115,22 +115,22 @@ class EventStream:
 
     def _event(self, arrived: Arrived) -> Iterator[Event | Arrived]:
         variant = EVENTS.chosen(arrived.item)
-        own = _variant(arrived.item)
-        tag = own.type if variant.option.fallback else variant.plan.tag
+        variant_event = _variant(arrived.item)
+        tag = variant_event.type if variant.option.fallback else variant.plan.tag
         if self._number == 0 and tag != _CREATED:
             yield from self._beginning()
         if variant.option.fallback:
             yield from self._other(arrived)
-        elif _ITEM in own.DESCRIPTOR.fields_by_name:
-            item = OutputItem(own.item, under(arrived.apart, f"{variant.name}.{_ITEM}"))
-            yield from self._of_item(tag, item, own, arrived)
+        elif _ITEM in variant_event.DESCRIPTOR.fields_by_name:
+            item = OutputItem(variant_event.item, under(arrived.apart, f"{variant.name}.{_ITEM}"))
+            yield from self._of_item(tag, item, variant_event, arrived)
         else:
-            yield from self._of_call(tag, own, arrived)
+            yield from self._of_call(tag, variant_event, arrived)
 
     def _beginning(self) -> Iterator[Event]:
-        """Yields the events that begin a stream, where a backend does not send them.
+        """Yields the events that begin a stream, if the backend does not send them.
 
-        SDKs demand one id of the response from beginning to end; here it is one that we make.
+        SDKs require the same id of the response in all events; this id is created by the door.
         """
         self._id = self._keys["id"]
         response = join_members(self._keys)
@@ -138,7 +138,7 @@ class EventStream:
             yield event(tag, response=response)
 
     def _other(self, arrived: Arrived) -> Iterator[Event]:
-        """Yields an event of the response, or of an item that is no image generation call."""
+        """Yields an event of the response, or of an item other than an image generation call."""
         values = members(join(event_pieces(arrived.item)))  # type: ignore[arg-type]  # an event
         tag = str(parse(values["type"]))
         if self._id and tag in (_CREATED, _IN_PROGRESS):
@@ -156,91 +156,91 @@ class EventStream:
 
     def _response(self, raw: bytes) -> bytes:
         """Returns an event's response with all keys; later events of the stream use its id."""
-        said = members(raw)
+        values = members(raw)
         if self._id:
-            said["id"] = self._id
-        elif "id" in said:
-            self._keys["id"] = said["id"]
+            values["id"] = self._id
+        elif "id" in values:
+            self._keys["id"] = values["id"]
         else:
             self._id = self._keys["id"]
-        return join_members(self._keys | said)
+        return join_members(self._keys | values)
 
-    def _of_call(self, tag: str, own: Any, arrived: Arrived) -> Iterator[Event | Arrived]:
+    def _of_call(self, tag: str, variant_event: Any, arrived: Arrived) -> Iterator[Event | Arrived]:
         """Yields an event of an image generation call, after the events missing before it."""
-        item = self._followed(tag, _index(own), own.item_id)
+        item = self._followed(tag, _index(variant_event), variant_event.item_id)
         if item is not None:
             yield from before(item, tag, {})
             note(item, tag, {})
-            _set(own, _INDEX, item.index)
+            _set(variant_event, _INDEX, item.index)
         yield arrived
 
     def _followed(self, tag: str, index: int | None, name: str) -> Followed | None:
         """Returns the item of an event; a new one, if the event shows the item's type."""
         if index is None and not name:
             return None
-        found = self._items.find(index, name)
+        item = self._items.find(index, name)
         kind = type_of_item(tag)
-        return self._items.add(index, name, kind) if found is None and kind else found
+        return self._items.add(index, name, kind) if item is None and kind else item
 
     def _of_item(
-        self, tag: str, item: OutputItem, own: Any, arrived: Arrived
+        self, tag: str, item: OutputItem, variant_event: Any, arrived: Arrived
     ) -> Iterator[Event | Arrived]:
         """Yields the event that adds an item or completes it, and the events missing before.
 
         A call that is done without its image waits for the end of the stream, which may have it.
         """
         begins = tag == ADDED
-        index = _index(own)
+        index = _index(variant_event)
         followed = self._items.find(index, item.id, begins)
         if followed is None:
             followed = self._items.add(index, item.id, item.type)
         self._items.name(followed, item.id, item.type)
         item.complete(followed.id)
-        if begins and followed.begun:
+        if begins and followed.added:
             return
         if begins:
-            followed.begun, followed.shown = True, item
+            followed.added, followed.added_item = True, item
         else:
             followed.final = item
             if item.waits:
                 return
-            for found in ending(followed, item, completed=True):
-                if found["type"] != [quote(tag)]:
-                    yield found
-        _set(own, _INDEX, followed.index)
+            for missing in ending(followed, item, completed=True):
+                if missing["type"] != [quote(tag)]:
+                    yield missing
+        _set(variant_event, _INDEX, followed.index)
         yield arrived
 
     def _end(self, end: StreamEnd, apart: Apart) -> Iterator[Event]:
         if self._number == 0:
             yield from self._beginning()
         response = under(apart, "response")
-        said: dict[str, Sequence[Piece]] = _in_pieces(final_keys(self._keys))
-        said |= response_members(end.response, response)
+        values: dict[str, Sequence[Piece]] = _in_pieces(final_keys(self._keys))
+        values |= response_members(end.response, response)
         tag = _TYPES.get(end.ending, _COMPLETED)
         if self._id:
-            said["id"] = [self._id]
-        if end.ending not in _TYPES or said["status"] == [self._keys["status"]]:
-            said["status"] = [quote(tag.removeprefix("response."))]
+            values["id"] = [self._id]
+        if end.ending not in _TYPES or values["status"] == [self._keys["status"]]:
+            values["status"] = [quote(tag.removeprefix("response."))]
         output = _of_document(end.response, response)
         yield from self._missing(output or _of_calls(end.response, response), tag == _COMPLETED)
         if not output:
             finals = (item.final.pieces() for item in self._items if item.final is not None)
-            said[_OUTPUT] = join_element_pieces(finals)
+            values[_OUTPUT] = join_element_pieces(finals)
         self._items = OutputItems()  # Frees the items' images while the end is sent.
-        yield event(tag, response=join_member_pieces(said))
+        yield event(tag, response=join_member_pieces(values))
 
     def _missing(self, output: Sequence[Placed], completed: bool) -> Iterator[Event]:
         """Yields the missing events of the items of the output, and of unfinished items."""
-        for placed, known in zip(output, self._items.matched(output), strict=True):
+        for placed, followed in zip(output, self._items.matched(output), strict=True):
             item = placed.item
-            if known is None:
-                known = self._items.add(self._items.free(placed.at), item.id, item.type)
-            if not known.done:
-                best = known.final if known.final and not item.has_result else item
-                yield from ending(known, best, completed)
-        for known in self._items:
-            if not known.done:
-                yield from ending(known, known.final, completed)
+            if followed is None:
+                followed = self._items.add(self._items.free(placed.at), item.id, item.type)
+            if not followed.done:
+                best = followed.final if followed.final and not item.has_result else item
+                yield from ending(followed, best, completed)
+        for followed in self._items:
+            if not followed.done:
+                yield from ending(followed, followed.final, completed)
 
 
 def _of_document(response: ImageResponse, apart: Apart) -> list[Placed]:
@@ -272,8 +272,8 @@ def _variant(item: StreamItem) -> Any:
     return getattr(item, EVENTS.chosen(item).name)
 
 
-def _index(own: Any) -> int | None:
-    index: int | None = own.output_index if own.HasField(_INDEX) else None
+def _index(variant_event: Any) -> int | None:
+    index: int | None = variant_event.output_index if variant_event.HasField(_INDEX) else None
     return index if _is_index(index) else None
 
 
@@ -281,12 +281,12 @@ def _is_index(value: JsonValue) -> TypeGuard[int]:
     return type(value) is int and 0 <= value < MAX_VALUES
 
 
-def _set(own: Any, name: str, value: int) -> None:
+def _set(variant_event: Any, name: str, value: int) -> None:
     """Sets a number of an event, and drops any other value of its key."""
-    setattr(own, name, value)
-    for number, extra in reversed(list(enumerate(own.extra_fields))):
+    setattr(variant_event, name, value)
+    for number, extra in reversed(list(enumerate(variant_event.extra_fields))):
         if extra.name == name:
-            del own.extra_fields[number]
+            del variant_event.extra_fields[number]
 
 
 def _in_pieces(values: Mapping[str, bytes]) -> Event:
@@ -294,7 +294,7 @@ def _in_pieces(values: Mapping[str, bytes]) -> Event:
 
 
 def _in_one_line(piece: Piece) -> Piece:
-    """Replaces line breaks by spaces: in JSON, line breaks stand only between tokens."""
+    """Replaces line breaks by spaces: in JSON, line breaks occur only between tokens."""
     if isinstance(piece, bytes):
         return piece.replace(b"\n", b" ").replace(b"\r", b" ")
     return piece

@@ -15,7 +15,7 @@ _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 class CheckedHead:
     """Middleware that checks the head of a request.
 
-    Answers 431 to a head past the limit. uvicorn limits only a head that comes in pieces.
+    Answers 431 to a head above the limit. uvicorn limits only a head that arrives in several reads.
     """
 
     def __init__(self, app: ASGIApp, admission: Admission) -> None:

@@ -1,7 +1,7 @@
 """Events of an output item that SDKs wait for and an API did not send.
 
-The events follow the order of OpenAI's streams: the item is added; the events of its image, text or
-arguments come; the item is done. An event that the API sent is never made again.
+The events follow the order of OpenAI's streams: the item is added; then the events of its image,
+text or arguments; then the item is done. An event that the API sent is never added again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,8 +49,8 @@ _IN_PROGRESS: Final = b'"in_progress"'
 
 
 @dataclass(frozen=True)
-class _Words:
-    """Part of a message that has words: the key of the words, and the types of its events."""
+class _TextKind:
+    """Kind of a message's part with text: key of the text, types and further keys of the events."""
 
     key: str
     delta: str
@@ -58,24 +58,29 @@ class _Words:
     further: Mapping[str, bytes]
 
 
-_WORDS: Final = {
-    "output_text": _Words(
+_TEXT_KINDS: Final = {
+    "output_text": _TextKind(
         "text", "response.output_text.delta", "response.output_text.done", {"logprobs": b"[]"}
     ),
-    "refusal": _Words("refusal", "response.refusal.delta", "response.refusal.done", {}),
+    "refusal": _TextKind("refusal", "response.refusal.delta", "response.refusal.done", {}),
 }
-"""Parts that have text, by type."""
+"""Kinds of parts with text, by type of the part."""
 
-_DELTAS: Final = {words.delta: tag for tag, words in _WORDS.items()}
-_OF_PARTS: Final = {_PART_ADDED, _PART_DONE, *_DELTAS, *(words.done for words in _WORDS.values())}
+_DELTAS: Final = {text_kind.delta: tag for tag, text_kind in _TEXT_KINDS.items()}
+_OF_PARTS: Final = {
+    _PART_ADDED,
+    _PART_DONE,
+    *_DELTAS,
+    *(text_kind.done for text_kind in _TEXT_KINDS.values()),
+}
 
 
 def event(tag: str, **values: bytes | Sequence[Piece]) -> Event:
     """Returns an event of a type, from values as raw JSON text or in pieces."""
-    found: Event = {"type": [quote(tag)]}
+    new_event: Event = {"type": [quote(tag)]}
     for key, value in values.items():
-        found[key] = [value] if isinstance(value, bytes) else value
-    return found
+        new_event[key] = [value] if isinstance(value, bytes) else value
+    return new_event
 
 
 def type_of_item(tag: str) -> str:
@@ -98,7 +103,7 @@ def note(item: Followed, tag: str, values: Mapping[str, bytes]) -> None:
 
 
 def before(item: Followed, tag: str, values: Mapping[str, bytes]) -> Iterator[Event]:
-    """Events that are missing before one of an item: of the item, and of the part that it is of."""
+    """Yields the events missing before an event of an item: those of the item and of its part."""
     if item.type:
         yield from _added(item, {"type": quote(item.type), "id": quote(item.id)})
     index = parse(values.get("content_index", b"0"))
@@ -110,10 +115,10 @@ def before(item: Followed, tag: str, values: Mapping[str, bytes]) -> Iterator[Ev
 
 
 def ending(item: Followed, final: OutputItem | None, completed: bool) -> Iterator[Event]:
-    """Events that are missing of an item until it is done.
+    """Yields the events of an item that are missing until the item is done.
 
-    `final` is the item at the end of the stream; None if the end lacks the item, which then is
-    completed with the content of its events.
+    `final` is the item at the end of the stream; None if the end lacks the item, which is then
+    composed of the content of its events.
     """
     if final is not None and not item.id:
         item.id = final.id
@@ -129,29 +134,29 @@ def ending(item: Followed, final: OutputItem | None, completed: bool) -> Iterato
         yield from _arguments(item, value)
     item.done = True
     item.final = final or item_of(join_members(value))
-    done = [join_members(value)] if final is None else final.pieces()
-    yield event(DONE, output_index=_number(item.index), item=done)
+    item_pieces = [join_members(value)] if final is None else final.pieces()
+    yield event(DONE, output_index=_number(item.index), item=item_pieces)
 
 
 def _added(item: Followed, value: Mapping[str, bytes]) -> Iterator[Event]:
     """Yields the event that adds an item, if the API did not send it."""
-    if item.begun:
+    if item.added:
         return
-    item.begun = True
-    yield event(ADDED, output_index=_number(item.index), item=join_members(_begun(item, value)))
+    item.added = True
+    yield event(ADDED, output_index=_number(item.index), item=join_members(_at_start(item, value)))
 
 
-def _begun(item: Followed, value: Mapping[str, bytes]) -> dict[str, bytes]:
+def _at_start(item: Followed, value: Mapping[str, bytes]) -> dict[str, bytes]:
     """Returns an item as it is when it begins: in progress, without content."""
     match item.type:
         case "message":
-            begun = {"role": b'"assistant"', **value}
-            return begun | {"status": _IN_PROGRESS, "content": b"[]"}
+            message = {"role": b'"assistant"', **value}
+            return message | {"status": _IN_PROGRESS, "content": b"[]"}
         case "function_call":
             return {**value, "status": _IN_PROGRESS, "arguments": _EMPTY}
         case "image_generation_call":
-            kept = {key: value[key] for key in ("type", "id") if key in value}
-            return kept | {"status": _IN_PROGRESS, "result": _NULL}
+            call = {key: value[key] for key in ("type", "id") if key in value}
+            return call | {"status": _IN_PROGRESS, "result": _NULL}
     return dict(value)
 
 
@@ -170,9 +175,9 @@ def _of_part(item: Followed, tag: str, index: int, **values: bytes) -> Event:
 
 def _call_events(item: Followed, final: OutputItem) -> Iterator[Event]:
     """Yields a call's events after those that the API sent, up to the last if it has an image."""
-    came = [index for index, tag in enumerate(_CALL_EVENTS) if tag in item.events]
+    sent = [index for index, tag in enumerate(_CALL_EVENTS) if tag in item.events]
     end = len(_CALL_EVENTS) if final.has_result else 1
-    for tag in _CALL_EVENTS[max(came, default=-1) + 1 : end]:
+    for tag in _CALL_EVENTS[max(sent, default=-1) + 1 : end]:
         if tag != _PARTIAL_IMAGE:
             yield _of_item(item, tag)
 
@@ -185,26 +190,26 @@ def _contents(item: Followed, value: Mapping[str, bytes]) -> Iterator[Event]:
 
 def _content(item: Followed, index: int, raw: bytes) -> Iterator[Event]:
     """Yields the events of a message's part that the API did not send."""
-    came = item.parts.setdefault(index, Part()).events
+    sent = item.parts.setdefault(index, Part()).events
     value = members(raw)
-    words = _words(value)
-    if _PART_ADDED not in came:
-        empty = value if words is None else value | {words.key: _EMPTY}
+    text_kind = _text_kind(value)
+    if _PART_ADDED not in sent:
+        empty = value if text_kind is None else value | {text_kind.key: _EMPTY}
         yield _of_part(item, _PART_ADDED, index, part=join_members(empty))
-    if words is not None and words.done not in came:
-        text = value[words.key]
-        if words.delta not in came and text != _EMPTY:
-            yield _of_part(item, words.delta, index, delta=text, **words.further)
-        yield _of_part(item, words.done, index, **{words.key: text}, **words.further)
-    if _PART_DONE not in came:
+    if text_kind is not None and text_kind.done not in sent:
+        text = value[text_kind.key]
+        if text_kind.delta not in sent and text != _EMPTY:
+            yield _of_part(item, text_kind.delta, index, delta=text, **text_kind.further)
+        yield _of_part(item, text_kind.done, index, **{text_kind.key: text}, **text_kind.further)
+    if _PART_DONE not in sent:
         yield _of_part(item, _PART_DONE, index, part=raw)
 
 
-def _words(part: Mapping[str, bytes]) -> _Words | None:
-    """Events of a part; None if it has no words."""
+def _text_kind(part: Mapping[str, bytes]) -> _TextKind | None:
+    """Returns the kind of a part; None for a part without text."""
     tag: JsonValue = parse(part.get("type", _NULL))
-    words = _WORDS.get(tag) if isinstance(tag, str) else None
-    return words if words and part.get(words.key, _NULL).startswith(b'"') else None
+    text_kind = _TEXT_KINDS.get(tag) if isinstance(tag, str) else None
+    return text_kind if text_kind and part.get(text_kind.key, _NULL).startswith(b'"') else None
 
 
 def _array(raw: bytes) -> list[bytes]:
@@ -223,8 +228,8 @@ def _arguments(item: Followed, value: Mapping[str, bytes]) -> Iterator[Event]:
 def _so_far(item: Followed, completed: bool) -> dict[str, bytes]:
     """Builds an item from its events alone, for an end of the stream that lacks the item."""
     value = {"type": quote(item.type), "id": quote(item.id)}
-    if item.shown is not None:
-        value |= members(join(item.shown.pieces()))
+    if item.added_item is not None:
+        value |= members(join(item.added_item.pieces()))
     match item.type:
         case "message":
             parts = [_part(_kind(part), part.text) for _, part in sorted(item.parts.items())]
@@ -236,7 +241,7 @@ def _so_far(item: Followed, completed: bool) -> dict[str, bytes]:
 
 
 def _part(tag: str, text: str) -> bytes:
-    part = {"type": quote(tag), _WORDS[tag].key: quote(text)}
+    part = {"type": quote(tag), _TEXT_KINDS[tag].key: quote(text)}
     return join_members(part | ({"annotations": b"[]"} if tag == "output_text" else {}))
 
 

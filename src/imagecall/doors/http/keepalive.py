@@ -62,6 +62,6 @@ class TimedSend:
 
     @property
     def seconds_left(self) -> float:
-        """Returns the seconds until the silence is too long."""
+        """Seconds until the silence is too long."""
         now = asyncio.get_running_loop().time()
         return max(0.0, self._sent + self._longest_silence - now)

@@ -24,11 +24,11 @@ _READ_BYTES: Final = 16 * 1024
 
 
 class _Arriving:
-    """Request whose body is being read; with the whole body it becomes a call in progress.
+    """Request whose body is being read; a request with its whole body is a call in progress.
 
     Args:
-        receive: the ASGI function that the body comes from.
-        admission: decides which calls are taken.
+        receive: ASGI function that returns the parts of the body.
+        admission: admits the request.
         limit: the deadline of the body, and then of the call.
     """
 
@@ -38,13 +38,13 @@ class _Arriving:
         self._limit = limit
         self._size = 0
         """Bytes since the deadline was set."""
-        self.taken = False
+        self.admitted = False
         """True while the request is a call in progress."""
 
     async def receive(self) -> Message:
         """Returns the next ASGI message. Raises GenerationError: TOO_MANY_CALLS."""
         message = await self._receive()
-        if self.taken or message["type"] != "http.request":
+        if self.admitted or message["type"] != "http.request":
             return message
         try:
             self._take(len(message.get("body", b"")), message.get("more_body", False))
@@ -59,7 +59,7 @@ class _Arriving:
         if not more:
             MEMORY.get().add(CALL_OVERHEAD)
             self._admission.take()
-            self.taken = True
+            self.admitted = True
             self._limit.reschedule(now + self._admission.limits.call_seconds)
         elif self._size >= _READ_BYTES:
             self._size = 0
@@ -67,14 +67,14 @@ class _Arriving:
 
     def leave(self) -> None:
         """Releases the admission of the request, at its end."""
-        if self.taken:
+        if self.admitted:
             self._admission.leave()
 
     def too_late(self) -> Exception:
-        """Returns the error for a body or a call that is past its deadline."""
-        if self.taken:
+        """Returns the error for a body or a call that exceeded its deadline."""
+        if self.admitted:
             return self._admission.too_long()
-        return HTTPException(408, "the body comes too slowly", {"connection": "close"})
+        return HTTPException(408, "the body arrives too slowly", {"connection": "close"})
 
 
 class _Answering:
@@ -83,24 +83,24 @@ class _Answering:
     def __init__(self, send: Send, admission: Admission) -> None:
         self._send = send
         self._admission = admission
-        self.begun = False
-        self._given_up = False
+        self.started = False
+        self._stalled = False
 
     async def send(self, message: Message) -> None:
-        """Sends an ASGI message. Raises NotTaken once the client has taken nothing for too long."""
-        self.begun = True
-        if self._given_up:
+        """Sends an ASGI message. Raises NotTaken once the client has read nothing for too long."""
+        self.started = True
+        if self._stalled:
             raise NotTaken
         try:
             async with self._admission.waits.wait():
-                await self._sent(message)
+                await self._send_or_split(message)
         except GenerationError as error:
-            self._given_up = True
+            self._stalled = True
             note_failure(error)
             raise NotTaken from None
 
-    async def _sent(self, message: Message) -> None:
-        """Sends a message; the end of a long answer only once the client has taken the rest."""
+    async def _send_or_split(self, message: Message) -> None:
+        """Sends a message; ends a long answer only once the client has read the rest."""
         if len(message.get("body", b"")) > PIECE and not message.get("more_body", False):
             await self._send({**message, "more_body": True})
             message = {**message, "body": b""}
@@ -108,9 +108,9 @@ class _Answering:
 
 
 def _foreign_site(request: Request) -> str | None:
-    """Returns the origin of a page that is not of this machine, or its host; None for no such page.
+    """Returns the origin or host of a page of another machine; None for all other requests.
 
-    A browser sends no origin with a GET of the page's own site, and the host always.
+    A browser always sends the Host, but no Origin with a GET of the page's own site.
     """
     origin, host = request.headers.get("origin"), request.headers.get("host")
     if request.method in _READING:
@@ -119,21 +119,21 @@ def _foreign_site(request: Request) -> str | None:
 
 
 def _not_local(site: str) -> HTTPException:
-    """Returns the error for a page whose own host name leads to this machine's address.
+    """Returns the error for a page whose host name is not of this machine.
 
-    Otherwise a stranger's page could call a server on loopback: DNS rebinding.
+    Otherwise a foreign page whose host name resolves to loopback could call: DNS rebinding.
     """
     message = (
-        f"a page of {quoted(site)} may not call a server that asks for no token: "
-        "it takes --tokens-file FILE, or --without-tokens on"
+        f"a page of {quoted(site)} may not call a server without tokens: "
+        "start it with --tokens-file FILE, or with --without-tokens on"
     )
     return HTTPException(403, message)
 
 
-def _stopped(taken: bool) -> GenerationError:
+def _stopped(admitted: bool) -> GenerationError:
     """Returns the error for a call that the shutdown ends; an admitted call may be billed."""
-    message = "the server stopped before the call was over"
-    return GenerationError("", message, code="UNAVAILABLE", may_be_billed=taken)
+    message = "the server stopped before the call ended"
+    return GenerationError("", message, code="UNAVAILABLE", may_be_billed=admitted)
 
 
 class Admitted:
@@ -171,13 +171,13 @@ class Admitted:
         except TimeoutError:
             if not limit.expired():
                 raise
-            if not answering.begun:
+            if not answering.started:
                 late = arriving.too_late()
                 answer = error_response if isinstance(late, ImagecallError) else http_error
                 await (await answer(request, late))(scope, receive, send)
         except asyncio.CancelledError:
-            if not answering.begun:  # uvicorn would send a 500, which SDKs retry though billed.
-                await (await error_response(request, _stopped(arriving.taken)))(
+            if not answering.started:  # uvicorn would send a 500, which SDKs retry though billed.
+                await (await error_response(request, _stopped(arriving.admitted)))(
                     scope, receive, send
                 )
             raise

@@ -37,8 +37,8 @@ class OutputItem:
     @property
     def has_result(self) -> bool:
         """True for an image generation call whose result is an image or a text."""
-        found = any(place.value for place in text_fields(self.call) if _RESULT in place.path)
-        return found or bool(self.apart) or any(place.value for place in image_fields(self.call))
+        has_text = any(place.value for place in text_fields(self.call) if _RESULT in place.path)
+        return has_text or bool(self.apart) or any(place.value for place in image_fields(self.call))
 
     @cached_property
     def digest(self) -> bytes:
@@ -57,13 +57,13 @@ class OutputItem:
 
     @property
     def type(self) -> str:
-        """The value of "type"."""
+        """Value of "type"."""
         tag: str = CALLS.chosen(self.call).plan.tag or self._fields.type
         return tag
 
     @property
     def id(self) -> str:
-        """The value of "id"; empty if the item has none."""
+        """Value of "id"; empty if the item has none."""
         if self.is_image:
             name: str = self._fields.id
             return name
@@ -104,7 +104,7 @@ class OutputItem:
 
 
 def item_of(raw: bytes) -> OutputItem | None:
-    """Reads an output's element that is no image generation call; None if it has no type."""
+    """Reads an element of an output other than an image generation call; None without a type."""
     value = parse(raw)
     tag = value.get(TYPE) if isinstance(value, dict) else None
     if not isinstance(tag, str) or tag in CALLS.by_type:
@@ -116,7 +116,7 @@ def item_of(raw: bytes) -> OutputItem | None:
 
 @dataclass
 class Part:
-    """Part of an item's content, as far as its events have come."""
+    """Part of an item's content, from the events so far."""
 
     text: str = ""
     events: set[str] = field(default_factory=set)
@@ -124,16 +124,16 @@ class Part:
 
 @dataclass
 class Followed:
-    """Item of a stream, as far as its events have come.
+    """Item of a stream, from the events so far.
 
     Attributes:
         index: the item's index in the output, from its events.
         id: the item's id, from its events.
         type: the item's type; empty until an event shows the type.
-        begun: response.output_item.added was sent.
+        added: response.output_item.added was sent.
         done: response.output_item.done was sent.
-        final: the item of response.output_item.done, also of one held back for lack of an image.
-        shown: the item of response.output_item.added.
+        final: the item of response.output_item.done, even if that event was held back.
+        added_item: the item of response.output_item.added.
         events: the types of the further events of the item.
         parts: the parts of its content, by their index.
     """
@@ -141,10 +141,10 @@ class Followed:
     index: int
     id: str = ""
     type: str = ""
-    begun: bool = False
+    added: bool = False
     done: bool = False
     final: OutputItem | None = None
-    shown: OutputItem | None = None
+    added_item: OutputItem | None = None
     events: set[str] = field(default_factory=set)
     parts: dict[int, Part] = field(default_factory=dict)
 
@@ -157,7 +157,7 @@ class Placed(NamedTuple):
 
 
 _Rule: TypeAlias = Callable[[Placed], Iterator[Followed]]
-"""Takes an item of an output; gives the items of the stream that may be the same."""
+"""Maps an item of an output to the items of the stream that may be the same."""
 
 
 class OutputItems:
@@ -194,10 +194,10 @@ class OutputItems:
             self._by_id[name] = item
         return item
 
-    def free(self, wanted: int | None) -> int:
-        """An index that no item has, which is the wanted one if possible."""
-        if wanted is not None and wanted not in self._by_index:
-            return wanted
+    def free(self, index: int | None) -> int:
+        """Returns an index that no item has: the preferred one if possible."""
+        if index is not None and index not in self._by_index:
+            return index
         while self._next in self._by_index:
             self._next += 1
         return self._next
@@ -211,23 +211,23 @@ class OutputItems:
 
     def matched(self, output: Sequence[Placed]) -> list[Followed | None]:
         """Returns the stream's item for each item of an output; None for a new item."""
-        found: list[Followed | None] = [None] * len(output)
-        left = {id(item): item for item in self}
-        rules = (self._with_ids(output), self._at_indexes(), _of_types(left))
+        matches: list[Followed | None] = [None] * len(output)
+        unmatched = {id(item): item for item in self}
+        rules = (self._with_ids(output), self._at_indexes(), _of_types(unmatched))
         for rule in rules:
             for number, placed in enumerate(output):
-                if found[number] is None:
-                    known = next((one for one in rule(placed) if id(one) in left), None)
-                    if known is not None:
-                        found[number] = left.pop(id(known))
-        return found
+                if matches[number] is None:
+                    match = next((item for item in rule(placed) if id(item) in unmatched), None)
+                    if match is not None:
+                        matches[number] = unmatched.pop(id(match))
+        return matches
 
     def _with_ids(self, output: Sequence[Placed]) -> _Rule:
-        often = Counter(placed.item.id for placed in output)
+        occurrences = Counter(placed.item.id for placed in output)
 
         def same(placed: Placed) -> Iterator[Followed]:
             name = placed.item.id
-            if often[name] == 1 and name in self._by_id:
+            if occurrences[name] == 1 and name in self._by_id:
                 yield self._by_id[name]
 
         return same
@@ -242,7 +242,7 @@ class OutputItems:
 
 
 def _of_types(items: Mapping[int, Followed]) -> _Rule:
-    """Items of the same type in their order; of images that both came, only equal ones."""
+    """Returns a rule for items of the same type, in order; if both have an image, equal ones."""
     by_image: dict[tuple[str, bytes], deque[Followed]] = {}
     for item in items.values():
         by_image.setdefault(_type_and_image(item.type, item.final), deque()).append(item)

@@ -26,7 +26,7 @@ _STOPPED: Final = "the server ended the call"
 
 
 class NoResponse(Response):
-    """Sends nothing, to a client that has gone."""
+    """Sends nothing, as the client has disconnected."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         return
@@ -38,7 +38,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def unless_gone(request: Request, work: Awaitable[Response]) -> Response:
-    """Returns the response of the work; cancels the work if the client goes before."""
+    """Returns the response of the work; cancels the work if the client disconnects."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.create_task(_disconnected(request.receive))
     try:
@@ -49,7 +49,7 @@ async def unless_gone(request: Request, work: Awaitable[Response]) -> Response:
             task.cancel()
         await asyncio.wait({working, leaving})
         if not working.cancelled():
-            working.exception()  # If it failed as the client went: asked for, or asyncio logs it.
+            working.exception()  # asyncio logs an exception that nothing retrieves.
 
 
 class WholeResponse(Response):
@@ -69,15 +69,15 @@ class WholeResponse(Response):
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        with suppress(OSError):  # The client has gone.
+        with suppress(OSError):  # The client has disconnected.
             await _send_pieces(self._pieces, send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class StreamResponse(Response):
-    """Stream of events, with comments while none comes; it ends when the client goes.
+    """Stream of events, with comments during silences; the stream ends if the client disconnects.
 
-    Until the first byte a failure has a status of its own.
+    A failure before the first byte has an HTTP status of its own.
     """
 
     def __init__(
@@ -105,12 +105,12 @@ class StreamResponse(Response):
         async with aclosing(TimedItems(self._arriving)) as items:
             first = await self._first(items)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            with suppress(OSError):  # The client has gone.
+            with suppress(OSError):  # The client has disconnected.
                 try:
                     await self._send_all(first, items, send)
                 except ImagecallError as error:
                     await self._send_error(error, send)
-                except asyncio.CancelledError:  # The server stops, or the client has gone.
+                except asyncio.CancelledError:  # The server stops, or the client disconnects.
                     await self._send_error(GenerationError("", _STOPPED, code="UNAVAILABLE"), send)
                     raise
                 except NotTaken:
@@ -147,11 +147,11 @@ class StreamResponse(Response):
         size = arrived.item.ByteSize()
         while (line := await run_offloaded(size, next, lines, None)) is not None:
             await _send_pieces(line, send)
-            await asyncio.sleep(0)  # Others have their turn: an end may be thousands of lines.
+            await asyncio.sleep(0)  # For other tasks: an end may be thousands of lines.
 
 
 async def _send_pieces(pieces: Iterable[Piece], send: Send) -> None:
-    """Sends a text, whose images are encoded a slice at a time, each in its turn."""
+    """Sends a text, whose images are encoded slice by slice, with turns for other tasks."""
     for text in slices_of(pieces):
         if len(text) >= PIECE:
             await fair_turn()

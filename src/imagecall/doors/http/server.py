@@ -21,45 +21,45 @@ from imagecall.generation.backend import Backend
 from imagecall.observing.observer import Observer
 from imagecall.rpc.headers import FORWARDED
 
-_LAST_WORD_SECONDS: Final = 1.0
+_ERROR_ANSWER_SECONDS: Final = 1.0
 """Longest wait for the error answers of calls that the server ended."""
 
 
 class _Connection(H11Protocol):
     """uvicorn's connection, freed as soon as the connection is lost.
 
-    A connection whose client takes nothing of an answer for too long is closed.
+    If the client reads nothing of an answer for too long, the connection is closed.
     """
 
     def __init__(self, stall_seconds: float, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._stall_seconds = stall_seconds
-        self._stalled: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
 
     def pause_writing(self) -> None:
-        """Begins to measure the time until the client takes something."""
+        """Starts the timer, as the client does not read its answer."""
         super().pause_writing()
         loop = asyncio.get_running_loop()
-        self._stalled = loop.call_later(self._stall_seconds, self.transport.abort)
+        self._stall_timer = loop.call_later(self._stall_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Ends the measurement."""
+        """Stops the timer."""
         super().resume_writing()
-        self._forget()
+        self._stop_timer()
 
-    def _forget(self) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
+    def _stop_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Hides the error: after a reset, uvicorn keeps the connection until its idle timeout."""
         super().connection_lost(None)
-        self._forget()
+        self._stop_timer()
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, without its signal handlers: the program has its own."""
+    """uvicorn's server without signal handlers: the command has its own."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -70,14 +70,14 @@ class HttpServer:
     """HTTP server of the app, or of an app that mounts it, on one address.
 
     Args:
-        address: HOST:PORT; port 0 takes a free one.
+        address: HOST:PORT; port 0 selects a free one.
         backend: generates images. The server does not close the backend.
-        admission: decides which calls are taken, and with which limits.
+        admission: admits calls within its limits.
         certificates: for TLS. None: no TLS.
-        share_port: lets other processes listen on the same port.
+        share_port: allows other processes to listen on the same port.
         app: the app that mounts this one.
         observer: records the calls. None: calls are not recorded.
-        forward_headers: names of the headers of a caller that a backend may pass on.
+        forward_headers: names of the headers of a caller that a backend may forward.
         keepalive_seconds: longest silence of a stream.
     """
 
@@ -111,7 +111,7 @@ class HttpServer:
             ),
             http=partial(_Connection, limits.stall_seconds),  # type: ignore[arg-type]  # a factory
             ws="none",
-            log_level="error",  # Warnings quote what strangers send: invalid requests, upgrades.
+            log_level="error",  # Warnings quote invalid requests and upgrades.
             access_log=False,
             log_config=None,
             lifespan="off",
@@ -148,11 +148,11 @@ class HttpServer:
         """Does nothing: GET /health reads the admission, which is draining already."""
 
     async def stop(self, grace: float) -> None:
-        """Takes no new requests, and gives those in progress `grace` seconds."""
+        """Refuses new requests, and gives those in progress `grace` seconds."""
         if self._serving is None:
             return
         self._server.config.timeout_graceful_shutdown = ceil(grace)
         self._server.should_exit = True
         await self._serving
         if ended := self._server.server_state.tasks:  # They still send their error answers.
-            await asyncio.wait(ended, timeout=_LAST_WORD_SECONDS)
+            await asyncio.wait(ended, timeout=_ERROR_ANSWER_SECONDS)

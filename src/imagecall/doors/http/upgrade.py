@@ -17,7 +17,7 @@ _WEBSOCKET: Final = "websocket"
 _DENIAL: Final = "websocket.http.response"
 _REFUSAL: Final = HTTPException(
     426,
-    f"there is no WebSocket here, only HTTP: the API is at POST {API}",
+    f"the server has no WebSocket: the API is at POST {API}",
     {"Upgrade": "HTTP/1.1", "Connection": "Upgrade"},
 )
 """RFC 9110, section 15.5.22."""
