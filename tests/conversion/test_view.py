@@ -128,3 +128,15 @@ def test_an_item_of_another_type_has_a_type_only() -> None:
     seen = imagecall.view(imagecall.from_json('{"type":"message","id":"a","status":"x"}'))
     assert (seen.variant, seen.type, seen.id) == ("unknown_item", "message", None)
     assert b64decode(BASE64) == PNG
+
+
+def test_the_repr_of_a_view_has_the_size_of_an_image_and_of_a_long_text() -> None:
+    assert "result=<12 bytes>" in repr(view(result=BASE64))
+    large = view(result=b64encode(PNG * 10_000).decode())
+    assert "result=<120,000 bytes>" in repr(large)
+    assert "result=<1,000 characters>" in repr(view(result="?" * 1000))
+    assert "result='https://images.example/a'" in repr(view(result="https://images.example/a"))
+    assert repr(view(id="a")) == (
+        "CallView(variant='output_image_generation_call', type='image_generation_call', id='a', "
+        "status=None, has_result=False, result=None, declared_format=None, image_b64=None)"
+    )

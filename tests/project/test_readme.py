@@ -23,6 +23,7 @@ from tests.readme_regions import README, ROOT, guides, marked, shown
 
 ADDRESSES = ("127.0.0.1:50051", "127.0.0.1:8080")
 SCHEMA = ROOT / "proto/README.md"
+ROOMS = ROOT / "src/imagecall/README.md"
 PRODUCTION = ROOT / "scripts/deploy/README.md"
 TEXTS = [
     ROOT / name
@@ -85,6 +86,14 @@ def _addressed(text: str, servers: tuple[str, str]) -> str:
     for written, real in zip(ADDRESSES, servers, strict=True):
         text = text.replace(written, real)
     return text
+
+
+def test_the_program_of_the_rooms_runs(servers: tuple[str, str]) -> None:
+    [program] = re.findall(r"```python\n(.*?)```", ROOMS.read_text(), re.DOTALL)
+    run = [sys.executable, "-c", _addressed(program, servers)]
+    done = subprocess.run(run, capture_output=True, text=True, check=True, timeout=60)
+    assert "images=(Image(data=<" in done.stdout
+    assert done.stdout.endswith("MISSING_KEY\n")
 
 
 def test_the_programs_of_the_readme_run(servers: tuple[str, str]) -> None:

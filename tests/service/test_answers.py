@@ -10,7 +10,7 @@ import pytest
 
 import imagecall
 from imagecall.access.budget import MEMORY, Budget
-from imagecall.client import ImageClient
+from imagecall.client import AsyncImageClient
 from imagecall.errors import GenerationError, ImagecallError
 from imagecall.service import ImageRequest, ImageService
 from imagecall.v1.image_generation_service_pb2 import (
@@ -57,8 +57,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def stream(address: str, request: ImageRequest, **options: Any) -> list[Any]:
-    async with ImageClient(address) as client:
-        return [item async for item in client.stream_image(request, **options)]
+    async with AsyncImageClient(address) as client:
+        return [event.message async for event in client.stream_image(request, **options)]
 
 
 def variant(event: Any) -> Any:
@@ -109,7 +109,7 @@ async def test_other_events_have_the_message_where_they_are_requested(kind: str)
 async def test_the_response_has_all_images_in_their_order(
     kind: str, service: type[ImageService]
 ) -> None:
-    async with SERVERS[kind](service()) as address, ImageClient(address) as client:
+    async with SERVERS[kind](service()) as address, AsyncImageClient(address) as client:
         response = await client.generate_image(request_of(), include_document=True)
     assert [imagecall.view(call).image for call in response.calls] == [FIRST, SECOND]
     assert (response.status, response.output_text) == ("completed", "Two foxes.")
@@ -152,7 +152,7 @@ async def test_partial_images_beyond_those_requested_are_left_out(kind: str, mos
 async def test_a_failure_is_a_status_with_its_reason(
     kind: str, method: str, prompt: str, code: str, reason: str, message: str
 ) -> None:
-    async with SERVERS[kind](Failing()) as address, ImageClient(address) as client:
+    async with SERVERS[kind](Failing()) as address, AsyncImageClient(address) as client:
         with pytest.raises(ImagecallError) as caught:
             if method == "generate":
                 await client.generate_image(ImageRequest(prompt=prompt), timeout=10)
@@ -173,7 +173,7 @@ async def test_a_failure_is_a_status_with_its_reason(
 
 @server
 async def test_a_plain_generator_fails_alike(kind: str) -> None:
-    async with SERVERS[kind](PlainFailing()) as address, ImageClient(address) as client:
+    async with SERVERS[kind](PlainFailing()) as address, AsyncImageClient(address) as client:
         for prompt, code in (("a fault", "INTERNAL"), ("a cat", "INVALID_ARGUMENT")):
             with pytest.raises(ImagecallError) as caught:
                 await client.generate_image(ImageRequest(prompt=prompt))
@@ -183,7 +183,7 @@ async def test_a_plain_generator_fails_alike(kind: str) -> None:
 
 @server
 async def test_a_message_in_place_of_an_image_is_an_answer(kind: str) -> None:
-    async with SERVERS[kind](Refusing()) as address, ImageClient(address) as client:
+    async with SERVERS[kind](Refusing()) as address, AsyncImageClient(address) as client:
         response = await client.generate_image(ImageRequest(prompt="a cat"))
         assert (list(response.calls), response.output_text) == ([], "I draw no cats.")
         failed = await client.generate_image(ImageRequest(prompt="after a draft"))
@@ -228,7 +228,7 @@ async def _whole(work: Any) -> bytes:
 @pytest.mark.parametrize("method", ["GenerateImage", "StreamImage"])
 async def test_the_end_of_a_call_closes_a_plain_generator(kind: str, method: str) -> None:
     service = PlainWaiting()
-    async with SERVERS[kind](service) as address, ImageClient(address) as client:
+    async with SERVERS[kind](service) as address, AsyncImageClient(address) as client:
         work = (
             client.generate_image(request_of())
             if method == "GenerateImage"
@@ -245,10 +245,10 @@ async def test_the_end_of_a_call_closes_a_plain_generator(kind: str, method: str
 @server
 async def test_a_stream_begins_before_a_generator_that_takes_long_yields(kind: str) -> None:
     service = Silent()
-    async with SERVERS[kind](service) as address, ImageClient(address) as client:
+    async with SERVERS[kind](service) as address, AsyncImageClient(address) as client:
         events: list[Any] = []
-        async for item in client.stream_image(request_of()):
-            events.append(item)
+        async for event in client.stream_image(request_of()):
+            events.append(event.message)
             service.may_yield |= len(events) == 3
     kinds = [event.WhichOneof("variant") for event in events[:-1]]
     assert kinds == [ADDED, IN_PROGRESS, GENERATING, COMPLETED, DONE]
@@ -258,13 +258,13 @@ async def test_a_stream_begins_before_a_generator_that_takes_long_yields(kind: s
 async def test_a_request_with_an_image_of_20_mb_is_taken(kind: str) -> None:
     request = request_of()
     request.input_images.append(InputImage(image=DRAFT + bytes(20_000_000)))
-    async with SERVERS[kind](TwoImages()) as address, ImageClient(address) as client:
+    async with SERVERS[kind](TwoImages()) as address, AsyncImageClient(address) as client:
         assert len((await client.generate_image(request)).calls) == 2
 
 
 @server
 async def test_a_hundred_calls_at_once_are_answered(kind: str) -> None:
-    async with SERVERS[kind](PlainTwoImages()) as address, ImageClient(address) as client:
+    async with SERVERS[kind](PlainTwoImages()) as address, AsyncImageClient(address) as client:
         calls = [client.generate_image(request_of()) for _ in range(100)]
         answers = await asyncio.gather(*calls)
     assert {len(answer.calls) for answer in answers} == {2}

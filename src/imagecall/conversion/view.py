@@ -2,7 +2,7 @@
 
 import base64
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -16,12 +16,15 @@ from imagecall.v1.image_generation_status_pb2 import ImageGenerationStatus
 from imagecall.v1.image_result_pb2 import ImageResult
 
 _STATUSES: Final = {n: text for text, n in spellings(ImageGenerationStatus.DESCRIPTOR).items()}
+_LONGEST_SHOWN: Final = 100
+"""Longest text that the repr of a view shows, in characters."""
+
 _DATA_URL: Final = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CallView:
-    """Values of an item, named by its JSON keys.
+    """Values of an item, named by its JSON keys. Its repr has the size of an image, in its place.
 
     Attributes:
         variant: the field name of the oneof of ImageGenerationCall.
@@ -42,6 +45,10 @@ class CallView:
     result: bytes | str | None
     declared_format: str | None
     image_b64: bytes | str | None
+
+    def __repr__(self) -> str:
+        shown = (f"{each.name}={short_repr(getattr(self, each.name))}" for each in fields(self))
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
     def image(self) -> bytes | None:
@@ -82,6 +89,17 @@ def view(call: ImageGenerationCall) -> CallView:
         declared_format=_string(message, "output_format"),
         image_b64=None if base64_result is None else _value(base64_result),
     )
+
+
+def short_repr(value: object) -> str:
+    """Returns the repr of a value; the size instead, for bytes and for a long text."""
+    match value:
+        case bytes():
+            return f"<{len(value):,} bytes>"
+        case str() if len(value) > _LONGEST_SHOWN:
+            return f"<{len(value):,} characters>"
+        case _:
+            return repr(value)
 
 
 def _get(message: Message, field: str) -> Any:
