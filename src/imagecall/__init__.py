@@ -19,6 +19,7 @@ from imagecall.conversion.converter import (
 )
 from imagecall.conversion.document import document_from_json, document_to_json
 from imagecall.conversion.replay import Replay, to_input
+from imagecall.conversion.short_reprs import shorten_messages
 from imagecall.conversion.view import CallView, view
 from imagecall.errors import ConversionError, GenerationError, ImagecallError
 from imagecall.formats import image_format
@@ -50,3 +51,5 @@ __all__ = [
     "tool_to_json",
     "view",
 ]
+
+shorten_messages()

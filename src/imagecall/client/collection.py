@@ -67,7 +67,7 @@ class Collection:
         self._end = StreamEnd()
 
     def saves(self, event: ImageEvent) -> bool:
-        """Reports an event whose images `add` writes to files."""
+        """Returns True for an event whose images `add` writes to files."""
         return self._save_to is not None and any(image.is_final for image in event.images)
 
     def add(self, event: ImageEvent) -> ImageEvent:

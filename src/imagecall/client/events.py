@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from imagecall.conversion.converter import CALLS, EVENTS
 from imagecall.conversion.fields import spellings
-from imagecall.conversion.view import CallView, short_repr, view
+from imagecall.conversion.short_reprs import short_repr
+from imagecall.conversion.view import CallView, view
 from imagecall.errors import FileError
 from imagecall.formats import image_format
 from imagecall.generation.assembly import StreamItem

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 from imagecall.conversion.converter import CALLS
 from imagecall.conversion.fields import spellings
+from imagecall.conversion.short_reprs import short_repr
 from imagecall.formats import image_format
 from imagecall.json.text import JsonValue, parse
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
@@ -16,9 +17,6 @@ from imagecall.v1.image_generation_status_pb2 import ImageGenerationStatus
 from imagecall.v1.image_result_pb2 import ImageResult
 
 _STATUSES: Final = {n: text for text, n in spellings(ImageGenerationStatus.DESCRIPTOR).items()}
-_LONGEST_SHOWN: Final = 100
-"""Longest text that the repr of a view shows, in characters."""
-
 _DATA_URL: Final = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 
 
@@ -89,17 +87,6 @@ def view(call: ImageGenerationCall) -> CallView:
         declared_format=_string(message, "output_format"),
         image_b64=None if base64_result is None else _value(base64_result),
     )
-
-
-def short_repr(value: object) -> str:
-    """Returns the repr of a value; the size instead, for bytes and for a long text."""
-    match value:
-        case bytes():
-            return f"<{len(value):,} bytes>"
-        case str() if len(value) > _LONGEST_SHOWN:
-            return f"<{len(value):,} characters>"
-        case _:
-            return repr(value)
 
 
 def _get(message: Message, field: str) -> Any:
