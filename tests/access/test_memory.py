@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -254,9 +254,12 @@ async def test_a_generation_that_waits_for_its_client_is_not_to_be_sent_again() 
         images: Any = ImageGenerationServiceStub(channel)
         stream = images.StreamImage(StreamImageRequest(request=wanted(16 * MIB)))
         await stream.read()
-        await asyncio.sleep(1.5)
         conversion: Any = ConversionServiceStub(channel)
-        assert (await conversion.ParseCall(ParseCallRequest(json=ITEM))).call
+        for _ in range(100):
+            with suppress(grpc.RpcError):  # The stream has not waited for long enough.
+                await conversion.ParseCall(ParseCallRequest(json=ITEM))
+                break
+            await asyncio.sleep(0.2)
         with pytest.raises(grpc.RpcError) as caught:
             while await stream.read() is not grpc.aio.EOF:
                 pass
