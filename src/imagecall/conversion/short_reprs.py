@@ -6,7 +6,7 @@ still the text format of protobuf.
 """
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -48,7 +48,7 @@ def shorten_messages() -> None:
     """Gives the messages of the schema their short repr."""
     kinds: dict[str, Descriptor] = {}
     for root in _ROOTS:
-        _add_kinds(root.DESCRIPTOR, kinds)
+        _add_kinds(cast("Descriptor", root.DESCRIPTOR), kinds)
     for kind in kinds.values():
         message_class: Any = GetMessageClass(kind)
         message_class.__repr__ = _message_repr

@@ -60,15 +60,15 @@ class ImageService(ABC):
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
         """Generates images and returns them when all are done."""
-        items = []
+        items, size = [], 0
         with MEMORY.get().part() as memory:
             async with aclosing(self._answer(request.request)) as answer:
                 async for made in answer:
                     if made.is_final:
                         await memory.grow(_IMAGE_COPIES * made.image_bytes)
                         _put_image(made)
+                        size += made.image_bytes
                     items.append(made.message)
-            size = sum(item.ByteSize() for item in items)
             response = await run_offloaded(size, compose, items, request.include_document)
             return GenerateImageResponse(response=response)
 
