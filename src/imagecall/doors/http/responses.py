@@ -145,9 +145,7 @@ class StreamResponse(Response, Generic[_Item]):
         except Exception as error:  # The text of any exception would reach the client.
             raise internal_error(error) from None
 
-    async def _send_all(
-        self, first: _Item | None, items: TimedItems[_Item], send: Send
-    ) -> None:
+    async def _send_all(self, first: _Item | None, items: TimedItems[_Item], send: Send) -> None:
         timed = TimedSend(send, self._keepalive_seconds)
         item = first
         with suppress(StopAsyncIteration):

@@ -1,0 +1,92 @@
+"""Endpoints of the Images API: POST /v1/images/generations and /v1/images/edits."""
+
+from contextlib import aclosing
+from typing import Final
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from imagecall.doors.http.body import arriving_body, media_type_of, read_body
+from imagecall.doors.http.calls import Calls
+from imagecall.doors.http.errors import JSON
+from imagecall.doors.http.images.answers import Form, ImageEvents, whole
+from imagecall.doors.http.images.body import Body, body_from_form, body_from_json
+from imagecall.doors.http.images.form import FORM, FormReader, Part
+from imagecall.doors.http.images.generation import generate_all, stream_all
+from imagecall.doors.http.images.request import ImagesRequest, read_request, require_images
+from imagecall.doors.http.responses import StreamResponse, WholeResponse, unless_gone
+from imagecall.generation.images_api import EDIT, GENERATION
+from imagecall.generation.offload import offloaded, run_offloaded
+
+GENERATIONS: Final = "/v1/images/generations"
+GENERATION_PATHS: Final = (GENERATIONS, "/api/v1/images", "/api/v1/images/generations")
+"""Paths of OpenAI's API, and of OpenRouter's."""
+
+EDIT_PATHS: Final = ("/v1/images/edits", "/api/v1/images/edits")
+_OPENROUTER: Final = "/api/"
+
+
+class ImagesDoor:
+    """Endpoints of the Images API.
+
+    Args:
+        calls: calls to the backend.
+        keepalive_seconds: longest silence of a stream.
+        main_model: model that calls the image tool. None: the backend needs none.
+    """
+
+    def __init__(self, calls: Calls, keepalive_seconds: float, main_model: str | None) -> None:
+        self._calls = calls
+        self._keepalive_seconds = keepalive_seconds
+        self._main_model = main_model
+        self._max_bytes = calls.admission.limits.json_bytes
+
+    async def generations(self, request: Request) -> Response:
+        """POST /v1/images/generations, plain and as a stream."""
+        body = await read_body(request, self._max_bytes)
+        read = await run_offloaded(len(body), self._read_json, body, GENERATION)
+        return await self._answer(request, read, GENERATION)
+
+    async def edits(self, request: Request) -> Response:
+        """POST /v1/images/edits with a form or JSON, plain and as a stream."""
+        if media_type_of(request) == FORM:
+            parts = await self._parts(request)
+            read = await offloaded(self._read_form, parts)
+        elif media_type_of(request) == JSON:
+            body = await read_body(request, self._max_bytes)
+            read = await run_offloaded(len(body), self._read_json, body, EDIT)
+        else:
+            raise HTTPException(415, f"the Content-Type must be {FORM} or {JSON}")
+        return await self._answer(request, read, EDIT)
+
+    async def _parts(self, request: Request) -> list[Part]:
+        reader = FormReader(request.headers["content-type"])
+        async with aclosing(arriving_body(request, self._max_bytes)) as pieces:
+            async for piece in pieces:
+                await run_offloaded(len(piece), reader.write, piece)
+        return reader.finish()
+
+    def _read_json(self, text: bytes, name: str) -> ImagesRequest:
+        return self._read(body_from_json(text, self._max_bytes), name)
+
+    def _read_form(self, parts: list[Part]) -> ImagesRequest:
+        return self._read(body_from_form(parts), EDIT)
+
+    def _read(self, body: Body, name: str) -> ImagesRequest:
+        if name == EDIT:
+            require_images(body)
+        return read_request(body, self._main_model)
+
+    async def _answer(self, request: Request, read: ImagesRequest, name: str) -> Response:
+        self._calls.begin(request)
+        path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+        form = Form(name, read.settings, read.count, path.startswith(_OPENROUTER))
+        if not read.stream:
+            return await unless_gone(request, self._whole(read, form))
+        progress = stream_all(self._calls, read.request, read.count)
+        return StreamResponse(progress, ImageEvents(form), self._keepalive_seconds)
+
+    async def _whole(self, read: ImagesRequest, form: Form) -> Response:
+        results = await generate_all(self._calls, read.request, read.count)
+        return WholeResponse(await offloaded(whole, results, form))
