@@ -79,6 +79,7 @@ class HttpServer:
         observer: records the calls. None: calls are not recorded.
         forward_headers: names of the headers of a caller that a backend may forward.
         keepalive_seconds: longest silence of a stream.
+        main_model: model that calls the image tool, for requests of the Images API.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class HttpServer:
         observer: Observer | None = None,
         forward_headers: Collection[str] = FORWARDED,
         keepalive_seconds: float = KEEPALIVE_SECONDS,
+        main_model: str | None = None,
     ) -> None:
         admission = admission or Admission()
         limits = admission.limits
@@ -108,6 +110,7 @@ class HttpServer:
                 observer,
                 forward_headers=forward_headers,
                 keepalive_seconds=keepalive_seconds,
+                main_model=main_model,
             ),
             http=partial(_Connection, limits.stall_seconds),  # type: ignore[arg-type]  # a factory
             ws="none",

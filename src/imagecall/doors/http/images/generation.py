@@ -6,7 +6,7 @@ The first failure ends all calls.
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from imagecall.conversion.converter import EVENTS
@@ -17,6 +17,7 @@ from imagecall.doors.http.images.pictures import Picture, no_image, partial_pict
 from imagecall.doors.http.images.request import in_images_api
 from imagecall.doors.http.output_items import OutputItem
 from imagecall.errors import ConversionError, GenerationError, ImagecallError, damaged_answer
+from imagecall.generation.call_context import CALL
 from imagecall.generation.offload import offloaded, run_offloaded
 from imagecall.generation.own_task import merged
 from imagecall.json.pieces import under
@@ -31,6 +32,7 @@ from imagecall.v1.stream_event_pb2 import StreamEvent
 
 _PARTIAL_IMAGE: Final = "image_gen_call_partial_image_event"
 _ITEM_DONE: Final = "output_item_done_event"
+_IDEMPOTENCY_KEY: Final = "idempotency-key"
 _SENT_AGAIN: Final = frozenset({408, 409, 429})
 _SERVER_ERROR: Final = 500
 
@@ -52,7 +54,9 @@ async def generate_all(calls: Calls, request: ImageRequest, count: int) -> list[
     with calls.admission.further(count - 1), _errors_of(count):
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(_generate(calls, request)) for _ in range(count)]
+                tasks = [
+                    group.create_task(_generate(calls, request, number)) for number in range(count)
+                ]
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         return [task.result() for task in tasks]
@@ -63,7 +67,7 @@ async def stream_all(
 ) -> AsyncGenerator[Progress, None]:
     """Yields the progress of `count` calls, as it comes. Raises ImagecallError."""
     with calls.admission.further(count - 1), _errors_of(count):
-        streams = [_numbered(number, _stream(calls, request)) for number in range(count)]
+        streams = [_stream(calls, request, number) for number in range(count)]
         # A task of its own costs a turn of the event loop for each item.
         items = streams[0] if count == 1 else merged(streams)
         async with aclosing(items):
@@ -85,27 +89,31 @@ def _errors_of(count: int) -> Iterator[None]:
         raise in_images_api(error) from None
 
 
-async def _generate(calls: Calls, request: ImageRequest) -> Done:
+async def _generate(calls: Calls, request: ImageRequest, number: int) -> Done:
+    _tell_apart(number)
     response = await calls.generate(GenerateImageRequest(request=request))
     items = [OutputItem(call) for call in response.calls]
     return await offloaded(_done, items, response)
 
 
-async def _stream(calls: Calls, request: ImageRequest) -> AsyncGenerator[Picture | Done, None]:
+async def _stream(
+    calls: Calls, request: ImageRequest, number: int
+) -> AsyncGenerator[Progress, None]:
     """Yields the partial images, then the result."""
+    _tell_apart(number)
     items: list[OutputItem] = []
     async with aclosing(calls.stream(StreamImageRequest(request=request))) as stream:
         async for arrived in stream:
             if isinstance(arrived.item, StreamEnd):
                 items += _items_of_end(arrived)
                 size = sum(item.call.ByteSize() for item in items)
-                yield await run_offloaded(size, _done, items, arrived.item.response)
+                yield number, await run_offloaded(size, _done, items, arrived.item.response)
                 items = []
             elif (name := EVENTS.chosen(arrived.item).name) == _PARTIAL_IMAGE:
                 size = arrived.item.ByteSize()
                 picture = await run_offloaded(size, _partial, arrived)
                 if picture is not None:
-                    yield picture
+                    yield number, picture
             elif name == _ITEM_DONE:
                 item = OutputItem(
                     arrived.item.output_item_done_event.item,
@@ -145,9 +153,15 @@ def _readable() -> Iterator[None]:
         raise damaged_answer(str(error)) from None
 
 
-async def _numbered(
-    number: int, items: AsyncGenerator[Picture | Done, None]
-) -> AsyncGenerator[Progress, None]:
-    async with aclosing(items):
-        async for item in items:
-            yield number, item
+def _tell_apart(number: int) -> None:
+    """Gives a further call an Idempotency-Key of its own, if the caller sent one.
+
+    With the same key an API would return the first image again.
+    """
+    if number:
+        call = CALL.get()
+        metadata = tuple(
+            (name, f"{value!s}-{number}" if name.lower() == _IDEMPOTENCY_KEY else value)
+            for name, value in call.metadata
+        )
+        CALL.set(replace(call, metadata=metadata))
