@@ -3,12 +3,8 @@
 An ASGI app that other apps can mount. imagecall.doors.http.answers makes its answers.
 """
 
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Collection,
-    Mapping,
-)
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import wraps
 from typing import Final, TypeAlias
 
 import msgspec
@@ -18,6 +14,7 @@ from pybase64 import b64encode
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -25,6 +22,7 @@ from starlette.routing import Route
 from imagecall.access.admission import Admission
 from imagecall.conversion.batch import Count, parse_call, uncounted
 from imagecall.conversion.view import view
+from imagecall.doors.http import openapi
 from imagecall.doors.http.answers import whole_answer
 from imagecall.doors.http.body import read_body
 from imagecall.doors.http.calls import Calls
@@ -34,6 +32,8 @@ from imagecall.doors.http.head import CheckedHead
 from imagecall.doors.http.images.door import EDIT_PATHS, GENERATION_PATHS, ImagesDoor
 from imagecall.doors.http.keepalive import KEEPALIVE_SECONDS
 from imagecall.doors.http.middleware import Admitted
+from imagecall.doors.http.models import MODELS_PATHS, Models
+from imagecall.doors.http.openapi import OPENAPI_PATH
 from imagecall.doors.http.page import page
 from imagecall.doors.http.responses import (
     NoResponse,
@@ -53,6 +53,7 @@ from imagecall.generation.response_keys import new_response_id, response_keys
 from imagecall.json.text import members
 from imagecall.observing.asgi import Observed, expect_posts
 from imagecall.observing.observer import Observer
+from imagecall.observing.request_id import HEADER as REQUEST_ID
 from imagecall.rpc.headers import FORWARDED
 from imagecall.sizes import OFFLOAD
 from imagecall.turns import take_turn
@@ -88,6 +89,8 @@ def http_app(
     forward_headers: Collection[str] = FORWARDED,
     keepalive_seconds: float = KEEPALIVE_SECONDS,
     main_model: str | None = None,
+    models: Sequence[str] = (),
+    cors_origins: Collection[str] = (),
 ) -> Starlette:
     """Returns the ASGI app, which does not close the backend.
 
@@ -99,6 +102,8 @@ def http_app(
         keepalive_seconds: longest silence of a stream.
         main_model: model that calls the image tool, for requests of the Images API. None: the
             backend needs none.
+        models: ids of the models that GET /v1/models lists.
+        cors_origins: origins of web pages that may call.
     """
     admission = admission or Admission()
     count = observer.count_item if observer else uncounted
@@ -110,32 +115,57 @@ def http_app(
         **dict.fromkeys(GENERATION_PATHS, images.generations),
         **dict.fromkeys(EDIT_PATHS, images.edits),
     }
+    listed = Models(admission, models)
     paths = {**dict.fromkeys(generating, True), _CONVERT: False}
     if observer:
         expect_posts(observer, paths)
+    routes = [
+        *(
+            Route(path, _guarded(endpoint), methods=["POST"])
+            for path, endpoint in generating.items()
+        ),
+        Route(_CONVERT, _guarded(door.convert), methods=["POST"]),
+        *(Route(path, _guarded(listed.list), methods=["GET"]) for path in MODELS_PATHS),
+        *(
+            Route(f"{path}/{{name:path}}", _guarded(listed.retrieve), methods=["GET"])
+            for path in MODELS_PATHS
+        ),
+        Route(_PAGE, page, methods=["GET"]),
+        Route(_HEALTH, door.health, methods=["GET"]),
+        Route(OPENAPI_PATH, openapi.endpoint(admission.needs_token), methods=["GET"]),
+    ]
     return Starlette(
-        routes=[
-            *(
-                Route(path, _guarded(endpoint), methods=["POST"])
-                for path, endpoint in generating.items()
-            ),
-            Route(_CONVERT, _guarded(door.convert), methods=["POST"]),
-            Route(_PAGE, page, methods=["GET"]),
-            Route(_HEALTH, door.health, methods=["GET"]),
-        ],
+        routes=routes,
         middleware=[
-            Middleware(Observed, observer, paths, (_PAGE, _HEALTH)),
+            Middleware(Observed, observer, paths, (_PAGE, _HEALTH, OPENAPI_PATH)),
             Middleware(CheckedHead, admission),
+            *_cors(cors_origins),
             Middleware(WithoutWebSocket),
-            Middleware(Admitted, admission),
+            Middleware(Admitted, admission, cors_origins),
         ],
         exception_handlers={HTTPException: http_error, ImagecallError: error_response},
     )
 
 
+def _cors(origins: Collection[str]) -> list[Middleware]:
+    """Returns the middleware that lets web pages of these origins read answers."""
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=[REQUEST_ID, "retry-after", "x-should-retry"],
+        )
+    ]
+
+
 def _guarded(endpoint: Endpoint) -> Endpoint:
     """Wraps an endpoint: 500 for an unexpected exception, no answer after a disconnect."""
 
+    @wraps(endpoint)
     async def guarded(request: Request) -> Response:
         try:
             return await endpoint(request)

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import ceil
@@ -80,6 +80,8 @@ class HttpServer:
         forward_headers: names of the headers of a caller that a backend may forward.
         keepalive_seconds: longest silence of a stream.
         main_model: model that calls the image tool, for requests of the Images API.
+        models: ids of the models that GET /v1/models lists.
+        cors_origins: origins of web pages that may call.
     """
 
     def __init__(
@@ -95,6 +97,8 @@ class HttpServer:
         forward_headers: Collection[str] = FORWARDED,
         keepalive_seconds: float = KEEPALIVE_SECONDS,
         main_model: str | None = None,
+        models: Sequence[str] = (),
+        cors_origins: Collection[str] = (),
     ) -> None:
         admission = admission or Admission()
         limits = admission.limits
@@ -111,6 +115,8 @@ class HttpServer:
                 forward_headers=forward_headers,
                 keepalive_seconds=keepalive_seconds,
                 main_model=main_model,
+                models=models,
+                cors_origins=cors_origins,
             ),
             http=partial(_Connection, limits.stall_seconds),  # type: ignore[arg-type]  # a factory
             ws="none",

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from imagecall.doors.http.body import arriving_body, media_type_of, read_body
 from imagecall.doors.http.calls import Calls
-from imagecall.doors.http.errors import JSON
+from imagecall.doors.http.errors import IMAGES_API, JSON
 from imagecall.doors.http.images.answers import Form, ImageEvents, whole
 from imagecall.doors.http.images.body import Body, body_from_form, body_from_json
 from imagecall.doors.http.images.form import FORM, FormReader, Part
@@ -19,8 +19,7 @@ from imagecall.doors.http.responses import StreamResponse, WholeResponse, unless
 from imagecall.generation.images_api import EDIT, GENERATION
 from imagecall.generation.offload import offloaded, run_offloaded
 
-GENERATIONS: Final = "/v1/images/generations"
-GENERATION_PATHS: Final = (GENERATIONS, "/api/v1/images", "/api/v1/images/generations")
+GENERATION_PATHS: Final = (IMAGES_API, "/api/v1/images", "/api/v1/images/generations")
 """Paths of OpenAI's API, and of OpenRouter's."""
 
 EDIT_PATHS: Final = ("/v1/images/edits", "/api/v1/images/edits")
