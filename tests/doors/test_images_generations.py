@@ -228,6 +228,14 @@ async def test_the_usage_has_the_tokens_of_the_image_model_of_all_calls() -> Non
     assert two["usage"]["cost"] == 0.5
 
 
+async def test_tokens_of_no_known_kind_count_as_text() -> None:
+    async with upstream() as api, door_before(HttpBackend(api.url)) as address:
+        answers(api, response(item(), usage=USAGE))
+        _, body = await post(address, {"prompt": "a"}, GENERATION_PATHS[0])
+    details = {"image_tokens": 0, "text_tokens": 3}
+    assert body["usage"] == USAGE | {"input_tokens_details": details}
+
+
 async def test_every_image_of_a_response_is_in_the_answer_and_an_url_stays_one() -> None:
     url = "https://images.example/fox.png"
     data_url = "data:image/png;base64," + base64.b64encode(PNG).decode()
@@ -238,6 +246,27 @@ async def test_every_image_of_a_response_is_in_the_answer_and_an_url_stays_one()
     first, second, third = body["data"]
     assert second == {"url": url}
     assert first == third == {"b64_json": base64.b64encode(PNG).decode(), "media_type": "image/png"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "key"),
+    [({}, "url"), ({"response_format": "b64_json"}, "b64_json"), ({"stream": True}, "b64_json")],
+)
+async def test_a_model_whose_api_sent_urls_gets_data_urls_unless_base64_is_requested(
+    keys: Any, key: str
+) -> None:
+    body = SMALL | {"model": "dall-e-3"} | keys
+    async with door_before(EmbeddedBackend()) as address:
+        if body.get("stream"):
+            [image] = await stream_of(address, body)
+        else:
+            _, answer = await post(address, body, GENERATION_PATHS[0])
+            [image] = answer["data"]
+    [text] = [image[name] for name in ("url", "b64_json") if name in image]
+    assert key in image
+    start = "data:image/png;base64," if key == "url" else ""
+    assert text.startswith(start)
+    assert base64.b64decode(text.removeprefix(start), validate=True).startswith(b"\x89PNG")
 
 
 async def test_several_images_of_a_stream_are_told_apart() -> None:

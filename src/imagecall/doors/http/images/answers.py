@@ -3,21 +3,25 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from imagecall.doors.http.answers import error_object, http_status_of
 from imagecall.doors.http.event_stream import server_sent
 from imagecall.doors.http.images.generation import Done, Progress
-from imagecall.doors.http.images.pictures import Picture
+from imagecall.doors.http.images.pictures import BASE64, MEDIA_TYPE, Picture
 from imagecall.doors.http.images.usage import usage_of
 from imagecall.errors import ImagecallError
 from imagecall.generation.images_api import COMPLETED, PARTIAL_IMAGE, REPEATED
 from imagecall.json.pieces import (
     Piece,
     check_depth_of,
+    join,
     join_element_pieces,
     join_member_pieces,
 )
 from imagecall.json.text import join_members, quote
+
+_UNKNOWN_TYPE: Final = b"application/octet-stream"
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,14 @@ class Form:
             the backend repeats none.
         count: number of images of the request.
         openrouter: True for the usage in OpenRouter's form too.
+        urls: True for images as data: URLs, in a whole answer.
     """
 
     name: str
     settings: Mapping[str, bytes]
     count: int
     openrouter: bool
+    urls: bool
 
 
 def whole(results: Sequence[Done], form: Form) -> list[Piece]:
@@ -43,7 +49,7 @@ def whole(results: Sequence[Done], form: Form) -> list[Piece]:
     pictures = [picture for done in results for picture in done.pictures]
     values: dict[str, Sequence[Piece]] = {
         "created": [_now()],
-        "data": join_element_pieces([join_member_pieces(each.values) for each in pictures]),
+        "data": join_element_pieces([_element(each, form) for each in pictures]),
     }
     for key in REPEATED:
         raws = {picture.settings.get(key) for picture in pictures}
@@ -53,6 +59,15 @@ def whole(results: Sequence[Done], form: Form) -> list[Piece]:
     if usage is not None:
         values["usage"] = [usage]
     return check_depth_of(join_member_pieces(values))
+
+
+def _element(picture: Picture, form: Form) -> list[Piece]:
+    """Returns the element of "data" for an image."""
+    values = dict(picture.values)
+    if form.urls and (image := values.pop(BASE64, None)) is not None:
+        kind = join(values.get(MEDIA_TYPE, [_UNKNOWN_TYPE])).strip(b'"')
+        values = {"url": [b'"data:%b;base64,' % kind, *image[1:]]} | values
+    return join_member_pieces(values)
 
 
 class ImageEvents:

@@ -80,7 +80,8 @@ class ImagesDoor:
     async def _answer(self, request: Request, read: ImagesRequest, name: str) -> Response:
         self._calls.begin(request)
         path = request.url.path.removeprefix(request.scope.get("root_path", ""))
-        form = Form(name, read.settings, read.count, path.startswith(_OPENROUTER))
+        openrouter = path.startswith(_OPENROUTER)
+        form = Form(name, read.settings, read.count, openrouter, read.urls)
         if not read.stream:
             return await unless_gone(request, self._whole(read, form))
         progress = stream_all(self._calls, read.request, read.count)

@@ -17,6 +17,12 @@ from imagecall.json.text import members, parse, quote
 from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
 
+BASE64: Final = "b64_json"
+"""Key of an image."""
+
+MEDIA_TYPE: Final = "media_type"
+"""Key of the media type of an image, in OpenRouter's API."""
+
 _REVISED: Final = {"revised_prompt": "revised_prompt", "revisedPrompt": "revised_prompt"}
 _INDEX: Final = "partial_image_index"
 _URLS: Final = ("https://", "http://")
@@ -88,7 +94,7 @@ def partial_picture(event: StreamEvent, apart: Apart) -> Picture | None:
     raws = members(join(event_pieces(event)))
     if _INDEX in raws:
         values[_INDEX] = [raws[_INDEX]]
-    return Picture(values, _settings(raws)) if "b64_json" in values else None
+    return Picture(values, _settings(raws)) if BASE64 in values else None
 
 
 def _settings(raws: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -96,9 +102,9 @@ def _settings(raws: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def _base64(piece: Piece, start: bytes) -> dict[str, Sequence[Piece]]:
-    values: dict[str, Sequence[Piece]] = {"b64_json": [b'"', piece, b'"']}
+    values: dict[str, Sequence[Piece]] = {BASE64: [b'"', piece, b'"']}
     if kind := media_type(start):
-        values["media_type"] = [quote(kind)]
+        values[MEDIA_TYPE] = [quote(kind)]
     return values
 
 

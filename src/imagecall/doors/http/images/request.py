@@ -20,6 +20,9 @@ from imagecall.v1.image_request_pb2 import ImageRequest
 _PROMPT: Final = "prompt"
 _RESPONSE_FORMAT: Final = "response_format"
 _BASE64: Final = "b64_json"
+_OF_URLS: Final = b'"dall-e-'
+"""Start of the JSON of a model whose API sent URLs by default; some programs read nothing else."""
+
 _TYPE: Final = "type"
 _MASK: Final = "input_image_mask"
 OF_THE_REQUEST: Final = (
@@ -50,12 +53,14 @@ class ImagesRequest:
         count: number of images: the key "n".
         stream: True for a stream of events.
         settings: raw JSON text of the settings that an answer repeats, by key.
+        urls: True if the caller expects URLs, as the model's API sent them by default.
     """
 
     request: ImageRequest
     count: int
     stream: bool
     settings: Mapping[str, bytes]
+    urls: bool
 
 
 def read_request(body: Body, main_model: str | None = None) -> ImagesRequest:
@@ -66,6 +71,7 @@ def read_request(body: Body, main_model: str | None = None) -> ImagesRequest:
     keys = dict(body.keys)
     request = ImageRequest(prompt=_prompt(keys), input_images=body.images)
     count, stream = _count(keys), _stream(keys)
+    urls = _RESPONSE_FORMAT not in keys and keys.get("model", b"").startswith(_OF_URLS)
     _check_response_format(keys)
     for key in OF_THE_REQUEST:
         if key in keys:
@@ -80,7 +86,7 @@ def read_request(body: Body, main_model: str | None = None) -> ImagesRequest:
         request.model = main_model
         choice = join_members({_TYPE: quote(GENERATION)})
         request.extra_fields.add(name="tool_choice", json=choice.decode())
-    return ImagesRequest(request, count, stream, settings)
+    return ImagesRequest(request, count, stream, settings, urls)
 
 
 def require_images(body: Body) -> None:

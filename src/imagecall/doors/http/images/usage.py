@@ -10,6 +10,10 @@ from imagecall.json.text import JsonValue, join_members, members, parse
 from imagecall.v1.image_response_pb2 import ImageResponse
 
 _COST: Final = "cost"
+_INPUT_TOKENS: Final = "input_tokens"
+_DETAILS: Final = "input_tokens_details"
+_IMAGE_TOKENS: Final = "image_tokens"
+_TEXT_TOKENS: Final = "text_tokens"
 _OPENROUTER: Final = {"prompt_tokens": "input_tokens", "completion_tokens": "output_tokens"}
 """Keys of OpenRouter's usage, which its SDKs require, and those that have the same values."""
 
@@ -27,10 +31,24 @@ def usage_of(responses: Sequence[ImageResponse], openrouter: bool) -> bytes | No
         [usage] = usages
     else:
         usage = members(msgspec.json.encode(_sum([parse(join_members(each)) for each in usages])))
+    usage = _with_kinds(usage)
     if openrouter:
         same = {key: usage[other] for key, other in _OPENROUTER.items() if other in usage}
         usage = same | usage
     return join_members(usage)
+
+
+def _with_kinds(usage: dict[str, bytes]) -> dict[str, bytes]:
+    """Adds the kinds of the input's tokens, which SDKs require: unknown tokens count as text."""
+    details = parse(usage.get(_DETAILS, b"{}"))
+    tokens = parse(usage.get(_INPUT_TOKENS, b"null"))
+    if not isinstance(details, dict) or type(tokens) is not int:
+        return usage
+    images = details.get(_IMAGE_TOKENS)
+    images = images if type(images) is int else 0
+    kinds = {_IMAGE_TOKENS: images, _TEXT_TOKENS: max(0, tokens - images)}
+    sent = {key: value for key, value in details.items() if value is not None}
+    return usage | {_DETAILS: msgspec.json.encode(kinds | sent)}
 
 
 def _usage(response: ImageResponse) -> dict[str, bytes] | None:
