@@ -229,6 +229,14 @@ REFUSED: dict[str, tuple[bytes, str, int]] = {
     "a field twice": (form(PROMPT, PROMPT, IMAGE), TYPE, 400),
     "a nested field twice": (form(PROMPT, IMAGE, *[part("svg[model]", b"m")] * 2), TYPE, 400),
     "a file of no use": (form(PROMPT, IMAGE, part("markup", PNG, "m.png")), TYPE, 400),
+    "an encoded file": (
+        form(
+            PROMPT,
+            part("image", base64.b64encode(PNG), "a", b"Content-Transfer-Encoding: base64\r\n"),
+        ),
+        TYPE,
+        400,
+    ),
     "two masks": (form(PROMPT, IMAGE, *[part("mask", PNG, "m")] * 2), TYPE, 400),
     "no image": (form(PROMPT), TYPE, 400),
     "an empty image": (form(PROMPT, part("image", b"", "a.png")), TYPE, 400),

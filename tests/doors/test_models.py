@@ -9,7 +9,7 @@ from imagecall.access.admission import Admission
 from imagecall.access.tokens import Tokens
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.doors.http.models import MODELS_PATHS
-from imagecall.server.run import listed_models
+from imagecall.server.run import listed_models, shown_name
 from imagecall.server.settings import ServerSettings, read_settings
 from tests.doors.test_http import door_before, sdk
 
@@ -58,3 +58,16 @@ def test_the_models_are_those_of_the_settings(
     settings: dict[str, object], names: list[str]
 ) -> None:
     assert list(listed_models(read_settings(ServerSettings, settings, {}))) == names
+
+
+@pytest.mark.parametrize(
+    ("backend", "shown"),
+    [
+        ("embedded", "embedded"),
+        ("https://me:secret@api.example:8443/v1?key=secret", "https://api.example:8443/v1"),
+        ("grpc://[::1]:50051", "grpc://[::1]:50051"),
+        ("package.module:Backend", "package.module:Backend"),
+    ],
+)
+def test_the_name_of_a_backend_shows_no_secret(backend: str, shown: str) -> None:
+    assert shown_name(backend) == shown

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from imagecall.access.admission import Admission
 from imagecall.access.certificates import Certificates
@@ -95,12 +96,21 @@ def doors(settings: ServerSettings, parts: Parts) -> dict[str, Door]:
             main_model=settings.main_model,
             models=listed_models(settings),
             cors_origins=settings.cors_origins,
+            backend_name=shown_name(settings.backend.name or EMBEDDED),
         )
     if settings.metrics is not None and parts.observer:
         configured["metrics"] = MetricsServer(
             settings.metrics, parts.observer.metrics_text, share_port=parts.share_port
         )
     return configured
+
+
+def shown_name(backend: str) -> str:
+    """Returns the URI of a backend without what may be secret: user, password and query."""
+    if "://" not in backend:
+        return backend
+    parts = urlsplit(backend)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def listed_models(settings: ServerSettings) -> Sequence[str]:

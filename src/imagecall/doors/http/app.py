@@ -34,7 +34,7 @@ from imagecall.doors.http.keepalive import KEEPALIVE_SECONDS
 from imagecall.doors.http.middleware import Admitted
 from imagecall.doors.http.models import MODELS_PATHS, Models
 from imagecall.doors.http.openapi import OPENAPI_PATH
-from imagecall.doors.http.page import page
+from imagecall.doors.http.page import page_of
 from imagecall.doors.http.responses import (
     NoResponse,
     StreamResponse,
@@ -91,6 +91,7 @@ def http_app(
     main_model: str | None = None,
     models: Sequence[str] = (),
     cors_origins: Collection[str] = (),
+    backend_name: str = "",
 ) -> Starlette:
     """Returns the ASGI app, which does not close the backend.
 
@@ -104,6 +105,7 @@ def http_app(
             backend needs none.
         models: ids of the models that GET /v1/models lists.
         cors_origins: origins of web pages that may call.
+        backend_name: name of the backend, for the page.
     """
     admission = admission or Admission()
     count = observer.count_item if observer else uncounted
@@ -130,7 +132,7 @@ def http_app(
             Route(f"{path}/{{name:path}}", _guarded(listed.retrieve), methods=["GET"])
             for path in MODELS_PATHS
         ),
-        Route(_PAGE, page, methods=["GET"]),
+        Route(_PAGE, page_of(backend_name), methods=["GET"]),
         Route(_HEALTH, door.health, methods=["GET"]),
         Route(OPENAPI_PATH, openapi.endpoint(admission.needs_token), methods=["GET"]),
     ]

@@ -82,6 +82,7 @@ class HttpServer:
         main_model: model that calls the image tool, for requests of the Images API.
         models: ids of the models that GET /v1/models lists.
         cors_origins: origins of web pages that may call.
+        backend_name: name of the backend, for the page.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class HttpServer:
         main_model: str | None = None,
         models: Sequence[str] = (),
         cors_origins: Collection[str] = (),
+        backend_name: str = "",
     ) -> None:
         admission = admission or Admission()
         limits = admission.limits
@@ -117,6 +119,7 @@ class HttpServer:
                 main_model=main_model,
                 models=models,
                 cors_origins=cors_origins,
+                backend_name=backend_name,
             ),
             http=partial(_Connection, limits.stall_seconds),  # type: ignore[arg-type]  # a factory
             ws="none",

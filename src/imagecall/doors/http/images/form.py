@@ -26,6 +26,8 @@ _BOUNDARY: Final = re.compile(rb"[\w'()+,./:=? -]{0,69}[\w'()+,./:=?-]", re.ASCI
 """Boundary: RFC 2046, section 5.1.1."""
 
 _DISPOSITION: Final = b"content-disposition"
+_ENCODING: Final = b"content-transfer-encoding"
+_IDENTITIES: Final = (b"binary", b"8bit", b"7bit")
 
 # Its warnings about malformed forms would be lines for each request of an attacker.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
@@ -121,6 +123,8 @@ class FormReader:
     def _end_header(self) -> None:
         header, value = self._header.lower(), self._value
         self._header = self._value = b""
+        if header == _ENCODING and value.strip().lower() not in _IDENTITIES:
+            raise _malformed("a part has a Content-Transfer-Encoding: RFC 7578, section 4.7")
         if header != _DISPOSITION:
             return
         kind, options = parse_options_header(value)
