@@ -196,6 +196,15 @@ async def test_a_compressed_form_is_read() -> None:
     assert status == 200
 
 
+async def test_a_compressed_bomb_is_refused() -> None:
+    admission = Admission(Limits(json_bytes=2**20))
+    async with door_before(EmbeddedBackend(), admission=admission) as address:
+        body = gzip.compress(form(PROMPT, part("image", bytes(64 * 2**20), "a")))
+        status, said = await post_form(address, body, **{"content-encoding": "gzip"})
+    assert (status, said["error"]["type"]) == (413, "too_large")
+    assert admission.budget.held == 0
+
+
 HEADER = b"X-Filler: " + b"x" * 1000 + b"\r\n"
 REFUSED: dict[str, tuple[bytes, str, int]] = {
     "empty": (b"", TYPE, 400),
@@ -209,6 +218,11 @@ REFUSED: dict[str, tuple[bytes, str, int]] = {
     "an end within a head": (PROMPT + IMAGE[:40], TYPE, 400),
     "10,000 parts": (form(PROMPT, IMAGE, *[part("user", b"")] * 10_000), TYPE, 413),
     "10,000 files": (form(PROMPT, *[IMAGE] * 10_000), TYPE, 413),
+    "10,000 boundaries that end no part": (
+        form(PROMPT, part("image", f"\r\n--{BOUNDARY}x".encode() * 10_000, "a")),
+        TYPE,
+        413,
+    ),
     "a flood of headers": (form(PROMPT, part("image", PNG, "a", HEADER * 1000)), TYPE, 400),
     "a long header": (form(PROMPT, part("image", PNG, "a" * 100_000)), TYPE, 400),
     "a header without an end": (PROMPT + b"--" + BOUNDARY.encode() + b"\r\nX: " * 9, TYPE, 400),

@@ -54,10 +54,15 @@ class Picture:
 
 
 def picture_of(item: OutputItem) -> Picture | None:
-    """Returns the image of an item; None for an item without one. Raises ConversionError."""
+    """Returns the image of an item; None for an item without one.
+
+    Empties the image in the item. Raises ConversionError.
+    """
     values = _image(item)
     if not values:
         return None
+    for place in image_fields(item.call):
+        place.value = b""
     raws = item.raws()
     values |= {here: [raws[key]] for key, here in _REVISED.items() if key in raws}
     return Picture(values, _settings(raws))

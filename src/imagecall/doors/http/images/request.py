@@ -39,9 +39,12 @@ _POINTERS: Final = {
     "/tools/0/input_image_mask": "/mask",
     "/tools/0/parameters": "",
     "/tools/0": "",
-    "/input": "/prompt",
 }
 """Places in the body of a POST /responses, which errors name, and their places in this API."""
+
+_INPUT: Final = "/input"
+_MESSAGE: Final = "/input/"
+"""Place of the message with the prompt and the images, in the body of a POST /responses."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +149,13 @@ def _wrong_type(key: str, expected: str, value: JsonValue) -> NoReturn:
 
 def in_images_api(error: ImagecallError) -> ImagecallError:
     """Gives an error of the backend the pointer of its culprit in the body of this API."""
-    for place, here in _POINTERS.items():
+    if error.pointer == _INPUT:
+        error.pointer = pointer_to(_PROMPT)
+    for place, key in _POINTERS.items():
         if error.pointer == place or error.pointer.startswith(place + "/"):
-            error.pointer = here + error.pointer.removeprefix(place)
-            if place == "/input":
-                error.pointer = here
+            error.pointer = key + error.pointer.removeprefix(place)
             break
+    else:
+        if error.pointer.startswith(_MESSAGE):
+            error.pointer = pointer_to(IMAGE_KEYS[0])
     return error
