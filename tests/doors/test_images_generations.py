@@ -16,7 +16,7 @@ from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.doors.http.images.door import GENERATION_PATHS
 from tests.doors.test_http import door_before, post, sdk
-from tests.streams import PNG, item, response
+from tests.streams import PNG, framed, happy, item, response, without
 from tests.upstream import HANG, JSON, SSE, Answer, Upstream, upstream
 
 SMALL: Any = {"prompt": "a fox", "size": "64x64"}
@@ -415,3 +415,47 @@ async def test_the_work_ends_when_the_client_leaves(streams: bool) -> None:
         await asyncio.wait_for(api.arrived.wait(), 20)
         asking.cancel()
         await asyncio.wait_for(api.left.wait(), 20)
+
+
+LARGE = PNG + bytes(range(256)) * 1000
+
+
+@pytest.mark.parametrize("image", [PNG, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize(
+    "frame",
+    [
+        lambda image: framed(happy(image)),
+        lambda image: framed(happy(image), named=True),
+        lambda image: framed(without(happy(image), "output_item.done")),
+        lambda image: framed(
+            [
+                event | {"item": item(None)} if event["type"].endswith("item.done") else event
+                for event in happy(image)
+            ]
+        ),
+        lambda image: framed(without(happy(image), "response.completed"), done=False),
+        lambda image: framed(without(happy(image), "created", "in_progress", "generating")),
+    ],
+    ids=["usual", "named", "only at the end", "null before the end", "no end", "no beginning"],
+)
+async def test_a_stream_of_an_api_ends_with_the_image_wherever_it_came(
+    frame: Any, image: bytes
+) -> None:
+    async with upstream() as api, door_before(HttpBackend(api.url)) as address:
+        api.say(frame(image))
+        [event] = await stream_of(address, {"prompt": "a"})
+    assert event["type"] == "image_generation.completed"
+    assert base64.b64decode(event["b64_json"]) == image
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_an_api_that_answers_the_other_way_is_read_too(streams: bool) -> None:
+    async with upstream() as api, door_before(HttpBackend(api.url)) as address:
+        if streams:
+            answers(api, response(item(LARGE)))
+            [image] = await stream_of(address, {"prompt": "a"})
+        else:
+            api.say(framed(happy(LARGE)))
+            _, body = await post(address, {"prompt": "a"}, GENERATION_PATHS[0])
+            [image] = body["data"]
+    assert base64.b64decode(image["b64_json"]) == LARGE
