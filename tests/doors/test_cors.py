@@ -81,6 +81,25 @@ async def test_a_page_of_another_origin_may_not(door: str) -> None:
             assert "access-control-allow-origin" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [(None, 200), (ORIGIN, 200), ("own", 200), (OTHER, 403), ("null", 403), ("http://[", 403)],
+)
+async def test_a_form_of_another_site_is_refused_as_browsers_send_forms_without_a_preflight(
+    origin: str | None, status: int
+) -> None:
+    async with door_before(EmbeddedBackend(), cors_origins=[ORIGIN]) as address:
+        headers = {"origin": f"http://{address}" if origin == "own" else origin} if origin else {}
+        data = aiohttp.FormData({"prompt": "a", "size": "64x64"})
+        data.add_field("image", b"an image", filename="a.png")
+        url = f"http://{address}/v1/images/edits"
+        async with (
+            aiohttp.ClientSession(headers=headers) as session,
+            session.post(url, data=data) as answer,
+        ):
+            assert answer.status == status
+
+
 async def test_without_the_setting_no_page_may() -> None:
     async with (
         door_before(EmbeddedBackend()) as address,

@@ -363,6 +363,35 @@ async def test_a_pasted_item_is_shown_as_protobuf_with_both_sizes_and_its_pictur
     }
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(response({"type": "reasoning", "id": "rs_1"}, item(PNG, seed=1.5)), indent=1),
+        framed(happy(partials=[PNG], done=item(PNG, seed=1.5)), named=True).decode(),
+        framed(without(happy(done=item(PNG, seed=1.5)), "item.done"))
+        .decode()
+        .replace("\n", "\r\n"),
+    ],
+    ids=["response", "stream", "stream without the event of the item"],
+)
+async def test_the_item_of_a_pasted_response_or_stream_is_shown(page: Page, text: str) -> None:
+    await page.convert(text)
+    facts = await page.facts("#item-picture")
+    assert facts["SHA-256"] == hashlib.sha256(PNG).hexdigest()
+    assert 'json: "1.5"' in await page.text("#text")
+
+
+async def test_the_shown_message_is_copied(page: Page) -> None:
+    await page.run(
+        """window.copied = [];
+        navigator.clipboard.writeText = text => (copied.push(text), Promise.resolve())"""
+    )
+    await page.convert(json.dumps(item()))
+    await page.click("copy")
+    await page.until("document.querySelector('#convert-state').innerText === 'Copied.'")
+    assert await page.run("return copied") == [await page.text("#text")]
+
+
 async def test_the_item_just_generated_is_converted_with_its_numbers_as_they_were_spelled(
     bridge: Page, api: Upstream
 ) -> None:

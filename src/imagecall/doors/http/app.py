@@ -111,7 +111,7 @@ def http_app(
     count = observer.count_item if observer else uncounted
     calls = Calls(backend, admission, forward_headers)
     door = _Door(calls, keepalive_seconds, count)
-    images = ImagesDoor(calls, keepalive_seconds, main_model)
+    images = ImagesDoor(calls, keepalive_seconds, main_model, cors_origins)
     generating: dict[str, Endpoint] = {
         **dict.fromkeys(PATHS, door.responses),
         **dict.fromkeys(GENERATION_PATHS, images.generations),

@@ -1,5 +1,6 @@
 """Endpoints of the Images API: POST /v1/images/generations and /v1/images/edits."""
 
+from collections.abc import Collection
 from contextlib import aclosing
 from typing import Final
 
@@ -16,6 +17,7 @@ from imagecall.doors.http.images.form import FORM, FormReader, Part
 from imagecall.doors.http.images.generation import generate_all, stream_all
 from imagecall.doors.http.images.request import ImagesRequest, read_request, require_images
 from imagecall.doors.http.responses import StreamResponse, WholeResponse, unless_gone
+from imagecall.errors import quoted
 from imagecall.generation.images_api import EDIT, GENERATION
 from imagecall.generation.offload import offloaded, run_offloaded
 
@@ -33,12 +35,20 @@ class ImagesDoor:
         calls: calls to the backend.
         keepalive_seconds: longest silence of a stream.
         main_model: model that calls the image tool. None: the backend needs none.
+        origins: origins of web pages that may send forms.
     """
 
-    def __init__(self, calls: Calls, keepalive_seconds: float, main_model: str | None) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        keepalive_seconds: float,
+        main_model: str | None,
+        origins: Collection[str],
+    ) -> None:
         self._calls = calls
         self._keepalive_seconds = keepalive_seconds
         self._main_model = main_model
+        self._origins = origins
         self._max_bytes = calls.admission.limits.json_bytes
 
     async def generations(self, request: Request) -> Response:
@@ -50,6 +60,7 @@ class ImagesDoor:
     async def edits(self, request: Request) -> Response:
         """POST /v1/images/edits with a form or JSON, plain and as a stream."""
         if media_type_of(request) == FORM:
+            self._check_origin(request)
             parts = await self._parts(request)
             read = await offloaded(self._read_form, parts)
         elif media_type_of(request) == JSON:
@@ -58,6 +69,21 @@ class ImagesDoor:
         else:
             raise HTTPException(415, f"the Content-Type must be {FORM} or {JSON}")
         return await self._answer(request, read, EDIT)
+
+    def _check_origin(self, request: Request) -> None:
+        """Raises HTTPException (403) for a form of another site.
+
+        A browser sends a form to any server without asking the server first, unlike JSON.
+        """
+        origin = request.headers.get("origin")
+        own = request.headers.get("host", "")
+        same = (f"http://{own}", f"https://{own}", *self._origins)
+        if origin is None or origin in same:
+            return
+        message = (
+            f"a page of {quoted(origin)} may not send forms: --cors-origin names those that may"
+        )
+        raise HTTPException(403, message)
 
     async def _parts(self, request: Request) -> list[Part]:
         reader = FormReader(request.headers["content-type"])
