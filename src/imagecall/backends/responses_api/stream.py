@@ -14,21 +14,21 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
-from imagecall.backends.responses_api.errors import (
+from imagecall.backends.http_api.errors import (
     error_event,
     error_fields,
     not_understood,
 )
+from imagecall.backends.http_api.large_base64 import LargeBase64
+from imagecall.backends.http_api.sse import SseEvent, SseReader
 from imagecall.backends.responses_api.events import Event, read_event
 from imagecall.backends.responses_api.items import Items
-from imagecall.backends.responses_api.large_base64 import LargeBase64
 from imagecall.backends.responses_api.large_strings import (
     LargeStrings,
     fill,
     fill_end,
     response_of,
 )
-from imagecall.backends.responses_api.sse import SseEvent, SseReader
 from imagecall.backends.responses_api.streamed_words import StreamedWords
 from imagecall.backends.secret_words import Secrets, without_secrets
 from imagecall.conversion.converter import EVENTS, event_from_json

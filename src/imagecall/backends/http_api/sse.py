@@ -5,7 +5,7 @@ with CR, LF or both, comments, `data:` with or without a space, several data lin
 byte order mark at the start. Beyond that format, the last event may lack its blank line.
 
 A large string under one of the configured keys is moved out of the event's text on arrival: see
-imagecall.backends.responses_api.large_base64. Its use is chosen once it is known to be large.
+imagecall.backends.http_api.large_base64. Its use is chosen once it is known to be large.
 """
 
 import re
@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from imagecall.backends.responses_api.large_base64 import LargeBase64, NotBase64, Use
+from imagecall.backends.http_api.large_base64 import LargeBase64, NotBase64, Use
 from imagecall.errors import damaged_answer, too_large_answer
 from imagecall.sizes import FOLLOWED
 

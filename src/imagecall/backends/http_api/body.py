@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 
 from imagecall.access.budget import FACTOR, MEMORY
-from imagecall.backends.responses_api.errors import not_understood
+from imagecall.backends.http_api.errors import not_understood
 from imagecall.errors import damaged_answer, quoted, too_large_answer
 from imagecall.generation.fairness import fair_turn
 from imagecall.generation.offload import offloaded
