@@ -8,14 +8,16 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Final, NamedTuple
+from io import BytesIO
+from typing import Final, NamedTuple, TypeAlias
+from urllib.parse import urlsplit
 
 import aiohttp
 
 from imagecall.access.watched_files import WatchedFiles
 from imagecall.backends.http_api.body import IDENTITY, TRANSPORT_ERRORS, Body, inflater_of
 from imagecall.backends.http_api.errors import error_answer, not_understood
-from imagecall.backends.http_api.target import Target, target_of
+from imagecall.backends.http_api.target import Target, proxy_of, target_of
 from imagecall.backends.masking import masked_errors
 from imagecall.backends.secret_words import secrets_of
 from imagecall.errors import GenerationError, damaged_answer
@@ -36,6 +38,10 @@ _MAX_ERROR_BYTES: Final = 64 * 1024
 _MAX_HEADER_BYTES: Final = 64 * 1024
 _ERROR_SECONDS: Final = 2.0
 """Longest wait for the body of an error, whose status is known already."""
+
+
+RequestBody: TypeAlias = bytes | aiohttp.FormData
+"""Body of a request: JSON, or the fields of a form."""
 
 
 class Endpoint(NamedTuple):
@@ -98,18 +104,18 @@ class HttpApi:
 
     @asynccontextmanager
     async def post(
-        self, endpoint: Endpoint, body: bytes, accept: str
+        self, endpoint: Endpoint, body: RequestBody, accept: str
     ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Body]]:
-        """Sends a request with a JSON body; yields the answer and its body.
+        """Sends a request; yields the answer and its body.
 
         Raises GenerationError for a failed connection, and for a status other than 200.
         """
-        with client_call(endpoint.operation) as observed, masked_errors(self.secrets), _failures():
+        with client_call(endpoint.operation) as observed, masked_errors(self.secrets), failures():
             async with asyncio.timeout(self._idle_seconds):
                 answer = await self._opened().post(
                     endpoint.target.url,
-                    data=body,
-                    headers=self._headers(accept, observed.headers),
+                    data=BytesIO(body) if isinstance(body, bytes) else body,
+                    headers=self._headers(accept, body, observed.headers),
                     allow_redirects=False,
                     proxy=endpoint.target.proxy,
                     ssl=self._tls.get(),
@@ -120,17 +126,39 @@ class HttpApi:
                 if answer.status != 200:
                     start = await _start_of_error(answer)
                     raise error_answer(answer.status, answer.headers, start, self.secrets)
-                inflater = inflater_of(answer)
-                yield answer, Body(answer, inflater, self._idle_seconds, self._max_bytes)
+                yield answer, Body.of(answer, self._idle_seconds, self._max_bytes)
+
+    @asynccontextmanager
+    async def get(self, url: str) -> AsyncIterator[Body]:
+        """Requests a URL of the API's own origin; yields the body of the answer.
+
+        Raises GenerationError as `post` does.
+        """
+        with masked_errors(self.secrets), failures():
+            async with self._opened().get(
+                url,
+                headers=[*self._own.values()],
+                allow_redirects=False,
+                proxy=proxy_of(urlsplit(url)),
+                ssl=self._tls.get(),
+                server_hostname=self._server_name,
+            ) as answer:
+                if answer.status != 200:
+                    start = await _start_of_error(answer)
+                    raise error_answer(answer.status, answer.headers, start, self.secrets)
+                yield Body.of(answer, self._idle_seconds, self._max_bytes)
 
     async def close(self) -> None:
         """Closes the connections."""
         if self._session is not None:
             await self._session.close()
 
-    def _headers(self, accept: str, of_call: Mapping[str, str]) -> list[tuple[str, str]]:
+    def _headers(
+        self, accept: str, body: RequestBody, of_call: Mapping[str, str]
+    ) -> list[tuple[str, str]]:
         """Headers of a request. The backend's own headers take precedence over the caller's."""
-        own = [("Accept", accept), ("Content-Type", "application/json"), *of_call.items()]
+        content_type = [("Content-Type", "application/json")] if isinstance(body, bytes) else []
+        own = [("Accept", accept), *content_type, *of_call.items()]
         of_caller = forwarded(CALL.get().metadata, self._forward - self._own.keys())
         return [*own, *self._own.values(), *((name, str(value)) for name, value in of_caller)]
 
@@ -166,7 +194,7 @@ async def _start_of_error(answer: aiohttp.ClientResponse) -> bytes:
 
 
 @contextmanager
-def _failures() -> Iterator[None]:
+def failures() -> Iterator[None]:
     """Turns exceptions of aiohttp into GenerationErrors, without the text of the exception."""
     try:
         yield

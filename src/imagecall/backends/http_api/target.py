@@ -32,7 +32,7 @@ def target_of(base_url: str, path: str) -> Target:
     parts = _checked(base_url)
     path = parts.path.rstrip("/") + path
     public_url = parts._replace(path=path, query="").geturl()
-    return Target(parts._replace(path=path).geturl(), public_url, _proxy_of(parts))
+    return Target(parts._replace(path=path).geturl(), public_url, proxy_of(parts))
 
 
 def _checked(base_url: str) -> SplitResult:
@@ -47,7 +47,8 @@ def _checked(base_url: str) -> SplitResult:
     return parts
 
 
-def _proxy_of(parts: SplitResult) -> str | None:
+def proxy_of(parts: SplitResult) -> str | None:
+    """Returns the proxy for a URL. None: there is no proxy. Raises ValueError for a faulty one."""
     proxy = getproxies().get(parts.scheme)
     if not proxy or proxy_bypass(parts.netloc):
         return None

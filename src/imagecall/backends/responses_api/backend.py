@@ -5,15 +5,16 @@ first bytes of the answer decide how the answer is read.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 
 from imagecall.access.budget import COPIES, counted
 from imagecall.access.limits import Limits
-from imagecall.backends.http_api.body import TRANSPORT_ERRORS, Body
+from imagecall.backends.http_api.body import TRANSPORT_ERRORS, Body, begins_json
 from imagecall.backends.http_api.connection import IDLE_SECONDS, HttpApi
 from imagecall.backends.http_api.errors import error_event, not_understood
+from imagecall.backends.http_api.sse import slices
 from imagecall.backends.responses_api.stream import ResponseStream
 from imagecall.backends.secret_words import without_secrets
 from imagecall.errors import ConversionError, GenerationError, damaged_answer
@@ -28,7 +29,7 @@ from imagecall.generation.response import ReadResponse, end_of, ending_of, respo
 from imagecall.json.text import MAX_BYTES, parse
 from imagecall.rpc.client_tls import WITHOUT_FILES, ClientTls
 from imagecall.rpc.headers import FORWARDED, Header
-from imagecall.sizes import FOLLOWED, PIECE
+from imagecall.sizes import PIECE
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     GenerateImageResponse,
@@ -86,7 +87,7 @@ class HttpBackend:
         body = await _body_of(request.request, stream=False)
         async with self._api.post(self._endpoint, body, "application/json") as (answer, received):
             start = await received.beginning()
-            if _is_json(start):
+            if begins_json(start):
                 read = await self._response(received, start, answer.headers)
                 response = (await offloaded(end_of, read, 0, request.include_document)).response
             else:
@@ -97,7 +98,7 @@ class HttpBackend:
         body = await _body_of(request.request, stream=True)
         async with self._api.post(self._endpoint, body, "text/event-stream") as (answer, received):
             start = await received.beginning()
-            if _is_json(start):
+            if begins_json(start):
                 read = await self._response(received, start, answer.headers)
                 ending = ending_of(read.response)
                 end = await offloaded(end_of, read, ending, request.include_document)
@@ -122,7 +123,7 @@ class HttpBackend:
         received = start
         failure: Exception | None = None
         while received and not stream.ended:
-            for piece in _slices(received, stream):
+            for piece in slices(received, stream):
                 await (fair_turn() if len(piece) >= PIECE else asyncio.sleep(0))
                 for part in stream.feed(piece):
                     yield part
@@ -172,20 +173,6 @@ class HttpBackend:
         if error_value is value and not (value.get("message") or value.get("detail")):
             raise not_understood("JSON without a response", may_be_billed=True)
         raise error_event(error_value, self._secrets, headers)
-
-
-def _is_json(start: bytes) -> bool:
-    """True for the start of a JSON body, false for that of a stream of events."""
-    return start[:1] in (b"{", b"[")
-
-
-def _slices(received: bytes, stream: ResponseStream) -> Iterator[bytes]:
-    """Received bytes in pieces that delay other calls only briefly."""
-    position = 0
-    while position < len(received) and not stream.ended:
-        end = len(received) if stream.in_string else position + FOLLOWED
-        yield received[position:end]
-        position = end
 
 
 async def _body_of(request: ImageRequest, *, stream: bool) -> bytes:
