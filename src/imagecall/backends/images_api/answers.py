@@ -73,7 +73,7 @@ class ImagesJson:
             yield from _Images(value, data, event.large).whole()
             return
         fields = error_fields(value)
-        if fields is value and not (fields.get("message") or fields.get("detail")):
+        if not fields or (fields is value and not (fields.get("message") or fields.get("detail"))):
             raise not_understood("JSON without images", may_be_billed=True)
         raise error_event(dict(fields), self._secrets, headers)
 

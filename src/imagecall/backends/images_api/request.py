@@ -6,6 +6,7 @@ so that settings of an engine's own, such as "seed", reach the engine.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -17,14 +18,18 @@ from imagecall.conversion.view import image_in, view
 from imagecall.errors import ConversionError, pointer_to, quoted
 from imagecall.generation.image_tool import ImageTool, image_tool
 from imagecall.generation.request import extra_values, request_to_json
-from imagecall.json.text import members, parse, quote, type_name
+from imagecall.json.text import JsonValue, members, parse, quote, type_name
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_request_pb2 import ImageRequest
 
 _NULL: Final = b"null"
 _DATA: Final = "data:"
-_FORM_KEYS: Final = ("prompt", "image", "images", "mask", "stream", "input_references")
+_OTHER_KEYS: Final = ("prompt", "image", "images", "mask", "stream", "input_references")
 """Keys of a body that come from elsewhere than the image tool."""
+
+
+_FORM_NAME: Final = re.compile(r"[^\x00-\x1f\x7f\"\\]+")
+"""Name that the header of a form's field can hold."""
 
 
 class Source(NamedTuple):
@@ -103,9 +108,12 @@ class _Settings:
             images = "input images" if edits else "no input images"
             text = f"the request has {images}, and the action {quoted(str(action))}"
             raise self._unsupported("action", text)
-        for key in _FORM_KEYS:
-            if key in raws:
+        for key, raw in raws.items():
+            if key in _OTHER_KEYS:
                 raise self._unsupported(key, f"{quoted(key)} is no setting of an image")
+            if edits and not all(map(_FORM_NAME.fullmatch, _names({key: parse(raw)}))):
+                text = f"{quoted(key)} cannot be sent as a field of a form, as an edit is"
+                raise self._unsupported(key, text)
         for key in ("input_image_mask", "partial_images", "model"):
             raws.pop(key, None)
         model = {"model": quote(self.model)} if self.model else {}
@@ -202,6 +210,13 @@ def _source(pointer: str, url: str) -> Source:
         return Source(pointer, data=data)
     text = "the URL of an image must be http:, https:, or data: with base64"
     raise ConversionError("UNSUPPORTED", pointer, text)
+
+
+def _names(value: JsonValue) -> Iterator[str]:
+    """Yields the keys of an object and of the objects in it."""
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        yield key
+        yield from _names(inner)
 
 
 def _is_url(text: str) -> bool:
