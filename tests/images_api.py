@@ -11,8 +11,17 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes
+from functools import partial
 from typing import Any, Final
 
+import aiohttp.web
+
+from imagecall.conversion.converter import event_to_json, tool_from_json
+from imagecall.errors import ImagecallError
+from imagecall.generation.assembly import reassemble
+from imagecall.generation.backend import Backend
+from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamImageRequest
+from imagecall.v1.image_request_pb2 import ImageRequest
 from tests.streams import PNG
 from tests.upstream import Request, Upstream
 
@@ -298,3 +307,73 @@ STREAMS: Final[Mapping[str, bytes]] = {
 
 PARTIALS: Final = {"openai": 2, "openai-edit": 2, "openrouter": 1, "vllm-omni-edit": 0}
 """Number of partial images of each stream."""
+
+
+@asynccontextmanager
+async def drawing_api(backend: Backend) -> AsyncIterator[str]:
+    """URL of an Images API that draws with a backend, plain and streamed, in OpenAI's form."""
+    app = aiohttp.web.Application(client_max_size=2**26)
+    app.router.add_post("/v1/images/generations", partial(_drawn, backend))
+    app.router.add_post("/v1/images/edits", partial(_drawn, backend))
+    runner = aiohttp.web.AppRunner(app)
+    await runner.setup()
+    site = aiohttp.web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    finally:
+        await runner.cleanup()
+
+
+async def _drawn(backend: Backend, sent: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+    keys, images = await _read_call(sent)
+    request = ImageRequest(prompt=keys.pop("prompt"))
+    for image in images:
+        request.input_images.add(image=image)
+    stream, count = keys.pop("stream", False), int(keys.pop("n", 1))
+    request.tools.append(tool_from_json(json.dumps({"type": "image_generation", **keys})))
+    try:
+        events = [
+            event
+            async for event in reassemble(backend.stream_image(StreamImageRequest(request=request)))
+        ]
+    except ImagecallError as error:
+        body = {"error": {"message": str(error), "code": "invalid_value"}}
+        return aiohttp.web.json_response(body, status=400)
+    made = [json.loads(event_to_json(e)) for e in events if not isinstance(e, StreamEnd)]
+    partials = [event for event in made if event["type"].endswith("partial_image")]
+    [item] = [event["item"] for event in made if event["type"].endswith("output_item.done")]
+    settings = {key: item[key] for key in ("size", "quality", "background", "output_format")}
+    final = {"b64_json": item["result"], "revised_prompt": item["revised_prompt"]}
+    if not stream:
+        return aiohttp.web.json_response({"created": 1, "data": [final] * count, **settings})
+    answer = aiohttp.web.StreamResponse(headers={"content-type": "text/event-stream"})
+    await answer.prepare(sent)
+    kind = "image_edit" if images else "image_generation"
+    for event in (
+        *({"type": f"{kind}.partial_image", "b64_json": e["partial_image_b64"]} for e in partials),
+        {"type": f"{kind}.completed", **final, **settings},
+    ):
+        await answer.write(f"data: {json.dumps(event)}\n\n".encode())
+    return answer
+
+
+async def _read_call(sent: aiohttp.web.Request) -> tuple[dict[str, Any], list[bytes]]:
+    """Keys of a call, and its images."""
+    if sent.content_type == "application/json":
+        return await sent.json(), []
+    keys: dict[str, Any] = {}
+    images = []
+    for each in fields_of(sent.headers["content-type"], await sent.read()):
+        if each.name in ("image", "image[]"):
+            images.append(each.data)
+        elif each.name != "mask":
+            keys[each.name] = _value(each.data.decode())
+    return keys, images
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
