@@ -601,6 +601,18 @@ async def test_a_failure_after_the_request_may_be_billed_and_is_not_sent_again(
     assert len(api.requests) == 1
 
 
+@pytest.mark.parametrize("status", [200, 500])
+async def test_the_sentence_of_an_error_beside_its_code_is_the_message(
+    api: ImagesApi, backend: ImagesBackend, status: int
+) -> None:
+    body = b'{"error":"server_error","message":"out of memory"}'
+    api.say(body, status=status, content_type=JSON)
+    with pytest.raises(GenerationError) as failed:
+        await generate(backend)
+    assert str(failed.value).endswith(": out of memory")
+    assert failed.value.metadata["upstream_code"] == "server_error"
+
+
 async def test_an_error_after_the_image_ends_the_stream_as_failed(
     api: ImagesApi, backend: ImagesBackend
 ) -> None:

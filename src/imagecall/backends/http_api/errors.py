@@ -146,8 +146,13 @@ def error_fields(value: JsonValue) -> Mapping[str, Any]:
     """Members of the error object of a JSON body or event; empty if there is none."""
     if isinstance(value, list) and value:
         value = value[0]
-    error = value.get("error") or value if isinstance(value, dict) else {}
-    return error if isinstance(error, dict) else {"message": str(error)}
+    if not isinstance(value, dict):
+        return {}
+    error = value.get("error") or value
+    if isinstance(error, dict):
+        return error
+    sentence = _text(value, "message")  # {"error": "server_error", "message": SENTENCE}
+    return {"message": sentence, "code": error} if sentence else {"message": str(error)}
 
 
 def _error_in(body: bytes) -> Mapping[str, Any]:
