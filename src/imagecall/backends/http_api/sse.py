@@ -311,7 +311,8 @@ class JsonReader:
 
     def feed(self, received: bytes) -> None:
         """Reads received bytes. Raises GenerationError as SseReader.feed does."""
-        self._feed(received.translate(_SPACES))
+        has_lines = b"\n" in received or b"\r" in received
+        self._feed(received.translate(_SPACES) if has_lines else received)
         self._last = received.rstrip()[-1:] or self._last
 
     def finish(self) -> SseEvent:
