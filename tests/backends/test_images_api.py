@@ -11,9 +11,11 @@ import pytest
 import imagecall
 from imagecall.access.budget import MEMORY, Budget
 from imagecall.backends.images_api import fetch
+from imagecall.backends.images_api.answers import ImagesJson, ImagesStream
 from imagecall.backends.images_api.backend import ImagesBackend
 from imagecall.errors import ConversionError, GenerationError, ImagecallError
 from imagecall.generation.assembly import StreamItem, reassemble
+from imagecall.generation.image_events import FinalImage
 from imagecall.generation.request import request_from_json
 from imagecall.generation.response import response_to_json
 from imagecall.v1.image_generation_service_pb2 import (
@@ -179,6 +181,42 @@ async def test_an_image_of_any_size_is_decoded_while_it_arrives(
     assert item_of(response.calls[0])["result"] == b64(image)
     assert item_of(response.calls[0])["revised_prompt"] == "a b64_json"
     assert usage_of(response) == USAGE
+
+
+def test_a_stream_cut_off_at_any_byte_has_its_image_or_fails() -> None:
+    for name, whole in ENGINE_STREAMS.items():
+        final = whole.rfind(B64.encode())
+        for end in range(len(whole)):
+            stream = ImagesStream(1, 3, (), MIB, MIB)
+            try:
+                events = [*stream.feed(whole[:end]), *stream.finish()]
+            except GenerationError as error:
+                assert error.may_be_billed
+                assert end < whole.find(b"\n\n", final), f"{name} after {end} bytes"
+            else:
+                assert end > final, name
+                assert sum(isinstance(each, FinalImage) for each in events) == 1
+
+
+def test_an_answer_with_any_byte_changed_is_read_or_refused() -> None:
+    for engine in ENGINES.values():
+        whole = json.dumps(engine.answer).encode()
+        for at in range(0, len(whole), 3):
+            for other in (b'"', b"}", b"\\", b"\n", b"0", b"\xff"):
+                answer = ImagesJson((), MIB, MIB)
+                try:
+                    answer.reader.feed(whole[:at] + other + whole[at + 1 :])
+                    list(answer.finish({}))
+                except GenerationError as error:
+                    assert error.may_be_billed
+
+
+async def test_a_partial_image_without_data_costs_no_image(
+    api: ImagesApi, backend: ImagesBackend
+) -> None:
+    first, second, final = openai_events("image_generation")
+    api.say(event({**first, "b64_json": ""}), event({**second, "b64_json": "#"}), event(final))
+    assert "image_generation_call.partial_image" not in types(await stream(backend, partly()))
 
 
 async def test_several_images_become_several_calls_with_ids_of_their_own(

@@ -1,7 +1,8 @@
 """Every pair of a door and a backend answers the same requests alike.
 
 All backends draw with the embedded backend at their end, so that their images can be compared. To
-add a door: a client of the door in DOORS.
+add a door: a client of the door in DOORS. A client returns None for a request that the door's API
+cannot express.
 """
 
 import io
@@ -90,7 +91,7 @@ async def by_responses(address: str, body: Body, stream: bool) -> Outcome:
     return _of_events(lines)
 
 
-DOORS: Final[Mapping[str, Callable[[str, Body, bool], Awaitable[Outcome]]]] = {
+DOORS: Final[Mapping[str, Callable[[str, Body, bool], Awaitable[Outcome | None]]]] = {
     "gRPC": by_grpc,
     "Responses": by_responses,
 }
@@ -279,7 +280,8 @@ async def test_every_pair_has_the_same_images(
     for name, body in ANSWERED.items():
         for stream in (False, True):
             outcome = await ask(address_of(door, servers[1]), body, stream)
-            assert outcome == await _expected(body, stream), f"{name}, stream {stream}"
+            expected = await _expected(body, stream)
+            assert outcome in (expected, None), f"{name}, stream {stream}"
 
 
 async def _expected(body: Body, stream: bool) -> Outcome:
@@ -304,7 +306,8 @@ async def test_a_request_that_a_backend_cannot_take_is_refused_as_the_table_has_
         entry = _table()[name][backend]
         for stream in (False, True):
             outcome = await DOORS[door](address_of(door, addresses), body, stream)
-            _check(entry, outcome, f"{name}, stream {stream}")
+            if outcome is not None:
+                _check(entry, outcome, f"{name}, stream {stream}")
 
 
 def _check(entry: str, outcome: Outcome, where: str) -> None:

@@ -7,6 +7,7 @@ texts of a model before the image, are left out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -178,8 +179,9 @@ class ImagesStream:
         images = _Images(value, data, event.large)
         if kind.endswith(PARTIAL_IMAGE):
             self._is_of_images = self._begun = True
-            if self._partial_images:
-                yield PartialImage(images.image(value))
+            with suppress(GenerationError):  # A partial image that is missing costs no image.
+                if self._partial_images:
+                    yield PartialImage(images.image(value))
         elif kind.endswith(COMPLETED) or isinstance(value.get("data"), list):
             self._is_of_images = True
             self._begun = False

@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from imagecall.access.budget import MEMORY
 from imagecall.backends.http_api.body import Body
 from imagecall.backends.http_api.connection import CONNECT_SECONDS, HttpApi, failures
 from imagecall.errors import GenerationError, damaged_answer, too_large_answer
@@ -24,6 +25,9 @@ from imagecall.generation.fairness import fair_turn
 
 FETCH_SECONDS: Final = 120.0
 """Longest time to fetch an image."""
+
+_COPIES: Final = 2
+"""Copies of an image while its pieces are joined."""
 
 _PORTS: Final = {"http": 80, "https": 443}
 _EMBEDDED_IPV4: Final = (IPv6Network("64:ff9b::/96"), IPv6Network("::/96"))
@@ -101,14 +105,15 @@ class ImageFetcher:
             await self._session.close()
 
     async def _read(self, body: Body) -> bytes:
-        pieces, size = [], 0
-        while piece := await body.read():
-            pieces.append(piece)
-            size += len(piece)
-            if size > self._max_bytes:
-                raise too_large_answer("an image", self._max_bytes)
-            await fair_turn()
-        image = b"".join(pieces)
+        pieces: list[bytes] = []
+        with MEMORY.get().part() as memory:
+            while piece := await body.read():
+                pieces.append(piece)
+                await memory.grow(_COPIES * len(piece))
+                if memory.size > _COPIES * self._max_bytes:
+                    raise too_large_answer("an image", self._max_bytes)
+                await fair_turn()
+            image = b"".join(pieces)
         if image_format(image) is None:
             raise damaged_answer("there is no image at its url")
         return image
