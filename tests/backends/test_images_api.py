@@ -493,6 +493,16 @@ REFUSED: Mapping[str, tuple[dict[str, Any], str, str | None]] = {
         "UNSUPPORTED",
         '/tools/0/a"\r\nb',
     ),
+    "a key that breaks the form": (
+        {"provider": {"a\r\nb": 1}, "input": [user(DATA_URL)]},
+        "UNSUPPORTED",
+        "/provider",
+    ),
+    "a model that is no text": (
+        {"tools": [{**TOOL, "model": 5}]},
+        "WRONG_TYPE",
+        "/tools/0/model",
+    ),
     "a number that is none": (
         {"tools": [{**TOOL, "n": "two"}]},
         "WRONG_TYPE",

@@ -83,6 +83,8 @@ def images_call(request: ImageRequest) -> ImagesCall:
         raise ConversionError("EMPTY_PROMPT", pointer_to("input"), "an Images API needs a prompt")
     settings = _Settings(request)
     images = tuple(_images(request))
+    for key, raw in others.items() if images else ():
+        _check_form(key, raw, pointer_to(key))
     mask = settings.mask(bool(images))
     keys = {"prompt": quote(request.prompt)} | settings.keys(bool(images)) | others
     return ImagesCall(
@@ -96,7 +98,7 @@ class _Settings:
     def __init__(self, request: ImageRequest) -> None:
         self._tool = _only_image_tool(request)
         self._raws = self._of_tool(request)
-        self.model = parse(self._raws.get("model", quote(request.model)))
+        self.model = self._model(request)
         self.partial_images = self._number("partial_images", 0)
         self.count = self._number("n", 1)
 
@@ -111,9 +113,8 @@ class _Settings:
         for key, raw in raws.items():
             if key in _OTHER_KEYS:
                 raise self._unsupported(key, f"{quoted(key)} is no setting of an image")
-            if edits and not all(map(_FORM_NAME.fullmatch, _names({key: parse(raw)}))):
-                text = f"{quoted(key)} cannot be sent as a field of a form, as an edit is"
-                raise self._unsupported(key, text)
+            if edits:
+                _check_form(key, raw, self._pointer(key))
         for key in ("input_image_mask", "partial_images", "model"):
             raws.pop(key, None)
         model = {"model": quote(self.model)} if self.model else {}
@@ -141,6 +142,13 @@ class _Settings:
         for place in self._tool.tokens[2:]:
             raws |= members(raws.pop(str(place), b"{}"))
         return {key: raw for key, raw in raws.items() if raw != _NULL and key != TYPE}
+
+    def _model(self, request: ImageRequest) -> str:
+        value = parse(self._raws.get("model", quote(request.model)))
+        if not isinstance(value, str):
+            message = f"{quoted('model')} must be a string, not {type_name(value)}"
+            raise ConversionError("WRONG_TYPE", self._pointer("model"), message)
+        return value
 
     def _number(self, key: str, default: int) -> int:
         value = parse(self._raws.get(key, _NULL))
@@ -210,6 +218,13 @@ def _source(pointer: str, url: str) -> Source:
         return Source(pointer, data=data)
     text = "the URL of an image must be http:, https:, or data: with base64"
     raise ConversionError("UNSUPPORTED", pointer, text)
+
+
+def _check_form(key: str, raw: bytes, pointer: str) -> None:
+    """Raises ConversionError for a key that the form of an edit cannot have."""
+    if not all(map(_FORM_NAME.fullmatch, _names({key: parse(raw)}))):
+        text = f"{quoted(key)} cannot be sent as a field of a form, as an edit is"
+        raise ConversionError("UNSUPPORTED", pointer, text)
 
 
 def _names(value: JsonValue) -> Iterator[str]:
