@@ -582,6 +582,10 @@ BILLED: Mapping[str, tuple[Answer, str]] = {
         Answer([answer_json({"b64_json": "A" * 50_000 + "#" * 50_000})], content_type=JSON),
         "UPSTREAM_DAMAGED",
     ),
+    "a url with two hosts": (
+        Answer([answer_json({"url": "http://8.8.8.8\\@127.0.0.1/a"})], content_type=JSON),
+        "UPSTREAM_DAMAGED",
+    ),
     "a url of no host": (
         Answer([answer_json({"url": "file:///etc/passwd"})], content_type=JSON),
         "UPSTREAM_DAMAGED",
@@ -755,7 +759,11 @@ async def test_an_image_of_the_api_itself_is_fetched_with_its_key(
     api: ImagesApi, backend: ImagesBackend
 ) -> None:
     own = api.url.removesuffix("/v1")
-    for url in (f"{own}/generated-images/b64.png", "/v1/images/0a1b/content?variant=0"):
+    for url in (
+        f"{own}/generated-images/b64.png",
+        own.replace("http", "HTTP") + "/a.png?sig=a%2Bb%3D",
+        "/v1/images/0a1b/content?variant=0",
+    ):
         api.requests.clear()
         api.answers = [
             Answer([answer_json({"url": url, "revised_prompt": "a fox"})], content_type=JSON),
@@ -765,7 +773,7 @@ async def test_an_image_of_the_api_itself_is_fetched_with_its_key(
         item = item_of(call)
         assert (item["result"], item["output_format"]) == (b64(JPEG), "jpeg")
         assert item["revised_prompt"] == "a fox"
-        assert api.requests[1].path == url.removeprefix(own)
+        assert api.requests[1].path == url[len(own) if "://" in url else 0 :]
         assert api.requests[1].headers["authorization"] == f"Bearer {KEY}"
 
 

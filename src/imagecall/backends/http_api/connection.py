@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 import aiohttp
+from yarl import URL
 
 from imagecall.access.watched_files import WatchedFiles
 from imagecall.backends.http_api.body import IDENTITY, TRANSPORT_ERRORS, Body, inflater_of
@@ -129,7 +130,7 @@ class HttpApi:
                 yield answer, Body.of(answer, self._idle_seconds, self._max_bytes)
 
     @asynccontextmanager
-    async def get(self, url: str) -> AsyncIterator[Body]:
+    async def get(self, url: URL) -> AsyncIterator[Body]:
         """Requests a URL of the API's own origin; yields the body of the answer.
 
         Raises GenerationError as `post` does.
@@ -139,7 +140,7 @@ class HttpApi:
                 url,
                 headers=[*self._own.values()],
                 allow_redirects=False,
-                proxy=proxy_of(urlsplit(url)),
+                proxy=proxy_of(urlsplit(str(url))),
                 ssl=self._tls.get(),
                 server_hostname=self._server_name,
             ) as answer:

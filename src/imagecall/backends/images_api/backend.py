@@ -215,7 +215,7 @@ class ImagesBackend:
         url = self._fetcher.absolute(link.url)
         settings = {name: value for name, value in vars(link).items() if name != "url"}
         image = await self._fetcher.image_at(url)
-        return ImageLink(url, **settings) if image is None else FinalImage(image, **settings)
+        return ImageLink(str(url), **settings) if image is None else FinalImage(image, **settings)
 
 
 def _form_of(base_url: str) -> tuple[str, bool]:

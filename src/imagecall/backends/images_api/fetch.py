@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from socket import AddressFamily
 from typing import Final
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import urljoin
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from imagecall.access.budget import MEMORY
 from imagecall.backends.http_api.body import Body
@@ -29,7 +30,7 @@ FETCH_SECONDS: Final = 120.0
 _COPIES: Final = 2
 """Copies of an image while its pieces are joined."""
 
-_PORTS: Final = {"http": 80, "https": 443}
+_SCHEMES: Final = ("http", "https")
 _EMBEDDED_IPV4: Final = (IPv6Network("64:ff9b::/96"), IPv6Network("::/96"))
 """Networks whose addresses end with an IPv4 address: NAT64 (RFC 6052), IPv4-compatible."""
 
@@ -59,35 +60,35 @@ class ImageFetcher:
     ) -> None:
         self._api = api
         self._base_url = base_url
+        self._origin = _origin(URL(base_url))
         self._others = others
         self._max_bytes = max_bytes
         self._seconds = seconds
         self._session: aiohttp.ClientSession | None = None
 
-    def absolute(self, url: str) -> str:
+    def absolute(self, url: str) -> URL:
         """Returns the absolute URL. Raises GenerationError (UPSTREAM_DAMAGED) for no http URL."""
-        joined = urljoin(self._base_url, url)
         try:
-            parts = urlsplit(joined)
-            usable = parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0
+            absolute = URL(urljoin(self._base_url, url), encoded=True)  # Signatures stay valid.
+            usable = absolute.scheme in _SCHEMES and bool(absolute.host) and absolute.port != 0
         except ValueError:
             usable = False
         if not usable:
             raise damaged_answer("the url of an image is not an http URL")
-        return joined
+        return absolute
 
-    async def image_at(self, url: str) -> bytes | None:
+    async def image_at(self, url: URL) -> bytes | None:
         """Fetches the image at an absolute URL. Returns None if the host is not allowed.
 
-        Raises GenerationError, with may_be_billed, if the fetch fails.
+        The URL that is checked is the one that is requested: another parser might find another
+        host in the same text. Raises GenerationError, with may_be_billed, if the fetch fails.
         """
-        parts = urlsplit(url)
         try:
             async with asyncio.timeout(self._seconds):
-                if _origin(parts) == _origin(urlsplit(self._base_url)):
+                if _origin(url) == self._origin:
                     async with self._api.get(url) as body:
                         return await self._read(body)
-                if not self._others or parts.username is not None or not _may_be_public(parts):
+                if not self._others or url.user is not None or not _may_be_public(url):
                     return None
                 with failures():
                     async with self._from_elsewhere(url) as body:
@@ -119,7 +120,7 @@ class ImageFetcher:
         return image
 
     @asynccontextmanager
-    async def _from_elsewhere(self, url: str) -> AsyncIterator[Body]:
+    async def _from_elsewhere(self, url: URL) -> AsyncIterator[Body]:
         async with self._opened().get(url, allow_redirects=False) as answer:
             if answer.status != 200:
                 raise damaged_answer(f"the url of an image answered {answer.status}")
@@ -174,16 +175,16 @@ def _with_embedded(ip: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Addr
     return [ip, *(each for each in embedded if each is not None)]
 
 
-def _may_be_public(parts: SplitResult) -> bool:
+def _origin(url: URL) -> tuple[str, str | None, int | None]:
+    return url.scheme, url.host, url.port
+
+
+def _may_be_public(url: URL) -> bool:
     """False for an address that is not public; a name is checked when it is resolved."""
     try:
-        return is_public(parts.hostname or "")
+        return is_public(url.host or "")
     except ValueError:
         return True
-
-
-def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
-    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
 
 
 def _not_fetched(cause: str) -> GenerationError:
