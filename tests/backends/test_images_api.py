@@ -319,6 +319,16 @@ async def test_settings_go_to_the_api_as_they_are(api: ImagesApi, backend: Image
     assert sent.body == {"prompt": "a fox", "model": "gpt-image-1", **settings, "user": "u1"}
 
 
+@pytest.mark.parametrize("parameters", [{}, {"parameters": None}, {"parameters": {}}])
+async def test_the_tool_of_openrouter_may_have_no_parameters(
+    api: ImagesApi, backend: ImagesBackend, parameters: Any
+) -> None:
+    api.say(answer_json({"b64_json": B64}), content_type=JSON)
+    tool = {"type": "openrouter:image_generation", "seed": 1, **parameters}
+    await generate(backend, request(tools=[tool]))
+    assert api.requests[0].body == {"prompt": "a fox", "seed": 1}
+
+
 async def test_the_model_of_the_request_is_sent_if_the_tool_has_none(
     api: ImagesApi, backend: ImagesBackend
 ) -> None:
@@ -502,6 +512,11 @@ REFUSED: Mapping[str, tuple[dict[str, Any], str, str | None]] = {
         {"tools": [{**TOOL, "model": 5}]},
         "WRONG_TYPE",
         "/tools/0/model",
+    ),
+    "parameters that are no object": (
+        {"tools": [{"type": "openrouter:image_generation", "parameters": 5}]},
+        "WRONG_TYPE",
+        "/tools/0/parameters",
     ),
     "a number that is none": (
         {"tools": [{**TOOL, "n": "two"}]},

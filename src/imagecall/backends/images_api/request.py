@@ -140,7 +140,11 @@ class _Settings:
             return {}
         raws = members(tool_to_json(request.tools[0]))
         for place in self._tool.tokens[2:]:
-            raws |= members(raws.pop(str(place), b"{}"))
+            inner = raws.pop(str(place), _NULL)
+            if not isinstance(value := parse(inner), dict | None):
+                message = f"{quoted(str(place))} must be an object, not {type_name(value)}"
+                raise ConversionError("WRONG_TYPE", self._pointer(), message)
+            raws |= members(inner) if value else {}
         return {key: raw for key, raw in raws.items() if raw != _NULL and key != TYPE}
 
     def _model(self, request: ImageRequest) -> str:
