@@ -35,7 +35,7 @@ const WRONG_ITEM: &str = r#"{"type":"image_generation_call","id":5}"#;
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let [address, cases, out] = &arguments[..] else {
+    let [address, cases, out, ..] = &arguments[..] else {
         bail!("expected ADDRESS CASES OUT");
     };
     let address = format!("http://{address}");
