@@ -1407,7 +1407,13 @@ class Conversion(betterproto.Message):
     """
 
     json: str = betterproto.string_field(1, group="input")
-    """JSON of an item or document, to convert to a message."""
+    """
+    JSON of an item or document, to convert to a message. It must be UTF-8:
+     text that is not ends the whole stream at the client in some languages, and
+     loses bytes without an error in others. Send lines of a file that may have
+     other bytes as json_chunk, one chunk each, with its size and digest: only
+     the item is refused then, with NOT_UTF8, and the stream goes on.
+    """
 
     call: "ImageGenerationCall" = betterproto.message_field(2, group="input")
     """An item, to convert to JSON."""

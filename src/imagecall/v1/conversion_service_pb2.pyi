@@ -326,7 +326,12 @@ class Conversion(_message.Message):
     PROFILE_FIELD_NUMBER: _builtins.int
     DOCUMENT_KIND_FIELD_NUMBER: _builtins.int
     json: _builtins.str
-    """JSON of an item or document, to convert to a message."""
+    """JSON of an item or document, to convert to a message. It must be UTF-8:
+    text that is not ends the whole stream at the client in some languages, and
+    loses bytes without an error in others. Send lines of a file that may have
+    other bytes as json_chunk, one chunk each, with its size and digest: only
+    the item is refused then, with NOT_UTF8, and the stream goes on.
+    """
     variant: _builtins.str
     """The variant to read the JSON of an item as; see ParseCallRequest. Ignored for
     other input. For chunks, the value on the last one counts.
