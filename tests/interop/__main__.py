@@ -33,6 +33,7 @@ LIVE: Final = (
     "error details",
     "deadline",
     "cancellation",
+    "cancellation when damaged",
     "many calls",
     "health",
 )

@@ -3,7 +3,7 @@
 import asyncio
 from base64 import b64encode
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from google.protobuf.any_pb2 import Any as Packed
@@ -103,15 +103,20 @@ class Damaged(Faulty):
         self.last = self._hang
         self.before = self._wait
 
+    async def handle(self, method: str, requests: Any, context: Any) -> None:
+        """Answers a call. By itself, no stream ends."""
+        try:
+            await super().handle(method, requests, context)
+        finally:
+            if method == STREAM:
+                self.cancelled.set()
+
     async def _hang(self, method: str) -> None:
         if method == STREAM:
-            try:
-                await asyncio.sleep(_SECONDS)
-            except asyncio.CancelledError:
-                self.cancelled.set()
-                raise
+            await asyncio.sleep(_SECONDS)
 
     async def _wait(self, method: str) -> None:
-        if "Health" in method:
-            await asyncio.wait_for(self.cancelled.wait(), 10)
+        if method == STREAM:
             self.cancelled.clear()
+        elif "Health" in method:
+            await asyncio.wait_for(self.cancelled.wait(), 10)
