@@ -133,7 +133,7 @@ async def test_images_in_flight_and_refused_calls() -> None:
                 await stub.GenerateImage(AN_IMAGE)
             in_flight = "imagecall_images_in_flight", frozenset(["grpc"])
             while (found := await samples(metrics))[in_flight] > 1:  # However many calls there are.
-                await asyncio.sleep(0.01)  # The refused call ends at its client first.
+                pass  # The refused call ends at its client first.
             assert found[in_flight] == 1
             assert found["imagecall_calls_in_progress", frozenset(["grpc"])] == 1
             refused = frozenset(["grpc", "TOO_MANY_CALLS"])
