@@ -146,8 +146,14 @@ void ConvertLines(
   grpc::ClientContext context;
   auto stream = service.ConvertCalls(&context);
   // While the results are read: the server waits for their reader.
-  auto sending = std::async(std::launch::async,
-                            [&stream, &lines] { Send(*stream, lines); });
+  auto sending = std::async(std::launch::async, [&] {
+    try {
+      Send(*stream, lines);
+    } catch (...) {
+      context.TryCancel();
+      throw;  // to get, below
+    }
+  });
   Canceller canceller{context};
   Value value;
   for (v1::ConvertCallsResponse response; stream->Read(&response);) {

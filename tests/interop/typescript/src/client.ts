@@ -90,7 +90,9 @@ export async function* convertLines(
   );
   const sink: Writable = call;
   const responses: AsyncIterable<conversions.ConvertCallsResponse> = call;
-  Readable.from(requests(lines)).pipe(sink);
+  Readable.from(requests(lines))
+    .on("error", (error) => call.destroy(error))
+    .pipe(sink);
   const value = new Value();
   try {
     for await (const { results } of responses) {

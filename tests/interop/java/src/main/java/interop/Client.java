@@ -153,8 +153,10 @@ class Client {
       }
       call.write(request.build());
       call.halfClose();
-    } catch (InterruptedException | StatusException | IllegalStateException e) {
+    } catch (InterruptedException | StatusException e) {
       // The call has ended: its reader has the reason.
+    } catch (RuntimeException e) {
+      call.cancel("the lines cannot be sent", e); // no effect if the call has ended
     }
   }
 
