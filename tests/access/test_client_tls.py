@@ -25,7 +25,7 @@ from imagecall.client import ClientTls, ImageClient
 from imagecall.doors.grpc.server import GrpcServer
 from imagecall.errors import GenerationError
 from imagecall.v1.image_request_pb2 import ImageRequest
-from tests.commands.test_cli import COMMAND
+from tests.commands.command import COMMAND, run_here
 from tests.doors.test_http import door_before
 from tests.readme_regions import ROOT
 from tests.streams import framed, happy
@@ -337,23 +337,38 @@ async def test_a_backend_gets_the_new_certificate_while_a_call_goes_on(
         (["health", "--timeout", "0"], "is not a number of seconds"),
         (["convert", "--tls-key", "x"], "--tls-key needs the address of a server with TLS"),
         (["generate", "a fox", "--tls-name", "x"], "--tls-name needs the address of a server"),
-        (["serve", "--backend-tls-ca", "FILE"], "the backend 'embedded' has no TLS"),
-        (
-            ["serve", "--backend", "grpcs://a:1", "--backend-tls-ca", "FILE"],
-            "FILE has no certificates in PEM",
-        ),
-        (
-            ["serve", "--backend", "https://a", "--backend-tls-key", "FILE"],
-            "the certificate of a client and its key belong together",
-        ),
     ],
 )
-async def test_faulty_options_of_tls_end_with_2(
+def test_faulty_options_of_tls_end_with_2(
     arguments: list[str], message: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "file"
     file.write_text("no PEM")
-    code, _, errors = await run(*(each.replace("FILE", str(file)) for each in arguments))
+    done = run_here(*(each.replace("FILE", str(file)) for each in arguments))
+    assert done.returncode == 2
+    assert message.replace("FILE", str(file)) in done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--backend-tls-ca", "FILE"], "the backend 'embedded' has no TLS"),
+        (
+            ["--backend", "grpcs://a:1", "--backend-tls-ca", "FILE"],
+            "FILE has no certificates in PEM",
+        ),
+        (
+            ["--backend", "https://a", "--backend-tls-key", "FILE"],
+            "the certificate of a client and its key belong together",
+        ),
+    ],
+)
+async def test_faulty_options_of_tls_to_the_backend_stop_the_start_with_2(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("no PEM")
+    code, _, errors = await run("serve", *(each.replace("FILE", str(file)) for each in arguments))
     assert code == 2
     assert message.replace("FILE", str(file)) in errors
     assert "Traceback" not in errors

@@ -4,7 +4,6 @@ import asyncio
 import os
 import pty
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ import pytest
 from imagecall.v1 import conversion_service_pb2 as conversion_pb
 from imagecall.v1 import image_generation_service_pb2 as pb
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+from tests.commands.command import COMMAND, run_here
 from tests.streams import PNG
 
-COMMAND = [sys.executable, "-m", "imagecall"]
 ITEM = b'{"type":"image_generation_call","id":"ig_1"}'
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\nimagecall: fine\r\x9b31m\u202e\u2066\u2028\u200b\x7f"
 FORBIDDEN = set(HOSTILE) - set("\n imagecall: fine]0;owned[2J31m")
@@ -142,8 +141,8 @@ def test_a_prompt_comes_from_standard_input(tmp_path: Path) -> None:
         (b"\xff", "the prompt on standard input is not UTF-8"),
     ],
 )
-def test_no_prompt_on_standard_input_is_refused(data: bytes, message: str, tmp_path: Path) -> None:
-    done = run("generate", "-", data=data, cwd=tmp_path)
+def test_no_prompt_on_standard_input_is_refused(data: bytes, message: str) -> None:
+    done = run_here("generate", "-", stdin=data)
     assert (done.returncode, done.stderr.decode()) == (1, f"imagecall: {message}\n")
 
 
