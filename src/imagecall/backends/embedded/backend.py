@@ -107,8 +107,9 @@ class EmbeddedBackend:
     async def _order(self, request: ImageRequest) -> Order:
         """Reads a request. Raises ConversionError, GenerationError."""
         memory = MEMORY.get()
-        memory.add(_REQUEST_COPIES * request.ByteSize())
-        order = await run_offloaded(request.ByteSize(), Order, request)
+        request_size = request.ByteSize()
+        memory.add(_REQUEST_COPIES * request_size)
+        order = await run_offloaded(request_size, Order, request)
         size, most = order.faults.image_bytes or 0, self._max_image_bytes
         if most is not None and size > most:
             text = f"the server draws no file of {size:,} bytes; the limit is {most:,}"

@@ -28,7 +28,7 @@ from imagecall.doors.grpc.messages import (
 from imagecall.errors import ImagecallError, damaged_answer
 from imagecall.generation.backend import Backend
 from imagecall.generation.call_context import CALL, AnswerMetadata, CallContext
-from imagecall.generation.offload import run_offloaded
+from imagecall.generation.offload import offloaded, run_offloaded
 from imagecall.generation.parts import sendable
 from imagecall.json.pieces import under
 from imagecall.observing.request_id import HEADER
@@ -178,7 +178,7 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
         answer = self._enter(context)
         response = await _committed(context, answer, self._backend.generate_image(request))
         answer_with_id(context, answer.trailing)
-        return await run_offloaded(response.ByteSize(), response.SerializeToString)
+        return await offloaded(response.SerializeToString)
 
     def _enter(self, context: Context) -> AnswerMetadata:
         """Sets the context of the call for the backend; returns the metadata of the answer."""
