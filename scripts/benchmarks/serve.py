@@ -2,9 +2,10 @@
 
 Each server runs in a process of its own, with its defaults: a bare grpc.aio service; `imagecall
 serve`; `imagecall serve` with metrics; with metrics and traces, for a receiver that drops the
-traces; and `imagecall serve` with two workers. One client keeps a number of calls in progress on some connections, to each
-server in turn for a moment, for many rounds; client and servers share the machine's cores. All
-processes are restarted several times, as the speed of a program differs by some percent per start.
+traces; and with two workers. One client keeps a number of calls in progress on some connections,
+to each server in turn for a moment, for many rounds; client and servers share the machine's cores.
+All processes are restarted several times, as the speed of a program differs by some percent per
+start.
 """
 
 import argparse
