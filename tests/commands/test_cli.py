@@ -163,7 +163,7 @@ def test_wrong_usage_exits_with_2() -> None:
 
 
 def test_describe_names_every_variant_and_every_key() -> None:
-    text = run_here("describe").stdout.decode()
+    text = run("describe").stdout.decode()
     for name in CALLS.variants:
         assert name in text
         details = run_here("describe", name).stdout.decode()
@@ -193,7 +193,7 @@ def generate(*arguments: str, cwd: Path) -> tuple[int, str, str]:
 
 
 def generate_here(*arguments: str, cwd: Path) -> tuple[int, str, str]:
-    """Does the same in the process of the test."""
+    """Runs imagecall generate in a directory, in the process of the test."""
     with chdir(cwd):
         done = run_here("generate", *arguments)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
