@@ -389,7 +389,8 @@ async def test_the_shown_message_is_copied(page: Page) -> None:
     await page.convert(json.dumps(item()))
     await page.click("copy")
     await page.until("document.querySelector('#convert-state').innerText === 'Copied.'")
-    assert await page.run("return copied") == [await page.text("#text")]
+    shown = await page.run("return document.getElementById('text').textContent")
+    assert await page.run("return copied") == [shown]
 
 
 async def test_the_item_just_generated_is_converted_with_its_numbers_as_they_were_spelled(
@@ -441,11 +442,11 @@ async def test_what_comes_from_an_item_goes_in_as_text(page: Page) -> None:
         ("", ""),
         (
             "embedded",
-            "Images come from the backend embedded, which draws test cards: nothing is billed.",
+            "the backend embedded, which draws test cards: nothing is billed.",
         ),
         (
             'https://a"><b>',
-            'Images come from the backend https://a"><b>, which may bill each of them.',
+            'the backend https://a"><b>, which may bill each of them.',
         ),
     ],
 )

@@ -80,9 +80,7 @@ class ImagesDoor:
         same = (f"http://{own}", f"https://{own}", *self._origins)
         if origin is None or origin in same:
             return
-        message = (
-            f"a page of {quoted(origin)} may not send forms: --cors-origin names those that may"
-        )
+        message = f"a page of {quoted(origin)} may not send forms: see --cors-origin"
         raise HTTPException(403, message)
 
     async def _parts(self, request: Request) -> list[Part]:
