@@ -70,7 +70,7 @@ class Page:
         await self.do(waiting.until, lambda browser: browser.execute_script(script), condition)
 
     async def generate(self) -> str:
-        """Presses Generate, and gives what is said at the end."""
+        """Presses Generate; returns the state at the end."""
         await self.click("generate")
         await self.until("controller === null")
         return await self.text("#state")
@@ -96,7 +96,7 @@ class Page:
         return [entry["message"] for entry in entries if entry["source"] != "network"]
 
     def requested(self) -> set[str]:
-        """The origins, or schemes, of all that the page requested."""
+        """Returns the origins, or schemes, of all URLs that the page requested."""
         entries = self.browser.get_log("performance")  # type: ignore[no-untyped-call] # it has none
         messages = [json.loads(entry["message"])["message"] for entry in entries]
         urls = [
@@ -116,7 +116,7 @@ async def opened(
     admission: Admission | None = None,
     **options: Any,
 ) -> AsyncIterator[Page]:
-    """The page of a real door before a backend; at the end, nothing was complained of."""
+    """Opens the page of a real door before a backend. At the end the console has no messages."""
     door = HttpServer("127.0.0.1:0", backend, admission, **options)
     page = Page(browser, f"http://{await door.start()}")
     try:
@@ -156,9 +156,9 @@ async def test_a_token_is_asked_for_and_sent(chromium: webdriver.Chrome, tmp_pat
     file.write_text("alice alices-token-0123456789\n")
     admission = Admission(tokens=Tokens(file))
     async with opened(chromium, EmbeddedBackend(), admission) as page:
-        assert await page.run("return document.getElementById('asked').hidden")
+        assert await page.run("return document.getElementById('token-label').hidden")
         assert not (await page.generate()).startswith("Done in ")
-        assert not await page.run("return document.getElementById('asked').hidden")
+        assert not await page.run("return document.getElementById('token-label').hidden")
         await page.run("document.getElementById('token').value = 'alices-token-0123456789'")
         assert (await page.generate()).startswith("Done in ")
 

@@ -18,7 +18,7 @@ from imagecall.conversion.objects import as_object
 from imagecall.conversion.plan import union_plan
 from imagecall.conversion.unions import UnionPlan
 from imagecall.errors import ConversionError
-from imagecall.json.large_strings import NO_SPANS, Spans, key_pattern, set_aside
+from imagecall.json.large_strings import Spans, key_pattern, set_aside
 from imagecall.json.pieces import NOTHING_APART, Apart, Piece, check_depth_of, join
 from imagecall.json.text import MAX_BYTES, encode, parse
 from imagecall.sizes import ASIDE
@@ -88,9 +88,26 @@ def serialized_from_json(
     Takes half the time and memory for a large image, which is not copied into a message object.
     Raises ConversionError.
     """
+    if (wire := _plain_wire(text, variant, profile, max_bytes)) is not None:
+        return wire
     call = ImageGenerationCall()
-    images = read_call(call, text, variant, profile, max_bytes, True)
+    images = _read_by_plan(call, text, variant, profile, max_bytes, True)
     return attach_images(call, images) if images else call.SerializeToString()
+
+
+def _plain_wire(text: bytes | str, variant: str, profile: Profile, max_bytes: int) -> bytes | None:
+    """Serialized message of a plain item. None: the item must be read by the plan."""
+    if profile is not _WIRE or len(text) >= ASIDE or max_bytes < _MAX_UTF8 * ASIDE:
+        return None
+    try:
+        value = jiter.from_json(
+            text if isinstance(text, bytes) else text.encode(),
+            allow_inf_nan=False,
+            catch_duplicate_keys=True,
+        )
+        return _PLAIN_READS[variant][value["type"]](value)
+    except FAILURES:
+        return None
 
 
 def read_call(
@@ -106,15 +123,20 @@ def read_call(
     With `apart`, returns the large images by marker: the message has markers in place of them, and
     imagecall.wire.splice.attach_images puts them back. Raises ConversionError.
     """
-    if profile is _WIRE and len(text) < ASIDE and max_bytes >= _MAX_UTF8 * ASIDE:
-        try:
-            data = text.encode() if isinstance(text, str) else text
-            value = jiter.from_json(data, allow_inf_nan=False)
-            if _PLAIN_READS[variant][value["type"]](target, value, data):
-                return _NO_IMAGES
-        except FAILURES:
-            pass
-        target.Clear()
+    if (wire := _plain_wire(text, variant, profile, max_bytes)) is not None:
+        target.MergeFromString(wire)
+        return _NO_IMAGES
+    return _read_by_plan(target, text, variant, profile, max_bytes, apart)
+
+
+def _read_by_plan(
+    target: ImageGenerationCall,
+    text: bytes | str,
+    variant: str,
+    profile: Profile,
+    max_bytes: int,
+    apart: bool,
+) -> Mapping[str, bytes]:
     if profile not in Profile.__members__.values():
         message = f"{profile!r} is not a profile; choose one of {', '.join(map(str, Profile))}"
         raise ConversionError("UNKNOWN_PROFILE", "", message)
@@ -139,9 +161,12 @@ def json_from_serialized(data: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
     Takes half the time and memory for a large image. The inverse of `serialized_from_json`. Raises
     ConversionError: MALFORMED_PROTOBUF, and as `to_json` does.
     """
+    if (pieces := CALLS.plain_pieces(data)) is not None:
+        return join(pieces, max_bytes)
     short, images = detach_images(data, ImageGenerationCall.DESCRIPTOR)
-    call = parsed(ImageGenerationCall, short)
-    return join(call_pieces(call, images), max_bytes)
+    pieces = []
+    CALLS.write(parsed(ImageGenerationCall, short), pieces, images)
+    return join(pieces, max_bytes)
 
 
 def call_pieces(call: ImageGenerationCall, apart: Apart = NOTHING_APART) -> list[Piece]:
@@ -149,9 +174,7 @@ def call_pieces(call: ImageGenerationCall, apart: Apart = NOTHING_APART) -> list
 
     Raises ConversionError.
     """
-    pieces: list[Piece] = []
-    CALLS.write(call, pieces, apart)
-    return pieces
+    return _pieces(CALLS, call, apart)
 
 
 def event_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> StreamEvent:
@@ -174,9 +197,7 @@ def event_pieces(event: StreamEvent, apart: Apart = NOTHING_APART) -> list[Piece
 
     Raises ConversionError.
     """
-    pieces: list[Piece] = []
-    EVENTS.write(event, pieces, apart)
-    return check_depth_of(pieces)
+    return check_depth_of(_pieces(EVENTS, event, apart))
 
 
 def tool_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> Tool:
@@ -191,9 +212,15 @@ def tool_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> Tool:
 
 def tool_to_json(tool: Tool, *, max_bytes: int = MAX_BYTES) -> bytes:
     """Writes a tool's configuration. The inverse of `tool_from_json`. Raises ConversionError."""
+    return join(check_depth_of(_pieces(TOOLS, tool, NOTHING_APART)), max_bytes)
+
+
+def _pieces(plan: UnionPlan, message: Message, apart: Apart) -> list[Piece]:
+    if not apart and (plain := plan.plain_pieces(message.SerializeToString())) is not None:
+        return plain
     pieces: list[Piece] = []
-    TOOLS.write(tool, pieces)
-    return join(check_depth_of(pieces), max_bytes)
+    plan.write(message, pieces, apart)
+    return pieces
 
 
 def _read(
@@ -207,14 +234,17 @@ def _read(
 ) -> Mapping[str, bytes]:
     """Reads an object into an empty message. With `apart`, returns the large images by marker."""
     data = encode(text, max_bytes)
+    images: dict[str, bytes] | None = {} if apart else None
     if len(data) >= ASIDE and (pattern := _IMAGE_KEYS.get(plan)):
         for short, spans in set_aside(data, pattern):
-            spans.images = {} if apart else None
+            spans.images = images
             if _try_read(plan, target, short, spans, strict, variant):
-                return spans.images or _NO_IMAGES
+                return images or _NO_IMAGES
             target.Clear()
-    plan.read(target, data, as_object(parse(data)), NO_SPANS, strict, variant)
-    return _NO_IMAGES
+    whole = Spans()
+    whole.images = images
+    plan.read(target, data, as_object(parse(data)), whole, strict, variant)
+    return images or _NO_IMAGES
 
 
 def _try_read(

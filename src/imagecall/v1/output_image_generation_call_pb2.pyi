@@ -27,7 +27,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class OutputImageGenerationCall(_message.Message):
     """An item of a response's "output", and the "item" of a stream event. SDK type
     OutputImageGenerationCall (OpenRouter, 2025-09-25 to 2025-10-07), which has four
-    keys. OpenAI's servers add those of the fields from revised_prompt on.
+    keys. OpenAI's servers add the keys of the fields from revised_prompt on.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
