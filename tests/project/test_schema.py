@@ -96,6 +96,7 @@ def test_every_reason_has_a_status_code_and_occurs_in_some_case() -> None:
         "TOO_MANY_CALLS",
         "TOKEN_REQUIRED",
         "CALL_TOO_LONG",
+        "NO_STORED_RESPONSES",
     }
     assert used | tested_elsewhere == set(CODES)
     others = [p for p in Path(__file__).parents[1].rglob("test_*.py") if p != Path(__file__)]

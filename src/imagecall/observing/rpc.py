@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from typing import Any, Final, TypeAlias
 
 import grpc
+from google.protobuf.descriptor_pb2 import MethodOptions
 
 from imagecall.observing.observer import CURRENT_CALL, Observer
 from imagecall.observing.operations import CANCELLED, rpc_served
@@ -13,7 +14,13 @@ from imagecall.observing.request_id import HEADER, REQUEST_ID, take_request_id
 from imagecall.rpc.headers import Metadata
 from imagecall.v1.image_generation_service_pb2 import DESCRIPTOR
 
-_GENERATION: Final = DESCRIPTOR.services_by_name["ImageGenerationService"].full_name
+_GENERATION: Final = DESCRIPTOR.services_by_name["ImageGenerationService"]
+_BILLED: Final = frozenset(
+    f"/{_GENERATION.full_name}/{method.name}"
+    for method in _GENERATION.methods
+    if method.GetOptions().idempotency_level == MethodOptions.IDEMPOTENCY_UNKNOWN
+)
+"""Paths of the methods whose calls may be billed: in the schema they are not idempotent."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Behavior: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
@@ -42,7 +49,7 @@ def answer_with_id(context: Context, further: Metadata = ()) -> None:
 
 def is_generation(method: str) -> bool:
     """Returns True for the path of a method whose calls an API may bill."""
-    return method.startswith(f"/{_GENERATION}/")
+    return method in _BILLED
 
 
 def observed(method: str, behavior: Behavior, observer: Observer) -> Behavior:

@@ -304,6 +304,12 @@ class ErrorReason(betterproto.Enum):
     CALL_TOO_LONG = 47
     """The call took longer than the server allows."""
 
+    NO_STORED_RESPONSES = 48
+    """
+    The backend stores no responses: there is none to get, to cancel or to delete.
+     At the HTTP door: 404.
+    """
+
 
 class ImageGenerationStatus(betterproto.Enum):
     """
@@ -2486,6 +2492,90 @@ class StreamEnd(betterproto.Message):
     """
 
 
+@dataclass(eq=False, repr=False)
+class GetImageResponseRequest(betterproto.Message):
+    """Request of GetImageResponse."""
+
+    id: str = betterproto.string_field(1)
+    """
+    Identifier of the response: ImageResponse.id. 1 to 1,024 letters, digits and
+     characters of "-_=+:~"; others are INVALID_ARGUMENT (UNSUPPORTED).
+    """
+
+    include_document: bool = betterproto.bool_field(2)
+    """
+    True to get the whole response too, as a Document. The HTTP door always sets
+     include_document; a gRPC backend may ignore it.
+    """
+
+    include: List[str] = betterproto.string_field(3)
+    """
+    Further parts of the response that the API is asked for, in the words of that
+     API: the parameter "include", such as "message.input_image.image_url". Empty:
+     none.
+    """
+
+
+@dataclass(eq=False, repr=False)
+class GetImageResponseResponse(betterproto.Message):
+    """Response of GetImageResponse."""
+
+    response: "ImageResponse" = betterproto.message_field(1)
+    """
+    The response of the API. Always set. Its status may be "queued" or
+     "in_progress", with no calls.
+    """
+
+
+@dataclass(eq=False, repr=False)
+class CancelImageResponseRequest(betterproto.Message):
+    """Request of CancelImageResponse."""
+
+    id: str = betterproto.string_field(1)
+    """Identifier of the response, as that of GetImageResponseRequest."""
+
+    include_document: bool = betterproto.bool_field(2)
+    """
+    True to get the whole response too, as a Document. The HTTP door always sets
+     include_document; a gRPC backend may ignore it.
+    """
+
+
+@dataclass(eq=False, repr=False)
+class CancelImageResponseResponse(betterproto.Message):
+    """Response of CancelImageResponse."""
+
+    response: "ImageResponse" = betterproto.message_field(1)
+    """
+    The response of the API. Always set. Its status is "cancelled", or the final
+     status if the response ended before.
+    """
+
+
+@dataclass(eq=False, repr=False)
+class DeleteImageResponseRequest(betterproto.Message):
+    """Request of DeleteImageResponse."""
+
+    id: str = betterproto.string_field(1)
+    """Identifier of the response, as that of GetImageResponseRequest."""
+
+
+@dataclass(eq=False, repr=False)
+class DeleteImageResponseResponse(betterproto.Message):
+    """Response of DeleteImageResponse."""
+
+    id: str = betterproto.string_field(1)
+    """
+    Identifier of the response. JSON key "id"; that of the request, if the API
+     sent none.
+    """
+
+    deleted: bool = betterproto.bool_field(2)
+    """
+    True if the response is deleted. JSON key "deleted"; true if the API sent none.
+    """
+
+
 class ConversionServiceStub(betterproto.ServiceStub):
     async def parse_call(
         self,
@@ -2613,6 +2703,57 @@ class ImageGenerationServiceStub(betterproto.ServiceStub):
         ):
             yield response
 
+    async def get_image_response(
+        self,
+        get_image_response_request: "GetImageResponseRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "GetImageResponseResponse":
+        return await self._unary_unary(
+            "/imagecall.v1.ImageGenerationService/GetImageResponse",
+            get_image_response_request,
+            GetImageResponseResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def cancel_image_response(
+        self,
+        cancel_image_response_request: "CancelImageResponseRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "CancelImageResponseResponse":
+        return await self._unary_unary(
+            "/imagecall.v1.ImageGenerationService/CancelImageResponse",
+            cancel_image_response_request,
+            CancelImageResponseResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def delete_image_response(
+        self,
+        delete_image_response_request: "DeleteImageResponseRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "DeleteImageResponseResponse":
+        return await self._unary_unary(
+            "/imagecall.v1.ImageGenerationService/DeleteImageResponse",
+            delete_image_response_request,
+            DeleteImageResponseResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
 
 class ConversionServiceBase(ServiceBase):
 
@@ -2730,6 +2871,21 @@ class ImageGenerationServiceBase(ServiceBase):
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
         yield StreamImageResponse()
 
+    async def get_image_response(
+        self, get_image_response_request: "GetImageResponseRequest"
+    ) -> "GetImageResponseResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def cancel_image_response(
+        self, cancel_image_response_request: "CancelImageResponseRequest"
+    ) -> "CancelImageResponseResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def delete_image_response(
+        self, delete_image_response_request: "DeleteImageResponseRequest"
+    ) -> "DeleteImageResponseResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
     async def __rpc_generate_image(
         self,
         stream: "grpclib.server.Stream[GenerateImageRequest, GenerateImageResponse]",
@@ -2748,6 +2904,30 @@ class ImageGenerationServiceBase(ServiceBase):
             request,
         )
 
+    async def __rpc_get_image_response(
+        self,
+        stream: "grpclib.server.Stream[GetImageResponseRequest, GetImageResponseResponse]",
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.get_image_response(request)
+        await stream.send_message(response)
+
+    async def __rpc_cancel_image_response(
+        self,
+        stream: "grpclib.server.Stream[CancelImageResponseRequest, CancelImageResponseResponse]",
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.cancel_image_response(request)
+        await stream.send_message(response)
+
+    async def __rpc_delete_image_response(
+        self,
+        stream: "grpclib.server.Stream[DeleteImageResponseRequest, DeleteImageResponseResponse]",
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.delete_image_response(request)
+        await stream.send_message(response)
+
     def __mapping__(self) -> Dict[str, grpclib.const.Handler]:
         return {
             "/imagecall.v1.ImageGenerationService/GenerateImage": grpclib.const.Handler(
@@ -2761,5 +2941,23 @@ class ImageGenerationServiceBase(ServiceBase):
                 grpclib.const.Cardinality.UNARY_STREAM,
                 StreamImageRequest,
                 StreamImageResponse,
+            ),
+            "/imagecall.v1.ImageGenerationService/GetImageResponse": grpclib.const.Handler(
+                self.__rpc_get_image_response,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                GetImageResponseRequest,
+                GetImageResponseResponse,
+            ),
+            "/imagecall.v1.ImageGenerationService/CancelImageResponse": grpclib.const.Handler(
+                self.__rpc_cancel_image_response,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                CancelImageResponseRequest,
+                CancelImageResponseResponse,
+            ),
+            "/imagecall.v1.ImageGenerationService/DeleteImageResponse": grpclib.const.Handler(
+                self.__rpc_delete_image_response,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                DeleteImageResponseRequest,
+                DeleteImageResponseResponse,
             ),
         }

@@ -153,6 +153,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_CALL_TOO_LONG: _ErrorReason.ValueType  # 47
     """The call took longer than the server allows."""
+    ERROR_REASON_NO_STORED_RESPONSES: _ErrorReason.ValueType  # 48
+    """The backend stores no responses: there is none to get, to cancel or to delete.
+    At the HTTP door: 404.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reason that a conversion was refused, or that no image was generated.
@@ -309,6 +313,10 @@ metadata "authorization: Bearer TOKEN".
 """
 ERROR_REASON_CALL_TOO_LONG: ErrorReason.ValueType  # 47
 """The call took longer than the server allows."""
+ERROR_REASON_NO_STORED_RESPONSES: ErrorReason.ValueType  # 48
+"""The backend stores no responses: there is none to get, to cancel or to delete.
+At the HTTP door: 404.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

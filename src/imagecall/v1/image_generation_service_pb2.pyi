@@ -3,8 +3,10 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from imagecall.v1 import chunk_pb2 as _chunk_pb2
 from imagecall.v1 import image_request_pb2 as _image_request_pb2
@@ -267,3 +269,172 @@ class StreamEnd(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamEnd: _TypeAlias = StreamEnd  # noqa: Y015
+
+@_typing.final
+class GetImageResponseRequest(_message.Message):
+    """Request of GetImageResponse."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    INCLUDE_DOCUMENT_FIELD_NUMBER: _builtins.int
+    INCLUDE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Identifier of the response: ImageResponse.id. 1 to 1,024 letters, digits and
+    characters of "-_=+:~"; others are INVALID_ARGUMENT (UNSUPPORTED).
+    """
+    include_document: _builtins.bool
+    """True to get the whole response too, as a Document. The HTTP door always sets
+    include_document; a gRPC backend may ignore it.
+    """
+    @_builtins.property
+    def include(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further parts of the response that the API is asked for, in the words of that
+        API: the parameter "include", such as "message.input_image.image_url". Empty:
+        none.
+        """
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        include_document: _builtins.bool = ...,
+        include: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "include", b"include", "include_document", b"include_document"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetImageResponseRequest: _TypeAlias = GetImageResponseRequest  # noqa: Y015
+
+@_typing.final
+class GetImageResponseResponse(_message.Message):
+    """Response of GetImageResponse."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> _image_response_pb2.ImageResponse:
+        """The response of the API. Always set. Its status may be "queued" or
+        "in_progress", with no calls.
+        """
+
+    def __init__(
+        self,
+        *,
+        response: _image_response_pb2.ImageResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetImageResponseResponse: _TypeAlias = GetImageResponseResponse  # noqa: Y015
+
+@_typing.final
+class CancelImageResponseRequest(_message.Message):
+    """Request of CancelImageResponse."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    INCLUDE_DOCUMENT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Identifier of the response, as that of GetImageResponseRequest."""
+    include_document: _builtins.bool
+    """True to get the whole response too, as a Document. The HTTP door always sets
+    include_document; a gRPC backend may ignore it.
+    """
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        include_document: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "include_document", b"include_document"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelImageResponseRequest: _TypeAlias = CancelImageResponseRequest  # noqa: Y015
+
+@_typing.final
+class CancelImageResponseResponse(_message.Message):
+    """Response of CancelImageResponse."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> _image_response_pb2.ImageResponse:
+        """The response of the API. Always set. Its status is "cancelled", or the final
+        status if the response ended before.
+        """
+
+    def __init__(
+        self,
+        *,
+        response: _image_response_pb2.ImageResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelImageResponseResponse: _TypeAlias = CancelImageResponseResponse  # noqa: Y015
+
+@_typing.final
+class DeleteImageResponseRequest(_message.Message):
+    """Request of DeleteImageResponse."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Identifier of the response, as that of GetImageResponseRequest."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteImageResponseRequest: _TypeAlias = DeleteImageResponseRequest  # noqa: Y015
+
+@_typing.final
+class DeleteImageResponseResponse(_message.Message):
+    """Response of DeleteImageResponse."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Identifier of the response. JSON key "id"; that of the request, if the API
+    sent none.
+    """
+    deleted: _builtins.bool
+    """True if the response is deleted. JSON key "deleted"; true if the API sent none."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        deleted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteImageResponseResponse: _TypeAlias = DeleteImageResponseResponse  # noqa: Y015

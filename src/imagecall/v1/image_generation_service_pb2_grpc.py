@@ -46,10 +46,20 @@ class ImageGenerationServiceStub(object):
     a backend must accept requests as large as the server does: raise gRPC's receive
     limit, 4 MiB by default.
 
-    A service of your own implements both methods: the HTTP door calls GenerateImage
-    for a plain request, and StreamImage for a request with "stream": true.
-    "Writing a service" in proto/README.md lists what such a service must do, and
-    `imagecall check` checks it.
+    A service of your own implements GenerateImage and StreamImage: the HTTP door
+    calls GenerateImage for a plain request, and StreamImage for a request with
+    "stream": true. A service that stores responses implements the other methods
+    too, and any other service answers them with UNIMPLEMENTED. "Writing a service"
+    in proto/README.md lists what such a service must do, and `imagecall check`
+    checks it.
+
+    Stored responses: a request with "background": true, as an extra field, is
+    answered at once, with the status "queued" and an id. GetImageResponse then
+    returns the response, until its status is neither "queued" nor "in_progress". A
+    Responses API stores responses, and so may a gRPC backend; the other backends
+    refuse "background", and answer the methods of stored responses with
+    UNIMPLEMENTED (NO_STORED_RESPONSES). These methods are not billed, and may be
+    repeated.
 
     Where an API quotes the server's key, the answer has "[key]" in its place.
     Everything else is as the API sent it.
@@ -70,6 +80,21 @@ class ImageGenerationServiceStub(object):
                 '/imagecall.v1.ImageGenerationService/StreamImage',
                 request_serializer=imagecall_dot_v1_dot_image__generation__service__pb2.StreamImageRequest.SerializeToString,
                 response_deserializer=imagecall_dot_v1_dot_image__generation__service__pb2.StreamImageResponse.FromString,
+                _registered_method=True)
+        self.GetImageResponse = channel.unary_unary(
+                '/imagecall.v1.ImageGenerationService/GetImageResponse',
+                request_serializer=imagecall_dot_v1_dot_image__generation__service__pb2.GetImageResponseRequest.SerializeToString,
+                response_deserializer=imagecall_dot_v1_dot_image__generation__service__pb2.GetImageResponseResponse.FromString,
+                _registered_method=True)
+        self.CancelImageResponse = channel.unary_unary(
+                '/imagecall.v1.ImageGenerationService/CancelImageResponse',
+                request_serializer=imagecall_dot_v1_dot_image__generation__service__pb2.CancelImageResponseRequest.SerializeToString,
+                response_deserializer=imagecall_dot_v1_dot_image__generation__service__pb2.CancelImageResponseResponse.FromString,
+                _registered_method=True)
+        self.DeleteImageResponse = channel.unary_unary(
+                '/imagecall.v1.ImageGenerationService/DeleteImageResponse',
+                request_serializer=imagecall_dot_v1_dot_image__generation__service__pb2.DeleteImageResponseRequest.SerializeToString,
+                response_deserializer=imagecall_dot_v1_dot_image__generation__service__pb2.DeleteImageResponseResponse.FromString,
                 _registered_method=True)
 
 
@@ -94,10 +119,20 @@ class ImageGenerationServiceServicer(object):
     a backend must accept requests as large as the server does: raise gRPC's receive
     limit, 4 MiB by default.
 
-    A service of your own implements both methods: the HTTP door calls GenerateImage
-    for a plain request, and StreamImage for a request with "stream": true.
-    "Writing a service" in proto/README.md lists what such a service must do, and
-    `imagecall check` checks it.
+    A service of your own implements GenerateImage and StreamImage: the HTTP door
+    calls GenerateImage for a plain request, and StreamImage for a request with
+    "stream": true. A service that stores responses implements the other methods
+    too, and any other service answers them with UNIMPLEMENTED. "Writing a service"
+    in proto/README.md lists what such a service must do, and `imagecall check`
+    checks it.
+
+    Stored responses: a request with "background": true, as an extra field, is
+    answered at once, with the status "queued" and an id. GetImageResponse then
+    returns the response, until its status is neither "queued" nor "in_progress". A
+    Responses API stores responses, and so may a gRPC backend; the other backends
+    refuse "background", and answer the methods of stored responses with
+    UNIMPLEMENTED (NO_STORED_RESPONSES). These methods are not billed, and may be
+    repeated.
 
     Where an API quotes the server's key, the answer has "[key]" in its place.
     Everything else is as the API sent it.
@@ -137,6 +172,32 @@ class ImageGenerationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetImageResponse(self, request, context):
+        """Returns a stored response as it is now: GET /responses/{id} of a Responses API.
+        NOT_FOUND if there is none with this id. The response is one message, as that of
+        GenerateImage is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelImageResponse(self, request, context):
+        """Cancels a response that is generated in the background, and returns the
+        response: POST /responses/{id}/cancel of a Responses API. A response that is
+        cancelled already is returned unchanged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteImageResponse(self, request, context):
+        """Deletes a stored response, with its images: DELETE /responses/{id} of a
+        Responses API.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ImageGenerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -149,6 +210,21 @@ def add_ImageGenerationServiceServicer_to_server(servicer, server):
                     servicer.StreamImage,
                     request_deserializer=imagecall_dot_v1_dot_image__generation__service__pb2.StreamImageRequest.FromString,
                     response_serializer=imagecall_dot_v1_dot_image__generation__service__pb2.StreamImageResponse.SerializeToString,
+            ),
+            'GetImageResponse': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetImageResponse,
+                    request_deserializer=imagecall_dot_v1_dot_image__generation__service__pb2.GetImageResponseRequest.FromString,
+                    response_serializer=imagecall_dot_v1_dot_image__generation__service__pb2.GetImageResponseResponse.SerializeToString,
+            ),
+            'CancelImageResponse': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelImageResponse,
+                    request_deserializer=imagecall_dot_v1_dot_image__generation__service__pb2.CancelImageResponseRequest.FromString,
+                    response_serializer=imagecall_dot_v1_dot_image__generation__service__pb2.CancelImageResponseResponse.SerializeToString,
+            ),
+            'DeleteImageResponse': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteImageResponse,
+                    request_deserializer=imagecall_dot_v1_dot_image__generation__service__pb2.DeleteImageResponseRequest.FromString,
+                    response_serializer=imagecall_dot_v1_dot_image__generation__service__pb2.DeleteImageResponseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,10 +255,20 @@ class ImageGenerationService(object):
     a backend must accept requests as large as the server does: raise gRPC's receive
     limit, 4 MiB by default.
 
-    A service of your own implements both methods: the HTTP door calls GenerateImage
-    for a plain request, and StreamImage for a request with "stream": true.
-    "Writing a service" in proto/README.md lists what such a service must do, and
-    `imagecall check` checks it.
+    A service of your own implements GenerateImage and StreamImage: the HTTP door
+    calls GenerateImage for a plain request, and StreamImage for a request with
+    "stream": true. A service that stores responses implements the other methods
+    too, and any other service answers them with UNIMPLEMENTED. "Writing a service"
+    in proto/README.md lists what such a service must do, and `imagecall check`
+    checks it.
+
+    Stored responses: a request with "background": true, as an extra field, is
+    answered at once, with the status "queued" and an id. GetImageResponse then
+    returns the response, until its status is neither "queued" nor "in_progress". A
+    Responses API stores responses, and so may a gRPC backend; the other backends
+    refuse "background", and answer the methods of stored responses with
+    UNIMPLEMENTED (NO_STORED_RESPONSES). These methods are not billed, and may be
+    repeated.
 
     Where an API quotes the server's key, the answer has "[key]" in its place.
     Everything else is as the API sent it.
@@ -232,6 +318,87 @@ class ImageGenerationService(object):
             '/imagecall.v1.ImageGenerationService/StreamImage',
             imagecall_dot_v1_dot_image__generation__service__pb2.StreamImageRequest.SerializeToString,
             imagecall_dot_v1_dot_image__generation__service__pb2.StreamImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetImageResponse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/imagecall.v1.ImageGenerationService/GetImageResponse',
+            imagecall_dot_v1_dot_image__generation__service__pb2.GetImageResponseRequest.SerializeToString,
+            imagecall_dot_v1_dot_image__generation__service__pb2.GetImageResponseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelImageResponse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/imagecall.v1.ImageGenerationService/CancelImageResponse',
+            imagecall_dot_v1_dot_image__generation__service__pb2.CancelImageResponseRequest.SerializeToString,
+            imagecall_dot_v1_dot_image__generation__service__pb2.CancelImageResponseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteImageResponse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/imagecall.v1.ImageGenerationService/DeleteImageResponse',
+            imagecall_dot_v1_dot_image__generation__service__pb2.DeleteImageResponseRequest.SerializeToString,
+            imagecall_dot_v1_dot_image__generation__service__pb2.DeleteImageResponseResponse.FromString,
             options,
             channel_credentials,
             insecure,

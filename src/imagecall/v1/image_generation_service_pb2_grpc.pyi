@@ -47,10 +47,20 @@ class ImageGenerationServiceStub:
     a backend must accept requests as large as the server does: raise gRPC's receive
     limit, 4 MiB by default.
 
-    A service of your own implements both methods: the HTTP door calls GenerateImage
-    for a plain request, and StreamImage for a request with "stream": true.
-    "Writing a service" in proto/README.md lists what such a service must do, and
-    `imagecall check` checks it.
+    A service of your own implements GenerateImage and StreamImage: the HTTP door
+    calls GenerateImage for a plain request, and StreamImage for a request with
+    "stream": true. A service that stores responses implements the other methods
+    too, and any other service answers them with UNIMPLEMENTED. "Writing a service"
+    in proto/README.md lists what such a service must do, and `imagecall check`
+    checks it.
+
+    Stored responses: a request with "background": true, as an extra field, is
+    answered at once, with the status "queued" and an id. GetImageResponse then
+    returns the response, until its status is neither "queued" nor "in_progress". A
+    Responses API stores responses, and so may a gRPC backend; the other backends
+    refuse "background", and answer the methods of stored responses with
+    UNIMPLEMENTED (NO_STORED_RESPONSES). These methods are not billed, and may be
+    repeated.
 
     Where an API quotes the server's key, the answer has "[key]" in its place.
     Everything else is as the API sent it.
@@ -86,6 +96,20 @@ class ImageGenerationServiceStub:
     No message is larger than 4 MiB, so a client with default options receives an
     image of any size: see StreamImageResponse.
     """
+    GetImageResponse: _grpc.UnaryUnaryMultiCallable[_image_generation_service_pb2.GetImageResponseRequest, _image_generation_service_pb2.GetImageResponseResponse]
+    """Returns a stored response as it is now: GET /responses/{id} of a Responses API.
+    NOT_FOUND if there is none with this id. The response is one message, as that of
+    GenerateImage is.
+    """
+    CancelImageResponse: _grpc.UnaryUnaryMultiCallable[_image_generation_service_pb2.CancelImageResponseRequest, _image_generation_service_pb2.CancelImageResponseResponse]
+    """Cancels a response that is generated in the background, and returns the
+    response: POST /responses/{id}/cancel of a Responses API. A response that is
+    cancelled already is returned unchanged.
+    """
+    DeleteImageResponse: _grpc.UnaryUnaryMultiCallable[_image_generation_service_pb2.DeleteImageResponseRequest, _image_generation_service_pb2.DeleteImageResponseResponse]
+    """Deletes a stored response, with its images: DELETE /responses/{id} of a
+    Responses API.
+    """
 
 @_typing.type_check_only
 class ImageGenerationServiceAsyncStub(ImageGenerationServiceStub):
@@ -109,10 +133,20 @@ class ImageGenerationServiceAsyncStub(ImageGenerationServiceStub):
     a backend must accept requests as large as the server does: raise gRPC's receive
     limit, 4 MiB by default.
 
-    A service of your own implements both methods: the HTTP door calls GenerateImage
-    for a plain request, and StreamImage for a request with "stream": true.
-    "Writing a service" in proto/README.md lists what such a service must do, and
-    `imagecall check` checks it.
+    A service of your own implements GenerateImage and StreamImage: the HTTP door
+    calls GenerateImage for a plain request, and StreamImage for a request with
+    "stream": true. A service that stores responses implements the other methods
+    too, and any other service answers them with UNIMPLEMENTED. "Writing a service"
+    in proto/README.md lists what such a service must do, and `imagecall check`
+    checks it.
+
+    Stored responses: a request with "background": true, as an extra field, is
+    answered at once, with the status "queued" and an id. GetImageResponse then
+    returns the response, until its status is neither "queued" nor "in_progress". A
+    Responses API stores responses, and so may a gRPC backend; the other backends
+    refuse "background", and answer the methods of stored responses with
+    UNIMPLEMENTED (NO_STORED_RESPONSES). These methods are not billed, and may be
+    repeated.
 
     Where an API quotes the server's key, the answer has "[key]" in its place.
     Everything else is as the API sent it.
@@ -145,6 +179,20 @@ class ImageGenerationServiceAsyncStub(ImageGenerationServiceStub):
     No message is larger than 4 MiB, so a client with default options receives an
     image of any size: see StreamImageResponse.
     """
+    GetImageResponse: _aio.UnaryUnaryMultiCallable[_image_generation_service_pb2.GetImageResponseRequest, _image_generation_service_pb2.GetImageResponseResponse]  # type: ignore[assignment]
+    """Returns a stored response as it is now: GET /responses/{id} of a Responses API.
+    NOT_FOUND if there is none with this id. The response is one message, as that of
+    GenerateImage is.
+    """
+    CancelImageResponse: _aio.UnaryUnaryMultiCallable[_image_generation_service_pb2.CancelImageResponseRequest, _image_generation_service_pb2.CancelImageResponseResponse]  # type: ignore[assignment]
+    """Cancels a response that is generated in the background, and returns the
+    response: POST /responses/{id}/cancel of a Responses API. A response that is
+    cancelled already is returned unchanged.
+    """
+    DeleteImageResponse: _aio.UnaryUnaryMultiCallable[_image_generation_service_pb2.DeleteImageResponseRequest, _image_generation_service_pb2.DeleteImageResponseResponse]  # type: ignore[assignment]
+    """Deletes a stored response, with its images: DELETE /responses/{id} of a
+    Responses API.
+    """
 
 class ImageGenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Generates images with the backend that the server was started with: one that
@@ -167,10 +215,20 @@ class ImageGenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     a backend must accept requests as large as the server does: raise gRPC's receive
     limit, 4 MiB by default.
 
-    A service of your own implements both methods: the HTTP door calls GenerateImage
-    for a plain request, and StreamImage for a request with "stream": true.
-    "Writing a service" in proto/README.md lists what such a service must do, and
-    `imagecall check` checks it.
+    A service of your own implements GenerateImage and StreamImage: the HTTP door
+    calls GenerateImage for a plain request, and StreamImage for a request with
+    "stream": true. A service that stores responses implements the other methods
+    too, and any other service answers them with UNIMPLEMENTED. "Writing a service"
+    in proto/README.md lists what such a service must do, and `imagecall check`
+    checks it.
+
+    Stored responses: a request with "background": true, as an extra field, is
+    answered at once, with the status "queued" and an id. GetImageResponse then
+    returns the response, until its status is neither "queued" nor "in_progress". A
+    Responses API stores responses, and so may a gRPC backend; the other backends
+    refuse "background", and answer the methods of stored responses with
+    UNIMPLEMENTED (NO_STORED_RESPONSES). These methods are not billed, and may be
+    repeated.
 
     Where an API quotes the server's key, the answer has "[key]" in its place.
     Everything else is as the API sent it.
@@ -212,6 +270,38 @@ class ImageGenerationServiceServicer(metaclass=_abc_1.ABCMeta):
 
         No message is larger than 4 MiB, so a client with default options receives an
         image of any size: see StreamImageResponse.
+        """
+
+    @_abc_1.abstractmethod
+    def GetImageResponse(
+        self,
+        request: _image_generation_service_pb2.GetImageResponseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_generation_service_pb2.GetImageResponseResponse, _abc.Awaitable[_image_generation_service_pb2.GetImageResponseResponse]]:
+        """Returns a stored response as it is now: GET /responses/{id} of a Responses API.
+        NOT_FOUND if there is none with this id. The response is one message, as that of
+        GenerateImage is.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelImageResponse(
+        self,
+        request: _image_generation_service_pb2.CancelImageResponseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_generation_service_pb2.CancelImageResponseResponse, _abc.Awaitable[_image_generation_service_pb2.CancelImageResponseResponse]]:
+        """Cancels a response that is generated in the background, and returns the
+        response: POST /responses/{id}/cancel of a Responses API. A response that is
+        cancelled already is returned unchanged.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteImageResponse(
+        self,
+        request: _image_generation_service_pb2.DeleteImageResponseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_generation_service_pb2.DeleteImageResponseResponse, _abc.Awaitable[_image_generation_service_pb2.DeleteImageResponseResponse]]:
+        """Deletes a stored response, with its images: DELETE /responses/{id} of a
+        Responses API.
         """
 
 def add_ImageGenerationServiceServicer_to_server(servicer: ImageGenerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

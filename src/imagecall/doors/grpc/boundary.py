@@ -175,7 +175,7 @@ def _with_admission(
             return await _in_progress(admission, _work(handler, encode, context, admission))
         except Exception as error:  # grpcio would send the text of any exception.
             if isinstance(error, GenerationError) and not is_generation(method):
-                error.may_be_billed = False  # A conversion costs nothing.
+                error.may_be_billed = False  # A conversion, or a stored response, costs nothing.
             if handler.request_streaming:
                 await drop_rest(context, rest_seconds)
             await _refuse(context, error)
