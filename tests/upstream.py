@@ -28,6 +28,7 @@ class Request:
     path: str
     headers: dict[str, str]
     body: Any
+    method: str = "POST"
 
 
 @dataclass
@@ -97,7 +98,8 @@ class Upstream:
         first, *lines = head.strip().split("\r\n")
         headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines)}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
-        self.requests.append(Request(first.split()[1], headers, json.loads(body)))
+        method, path, _ = first.split()
+        self.requests.append(Request(path, headers, json.loads(body or b"null"), method))
         self.arrived.set()
 
     async def _answer(

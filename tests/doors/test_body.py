@@ -14,7 +14,7 @@ import pytest
 from imagecall.access.admission import Admission
 from imagecall.access.limits import Limits
 from imagecall.backends.embedded.backend import EmbeddedBackend
-from imagecall.doors.http.app import PATHS
+from imagecall.doors.http.paths import PATHS
 from imagecall.sizes import SLICE
 from tests.doors.test_http import SMALL, door_before
 

@@ -29,7 +29,8 @@ from imagecall.backends.grpc import GrpcBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.client import AsyncImageClient
 from imagecall.doors.http import server as http_server
-from imagecall.doors.http.app import PATHS, http_app
+from imagecall.doors.http.app import http_app
+from imagecall.doors.http.paths import PATHS
 from imagecall.doors.http.server import HttpServer
 from imagecall.errors import GenerationError
 from imagecall.generation.backend import Backend

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from imagecall.backends.embedded.backend import EmbeddedBackend
-from imagecall.doors.http.app import PATHS, http_app
+from imagecall.doors.http.app import http_app
+from imagecall.doors.http.paths import PATHS
 from tests.doors.test_http import SMALL, door_before
 
 HANDSHAKE = {

@@ -8,11 +8,13 @@ replaces the token of this server in answers that quote it.
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 
 from imagecall.access.budget import COPIES, MEMORY
 from imagecall.access.limits import Limits
@@ -27,11 +29,18 @@ from imagecall.generation.checked_answer import (
     MAX_MESSAGE_BYTES,
     AnswerLimits,
     CheckedStream,
+    WithResponse,
     checked_response,
     too_large_message,
     too_large_response,
 )
 from imagecall.generation.offload import run_offloaded
+from imagecall.generation.stored_responses import (
+    OfStored,
+    checked_id,
+    costs_nothing,
+    nothing_stored,
+)
 from imagecall.json.text import MAX_BYTES
 from imagecall.observing.observer import ClientCall, client_call
 from imagecall.observing.operations import rpc_called
@@ -43,8 +52,14 @@ from imagecall.rpc.headers import Header, Metadata, by_name, check_metadata_name
 from imagecall.rpc.status import error_of, is_lost, is_not_sent, passed_on
 from imagecall.v1.image_generation_service_pb2 import (
     DESCRIPTOR,
+    CancelImageResponseRequest,
+    CancelImageResponseResponse,
+    DeleteImageResponseRequest,
+    DeleteImageResponseResponse,
     GenerateImageRequest,
     GenerateImageResponse,
+    GetImageResponseRequest,
+    GetImageResponseResponse,
     StreamImageRequest,
 )
 
@@ -133,20 +148,7 @@ class GrpcBackend:
         self._calls = 0
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
-        method: Any = self._next_channel().unary_unary(
-            f"{_SERVICE}/GenerateImage",
-            request_serializer=GenerateImageRequest.SerializeToString,
-        )
-        with self._observed("GenerateImage") as observed, self._failures():
-            call = method(request, **self._options(observed))
-            try:
-                await self._take_initial(call)
-                serialized = await self._in_time(call)
-                await MEMORY.get().grow(COPIES * len(serialized or b""))
-                await self._take_trailing(call)
-            finally:
-                call.cancel()
-            return await run_offloaded(len(serialized or b""), self._response, serialized)
+        return await self._unary(request, partial(self._response, GenerateImageResponse))
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         method: Any = self._next_channel().unary_stream(
@@ -166,12 +168,57 @@ class GrpcBackend:
                 call.cancel()
             stream.finish()
 
+    async def get_image_response(
+        self, request: GetImageResponseRequest
+    ) -> GetImageResponseResponse:
+        return await self._stored(request, partial(self._response, GetImageResponseResponse))
+
+    async def cancel_image_response(
+        self, request: CancelImageResponseRequest
+    ) -> CancelImageResponseResponse:
+        return await self._stored(request, partial(self._response, CancelImageResponseResponse))
+
+    async def delete_image_response(
+        self, request: DeleteImageResponseRequest
+    ) -> DeleteImageResponseResponse:
+        return await self._stored(request, self._deletion)
+
     async def close(self) -> None:
         for closing in self._closing:
             closing.cancel()
         await asyncio.gather(*self._closing, return_exceptions=True)
         for channel in self._channels:
             await channel.close()
+
+    async def _unary(self, request: Message, read: Callable[[bytes], _T]) -> _T:
+        """Calls the method of a request, and reads its answer."""
+        name = request.DESCRIPTOR.name.removesuffix("Request")
+        method: Any = self._next_channel().unary_unary(
+            f"{_SERVICE}/{name}", request_serializer=type(request).SerializeToString
+        )
+        with self._observed(name) as observed, self._failures():
+            call = method(request, **self._options(observed))
+            try:
+                await self._take_initial(call)
+                answer: bytes | None = await self._in_time(call)
+                await MEMORY.get().grow(COPIES * len(answer or b""))
+                await self._take_trailing(call)
+            finally:
+                call.cancel()
+            if answer is None:
+                raise damaged_answer(f"it has no {name}Response", BACKEND)
+            return await run_offloaded(len(answer), read, answer)
+
+    async def _stored(self, request: OfStored, read: Callable[[bytes], _T]) -> _T:
+        """Calls a method that concerns a stored response."""
+        checked_id(request.id)
+        try:
+            with costs_nothing():
+                return await self._unary(request, read)
+        except GenerationError as error:
+            if error.code == "UNIMPLEMENTED" and not error.reason:  # As generated code answers.
+                raise nothing_stored() from None
+            raise
 
     def _observed(self, method: str) -> AbstractContextManager[ClientCall]:
         return client_call(
@@ -211,13 +258,18 @@ class GrpcBackend:
     def _metadata(self, metadata: Any) -> Metadata:
         return tuple((name, masked(value, self._secrets)) for name, value in passed_on(metadata))
 
-    def _response(self, serialized: bytes | None) -> GenerateImageResponse:
-        if serialized is None:
-            raise damaged_answer("it has no GenerateImageResponse", BACKEND)
-        response = checked_response(serialized, self._limits)
+    def _response(self, kind: type[WithResponse], serialized: bytes) -> WithResponse:
+        response = checked_response(kind, serialized, self._limits)
         if has_secret(serialized, self._secrets):
             return masked_message(response, self._secrets)
         return response
+
+    def _deletion(self, serialized: bytes) -> DeleteImageResponseResponse:
+        try:
+            answer = DeleteImageResponseResponse.FromString(serialized)
+        except DecodeError:
+            raise damaged_answer("it is no DeleteImageResponseResponse", BACKEND) from None
+        return masked_message(answer, self._secrets)
 
     @contextmanager
     def _failures(self, stream: CheckedStream | None = None) -> Iterator[None]:
@@ -270,13 +322,14 @@ class GrpcBackend:
 
 def _service_config(limits: AnswerLimits) -> str:
     """Returns gRPC's service config, with the largest answer of each method."""
-    sizes = {"GenerateImage": limits.text_bytes, "StreamImage": MAX_MESSAGE_BYTES}
     methods = [
         {
-            "name": [{"service": _SERVICE.removeprefix("/"), "method": method}],
-            "maxResponseMessageBytes": size,
+            "name": [{"service": _SERVICE.removeprefix("/"), "method": method.name}],
+            "maxResponseMessageBytes": MAX_MESSAGE_BYTES
+            if method.server_streaming
+            else limits.text_bytes,
         }
-        for method, size in sizes.items()
+        for method in DESCRIPTOR.services_by_name["ImageGenerationService"].methods
     ]
     return json.dumps({"methodConfig": methods})
 

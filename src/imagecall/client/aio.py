@@ -1,7 +1,14 @@
 """Client for asyncio, with the methods of the one that blocks."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Sequence,
+)
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from time import monotonic
@@ -18,9 +25,15 @@ from imagecall.client.settings import Client, Metadata
 from imagecall.conversion.converter import Profile
 from imagecall.errors import ConversionError
 from imagecall.generation.assembly import reassemble
+from imagecall.generation.stored_responses import costs_nothing
 from imagecall.rpc.channel import aio_channel
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+from imagecall.v1.image_generation_service_pb2 import (
+    CancelImageResponseRequest,
+    DeleteImageResponseRequest,
+    GetImageResponseRequest,
+)
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_request_pb2 import ImageRequest
 from imagecall.v1.image_response_pb2 import ImageResponse
@@ -130,6 +143,56 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
                     yield event_of(item)
             finally:
                 call.cancel()
+
+    async def get_response(
+        self,
+        response_id: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  # It is the deadline of the call.
+        metadata: Metadata = (),
+        include_document: bool = False,
+        include: Sequence[str] = (),
+    ) -> ImageResponse:
+        """Calls GetImageResponse: returns a stored response as it is now.
+
+        A request with "background": true has such a response; its status is "queued" or
+        "in_progress" until it ends. `include` names further parts, in the words of the API.
+        """
+        message = GetImageResponseRequest(
+            id=response_id, include_document=include_document, include=include
+        )
+        with costs_nothing():
+            async with self._call(timeout, metadata) as (connection, options):
+                return (await connection.generation.GetImageResponse(message, **options)).response
+
+    async def cancel_response(
+        self,
+        response_id: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  # It is the deadline of the call.
+        metadata: Metadata = (),
+        include_document: bool = False,
+    ) -> ImageResponse:
+        """Calls CancelImageResponse: cancels a response in the background, and returns it."""
+        message = CancelImageResponseRequest(id=response_id, include_document=include_document)
+        with costs_nothing():
+            async with self._call(timeout, metadata) as (connection, options):
+                return (
+                    await connection.generation.CancelImageResponse(message, **options)
+                ).response
+
+    async def delete_response(
+        self,
+        response_id: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  # It is the deadline of the call.
+        metadata: Metadata = (),
+    ) -> None:
+        """Calls DeleteImageResponse: deletes a stored response."""
+        message = DeleteImageResponseRequest(id=response_id)
+        with costs_nothing():
+            async with self._call(timeout, metadata) as (connection, options):
+                await connection.generation.DeleteImageResponse(message, **options)
 
     def parse_calls(
         self,

@@ -1,7 +1,7 @@
 """Client whose calls block the thread: for threads, notebooks, Flask, Celery."""
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from queue import Empty, LifoQueue
@@ -19,9 +19,15 @@ from imagecall.client.settings import Client, Metadata
 from imagecall.conversion.converter import Profile
 from imagecall.errors import ConversionError
 from imagecall.generation.assembly import reassemble_blocking
+from imagecall.generation.stored_responses import costs_nothing
 from imagecall.rpc.channel import thread_channel
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+from imagecall.v1.image_generation_service_pb2 import (
+    CancelImageResponseRequest,
+    DeleteImageResponseRequest,
+    GetImageResponseRequest,
+)
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_request_pb2 import ImageRequest
 from imagecall.v1.image_response_pb2 import ImageResponse
@@ -127,6 +133,51 @@ class ImageClient(Client[Interceptor]):
                 yield from map(event_of, reassemble_blocking(call, self._max_image_bytes))
             finally:
                 call.cancel()
+
+    def get_response(
+        self,
+        response_id: str,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+        include_document: bool = False,
+        include: Sequence[str] = (),
+    ) -> ImageResponse:
+        """Calls GetImageResponse: returns a stored response as it is now.
+
+        A request with "background": true has such a response; its status is "queued" or
+        "in_progress" until it ends. `include` names further parts, in the words of the API.
+        """
+        message = GetImageResponseRequest(
+            id=response_id, include_document=include_document, include=include
+        )
+        with costs_nothing(), self._call(timeout, metadata) as (connection, options):
+            return connection.generation.GetImageResponse(message, **options).response
+
+    def cancel_response(
+        self,
+        response_id: str,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+        include_document: bool = False,
+    ) -> ImageResponse:
+        """Calls CancelImageResponse: cancels a response in the background, and returns it."""
+        message = CancelImageResponseRequest(id=response_id, include_document=include_document)
+        with costs_nothing(), self._call(timeout, metadata) as (connection, options):
+            return connection.generation.CancelImageResponse(message, **options).response
+
+    def delete_response(
+        self,
+        response_id: str,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> None:
+        """Calls DeleteImageResponse: deletes a stored response."""
+        message = DeleteImageResponseRequest(id=response_id)
+        with costs_nothing(), self._call(timeout, metadata) as (connection, options):
+            connection.generation.DeleteImageResponse(message, **options)
 
     def parse_calls(
         self,

@@ -40,7 +40,7 @@ class PlainAnswer:
     def fault(self) -> ImagecallError | None:
         """First fault of the answer."""
         try:
-            checked_response(self.message or b"", LIMITS)
+            checked_response(GenerateImageResponse, self.message or b"", LIMITS)
         except ImagecallError as error:
             return error
         return None

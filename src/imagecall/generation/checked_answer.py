@@ -11,7 +11,7 @@ or the event, the expected value and the value found.
 from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from imagecall.conversion.converter import event_to_json, to_json
 from imagecall.conversion.document import document_to_json
@@ -29,7 +29,9 @@ from imagecall.generation.chunked_fields import image_fields
 from imagecall.generation.response import OUTPUT, ending_of, response_to_json
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
+    CancelImageResponseResponse,
     GenerateImageResponse,
+    GetImageResponseResponse,
     StreamEnd,
     StreamEnding,
     StreamImageResponse,
@@ -38,6 +40,11 @@ from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
 from imagecall.wire.chunks import Assembly, RawChunk, damaged, end_of_image
 from imagecall.wire.cost import parsed
+
+WithResponse = TypeVar(
+    "WithResponse", GenerateImageResponse, GetImageResponseResponse, CancelImageResponseResponse
+)
+"""Answer that is one message with a response."""
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """Largest message of a stream that a client with default options accepts."""
@@ -134,15 +141,18 @@ class CheckedStream:
         return answer.SerializeToString()
 
 
-def checked_response(serialized: bytes, limits: AnswerLimits) -> GenerateImageResponse:
-    """Reads an answer to GenerateImage. Raises GenerationError."""
+def checked_response(
+    kind: type[WithResponse], serialized: bytes, limits: AnswerLimits
+) -> WithResponse:
+    """Reads an answer to a unary method, such as GenerateImage. Raises GenerationError."""
+    name = kind.DESCRIPTOR.name
     if len(serialized) > limits.text_bytes:
         raise too_large_response(limits)
     with _faults():
-        answer = parsed(GenerateImageResponse, serialized, "GenerateImageResponse")
+        answer = parsed(kind, serialized, name)
         if not answer.HasField("response"):
-            raise damaged("GenerateImageResponse.response is not set", "response")
-        short = GenerateImageResponse()
+            raise damaged(f"{name}.response is not set", "response")
+        short = kind()
         short.CopyFrom(answer)
         for place in image_fields(short):
             place.value = b""
@@ -152,7 +162,7 @@ def checked_response(serialized: bytes, limits: AnswerLimits) -> GenerateImageRe
 
 
 def too_large_response(limits: AnswerLimits) -> GenerationError:
-    """Returns the error for an answer to GenerateImage past the limit."""
+    """Returns the error for the answer to a unary method past the limit."""
     return too_large_answer(f"the {BACKEND}'s answer", limits.text_bytes)
 
 

@@ -12,6 +12,7 @@ from imagecall.formats import MEDIA_TYPES, image_format
 from imagecall.generation.backend import Backend, Part
 from imagecall.generation.chunked_fields import image_fields
 from imagecall.generation.image_tool import image_tool
+from imagecall.generation.stored_responses import stored_responses_of
 from imagecall.observing.generation import (
     FINAL,
     IMAGE_TOOL,
@@ -26,8 +27,14 @@ from imagecall.observing.observer import observed_generation
 from imagecall.v1.chunk_pb2 import ChunkEnd
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
+    CancelImageResponseRequest,
+    CancelImageResponseResponse,
+    DeleteImageResponseRequest,
+    DeleteImageResponseResponse,
     GenerateImageRequest,
     GenerateImageResponse,
+    GetImageResponseRequest,
+    GetImageResponseResponse,
     StreamEnd,
     StreamEnding,
     StreamImageRequest,
@@ -62,6 +69,7 @@ class ObservedBackend:
 
     def __init__(self, backend: Backend, provider: str) -> None:
         self._backend = backend
+        self._stored = stored_responses_of(backend)
         self._provider = provider
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
@@ -81,6 +89,24 @@ class ObservedBackend:
                 async for part in parts:
                     stream.note(part)
                     yield part
+
+    async def get_image_response(
+        self, request: GetImageResponseRequest
+    ) -> GetImageResponseResponse:
+        """Returns a stored response, whose images are not counted: it may be got repeatedly."""
+        return await self._stored.get_image_response(request)
+
+    async def cancel_image_response(
+        self, request: CancelImageResponseRequest
+    ) -> CancelImageResponseResponse:
+        """Cancels a stored response."""
+        return await self._stored.cancel_image_response(request)
+
+    async def delete_image_response(
+        self, request: DeleteImageResponseRequest
+    ) -> DeleteImageResponseResponse:
+        """Deletes a stored response."""
+        return await self._stored.delete_image_response(request)
 
     async def close(self) -> None:
         """Closes the backend."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Collection, Mapping
 
 from starlette.datastructures import Headers
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imagecall.observing.observer import Call, Observer
@@ -28,7 +29,8 @@ class Observed:
     Args:
         app: wrapped app.
         observer: observer of the requests. None: requests have ids, but are not observed.
-        routes: paths of the API; True for a path that generates images.
+        routes: paths of the API, such as "/v1/responses/{id}"; True for a path that generates
+            images.
         unobserved: further paths, whose GET and HEAD requests, such as probes, are not observed.
     """
 
@@ -42,6 +44,7 @@ class Observed:
         self._app = app
         self._observer = observer
         self._routes = routes
+        self._templates = {compile_path(route)[0]: route for route in routes if "{" in route}
         self._unobserved = unobserved
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,11 +65,18 @@ class Observed:
         is_probe = method in ("GET", "HEAD") and path in self._unobserved
         if self._observer is None or is_probe:
             return None
-        route = path if path in self._routes else ""
+        route = self._route(path)
         method_label = method if method in _METHODS else "_OTHER"
         generates = self._routes.get(route, False)
         operation = http_served(method_label, route, scope.get("scheme", "http"), generates)
         return self._observer.start(operation, headers)
+
+    def _route(self, path: str) -> str:
+        """Returns the route of a path; "" for an unknown path."""
+        if path in self._routes:
+            return path
+        templates = self._templates.items()
+        return next((route for pattern, route in templates if pattern.fullmatch(path)), "")
 
 
 def _with_request_id(send: Send, request_id: str) -> Send:

@@ -122,15 +122,15 @@ def rpc_called(method: str, address: str) -> Operation:
 
 
 @cache
-def http_called(url: str) -> Operation:
-    """Returns the operation for a POST to a URL, whose query and user are omitted as secrets."""
+def http_called(url: str, method: str = "POST") -> Operation:
+    """Returns the operation for a request to a URL, whose query and user are omitted as secrets."""
     parts = urlsplit(url)
     redacted = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
     return Operation(
-        "POST",
+        method,
         "http_client_request_duration_seconds",
         {
-            "http.request.method": "POST",
+            "http.request.method": method,
             "server.address": parts.hostname or "",
             "server.port": parts.port or _PORTS[parts.scheme],
         },

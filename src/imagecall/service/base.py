@@ -10,12 +10,13 @@ from typing import Any, Final, TypeVar, cast
 
 from imagecall.access.budget import MEMORY
 from imagecall.backends.made_answer import parts_of, whole_response
+from imagecall.errors import ConversionError, pointer_to, quoted
 from imagecall.generation.backend import Part
 from imagecall.generation.image_answer import Answer, Made
 from imagecall.generation.image_events import Event
 from imagecall.generation.offload import run_offloaded
 from imagecall.generation.own_task import in_own_task
-from imagecall.generation.request import request_to_json
+from imagecall.generation.request import extra_values, request_to_json
 from imagecall.service.options import image_options
 from imagecall.service.threads import in_threads
 from imagecall.v1.image_generation_service_pb2 import (
@@ -33,6 +34,7 @@ _QUIET_SECONDS: Final = 1.0
 A failure before that time is the answer's status, at the HTTP door too.
 """
 
+_BACKGROUND: Final = "background"
 _REQUEST_COPIES: Final = 2
 """Copies of a request while it is checked."""
 
@@ -78,11 +80,16 @@ class ImageService(ABC):
 
 
 async def _check(request: ImageRequest) -> None:
-    """Raises ConversionError for a request that no API would take, such as one without a prompt."""
+    """Raises ConversionError for a request that no API would take, or that wants a later answer."""
     size = request.ByteSize()
     with MEMORY.get().part() as part:
         part.add(_REQUEST_COPIES * size)
         await run_offloaded(size, partial(request_to_json, stream=False), request)
+    if extra_values(request).get(_BACKGROUND, b"null") not in (b"null", b"false"):
+        text = "the service answers at once, not in the background: omit the key"
+        raise ConversionError(
+            "UNSUPPORTED", pointer_to(_BACKGROUND), f"{quoted(_BACKGROUND)}: {text}"
+        )
 
 
 def _events(generator: Any) -> AsyncGenerator[Event, None]:

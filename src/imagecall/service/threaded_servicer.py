@@ -15,10 +15,17 @@ from imagecall.errors import ImagecallError
 from imagecall.generation.backend import Backend, Part
 from imagecall.generation.call_context import CALL
 from imagecall.generation.own_task import in_own_task
+from imagecall.generation.stored_responses import stored_responses_of
 from imagecall.rpc.status import code_of, trailers_of
 from imagecall.v1.image_generation_service_pb2 import (
+    CancelImageResponseRequest,
+    CancelImageResponseResponse,
+    DeleteImageResponseRequest,
+    DeleteImageResponseResponse,
     GenerateImageRequest,
     GenerateImageResponse,
+    GetImageResponseRequest,
+    GetImageResponseResponse,
     StreamImageRequest,
     StreamImageResponse,
 )
@@ -33,14 +40,27 @@ class ThreadedServicer(ImageGenerationServiceServicer):
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._stored = stored_responses_of(backend)
 
     def GenerateImage(
         self, request: GenerateImageRequest, context: grpc.ServicerContext
     ) -> GenerateImageResponse:
-        try:
-            return _Call(context).run(lambda: self._backend.generate_image(request))
-        except Exception as error:
-            _abort(context, error)
+        return _answer(context, lambda: self._backend.generate_image(request))
+
+    def GetImageResponse(
+        self, request: GetImageResponseRequest, context: grpc.ServicerContext
+    ) -> GetImageResponseResponse:
+        return _answer(context, lambda: self._stored.get_image_response(request))
+
+    def CancelImageResponse(
+        self, request: CancelImageResponseRequest, context: grpc.ServicerContext
+    ) -> CancelImageResponseResponse:
+        return _answer(context, lambda: self._stored.cancel_image_response(request))
+
+    def DeleteImageResponse(
+        self, request: DeleteImageResponseRequest, context: grpc.ServicerContext
+    ) -> DeleteImageResponseResponse:
+        return _answer(context, lambda: self._stored.delete_image_response(request))
 
     def StreamImage(
         self, request: StreamImageRequest, context: grpc.ServicerContext
@@ -91,6 +111,14 @@ class _Call:
         self._is_over = True
         if self._task is not None:
             self._task.cancel()
+
+
+def _answer(context: grpc.ServicerContext, work: Callable[[], Awaitable[_T]]) -> _T:
+    """Returns the answer of a unary method, or ends its call with a status."""
+    try:
+        return _Call(context).run(work)
+    except Exception as error:
+        _abort(context, error)
 
 
 def _message(part: Part) -> StreamImageResponse:

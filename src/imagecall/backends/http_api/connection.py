@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequen
 from contextlib import asynccontextmanager, contextmanager, suppress
 from io import BytesIO
 from typing import Final, NamedTuple, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 from yarl import URL
@@ -45,11 +45,24 @@ RequestBody: TypeAlias = bytes | aiohttp.FormData
 """Body of a request: JSON, or the fields of a form."""
 
 
+_SUCCESSES: Final = {"DELETE": (200, 204)}
+"""Statuses of a success, by method. Other methods: 200."""
+
+_ID: Final = "{id}"
+"""Place of an identifier in a path. Metrics and traces have this place, not the identifier."""
+
+
 class Endpoint(NamedTuple):
     """Address of an API's method, and its operation for metrics and traces."""
 
+    method: str
     target: Target
     operation: Operation
+
+    def at(self, name: str) -> "Endpoint":
+        """Returns the endpoint of one identifier, whose characters cannot change the path."""
+        url = self.target.url.replace(_ID, quote(name, safe=""))
+        return self._replace(target=self.target._replace(url=url))
 
 
 class HttpApi:
@@ -98,23 +111,29 @@ class HttpApi:
         self._max_bytes = max_bytes
         self._session: aiohttp.ClientSession | None = None
 
-    def endpoint(self, path: str) -> Endpoint:
-        """Returns the endpoint at a path below the base URL, such as "/responses"."""
+    def endpoint(self, path: str, method: str = "POST") -> Endpoint:
+        """Returns the endpoint at a path below the base URL, such as "/responses/{id}"."""
         target = target_of(self._base_url, path)
-        return Endpoint(target, http_called(target.public_url))
+        return Endpoint(method, target, http_called(target.public_url, method))
 
     @asynccontextmanager
-    async def post(
-        self, endpoint: Endpoint, body: RequestBody, accept: str
+    async def request(
+        self,
+        endpoint: Endpoint,
+        accept: str,
+        body: RequestBody | None = None,
+        query: Sequence[tuple[str, str]] = (),
     ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Body]]:
         """Sends a request; yields the answer and its body.
 
-        Raises GenerationError for a failed connection, and for a status other than 200.
+        `query` is added to that of the base URL. Raises GenerationError for a failed connection,
+        and for a status that is no success.
         """
         with client_call(endpoint.operation) as observed, masked_errors(self.secrets), failures():
             async with asyncio.timeout(self._idle_seconds):
-                answer = await self._opened().post(
-                    endpoint.target.url,
+                answer = await self._opened().request(
+                    endpoint.method,
+                    URL(endpoint.target.url).extend_query(query),
                     data=BytesIO(body) if isinstance(body, bytes) else body,
                     headers=self._headers(accept, body, observed.headers),
                     allow_redirects=False,
@@ -124,7 +143,7 @@ class HttpApi:
                 )
             async with answer:
                 observed.code = answer.status
-                if answer.status != 200:
+                if answer.status not in _SUCCESSES.get(endpoint.method, (200,)):
                     start = await _start_of_error(answer)
                     raise error_answer(answer.status, answer.headers, start, self.secrets)
                 yield answer, Body.of(answer, self._idle_seconds, self._max_bytes)
@@ -155,7 +174,7 @@ class HttpApi:
             await self._session.close()
 
     def _headers(
-        self, accept: str, body: RequestBody, of_call: Mapping[str, str]
+        self, accept: str, body: RequestBody | None, of_call: Mapping[str, str]
     ) -> list[tuple[str, str]]:
         """Headers of a request. The backend's own headers take precedence over the caller's."""
         content_type = [("Content-Type", "application/json")] if isinstance(body, bytes) else []

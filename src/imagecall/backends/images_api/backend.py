@@ -133,7 +133,7 @@ class ImagesBackend:
     async def _events(self, call: ImagesCall, sent: Sent) -> AsyncGenerator[ImageEvent, None]:
         """Sends a call; yields the images and the usage of the answer. Raises GenerationError."""
         accept = "text/event-stream" if sent.streams else "application/json"
-        async with self._api.post(self._endpoints[sent.method], sent.body, accept) as (
+        async with self._api.request(self._endpoints[sent.method], accept, sent.body) as (
             answer,
             received,
         ):

@@ -5,9 +5,12 @@ first bytes of the answer decide how the answer is read.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
+from typing import Final
+
+from aiohttp import ClientResponse
 
 from imagecall.access.budget import COPIES, counted
 from imagecall.access.limits import Limits
@@ -26,17 +29,29 @@ from imagecall.generation.offload import offloaded, run_offloaded
 from imagecall.generation.parts import in_parts
 from imagecall.generation.request import request_to_json
 from imagecall.generation.response import ReadResponse, end_of, ending_of, response_from_json
+from imagecall.generation.stored_responses import OfStored, checked_id, costs_nothing
 from imagecall.json.text import MAX_BYTES, parse
 from imagecall.rpc.client_tls import WITHOUT_FILES, ClientTls
 from imagecall.rpc.headers import FORWARDED, Header
 from imagecall.sizes import PIECE
 from imagecall.v1.image_generation_service_pb2 import (
+    CancelImageResponseRequest,
+    CancelImageResponseResponse,
+    DeleteImageResponseRequest,
+    DeleteImageResponseResponse,
     GenerateImageRequest,
     GenerateImageResponse,
+    GetImageResponseRequest,
+    GetImageResponseResponse,
     StreamImageRequest,
 )
 from imagecall.v1.image_request_pb2 import ImageRequest
 from imagecall.v1.image_response_pb2 import ImageResponse
+
+_JSON: Final = "application/json"
+_SSE: Final = "text/event-stream"
+_INCLUDE: Final = "include[]"
+"""Parameter of a GET, in the spelling of OpenAI's SDKs."""
 
 
 class HttpBackend:
@@ -79,13 +94,18 @@ class HttpBackend:
             max_bytes=max_bytes,
         )
         self._endpoint = self._api.endpoint("/responses")
+        self._stored = {
+            GetImageResponseRequest: self._api.endpoint("/responses/{id}", "GET"),
+            CancelImageResponseRequest: self._api.endpoint("/responses/{id}/cancel"),
+            DeleteImageResponseRequest: self._api.endpoint("/responses/{id}", "DELETE"),
+        }
         self._secrets = self._api.secrets
         self._max_bytes = max_bytes
         self._max_image_bytes = max_image_bytes
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
         body = await _body_of(request.request, stream=False)
-        async with self._api.post(self._endpoint, body, "application/json") as (answer, received):
+        async with self._api.request(self._endpoint, _JSON, body) as (answer, received):
             start = await received.beginning()
             if begins_json(start):
                 read = await self._response(received, start, answer.headers)
@@ -96,7 +116,7 @@ class HttpBackend:
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         body = await _body_of(request.request, stream=True)
-        async with self._api.post(self._endpoint, body, "text/event-stream") as (answer, received):
+        async with self._api.request(self._endpoint, _SSE, body) as (answer, received):
             start = await received.beginning()
             if begins_json(start):
                 read = await self._response(received, start, answer.headers)
@@ -110,8 +130,45 @@ class HttpBackend:
                 async for part in parts:
                     yield part
 
+    async def get_image_response(
+        self, request: GetImageResponseRequest
+    ) -> GetImageResponseResponse:
+        query = [(_INCLUDE, value) for value in request.include]
+        return GetImageResponseResponse(response=await self._stored_response(request, query))
+
+    async def cancel_image_response(
+        self, request: CancelImageResponseRequest
+    ) -> CancelImageResponseResponse:
+        return CancelImageResponseResponse(response=await self._stored_response(request))
+
+    async def delete_image_response(
+        self, request: DeleteImageResponseRequest
+    ) -> DeleteImageResponseResponse:
+        async with self._of_stored(request) as (answer, received):
+            text = await received.whole_json(await received.beginning())
+            return self._deletion(request.id, text, answer.headers)
+
     async def close(self) -> None:
         await self._api.close()
+
+    async def _stored_response(
+        self,
+        request: GetImageResponseRequest | CancelImageResponseRequest,
+        query: Sequence[tuple[str, str]] = (),
+    ) -> ImageResponse:
+        async with self._of_stored(request, query) as (answer, received):
+            read = await self._response(received, await received.beginning(), answer.headers)
+            return (await offloaded(end_of, read, 0, request.include_document)).response
+
+    @asynccontextmanager
+    async def _of_stored(
+        self, request: OfStored, query: Sequence[tuple[str, str]] = ()
+    ) -> AsyncIterator[tuple[ClientResponse, Body]]:
+        """Sends a request that concerns a stored response; yields the answer and its body."""
+        endpoint = self._stored[type(request)].at(checked_id(request.id))
+        with costs_nothing():
+            async with self._api.request(endpoint, _JSON, query=query) as received:
+                yield received
 
     async def _parts(
         self, body: Body, start: bytes, request: StreamImageRequest, max_image_bytes: int
@@ -157,6 +214,22 @@ class HttpBackend:
         """Reads a whole answer. Raises GenerationError, also for an error sent with status 200."""
         text = await body.whole_json(start)
         return await run_offloaded(len(text), self._read_response, text, headers)
+
+    def _deletion(
+        self, name: str, text: bytes, headers: Mapping[str, str]
+    ) -> DeleteImageResponseResponse:
+        """Reads the answer to a deletion. Raises GenerationError."""
+        try:
+            value = parse(without_secrets(text, self._secrets) or b"{}")
+        except ConversionError:
+            raise not_understood("a body that is not JSON") from None
+        if not isinstance(value, dict):
+            raise not_understood("JSON without a deletion")
+        if error := value.get("error"):
+            raise error_event(error, self._secrets, headers)
+        return DeleteImageResponseResponse(
+            id=str(value.get("id") or name), deleted=value.get("deleted", True) is True
+        )
 
     def _read_response(self, body: bytes, headers: Mapping[str, str]) -> ReadResponse:
         body = without_secrets(body, self._secrets)

@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import aclosing
 from typing import Any, Final, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from imagecall.access.budget import CALL_OVERHEAD, COPIES, MEMORY
 from imagecall.access.limits import Limits
@@ -30,6 +31,7 @@ from imagecall.generation.backend import Backend
 from imagecall.generation.call_context import CALL, AnswerMetadata, CallContext
 from imagecall.generation.offload import offloaded, run_offloaded
 from imagecall.generation.parts import sendable
+from imagecall.generation.stored_responses import stored_responses_of
 from imagecall.json.pieces import under
 from imagecall.observing.request_id import HEADER
 from imagecall.observing.rpc import METADATA, answer_with_id, identify
@@ -169,6 +171,7 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
 
     def __init__(self, backend: Backend, needs_token: bool) -> None:
         self._backend = backend
+        self._stored = stored_responses_of(backend)
         # The token of this server is not for the upstream API.
         self._not_forwarded = frozenset({"authorization"} if needs_token else ())
 
@@ -177,6 +180,31 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
     ) -> Any:
         answer = self._enter(context)
         response = await _committed(context, answer, self._backend.generate_image(request))
+        answer_with_id(context, answer.trailing)
+        return await offloaded(response.SerializeToString)
+
+    async def GetImageResponse(
+        self, request: generation_pb.GetImageResponseRequest, context: Context
+    ) -> Any:
+        return await self._answer_stored(context, self._stored.get_image_response, request)
+
+    async def CancelImageResponse(
+        self, request: generation_pb.CancelImageResponseRequest, context: Context
+    ) -> Any:
+        return await self._answer_stored(context, self._stored.cancel_image_response, request)
+
+    async def DeleteImageResponse(
+        self, request: generation_pb.DeleteImageResponseRequest, context: Context
+    ) -> Any:
+        return await self._answer_stored(context, self._stored.delete_image_response, request)
+
+    async def _answer_stored(
+        self, context: Context, method: Callable[[Any], Awaitable[Message]], request: Message
+    ) -> bytes:
+        """Answers a call that concerns a stored response, and that gRPC may retry until its end."""
+        answer = self._enter(context)
+        response = await method(request)
+        await _send_initial(context, answer.initial)
         answer_with_id(context, answer.trailing)
         return await offloaded(response.SerializeToString)
 

@@ -44,6 +44,7 @@ _STATUSES: Final = {
 
 _COMPLETED: Final = b'"completed"'
 _TOO_LARGE: Final = frozenset({"TOO_LARGE", "TOO_MANY_VALUES", "UPSTREAM_TOO_LARGE"})
+_ABSENT: Final = "NO_STORED_RESPONSES"
 _FAULTS_OF_UPSTREAM: Final = frozenset({"UPSTREAM_ANSWER_TOO_LARGE", "UPSTREAM_NOT_UNDERSTOOD"})
 
 
@@ -65,6 +66,8 @@ def http_status_of(error: ImagecallError) -> int:
         return int(upstream_status)
     if error.reason in _FAULTS_OF_UPSTREAM:
         return 502
+    if error.reason == _ABSENT:
+        return 404
     return 413 if error.reason in _TOO_LARGE else _STATUSES.get(error.code, 500)
 
 

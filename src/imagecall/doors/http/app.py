@@ -26,7 +26,7 @@ from imagecall.doors.http import openapi
 from imagecall.doors.http.answers import whole_answer
 from imagecall.doors.http.body import read_body
 from imagecall.doors.http.calls import Calls
-from imagecall.doors.http.errors import API, JSON, error_response, http_error
+from imagecall.doors.http.errors import JSON, error_response, http_error
 from imagecall.doors.http.event_stream import EventStream
 from imagecall.doors.http.head import CheckedHead
 from imagecall.doors.http.images.door import EDIT_PATHS, GENERATION_PATHS, ImagesDoor
@@ -35,12 +35,14 @@ from imagecall.doors.http.middleware import Admitted
 from imagecall.doors.http.models import MODELS_PATHS, Models
 from imagecall.doors.http.openapi import OPENAPI_PATH
 from imagecall.doors.http.page import page_of
+from imagecall.doors.http.paths import CANCEL_PATHS, PATHS, STORED_PATHS
 from imagecall.doors.http.responses import (
     NoResponse,
     StreamResponse,
     WholeResponse,
     unless_gone,
 )
+from imagecall.doors.http.stored import StoredDoor
 from imagecall.doors.http.upgrade import WithoutWebSocket
 from imagecall.doors.internal_error import internal_error
 from imagecall.errors import ImagecallError
@@ -65,20 +67,14 @@ from imagecall.v1.image_generation_service_pb2 import (
 )
 from imagecall.v1.image_request_pb2 import ImageRequest
 
-PATHS: Final = (
-    API,
-    "/api/v1/responses",
-    "/api/alpha/responses",
-    "/api/v1/api/alpha/responses",
-)
-"""Paths of the API: OpenAI's, OpenRouter's, and those of OpenRouter's first SDKs."""
-
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 _CONVERT: Final = "/convert"
 _PAGE: Final = "/"
 _HEALTH: Final = "/health"
 _PREVIEW_BYTES: Final = 64
+_OF_STORED: Final = dict.fromkeys((*STORED_PATHS, *CANCEL_PATHS), False)
+"""Observed paths of stored responses, none of which generates images."""
 
 
 def http_app(
@@ -117,6 +113,7 @@ def http_app(
         **dict.fromkeys(GENERATION_PATHS, images.generations),
         **dict.fromkeys(EDIT_PATHS, images.edits),
     }
+    stored = StoredDoor(calls)
     listed = Models(admission, models)
     paths = {**dict.fromkeys(generating, True), _CONVERT: False}
     if observer:
@@ -126,6 +123,9 @@ def http_app(
             Route(path, _guarded(endpoint), methods=["POST"])
             for path, endpoint in generating.items()
         ),
+        *(Route(path, _guarded(stored.get), methods=["GET"]) for path in STORED_PATHS),
+        *(Route(path, _guarded(stored.delete), methods=["DELETE"]) for path in STORED_PATHS),
+        *(Route(path, _guarded(stored.cancel), methods=["POST"]) for path in CANCEL_PATHS),
         Route(_CONVERT, _guarded(door.convert), methods=["POST"]),
         *(Route(path, _guarded(listed.list), methods=["GET"]) for path in MODELS_PATHS),
         *(
@@ -139,7 +139,7 @@ def http_app(
     return Starlette(
         routes=routes,
         middleware=[
-            Middleware(Observed, observer, paths, (_PAGE, _HEALTH, OPENAPI_PATH)),
+            Middleware(Observed, observer, {**paths, **_OF_STORED}, (_PAGE, _HEALTH, OPENAPI_PATH)),
             Middleware(CheckedHead, admission),
             *_cors(cors_origins),
             Middleware(WithoutWebSocket),
@@ -157,7 +157,7 @@ def _cors(origins: Collection[str]) -> list[Middleware]:
         Middleware(
             CORSMiddleware,
             allow_origins=list(origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=[REQUEST_ID, "retry-after", "x-should-retry"],
         )

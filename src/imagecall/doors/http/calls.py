@@ -12,6 +12,7 @@ from imagecall.doors.http.event_stream import Arrived
 from imagecall.generation.assembly import ImagesApart, reassemble, size_of_part
 from imagecall.generation.backend import Backend
 from imagecall.generation.call_context import CALL, CallContext
+from imagecall.generation.stored_responses import stored_responses_of
 from imagecall.rpc.headers import AUTHORIZATION, forwarded, lower
 from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
 from imagecall.v1.image_response_pb2 import ImageResponse
@@ -24,12 +25,16 @@ class Calls:
         backend: generates images.
         admission: has the limits.
         forward_headers: names of the headers of a caller that a backend may forward.
+
+    Attributes:
+        stored: responses that the backend stores.
     """
 
     def __init__(
         self, backend: Backend, admission: Admission, forward_headers: Collection[str]
     ) -> None:
         self._backend = backend
+        self.stored = stored_responses_of(backend)
         self.admission = admission
         # The token of this server is not for the upstream API.
         self._forward = lower(forward_headers) - (

@@ -14,14 +14,9 @@ from imagecall.doors.http.answers import (
     http_status_of,
     may_be_billed,
 )
+from imagecall.doors.http.paths import API, IMAGES_API, is_of_stored
 from imagecall.errors import MAX_RETRY_SECONDS, GenerationError, ImagecallError
 from imagecall.observing.observer import note_failure
-
-API: Final = "/v1/responses"
-"""Path of the Responses API."""
-
-IMAGES_API: Final = "/v1/images/generations"
-"""Path of the Images API."""
 
 JSON: Final = "application/json"
 
@@ -48,11 +43,11 @@ async def http_error(request: Request, error: Exception) -> Response:
 async def error_response(request: Request, error: Exception) -> Response:
     """Answers with an error of the converters or of the backend.
 
-    A call that may be billed gets a status that no SDK retries.
+    A call that may be billed gets a status that no SDK retries; a stored response is not billed.
     """
     assert isinstance(error, ImagecallError)
     note_failure(error)
-    if may_be_billed(error):
+    if may_be_billed(error) and not is_of_stored(request):
         fields = error_object(error, NOT_TO_BE_REPEATED)
         return _error(fields, NOT_TO_BE_REPEATED, {"x-should-retry": "false"})
     status = http_status_of(error)

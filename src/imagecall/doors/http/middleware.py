@@ -11,13 +11,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from imagecall.access.admission import Admission
 from imagecall.access.budget import CALL_OVERHEAD, MEMORY
 from imagecall.doors.http.errors import NotTaken, error_response, http_error
+from imagecall.doors.http.paths import is_of_stored
 from imagecall.errors import GenerationError, ImagecallError, quoted
 from imagecall.observing.observer import note_caller, note_failure, note_refusal
 from imagecall.rpc.addresses import is_local
 from imagecall.sizes import PIECE
 
 _READING: Final = frozenset({"GET", "HEAD"})
-"""Methods of requests that need no token, and no admission."""
+"""Methods of requests that need no token, and no admission, unless for a stored response."""
 
 _BODY_SECONDS: Final = 20.0
 _READ_BYTES: Final = 16 * 1024
@@ -114,8 +115,8 @@ def _foreign_site(request: Request) -> str | None:
     A browser always sends the Host, but no Origin with a GET of the page's own site.
     """
     origin, host = request.headers.get("origin"), request.headers.get("host")
-    if request.method in _READING:
-        return host if host is not None and not is_local(f"http://{host}") else None
+    if request.method in _READING and host is not None and not is_local(f"http://{host}"):
+        return host
     return origin if origin is not None and not is_local(origin) else None
 
 
@@ -138,7 +139,9 @@ def _stopped(admitted: bool) -> GenerationError:
 
 
 class Admitted:
-    """Middleware that admits requests; GET and HEAD, such as for the page, need no admission.
+    """Middleware that admits requests.
+
+    GET and HEAD, such as for the page, need no admission, unless for a stored response.
 
     Args:
         app: wrapped app.
@@ -160,7 +163,7 @@ class Admitted:
         if site is not None and site not in self._origins:
             await (await http_error(request, _not_local(site)))(scope, receive, send)
             return
-        if request.method in _READING:
+        if request.method in _READING and not is_of_stored(request):
             await self._app(scope, receive, send)
             return
         try:

@@ -1,5 +1,6 @@
 """Description of the door in OpenAPI 3.1, made from the routes and from the schema's messages."""
 
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from functools import cache
 from typing import Any, Final
@@ -36,6 +37,12 @@ _TYPES: Final = {
 }
 _STRING: Final[_Schema] = {"type": "string"}
 _BASE64: Final[_Schema] = {"type": "string", "contentEncoding": "base64"}
+_PARAMETER: Final = re.compile(r"{(\w+)}")
+_INCLUDE: Final[_Schema] = {
+    "name": "include[]",
+    "in": "query",
+    "schema": {"type": "array", "items": _STRING},
+}
 _FILE: Final[_Schema] = {"type": "string", "contentMediaType": "application/octet-stream"}
 
 
@@ -124,6 +131,12 @@ def _components() -> _Schema:
             output={"type": "array", "items": output},
             usage={"anyOf": [_ref("Usage"), {"type": "null"}]},
         ),
+        "Deleted": _object(
+            ["id", "object", "deleted"],
+            id=_STRING,
+            object={"const": "response"},
+            deleted={"type": "boolean"},
+        ),
         "ImagesRequest": _images_request(**images, **{MASK: image}),
         "ImagesForm": _images_request(**files),
         "ImagesResponse": _object(
@@ -188,6 +201,9 @@ _SUMMARIES: Final[dict[str, tuple[str, dict[str, _Schema], dict[str, _Schema]]]]
         {FORM: _ref("ImagesForm"), JSON: _ref("ImagesRequest")},
         {JSON: _ref("ImagesResponse"), _SSE: _STRING},
     ),
+    "get": ("Returns a stored response", {}, {JSON: _ref("Response")}),
+    "cancel": ("Cancels a response in the background", {}, {JSON: _ref("Response")}),
+    "delete": ("Deletes a stored response", {}, {JSON: _ref("Deleted")}),
     "convert": (
         "Converts an item to protobuf text",
         {JSON: _ref("Item")},
@@ -233,9 +249,12 @@ def _operation(name: str, path: str) -> _Schema:
     }
     if request:
         operation["requestBody"] = {"required": True, "content": _content(request)}
-    if "{name}" in path:
-        parameter = {"name": "name", "in": "path", "required": True, "schema": _STRING}
-        operation["parameters"] = [parameter]
+    if names := _PARAMETER.findall(path):
+        operation["parameters"] = [
+            {"name": each, "in": "path", "required": True, "schema": _STRING} for each in names
+        ]
+    if name == "get":
+        operation["parameters"].append(_INCLUDE)
     return operation
 
 

@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from imagecall.doors.http.errors import API, http_error
+from imagecall.doors.http.errors import http_error
+from imagecall.doors.http.paths import API
 
 _WEBSOCKET: Final = "websocket"
 _DENIAL: Final = "websocket.http.response"

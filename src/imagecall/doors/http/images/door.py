@@ -10,12 +10,13 @@ from starlette.responses import Response
 
 from imagecall.doors.http.body import arriving_body, media_type_of, read_body
 from imagecall.doors.http.calls import Calls
-from imagecall.doors.http.errors import IMAGES_API, JSON
+from imagecall.doors.http.errors import JSON
 from imagecall.doors.http.images.answers import Form, ImageEvents, whole
 from imagecall.doors.http.images.body import Body, body_from_form, body_from_json
 from imagecall.doors.http.images.form import FORM, FormReader, Part
 from imagecall.doors.http.images.generation import generate_all, stream_all
 from imagecall.doors.http.images.request import ImagesRequest, read_request, require_images
+from imagecall.doors.http.paths import IMAGES_API
 from imagecall.doors.http.responses import StreamResponse, WholeResponse, unless_gone
 from imagecall.errors import quoted
 from imagecall.generation.images_api import EDIT, GENERATION
