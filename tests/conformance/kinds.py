@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 from google.rpc.status_pb2 import Status
 
-from imagecall.conformance.session import PLAIN, SERVICE, STREAM
+from imagecall.conformance.session import PLAIN, STREAM
 from imagecall.v1 import conversion_service_pb2 as conversion_pb
 from imagecall.v1 import image_generation_service_pb2 as pb
 from tests.conformance.faulty import Failure, Faulty
@@ -100,10 +100,10 @@ def plain_calls(change: Callable[[Any], object]) -> Faulty:
 
 
 def refusal(change: Callable[[Failure], Failure | None]) -> Faulty:
-    """Changes the status of each call that failed."""
+    """Changes the status of each generation that failed."""
 
     def failure(method: str, status: Failure) -> Failure | None:
-        return change(status) if method.startswith(f"/{SERVICE}") else status
+        return change(status) if method in (PLAIN, STREAM) else status
 
     return Faulty(failure=failure)
 

@@ -108,6 +108,10 @@ MISTAKES: dict[str, tuple[str, Faulty]] = {
     "no_error_info": ("error-details", details(changes.without_detail("ErrorInfo"))),
     "no_bad_request": ("error-details", details(changes.without_detail("BadRequest"))),
     "other_reason": ("error-details", details(changes.other_reason)),
+    "unknown_response": (
+        "stored-responses",
+        fails(grpc.StatusCode.INTERNAL, "no such row", lambda method, _: "GetImage" in method),
+    ),
     "convert_junk": (
         "convert-call",
         Faulty(messages=lambda method, came: [b"\xff"] if "FormatCall" in method else came),

@@ -166,6 +166,8 @@ async def test_our_server_passes_with_an_http_backend() -> None:
             Answer([framed(happy(PNG, [PNG, PNG]))]),
             Answer([framed(happy())]),
             Answer([plain], content_type=JSON),
+            Answer(status=404),  # For an unknown response, which is got and cancelled.
+            Answer(status=404),
             Answer([framed(happy())]),
         ]
         outcomes = await outcomes_of(address, *QUICK)

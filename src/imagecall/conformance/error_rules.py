@@ -9,12 +9,17 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from imagecall.conformance.rule import Finding, Rule
-from imagecall.conformance.session import Session, Skipped
+from imagecall.conformance.session import SERVICE, Session, Skipped
 from imagecall.errors import CODES, quoted
 from imagecall.rpc.status import DOMAIN
+from imagecall.v1 import image_generation_service_pb2 as pb
 
 _DETAILS: Final = "grpc-status-details-bin"
 _INVALID: Final = grpc.StatusCode.INVALID_ARGUMENT
+
+_UNKNOWN_ID: Final = "resp_00000000000000000000000000000000"
+_OF_UNKNOWN_ID: Final = frozenset({"NOT_FOUND", "INVALID_ARGUMENT", "UNIMPLEMENTED"})
+"""Codes for an id that no response has; some APIs refuse an id that they have not made."""
 
 Refusal = tuple[str, grpc.aio.AioRpcError]
 
@@ -91,6 +96,18 @@ def _faults_of(name: str, error: grpc.aio.AioRpcError) -> Iterator[Finding]:
         yield Finding(f"{name}: no google.rpc.BadRequest", "a BadRequest with the JSON Pointer")
 
 
+async def _stored(session: Session) -> AsyncIterator[Finding]:
+    for name, kind in (
+        ("GetImageResponse", pb.GetImageResponseRequest),
+        ("CancelImageResponse", pb.CancelImageResponseRequest),
+    ):
+        request = kind(id=_UNKNOWN_ID).SerializeToString()
+        error = await session.status_of(f"/{SERVICE}/{name}", request)
+        code = error.code().name if error else "OK"
+        if code not in _OF_UNKNOWN_ID:
+            yield Finding(f"{name} of an unknown id: {code}", "NOT_FOUND, or UNIMPLEMENTED")
+
+
 def _serialized(error: grpc.aio.AioRpcError) -> bytes:
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS and isinstance(value, bytes):
@@ -127,5 +144,11 @@ RULES: Final = (
         "a refusal has a google.rpc.Status with ErrorInfo and BadRequest",
         "ErrorReason",
         _details,
+    ),
+    Rule(
+        "stored-responses",
+        "an unknown response is NOT_FOUND; without stored responses, UNIMPLEMENTED",
+        "ImageGenerationService.GetImageResponse",
+        _stored,
     ),
 )
