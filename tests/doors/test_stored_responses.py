@@ -31,6 +31,7 @@ from imagecall.v1.image_generation_service_pb2_grpc import (
 from imagecall.v1.image_request_pb2 import ImageRequest
 from tests.doors.test_generation import serving
 from tests.doors.test_http import SMALL, door_before, sdk
+from tests.observing.servers import metrics_door, observing, samples
 from tests.streams import PNG, item, response
 from tests.upstream import HANG, JSON, RESET, Upstream, upstream
 
@@ -473,3 +474,21 @@ async def test_the_deadline_of_a_call_ends_it(api: Upstream) -> None:
     async with door_before(HttpBackend(api.url), admission=admission) as address:
         status, body = await ask(address, "GET", f"/v1/responses/{ID}")
     assert (status, body["error"]["type"]) == (504, "call_too_long")
+
+
+async def test_metrics_have_the_place_of_an_id_and_not_the_id(api: Upstream) -> None:
+    says(api, response())
+    async with (
+        observing(metrics="127.0.0.1:0") as seen,
+        door_before(HttpBackend(api.url), observer=seen) as address,
+        metrics_door(seen) as metrics,
+    ):
+        for name in ("resp_1", "resp_2"):
+            await ask(address, "GET", f"/v1/responses/{name}")
+        await ask(address, "POST", "/api/v1/responses/resp_3/cancel")
+        counted = await samples(metrics)
+    served = "http_server_request_duration_seconds_count"
+    assert counted[served, frozenset(["GET", "/v1/responses/{id}", "http", "200"])] == 2
+    route = "/api/v1/responses/{id}/cancel"
+    assert counted[served, frozenset(["POST", route, "http", "200"])] == 1
+    assert not [label for _, labels in counted for label in labels if "resp_" in label]

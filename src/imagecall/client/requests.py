@@ -1,4 +1,4 @@
-"""Requests of the two methods of ImageGenerationService, from a request or a prompt."""
+"""Requests of GenerateImage and StreamImage, from a request or a prompt."""
 
 from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
 from imagecall.v1.image_request_pb2 import ImageRequest
