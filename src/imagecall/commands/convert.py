@@ -12,11 +12,14 @@ from imagecall.commands.arguments import add_server_option, standard_input, tls_
 from imagecall.conversion.converter import CALLS, Profile, from_json, to_json
 from imagecall.conversion.document import KINDS, document_from_json, document_to_json
 from imagecall.errors import ConversionError, malformed, printable
+from imagecall.formats import MEDIA_TYPES
 from imagecall.json.text import parse
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 
 FORMATS: Final = ("json", "binary", "text")
+
+_IMAGE_SUFFIXES: Final = (".jpg", *(f".{name}" for name in MEDIA_TYPES))
 
 Converted: TypeAlias = ImageGenerationCall | Document
 
@@ -71,6 +74,11 @@ def fault(options: argparse.Namespace) -> str | None:
     if (options.variant or options.profile) and (options.document or options.source != "json"):
         return (
             "--variant and --profile apply to the JSON of an item only, and this input is another"
+        )
+    if options.output and options.output.suffix.lower() in _IMAGE_SUFFIXES:
+        return (
+            f"{options.output} is the name of an image, and convert writes none: "
+            "imagecall extract FILE -o DIR writes the images in JSON"
         )
     return tls_fault(options, options.server)
 

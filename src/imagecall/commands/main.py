@@ -16,7 +16,8 @@ from imagecall.errors import GenerationError, ImagecallError, printable
 _COMMANDS: Final = {
     "serve": "run the gRPC server",
     "generate": "generate an image from a prompt",
-    "convert": "convert an item, or a whole document",
+    "convert": "convert an item, a whole document, or many",
+    "extract": "write the images in JSON to files",
     "check": "check a server of the schema, rule by rule",
     "health": "ask a server for its health",
     "describe": "list the variants and their JSON",

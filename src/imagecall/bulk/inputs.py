@@ -1,0 +1,75 @@
+"""Files that are named on a command line: themselves, those in folders, or standard input."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from imagecall.bulk.faults import Fault
+from imagecall.bulk.records import Batch, foreign, json_records
+
+STANDARD_INPUT: Final = "-"
+
+JSON_SUFFIXES: Final = (".json", ".jsonl", ".ndjson", ".sse", ".txt", ".log")
+"""Ends of the names of files with JSON that are read in a folder."""
+
+_HEAD: Final = 64 * 1024
+_BUFFER: Final = 1024 * 1024
+
+
+def inputs(
+    names: Sequence[str], suffixes: Sequence[str] = JSON_SUFFIXES
+) -> Iterator[tuple[str, Path]]:
+    """Yields the files, each with its path below the folder that was named.
+
+    A folder gives its files with one of the suffixes, also those in its folders, in order. Raises
+    OSError for a folder without such a file.
+    """
+    for name in names or [STANDARD_INPUT]:
+        path = Path(name)
+        if name == STANDARD_INPUT or not path.is_dir():
+            yield name, Path(path.name)
+            continue
+        files = sorted(each for each in path.rglob("*") if _is_input(each, path, suffixes))
+        if not files:
+            raise OSError(f"the folder {name} has no file that ends with {', '.join(suffixes)}")
+        for file in files:
+            yield str(file), file.relative_to(path)
+
+
+def _is_input(file: Path, folder: Path, suffixes: Sequence[str]) -> bool:
+    is_hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return file.suffix.lower() in suffixes and not is_hidden and file.is_file()
+
+
+@contextmanager
+def opened(name: str) -> Iterator[BinaryIO]:
+    """Opens a file, or standard input. Raises OSError."""
+    if name == STANDARD_INPUT and sys.stdin is None:
+        raise OSError("standard input is closed")
+    source = sys.stdin.fileno() if name == STANDARD_INPUT else name
+    with open(source, "rb", buffering=_BUFFER, closefd=name != STANDARD_INPUT) as file:
+        yield file
+
+
+def head_of(stream: BinaryIO) -> bytes:
+    """Start of a file, which stays to be read."""
+    head: bytes = stream.peek(_HEAD)[:_HEAD]  # type: ignore[attr-defined]  # of BufferedReader
+    return head
+
+
+def read_json(name: str, *, lines: bool = False) -> Iterator[Batch]:
+    """Yields the records of a file with JSON, as `json_records` does.
+
+    A file that cannot be read is a fault.
+    """
+    try:
+        with opened(name) as stream:
+            head = head_of(stream)
+            if sentence := foreign(head):
+                yield Batch(faults=[Fault(0, "", "UNREADABLE", sentence)])
+                return
+            yield from json_records(stream, head, lines=lines)
+    except OSError as error:
+        yield Batch(faults=[Fault(0, "", "UNREADABLE", error.strerror or str(error))])
