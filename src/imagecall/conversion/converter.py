@@ -107,18 +107,27 @@ def read_call(
     imagecall.wire.splice.attach_images puts them back. Raises ConversionError.
     """
     if profile is _WIRE and len(text) < ASIDE and max_bytes >= _MAX_UTF8 * ASIDE:
-        try:
-            data = text.encode() if isinstance(text, str) else text
-            value = jiter.from_json(data, allow_inf_nan=False)
-            if _PLAIN_READS[variant][value["type"]](target, value, data):
-                return _NO_IMAGES
-        except FAILURES:
-            pass
+        if read_plain_call(target, text, variant):
+            return _NO_IMAGES
         target.Clear()
     if profile not in Profile.__members__.values():
         message = f"{profile!r} is not a profile; choose one of {', '.join(map(str, Profile))}"
         raise ConversionError("UNKNOWN_PROFILE", "", message)
     return _read(CALLS, target, text, profile is Profile.STRICT, max_bytes, variant, apart)
+
+
+def read_plain_call(target: ImageGenerationCall, text: bytes | str, variant: str) -> bool:
+    """Reads an item of less than ASIDE bytes by the fast path, as `read_call` in the WIRE profile.
+
+    Returns False if the text is no plain item of a type of the variant; the message then has any
+    content.
+    """
+    try:
+        data = text.encode() if isinstance(text, str) else text
+        value = jiter.from_json(data, allow_inf_nan=False)
+        return _PLAIN_READS[variant][value["type"]](target, value, data)
+    except FAILURES:
+        return False
 
 
 def to_json(call: ImageGenerationCall, *, max_bytes: int = MAX_BYTES) -> bytes:
