@@ -294,15 +294,15 @@ def test_a_compressed_file_is_refused_in_words(start: bytes, word: str, tmp_path
 def test_a_record_over_the_limit_is_a_fault_and_the_rest_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imagecall.bulk.records.MAX_RECORD_BYTES", 5000)
-    long = item("long", PNG + bytes(5000))
+    monkeypatch.setattr("imagecall.bulk.records.MAX_RECORD_BYTES", 1_500_000)
+    long = item("long", PNG + bytes(1_500_000))
     data = [item("a"), long, item("b")]
     (tmp_path / "in.jsonl").write_bytes(lines(*data))
     stream = [event("output_item.done", item=each) for each in data]
     (tmp_path / "in.sse").write_bytes(sse(*stream))
     for name in ("in.jsonl", "in.sse"):
         done = run("extract", tmp_path / name, "-o", tmp_path / f"{name}.out")
-        assert "TOO_LARGE: the record has more than 5,000 bytes" in done.err
+        assert "TOO_LARGE: the record has more than 1,500,000 bytes" in done.err
         assert [*images(tmp_path / f"{name}.out")] == ["a-1.png", "b-1.png"]
 
 

@@ -4,14 +4,14 @@ A message is an ImageGenerationCall for an item, and a Document for everything e
 messages holds one of the two, so that a program in any language can read the file.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Literal, TypeAlias
 
 from imagecall.bulk.faults import Fault, fault_of
 from imagecall.bulk.kinds import ITEM, RecordKind, kind_of
-from imagecall.bulk.records import Batch, Record
+from imagecall.bulk.records import Batch
 from imagecall.conversion.converter import (
     CALLS,
     Profile,
@@ -44,13 +44,11 @@ class Reading:
         kind: kind of every record. None: found by the keys of each.
         variant: variant as which items are read.
         strict: True to read items in the STRICT profile.
-        message: message that all records become. None: that of the first.
     """
 
     kind: RecordKind | None = None
     variant: str = CALLS.default
     strict: bool = False
-    message: MessageName | None = None
 
     def serialized(self, text: bytes) -> tuple[MessageName, bytes]:
         """Name and bytes of the message of a record. Raises ConversionError."""
@@ -67,26 +65,33 @@ class Reading:
         )
 
 
-def messages_of(reading: Reading, batch: Batch) -> tuple[Batch, MessageName | None]:
-    """Converts records of JSON to serialized messages.
+def first_message(reading: Reading, batch: Batch) -> str:
+    """Name of the message of the first record that can be converted; "" for none."""
+    for text in batch.texts:
+        try:
+            return reading.serialized(text)[0]
+        except ConversionError:
+            continue
+    return ""
 
-    Returns the messages, with the faults of the other records; and the name of the messages, None
-    for no message.
-    """
-    messages = Batch(faults=[*batch.faults])
-    expected = reading.message
-    for line, text in batch.records:
+
+def messages_of(reading: Reading, batch: Batch) -> Batch:
+    """Converts records of JSON to serialized messages, all of them the message of the batch."""
+    numbers: list[int] = []
+    messages: list[bytes] = []
+    faults = [*batch.faults]
+    for number, text in batch.records:
         try:
             message, data = reading.serialized(text)
         except ConversionError as error:
-            messages.faults.append(fault_of(error, line))
+            faults.append(fault_of(error, number))
             continue
-        expected = expected or message
-        if message == expected:
-            messages.records.append(Record(line, data))
+        if message == batch.message:
+            numbers.append(number)
+            messages.append(data)
         else:
-            messages.faults.append(_other_message(line, message, expected))
-    return messages, expected
+            faults.append(_other_message(number, message, batch.message))
+    return replace(batch, numbers=numbers, texts=messages, faults=faults)
 
 
 def _other_message(line: int, message: str, expected: str) -> Fault:
@@ -96,13 +101,16 @@ def _other_message(line: int, message: str, expected: str) -> Fault:
 
 def json_of(batch: Batch) -> Batch:
     """Converts serialized messages to JSON, each on one line."""
-    texts = Batch(faults=[*batch.faults])
+    numbers: list[int] = []
+    texts: list[bytes] = []
+    faults = [*batch.faults]
     for number, data in batch.records:
         try:
-            texts.records.append(Record(number, one_line(_json(data))))
+            texts.append(one_line(_json(data)))
+            numbers.append(number)
         except ConversionError as error:
-            texts.faults.append(fault_of(error, number))
-    return texts
+            faults.append(fault_of(error, number))
+    return replace(batch, numbers=numbers, texts=texts, faults=faults)
 
 
 def _json(data: bytes) -> bytes:
@@ -118,17 +126,19 @@ def is_document(message: bytes) -> bool:
 
 def one_line(text: bytes) -> bytes:
     """JSON text on one line: JSON has line ends between values only."""
-    return text.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in text or b"\r" in text else text
+    return (
+        text.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in text or b"\r" in text else text
+    )
 
 
-def delimited(records: Iterable[Record]) -> bytes:
+def delimited(messages: Iterable[bytes]) -> bytes:
     """Messages, each after its length as a varint."""
     pieces: list[bytes] = []
-    for _, data in records:
-        pieces += _length(len(data)), data
+    for message in messages:
+        pieces += _length(len(message)), message
     return b"".join(pieces)
 
 
-def json_lines(records: Iterable[Record]) -> bytes:
+def json_lines(texts: Sequence[bytes]) -> bytes:
     """JSON Lines of texts that are on one line each."""
-    return b"".join([piece for _, data in records for piece in (data, b"\n")])
+    return b"\n".join([*texts, b""])

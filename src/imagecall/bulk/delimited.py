@@ -4,8 +4,9 @@ That is the standard form of protobuf: writeDelimitedTo in Java, protodelim in G
 """
 
 from collections.abc import Iterator
+from io import BufferedReader
 from itertools import count
-from typing import BinaryIO, Final
+from typing import Final
 
 from imagecall.bulk import records
 from imagecall.bulk.faults import Fault
@@ -15,7 +16,7 @@ _MAX_LENGTH_BYTES: Final = 5
 _SKIPPED: Final = 1024 * 1024
 
 
-def read_delimited(stream: BinaryIO) -> Iterator[Record | Fault]:
+def read_delimited(stream: BufferedReader) -> Iterator[Record | Fault]:
     """Yields the messages of a file, numbered from 1."""
     for number in count(1):
         try:
@@ -36,7 +37,7 @@ def read_delimited(stream: BinaryIO) -> Iterator[Record | Fault]:
         yield Record(number, data)
 
 
-def _read_length(stream: BinaryIO) -> int | None:
+def _read_length(stream: BufferedReader) -> int | None:
     """Reads the length of a message; None at the end of the file. Raises EOFError for no length."""
     length = 0
     for index in range(_MAX_LENGTH_BYTES):
@@ -51,6 +52,6 @@ def _read_length(stream: BinaryIO) -> int | None:
     raise EOFError("the file has no messages with their lengths: a length has more than 5 bytes")
 
 
-def _skip(stream: BinaryIO, length: int) -> None:
+def _skip(stream: BufferedReader, length: int) -> None:
     while length and (part := stream.read(min(length, _SKIPPED))):
         length -= len(part)

@@ -6,7 +6,7 @@ from imagecall.bulk.faults import Fault, FaultLog, fault_of
 from imagecall.bulk.image_files import ImageFiles, NotWritten
 from imagecall.bulk.images import FoundImage, images_in
 from imagecall.bulk.kinds import RecordKind
-from imagecall.bulk.records import Batch, Record
+from imagecall.bulk.records import Batch
 from imagecall.errors import ConversionError
 from imagecall.formats import image_format
 
@@ -44,16 +44,16 @@ class Extraction:
         """Writes the images of some records of a file; yields a line for each file."""
         self.refused += len(batch.faults)
         self._log.add(file, batch.faults)
-        for record in batch.records:
+        for line, text in batch.records:
             try:
-                images = [*images_in(record.data, self._kind)]
+                images = [*images_in(text, self._kind)]
             except ConversionError as error:
                 self.refused += 1
-                self._log.add(file, [fault_of(error, record.line)])
+                self._log.add(file, [fault_of(error, line)])
                 continue
             self.events += not images
             for found in images:
-                yield from self._write(file, record, found)
+                yield from self._write(file, line, found)
 
     def summary(self) -> str:
         """Line with the counts."""
@@ -68,20 +68,20 @@ class Extraction:
         ]
         return ", ".join(f"{n:,} {words}" for n, words in counts if n or words == "written")
 
-    def _write(self, file: str, record: Record, found: FoundImage) -> Iterator[str]:
+    def _write(self, file: str, line: int, found: FoundImage) -> Iterator[str]:
         if found.partial is not None and not self._partial_images:
             self.partial += 1
             return
         if found.image is None:
             self.empty += 1
-            self._log.add(file, [Fault(record.line, found.pointer, "NO_IMAGE", found.cause)])
+            self._log.add(file, [Fault(line, found.pointer, "NO_IMAGE", found.cause)])
             return
         label = "" if found.partial is None else f"-partial{found.partial}"
         try:
             path, state = self._files.write(found.id, found.image, label)
         except NotWritten as error:
             self.refused += 1
-            self._log.add(file, [Fault(record.line, found.pointer, "NOT_WRITTEN", str(error))])
+            self._log.add(file, [Fault(line, found.pointer, "NOT_WRITTEN", str(error))])
             return
         self.written += state == "new"
         self.present += state == "there already"

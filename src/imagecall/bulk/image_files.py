@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, TypeAlias
 
+from imagecall.bulk.outputs import umask
 from imagecall.formats import image_format
 
 DEFAULT_NAME: Final = "{id}-{n}.{ext}"
@@ -112,7 +113,7 @@ class ImageFiles:
 
     def _place(self, temporary: Path, path: Path) -> State:
         """Moves a file to its path. Raises NotWritten if another file is there."""
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~umask())
         if self._force:
             os.replace(temporary, path)
             return "new"
@@ -140,12 +141,6 @@ def _move(temporary: Path, path: Path) -> None:
 def _is_same(temporary: Path, path: Path) -> bool:
     is_file = path.is_file() and not path.is_symlink()
     return is_file and filecmp.cmp(temporary, path, shallow=False)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def _safe(id: str) -> str:

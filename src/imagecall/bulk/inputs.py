@@ -3,8 +3,9 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from imagecall.bulk.faults import Fault
 from imagecall.bulk.records import Batch, foreign, json_records
@@ -44,19 +45,20 @@ def _is_input(file: Path, folder: Path, suffixes: Sequence[str]) -> bool:
 
 
 @contextmanager
-def opened(name: str) -> Iterator[BinaryIO]:
+def opened(name: str) -> Iterator[BufferedReader]:
     """Opens a file, or standard input. Raises OSError."""
     if name == STANDARD_INPUT and sys.stdin is None:
         raise OSError("standard input is closed")
     source = sys.stdin.fileno() if name == STANDARD_INPUT else name
-    with open(source, "rb", buffering=_BUFFER, closefd=name != STANDARD_INPUT) as file:
+    raw = FileIO(source, closefd=name != STANDARD_INPUT)
+    file: BufferedReader = BufferedReader(raw, _BUFFER)
+    with file:
         yield file
 
 
-def head_of(stream: BinaryIO) -> bytes:
+def head_of(stream: BufferedReader) -> bytes:
     """Start of a file, which stays to be read."""
-    head: bytes = stream.peek(_HEAD)[:_HEAD]  # type: ignore[attr-defined]  # of BufferedReader
-    return head
+    return stream.peek(_HEAD)[:_HEAD]
 
 
 def read_json(name: str, *, lines: bool = False) -> Iterator[Batch]:
@@ -72,4 +74,9 @@ def read_json(name: str, *, lines: bool = False) -> Iterator[Batch]:
                 return
             yield from json_records(stream, head, lines=lines)
     except OSError as error:
-        yield Batch(faults=[Fault(0, "", "UNREADABLE", error.strerror or str(error))])
+        yield unreadable(error)
+
+
+def unreadable(error: OSError) -> Batch:
+    """Batch of a file that cannot be read."""
+    return Batch(faults=[Fault(0, "", "UNREADABLE", error.strerror or str(error))])

@@ -32,7 +32,7 @@ def in_order(
     pending: deque[tuple[Future[Result], int]] = deque()
     try:
         for batch in batches:
-            pending.append((pool.submit(task, batch), batch.size))
+            pending.append((pool.submit(task, batch), sum(map(len, batch.texts))))
             while len(pending) > 1 and (
                 len(pending) > 3 * jobs or sum(size for _, size in pending) > _MAX_PENDING_BYTES
             ):

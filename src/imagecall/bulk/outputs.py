@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +23,10 @@ def planned(
     inputs would have the same output, or an output is an input.
     """
     paths = [relative.with_suffix(suffix) for _, relative in inputs]
-    outputs = {}
+    counts = Counter(paths)
+    outputs: dict[Path, str] = {}
     for (name, relative), path in zip(inputs, paths, strict=True):
-        is_unique = paths.count(path) == 1
+        is_unique = counts[path] == 1
         output = folder / (path if is_unique else relative.with_name(relative.name + suffix))
         if output in outputs:
             raise OSError(f"{name} and {outputs[output]} have the same output, {output}")
@@ -35,9 +37,9 @@ def planned(
 
 def check_apart(name: str, output: Path) -> None:
     """Raises OSError if an output is the input of this name."""
-    if name != STANDARD_INPUT and output.exists() and Path(name).exists():
-        if output.samefile(name):
-            raise OSError(f"{name} is both input and output")
+    is_file = name != STANDARD_INPUT and output.is_file() and Path(name).is_file()
+    if is_file and output.samefile(name):
+        raise OSError(f"{name} is both input and output")
 
 
 @contextmanager

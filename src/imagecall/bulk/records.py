@@ -5,10 +5,12 @@ limit is a fault, and the rest of the file is read.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from io import BufferedReader
 from itertools import chain, count
-from typing import BinaryIO, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import jiter
 
@@ -20,7 +22,6 @@ MAX_RECORD_BYTES: Final = 64 * 1024 * 1024
 
 _BATCH_BYTES: Final = 1024 * 1024
 _BATCH_RECORDS: Final = 2000
-_SKIPPED: Final = 1024 * 1024  # read at once of a line that is too long
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _SSE_LINE: Final = re.compile(rb"(?:data|event|id|retry)?:")
 _SSE_END: Final = b"[DONE]"
@@ -49,10 +50,27 @@ _BLANK: Final = Record(0, b"")
 
 @dataclass
 class Batch:
-    """Some consecutive records of a file, and the faults found while they were read."""
+    """Some consecutive records of a file, and the faults found while they were read.
 
-    records: list[Record] = field(default_factory=list)
+    The columns are lists of their own, as a process receives them much faster than records.
+
+    Attributes:
+        numbers: first line, or number in the file, of each record.
+        texts: data of each record.
+        source: number of the file among the inputs.
+        message: name of the message that each record is or becomes; "" for any.
+    """
+
+    numbers: Sequence[int] = ()
+    texts: Sequence[bytes] = ()
     faults: list[Fault] = field(default_factory=list)
+    source: int = 0
+    message: str = ""
+
+    @property
+    def records(self) -> Iterable[tuple[int, bytes]]:
+        """Number and data of each record."""
+        return zip(self.numbers, self.texts, strict=True)
 
 
 def foreign(head: bytes) -> str:
@@ -63,7 +81,7 @@ def foreign(head: bytes) -> str:
     return ""
 
 
-def json_records(stream: BinaryIO, head: bytes, *, lines: bool) -> Iterator[Batch]:
+def json_records(stream: BufferedReader, head: bytes, *, lines: bool) -> Iterator[Batch]:
     """Reads JSON Lines, server-sent events or one document: with `lines`, JSON Lines.
 
     `head` is the start of the file, which is still to be read from the stream.
@@ -73,25 +91,29 @@ def json_records(stream: BinaryIO, head: bytes, *, lines: bool) -> Iterator[Batc
         return batches(_events(_lines(stream)))
     if not lines and _is_document(text):
         return batches(_whole(stream))
-    return batches(_lines(stream))
+    return map(_without_blanks, _line_batches(stream))
 
 
 def batches(records: Iterable[Record | Fault]) -> Iterator[Batch]:
-    """Collects records into batches of about a mebibyte; leaves blank ones out."""
-    batch, size = Batch(), 0
+    """Collects records into batches of about a mebibyte."""
+    size = 0
+    found: list[Record] = []
+    faults: list[Fault] = []
     for record in records:
         if isinstance(record, Fault):
-            batch.faults.append(record)
+            faults.append(record)
             continue
-        if not record.data:
-            continue
-        batch.records.append(record)
+        found.append(record)
         size += len(record.data)
-        if size >= _BATCH_BYTES or len(batch.records) >= _BATCH_RECORDS:
-            yield batch
-            batch, size = Batch(), 0
-    if batch.records or batch.faults:
-        yield batch
+        if size >= _BATCH_BYTES or len(found) >= _BATCH_RECORDS:
+            yield _batch(found, faults)
+            found, faults, size = [], [], 0
+    if found or faults:
+        yield _batch(found, faults)
+
+
+def _batch(records: Sequence[Record], faults: list[Fault]) -> Batch:
+    return Batch([record.line for record in records], [record.data for record in records], faults)
 
 
 def too_large(line: int) -> Fault:
@@ -114,27 +136,41 @@ def _is_document(text: bytes) -> bool:
     return False
 
 
-def _lines(stream: BinaryIO) -> Iterator[Record | Fault]:
-    """Yields the lines without the white space around them; a blank line as no bytes."""
-    number = 0
-    start = _BYTE_ORDER_MARK
-    while line := stream.readline(MAX_RECORD_BYTES + 2):
-        number += 1
-        if start:
-            line, start = line.removeprefix(start), b""
-        if len(line) > MAX_RECORD_BYTES and not line.endswith(b"\n"):
-            _skip_line(stream)
-            yield too_large(number)
-        else:
-            yield Record(number, line.strip(_SPACES))
+def _line_batches(stream: BufferedReader) -> Iterator[Batch]:
+    """Yields the lines of a file, also the blank ones, without their line feeds."""
+    number, size = 1, 0
+    pieces: list[bytes] = []  # of the line that has begun
+    mark = _BYTE_ORDER_MARK
+    for block in chain(iter(partial(stream.read1, _BATCH_BYTES), b""), [b"\n"]):
+        first, *others = block.removeprefix(mark).split(b"\n")
+        mark = b""
+        size += len(first)
+        pieces = [*pieces, first] if size <= MAX_RECORD_BYTES else []
+        if not others:
+            continue
+        faults = [too_large(number)] if size > MAX_RECORD_BYTES else []
+        lines = [b"".join(pieces), *others[:-1]]
+        pieces, size = [others[-1]], len(others[-1])
+        yield Batch(range(number, number + len(lines)), lines, faults)
+        number += len(lines)
 
 
-def _skip_line(stream: BinaryIO) -> None:
-    while (part := stream.readline(_SKIPPED)) and not part.endswith(b"\n"):
-        pass
+def _without_blanks(batch: Batch) -> Batch:
+    if all(map(bytes.strip, batch.texts)):
+        return batch
+    records = [Record(number, text) for number, text in batch.records if text.strip()]
+    return _batch(records, batch.faults)
 
 
-def _whole(stream: BinaryIO) -> Iterator[Record | Fault]:
+def _lines(stream: BufferedReader) -> Iterator[Record | Fault]:
+    """Yields the lines, without white space at their ends."""
+    for batch in _line_batches(stream):
+        yield from batch.faults
+        for number, text in batch.records:
+            yield Record(number, text.rstrip(_SPACES))
+
+
+def _whole(stream: BufferedReader) -> Iterator[Record | Fault]:
     data = stream.read(MAX_RECORD_BYTES + 1)
     if len(data) > MAX_RECORD_BYTES:
         yield too_large(1)
