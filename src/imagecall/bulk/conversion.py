@@ -4,7 +4,7 @@ A message is an ImageGenerationCall for an item, and a Document for everything e
 messages holds one of the two, so that a program in any language can read the file.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Literal, TypeAlias
@@ -32,6 +32,8 @@ MessageName: TypeAlias = Literal["ImageGenerationCall", "Document"]
 _DOCUMENT_START: Final = b"\x08"
 """First byte of a Document, the tag of its kind. Each field of an ImageGenerationCall has a length,
 and so another tag."""
+
+_MAX_JOINED_BYTES: Final = 4 * 1024 * 1024
 
 _length = lru_cache(maxsize=16384)(write_varint)
 
@@ -131,14 +133,19 @@ def one_line(text: bytes) -> bytes:
     )
 
 
-def delimited(messages: Iterable[bytes]) -> bytes:
-    """Messages, each after its length as a varint."""
+def delimited(messages: Iterable[bytes]) -> list[bytes]:
+    """Pieces of messages that each follow their length as a varint."""
     pieces: list[bytes] = []
     for message in messages:
         pieces += _length(len(message)), message
-    return b"".join(pieces)
+    return _joined(pieces)
 
 
-def json_lines(texts: Sequence[bytes]) -> bytes:
-    """JSON Lines of texts that are on one line each."""
-    return b"\n".join([*texts, b""])
+def json_lines(texts: Iterable[bytes]) -> list[bytes]:
+    """Pieces of JSON Lines of texts that are on one line each."""
+    return _joined([piece for text in texts for piece in (text, b"\n")])
+
+
+def _joined(pieces: list[bytes]) -> list[bytes]:
+    """Joins pieces, which a process receives faster, unless the copy would be large."""
+    return pieces if sum(map(len, pieces)) > _MAX_JOINED_BYTES else [b"".join(pieces)]

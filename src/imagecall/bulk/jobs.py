@@ -13,7 +13,10 @@ from imagecall.bulk.records import Batch
 Result = TypeVar("Result")
 
 _MAX_PENDING_BYTES: Final = 16 * 1024 * 1024
-"""Most bytes of records that wait for a process or are in work, but for one batch."""
+"""Most bytes of records that wait for a process, or are in work."""
+
+_MAX_SENT_BYTES: Final = 8 * 1024 * 1024
+"""Most bytes of records that are sent to a process: a batch that is sent is copied twice."""
 
 
 def in_order(
@@ -29,20 +32,38 @@ def in_order(
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_ignore_interrupts)
-    pending: deque[tuple[Future[Result], int]] = deque()
     try:
-        for batch in batches:
-            pending.append((pool.submit(task, batch), sum(map(len, batch.texts))))
-            while len(pending) > 1 and (
-                len(pending) > 3 * jobs or sum(size for _, size in pending) > _MAX_PENDING_BYTES
-            ):
-                yield pending.popleft()[0].result()
-        while pending:
-            yield pending.popleft()[0].result()
+        yield from _in_order(task, batches, pool, 3 * jobs)
     except BrokenProcessPool:
         raise OSError("a process of --jobs ended before its work was done") from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _in_order(
+    task: Callable[[Batch], Result],
+    batches: Iterable[Batch],
+    pool: ProcessPoolExecutor,
+    most: int,
+) -> Iterator[Result]:
+    """Yields results in order while up to `most` batches are in work."""
+    pending: deque[tuple[Future[Result], int]] = deque()
+    pending_bytes = 0
+    for batch in batches:
+        size = sum(map(len, batch.texts))
+        pending_bytes += size
+        while pending and (len(pending) >= most or pending_bytes > _MAX_PENDING_BYTES):
+            future, done = pending.popleft()
+            pending_bytes -= done
+            yield future.result()
+        if size > _MAX_SENT_BYTES:
+            yield from (future.result() for future, _ in pending)
+            pending.clear()
+            pending_bytes = 0
+            yield task(batch)
+        else:
+            pending.append((pool.submit(task, batch), size))
+    yield from (future.result() for future, _ in pending)
 
 
 def _ignore_interrupts() -> None:

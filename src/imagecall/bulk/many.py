@@ -39,12 +39,12 @@ class Output(NamedTuple):
 
     Attributes:
         source: number of the file among the inputs.
-        data: bytes of the output.
+        pieces: bytes of the output.
         done: count of the converted records.
     """
 
     source: int
-    data: bytes
+    pieces: list[bytes]
     done: int
     faults: list[Fault]
 
@@ -93,8 +93,8 @@ class Task:
         return read_json(name, lines=self.lines) if self.source == "json" else read_binary(name)
 
     @staticmethod
-    def _output(batch: Batch, data: bytes) -> Output:
-        return Output(batch.source, data, len(batch.texts), batch.faults)
+    def _output(batch: Batch, pieces: list[bytes]) -> Output:
+        return Output(batch.source, pieces, len(batch.texts), batch.faults)
 
 
 def convert(task: Task, inputs: Sequence[Input], jobs: int) -> Iterator[Output]:
@@ -106,7 +106,7 @@ def convert(task: Task, inputs: Sequence[Input], jobs: int) -> Iterator[Output]:
     for path, of_path in groupby(outputs, lambda output: inputs[output.source].output):
         with written(path) as file:
             for output in of_path:
-                file.write(output.data)
+                file.writelines(output.pieces)
                 yield output
 
 

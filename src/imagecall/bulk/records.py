@@ -17,8 +17,8 @@ import jiter
 from imagecall.bulk.faults import Fault
 from imagecall.json.text import elements
 
-MAX_RECORD_BYTES: Final = 64 * 1024 * 1024
-"""Largest record. Several copies of a record are in memory while it is converted."""
+MAX_RECORD_BYTES: Final = 48 * 1024 * 1024
+"""Largest record. Up to five copies of a record are in memory while it is converted."""
 
 _BATCH_BYTES: Final = 1024 * 1024
 _BATCH_RECORDS: Final = 2000
