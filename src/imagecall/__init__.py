@@ -19,8 +19,9 @@ from imagecall.conversion.converter import (
 )
 from imagecall.conversion.document import document_from_json, document_to_json
 from imagecall.conversion.replay import Replay, to_input
+from imagecall.conversion.short_reprs import shorten_messages
 from imagecall.conversion.view import CallView, view
-from imagecall.errors import ConversionError, GenerationError
+from imagecall.errors import ConversionError, GenerationError, ImagecallError
 from imagecall.formats import image_format
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
@@ -33,6 +34,7 @@ __all__ = [
     "Document",
     "GenerationError",
     "ImageGenerationCall",
+    "ImagecallError",
     "Profile",
     "Replay",
     "document_from_json",
@@ -49,3 +51,5 @@ __all__ = [
     "tool_to_json",
     "view",
 ]
+
+shorten_messages()

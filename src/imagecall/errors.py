@@ -42,7 +42,8 @@ class ImagecallError(Exception):
     quotes no image and no API key.
 
     Attributes:
-        reason: stable name in UPPER_SNAKE_CASE, a key of `CODES`; "" if gRPC itself failed.
+        reason: stable name in UPPER_SNAKE_CASE, a key of `CODES`; "" for a failure that has none,
+            such as one of gRPC itself.
         pointer: JSON Pointer (RFC 6901) of the culprit in the JSON that was read, or that would
             have been written; "" for the whole. Cut after 1,024 characters.
         code: name of the gRPC status code, such as "INVALID_ARGUMENT".
@@ -79,6 +80,13 @@ class ConversionError(ImagecallError, ValueError):
     def under(self, prefix: str) -> "ConversionError":
         """Error with `prefix` before its pointer: that of the text in a larger document."""
         return ConversionError(self.reason, prefix + self.pointer, str(self))
+
+
+class FileError(ImagecallError, OSError):
+    """Failure to read or write a file of the caller."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("", "", message, "FAILED_PRECONDITION")
 
 
 class GenerationError(ImagecallError):

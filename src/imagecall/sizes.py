@@ -7,10 +7,10 @@ of `TABLE`: one byte below, at, and one byte above each.
 
 from typing import Final
 
-ASIDE: Final = 2 * 1024
+ASIDE: Final = 32 * 1024
 """Shortest JSON string that is set aside unparsed, and shortest text that is searched for one.
 
-Below 2 KiB the search costs more than the copies that it avoids.
+Below 32 KiB the search costs more than the copies that it avoids.
 """
 
 TAIL: Final = 4 * 1024

@@ -22,7 +22,7 @@ from imagecall.access.limits import Limits
 from imagecall.access.tokens import Tokens
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.responses_api.backend import HttpBackend
-from imagecall.client import ImageClient
+from imagecall.client import AsyncImageClient
 from imagecall.doors.grpc.boundary import _clear_tracebacks
 from imagecall.doors.grpc.server import GrpcServer
 from imagecall.doors.http.server import HttpServer
@@ -153,7 +153,7 @@ async def test_a_token_for_us_is_not_passed_on(tmp_path: Path) -> None:
             backend = GrpcBackend(ServerAddress(inner), token)
             async with (
                 doors(Admission(tokens=Tokens(file)), backend) as (outer, _),
-                ImageClient(outer, token=ALICE) as client,
+                AsyncImageClient(outer, token=ALICE) as client,
             ):
                 if works:
                     assert (await client.generate_image(slow(0.01))).calls
@@ -166,7 +166,7 @@ async def test_a_token_for_us_is_not_passed_on(tmp_path: Path) -> None:
 async def test_past_the_limit_of_calls_one_is_refused_at_once_and_others_go_on() -> None:
     async with (
         doors(Admission(Limits(calls=2))) as (address, page),
-        ImageClient(address) as client,
+        AsyncImageClient(address) as client,
     ):
         slow_ones = [asyncio.create_task(client.generate_image(slow(1))) for _ in range(2)]
         await asyncio.sleep(0.3)
@@ -361,7 +361,7 @@ async def test_a_body_is_not_read_without_a_token_and_is_refused_once_whole(
         assert (await stranger.answer())[0] == 401
         async with (
             Sender(page, len(ITEM), f"authorization: Bearer {ALICE}\r\n") as sender,
-            ImageClient(address, token=ALICE) as client,
+            AsyncImageClient(address, token=ALICE) as client,
         ):
             sender.send(ITEM[:10].encode())
             working = asyncio.create_task(client.generate_image(slow(1)))
@@ -413,7 +413,7 @@ async def test_resets_of_others_do_not_cancel_a_call() -> None:
 async def test_a_call_that_takes_too_long_is_ended() -> None:
     async with (
         doors(Admission(Limits(call_seconds=0.3))) as (address, page),
-        ImageClient(address) as client,
+        AsyncImageClient(address) as client,
     ):
         with pytest.raises(GenerationError) as caught:
             await client.generate_image(slow(30))
@@ -453,7 +453,10 @@ async def test_an_image_of_an_api_past_the_limit_is_refused() -> None:
         async with upstream() as api:
             api.say(framed(happy(image)))
             backend = HttpBackend(api.url, max_image_bytes=limit)
-            async with doors(Admission(), backend) as (address, _), ImageClient(address) as client:
+            async with (
+                doors(Admission(), backend) as (address, _),
+                AsyncImageClient(address) as client,
+            ):
                 try:
                     async for _ in client.stream_image(ImageRequest(prompt="a")):
                         pass

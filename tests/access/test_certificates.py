@@ -14,7 +14,7 @@ import trustme
 
 from imagecall.access.certificates import Certificates
 from imagecall.backends.embedded.backend import EmbeddedBackend
-from imagecall.client import ImageClient
+from imagecall.client import AsyncImageClient
 from imagecall.doors.grpc.server import GrpcServer
 from imagecall.doors.http.server import HttpServer
 from imagecall.errors import GenerationError
@@ -68,9 +68,9 @@ async def test_both_doors_speak_tls(tmp_path: Path) -> None:
     credentials = grpc.ssl_channel_credentials(files.ca.read_bytes())
     context = ssl.create_default_context(cafile=files.ca)
     async with doors(Certificates(files.cert, files.key)) as (address, page):
-        async with ImageClient(address, credentials=credentials) as client:
+        async with AsyncImageClient(address, credentials=credentials) as client:
             assert (await client.generate_image(FOX)).calls
-        async with ImageClient(address) as client:
+        async with AsyncImageClient(address) as client:
             with pytest.raises(GenerationError):
                 await client.generate_image(FOX, timeout=2)
         async with aiohttp.ClientSession() as session:
@@ -87,12 +87,12 @@ async def test_without_a_certificate_of_the_authority_a_client_is_refused(tmp_pa
     root = files.ca.read_bytes()
     async with doors(Certificates(files.cert, files.key, files.ca)) as (address, page):
         known = grpc.ssl_channel_credentials(root, key, cert)
-        async with ImageClient(address, credentials=known) as client:
+        async with AsyncImageClient(address, credentials=known) as client:
             assert (await client.generate_image(FOX)).calls
         other = stranger.private_key_pem.bytes(), stranger.cert_chain_pems[0].bytes()
         for pair in ((None, None), other):
             unknown = grpc.ssl_channel_credentials(root, *pair)
-            async with ImageClient(address, credentials=unknown) as client:
+            async with AsyncImageClient(address, credentials=unknown) as client:
                 with pytest.raises(GenerationError):
                     await client.generate_image(FOX, timeout=2)
         pair_file = tmp_path / "client.pem"
@@ -115,7 +115,7 @@ async def test_a_new_certificate_is_served_and_a_call_in_progress_goes_on(tmp_pa
     order = ExtraField(name="embedded", json=json.dumps({"delay_seconds": 4}))
     async with doors(Certificates(files.cert, files.key)) as (address, page):
         before = [await asyncio.to_thread(served, each) for each in (address, page)]
-        async with ImageClient(address, credentials=credentials) as client:
+        async with AsyncImageClient(address, credentials=credentials) as client:
             request = ImageRequest(prompt="a fox", extra_fields=[order])
             drawing = asyncio.create_task(client.generate_image(request))
             await asyncio.sleep(1.1)

@@ -21,7 +21,7 @@ import trustme
 from imagecall.access.certificates import Certificates
 from imagecall.backends.choice import backend_from_uri
 from imagecall.backends.embedded.backend import EmbeddedBackend
-from imagecall.client import ClientTls, ImageClient
+from imagecall.client import AsyncImageClient, ClientTls
 from imagecall.doors.grpc.server import GrpcServer
 from imagecall.errors import GenerationError
 from imagecall.v1.image_request_pb2 import ImageRequest
@@ -140,7 +140,7 @@ def with_alerts(pair: Pair, clients: Path, version: ssl.TLSVersion) -> Iterator[
         thread.join(5)
 
 
-async def failure_of(client: ImageClient) -> str:
+async def failure_of(client: AsyncImageClient) -> str:
     async with client:
         with pytest.raises(GenerationError) as caught:
             await client.generate_image(FOX, timeout=20)
@@ -174,7 +174,7 @@ async def test_a_client_with_a_certificate_is_served_on_every_hop(
     tls = ClientTls(authority.file, *own)
     async with serving(server, authority.file) as address:
         secure = f"grpcs://{address}"
-        for client in (ImageClient(secure, tls=tls), ImageClient(address, tls=tls)):
+        for client in (AsyncImageClient(secure, tls=tls), AsyncImageClient(address, tls=tls)):
             async with client:
                 assert (await client.generate_image(FOX)).calls
         output = tmp_path / "fox.png"
@@ -242,7 +242,7 @@ async def test_a_failed_handshake_is_a_sentence(
     async with serving(pairs[served], authority.file if own else None) as address:
         whole = f"grpcs://{address}" if trusted else f"grpc://{address}"
         sentence = f"there is no connection to {address}: {cause}"
-        assert await failure_of(ImageClient(whole, tls=tls if trusted else None)) == sentence
+        assert await failure_of(AsyncImageClient(whole, tls=tls if trusted else None)) == sentence
         assert await run("health", whole, *flags(tls)) == (
             1,
             "",
@@ -309,7 +309,7 @@ async def test_a_backend_gets_the_new_certificate_while_a_call_goes_on(
         outer = await inner.start()
         stack.push_async_callback(inner.stop, 0)
         stack.push_async_callback(backend.close)
-        async with ImageClient(outer) as client:
+        async with AsyncImageClient(outer) as client:
             with pytest.raises(GenerationError, match="is not reachable"):
                 await client.generate_image(FOX)
             for source, target in zip(authority.issue("new", "a@b.example"), own, strict=True):

@@ -3,8 +3,8 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -64,21 +64,27 @@ def wanted(size: int) -> ImageRequest:
     return ImageRequest(prompt="a fox", extra_fields=[ExtraField(name="embedded", json=order)])
 
 
-class Answering:
-    """Backend with one answer."""
-
-    def __init__(self, answer: GenerateImageResponse) -> None:
-        self._answer = answer
+class LongAnswers(EmbeddedBackend):
+    """Embedded backend whose whole answers have 8 MiB."""
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
-        return self._answer
+        return GenerateImageResponse(response=ImageResponse(id="x" * 8 * MIB))
 
-    async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Any, None]:
-        raise NotImplementedError
-        yield
 
-    async def close(self) -> None:
-        pass
+async def displaced(channel: grpc.aio.Channel, stream: Any) -> Any:
+    """Calls until the stream has made room for a call; returns the error of the stream."""
+    stub: Any = ConversionServiceStub(channel)
+    for _ in range(100):
+        with suppress(grpc.RpcError):  # The stream has not waited for long enough.
+            await stub.ParseCall(ParseCallRequest(json=ITEM))
+            break
+        await asyncio.sleep(0.2)
+    with pytest.raises(grpc.RpcError) as caught:
+        while await stream.read() is not grpc.aio.EOF:
+            pass
+    error = known(caught.value)
+    assert error.reason == "TOO_MANY_CALLS"
+    return error
 
 
 async def refusal(work: Any) -> Any:
@@ -254,27 +260,30 @@ async def test_a_generation_that_waits_for_its_client_is_not_to_be_sent_again() 
         images: Any = ImageGenerationServiceStub(channel)
         stream = images.StreamImage(StreamImageRequest(request=wanted(16 * MIB)))
         await stream.read()
-        await asyncio.sleep(1.5)
-        conversion: Any = ConversionServiceStub(channel)
-        assert (await conversion.ParseCall(ParseCallRequest(json=ITEM))).call
-        with pytest.raises(grpc.RpcError) as caught:
-            while await stream.read() is not grpc.aio.EOF:
-                pass
-        error = known(caught.value)
-        assert (error.reason, error.may_be_billed, error.retry_seconds) == (
-            "TOO_MANY_CALLS",
-            True,
-            None,
-        )
+        error = await displaced(channel, stream)
+        assert (error.may_be_billed, error.retry_seconds) == (True, None)
+
+
+async def test_a_conversion_that_waits_for_its_client_may_be_sent_again() -> None:
+    async with (
+        doors(Limits(calls=1)) as (_, address, _),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        stub: Any = ConversionServiceStub(channel)
+        stream = stub.ConvertCalls()
+        long = Conversion(json=ITEM[:-1] + ',"revised_prompt":"' + "x" * MIB + '"}')
+        await stream.write(ConvertCallsRequest(conversions=[long] * 16))
+        await stream.read()
+        error = await displaced(channel, stream)
+        assert (error.may_be_billed, error.retry_seconds) == (False, 1)
 
 
 async def test_an_answer_that_does_not_fit_is_not_to_be_sent_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("imagecall.access.budget._ROOM_SECONDS", 0.1)
-    answer = GenerateImageResponse(response=ImageResponse(id="x" * 8 * MIB))
     options = [("grpc.max_receive_message_length", -1)]
-    door = GrpcServer("127.0.0.1:0", Answering(answer), Admission(Limits(memory_bytes=16 * MIB)))
+    door = GrpcServer("127.0.0.1:0", LongAnswers(), Admission(Limits(memory_bytes=16 * MIB)))
     try:
         async with grpc.aio.insecure_channel(await door.start(), options) as channel:
             images: Any = ImageGenerationServiceStub(channel)

@@ -14,7 +14,7 @@ from imagecall.backends.choice import backend_from_uri
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.grpc import GrpcBackend
 from imagecall.backends.responses_api.backend import HttpBackend
-from imagecall.client import ImageClient
+from imagecall.client import AsyncImageClient
 from imagecall.errors import ConversionError, GenerationError
 from imagecall.generation.call_context import CALL, CallContext
 from imagecall.rpc.addresses import ServerAddress
@@ -61,7 +61,7 @@ async def test_errors_come_with_their_details_through_both_hops() -> None:
         )
         assert retry.retry_delay.seconds == 3
         assert trailers["grpc-retry-pushback-ms"] == "3000"
-        async with ImageClient(address) as client:
+        async with AsyncImageClient(address) as client:
             with pytest.raises(ConversionError) as refused:
                 await client.generate_image(ImageRequest())
             assert refused.value.pointer == "/input"
@@ -146,8 +146,10 @@ async def test_an_image_of_an_api_comes_through_both_hops() -> None:
     async with upstream() as api, two_hops(HttpBackend(api.url)) as address:
         image = PNG + bytes(9_000_000)
         api.say(framed(happy(image)))
-        async with ImageClient(address) as client:
-            found: list[Any] = [happening async for happening in client.stream_image(a_request())]
+        async with AsyncImageClient(address) as client:
+            found: list[Any] = [
+                happening.message async for happening in client.stream_image(a_request())
+            ]
         done = found[-2].output_item_done_event.item.output_image_generation_call
         assert done.result.image == image
 

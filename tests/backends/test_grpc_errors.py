@@ -22,7 +22,7 @@ from google.rpc.error_details_pb2 import (
 from google.rpc.status_pb2 import Status
 
 from imagecall.backends.grpc import GrpcBackend
-from imagecall.client import ImageClient
+from imagecall.client import AsyncImageClient
 from imagecall.errors import GenerationError
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.v1 import image_generation_service_pb2 as pb
@@ -185,7 +185,7 @@ async def test_the_token_is_masked_in_answers_too() -> None:
     answers: Any = [plain(id=TOKEN, status="completed", calls=[an_image(id=f"a {TOKEN}")])]
     async with (
         doors(Misbehaving(answers), token=TOKEN) as (address, _),
-        ImageClient(address) as client,
+        AsyncImageClient(address) as client,
     ):
         response = await client.generate_image(a_request())
     call = response.calls[0].output_image_generation_call
@@ -194,9 +194,9 @@ async def test_the_token_is_masked_in_answers_too() -> None:
     events[-1].end.response.id = TOKEN
     async with (
         doors(Misbehaving(events), token=TOKEN) as (address, _),
-        ImageClient(address) as client,
+        AsyncImageClient(address) as client,
     ):
-        *_, end = [found async for found in client.stream_image(a_request())]
+        *_, end = [found.message async for found in client.stream_image(a_request())]
     assert isinstance(end, pb.StreamEnd)
     assert end.response.id == "[key]"
 
@@ -230,7 +230,7 @@ async def test_a_request_past_the_limit_of_a_backend_is_413(
 
 async def test_a_real_server_at_its_default_limit_refuses_a_large_request_so() -> None:
     backend = Misbehaving(stream())
-    async with doors(backend) as (address, _), ImageClient(address) as client:
+    async with doors(backend) as (address, _), AsyncImageClient(address) as client:
         request = a_request()
         request.input_images.add(image=bytes(5_000_000))
         with pytest.raises(GenerationError) as caught:

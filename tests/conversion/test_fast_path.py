@@ -45,7 +45,7 @@ def quickly(text: bytes, variant: str) -> Outcome:
     return call
 
 
-PNG = b64encode(random.Random(1).randbytes(3001)).decode()
+PNG = b64encode(random.Random(1).randbytes(ASIDE + 1)).decode()
 LARGE = [
     {"type": "image_generation_call", "id": "ig_1", "result": PNG, "status": "completed"},
     {"result": PNG, "type": "image_generation_call"},

@@ -8,9 +8,11 @@ import pytest
 
 import imagecall
 from imagecall.conversion.converter import CALLS
+from imagecall.v1.image_result_pb2 import ImageResult
 
 PNG = b"\x89PNG\r\n\x1a\n\x00\x01\xfb\xff"
 BASE64 = b64encode(PNG).decode()
+ITEM = b'{"type":"image_generation_call","id":"ig_1","result":"%b","status":"completed"}'
 
 
 def view(**keys: Any) -> imagecall.CallView:
@@ -128,3 +130,30 @@ def test_an_item_of_another_type_has_a_type_only() -> None:
     seen = imagecall.view(imagecall.from_json('{"type":"message","id":"a","status":"x"}'))
     assert (seen.variant, seen.type, seen.id) == ("unknown_item", "message", None)
     assert b64decode(BASE64) == PNG
+
+
+def test_the_repr_of_a_view_has_the_size_of_an_image_and_of_a_long_text() -> None:
+    assert "result=<12 bytes>" in repr(view(result=BASE64))
+    large = view(result=b64encode(PNG * 10_000).decode())
+    assert "result=<120,000 bytes>" in repr(large)
+    assert "result=<1,000 characters>" in repr(view(result="?" * 1000))
+    assert "result='https://images.example/a'" in repr(view(result="https://images.example/a"))
+    assert repr(view(id="a")) == (
+        "CallView(variant='output_image_generation_call', type='image_generation_call', id='a', "
+        "status=None, has_result=False, result=None, declared_format=None, image_b64=None)"
+    )
+
+
+def test_the_repr_of_an_item_has_the_size_of_an_image() -> None:
+    call = imagecall.from_json(ITEM % b64encode(PNG * 10_000))
+    shown = (
+        "ImageGenerationCall(output_image_generation_call=OutputImageGenerationCall("
+        "id='ig_1', result=ImageResult(image=<120,000 bytes>), "
+        "status=IMAGE_GENERATION_STATUS_COMPLETED))"
+    )
+    assert repr(call) == shown
+    assert repr([call]) == f"[{shown}]"
+    text = b'{"output":[%b]}' % imagecall.to_json(call)
+    document = imagecall.document_from_json(text, kind="response")
+    assert len(repr(document)) < 500
+    assert "image: " in str(ImageResult(image=PNG))

@@ -20,7 +20,7 @@ import imagecall
 from imagecall.access.admission import Admission
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.responses_api.backend import HttpBackend
-from imagecall.client import ImageClient
+from imagecall.client import AsyncImageClient
 from imagecall.doors.grpc.server import GrpcServer
 from imagecall.errors import CODES, ConversionError, GenerationError
 from imagecall.generation.backend import Backend
@@ -59,8 +59,8 @@ async def bridge(api: Upstream) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def client(bridge: str) -> AsyncIterator[ImageClient]:
-    async with ImageClient(bridge) as client:
+async def client(bridge: str) -> AsyncIterator[AsyncImageClient]:
+    async with AsyncImageClient(bridge) as client:
         yield client
 
 
@@ -94,9 +94,9 @@ async def test_a_client_with_default_options_receives_an_image_of_64_mb(address:
 
 
 async def test_the_embedded_backend_answers_both_methods_alike(address: str) -> None:
-    async with ImageClient(address) as client:
+    async with AsyncImageClient(address) as client:
         answer = await client.generate_image(a_request(), include_document=True)
-        happenings = [happening async for happening in client.stream_image(a_request())]
+        happenings = [happening.message async for happening in client.stream_image(a_request())]
     final: Any = happenings[-2]
     assert final.output_item_done_event.item == answer.calls[0]
     assert (answer.status, answer.model) == ("completed", "imagecall-test-card")
@@ -113,11 +113,13 @@ async def test_health_knows_the_service(address: str) -> None:
 
 @pytest.mark.parametrize("size", [100, 5 * MIB])
 async def test_an_image_of_an_api_comes_through(
-    api: Upstream, client: ImageClient, size: int
+    api: Upstream, client: AsyncImageClient, size: int
 ) -> None:
     image = PNG + random.Random(size).randbytes(size)
     api.say(framed(happy(image, [PNG])))
-    happenings: list[Any] = [happening async for happening in client.stream_image(a_request())]
+    happenings: list[Any] = [
+        happening.message async for happening in client.stream_image(a_request())
+    ]
     done = happenings[-2].output_item_done_event.item
     assert imagecall.view(done).image == image
     api.say(json.dumps(response(item(image))).encode(), content_type=JSON)
@@ -156,7 +158,9 @@ async def test_a_failure_of_the_api_is_a_status_with_its_details(
     assert trailers["grpc-retry-pushback-ms"] == "2500"
 
 
-async def test_the_client_raises_what_the_server_did(api: Upstream, client: ImageClient) -> None:
+async def test_the_client_raises_what_the_server_did(
+    api: Upstream, client: AsyncImageClient
+) -> None:
     api.say(b"{}", status=429, content_type=JSON, headers={"retry-after": "2"})
     with pytest.raises(GenerationError) as caught:
         await client.generate_image(a_request())
@@ -173,18 +177,18 @@ async def test_the_client_raises_what_the_server_did(api: Upstream, client: Imag
     with pytest.raises(GenerationError) as damaged:
         [_ async for _ in client.stream_image(a_request())]
     assert (damaged.value.reason, damaged.value.may_be_billed) == ("UPSTREAM_DAMAGED", True)
-    async with ImageClient("127.0.0.1:1") as nowhere:
+    async with AsyncImageClient("127.0.0.1:1") as nowhere:
         with pytest.raises(GenerationError) as unreachable:
             await nowhere.generate_image(a_request(), timeout=5)
     assert (unreachable.value.reason, unreachable.value.code) == ("", "UNAVAILABLE")
 
 
 async def test_the_client_retries_what_cannot_have_cost_anything(
-    api: Upstream, client: ImageClient
+    api: Upstream, client: AsyncImageClient
 ) -> None:
     busy = Answer(status=503, content_type=JSON, headers={"retry-after": "0"})
     api.answers = [busy, busy, Answer([framed(happy())])]
-    happenings = [happening async for happening in client.stream_image(a_request())]
+    happenings = [happening.message async for happening in client.stream_image(a_request())]
     assert (len(happenings), len(api.requests)) == (6, 3)
     api.answers = [busy]
     api.requests.clear()
@@ -194,7 +198,7 @@ async def test_the_client_retries_what_cannot_have_cost_anything(
 
 
 async def test_the_client_never_retries_what_may_have_cost_something(
-    api: Upstream, client: ImageClient
+    api: Upstream, client: AsyncImageClient
 ) -> None:
     answers = [
         Answer(status=None),
@@ -212,7 +216,7 @@ async def test_the_client_never_retries_what_may_have_cost_something(
 
 
 async def test_a_call_that_has_worked_for_a_while_is_not_retried(
-    api: Upstream, client: ImageClient
+    api: Upstream, client: AsyncImageClient
 ) -> None:
     class Slow(Answer):
         def head(self) -> bytes:
@@ -262,7 +266,7 @@ async def _one(call: Any) -> Any:
 
 
 async def test_a_deadline_ends_the_embedded_backend_too(address: str) -> None:
-    async with ImageClient(address) as client:
+    async with AsyncImageClient(address) as client:
         for calling in (
             client.generate_image(a_request(delay_seconds=30), timeout=0.2),
             _all(client.stream_image(a_request(delay_seconds=30), timeout=0.2)),
@@ -288,7 +292,9 @@ async def test_a_slow_client_holds_the_api_back(api: Upstream, plain: Any) -> No
     assert size == len(PNG) + 60 * MIB
 
 
-async def test_a_bad_call_does_not_disturb_the_others(api: Upstream, client: ImageClient) -> None:
+async def test_a_bad_call_does_not_disturb_the_others(
+    api: Upstream, client: AsyncImageClient
+) -> None:
     good = Answer([framed(happy(PNG + bytes(3 * MIB)))])
     bad = [
         Answer([b"<html>"]),
@@ -313,7 +319,7 @@ async def test_a_bad_call_does_not_disturb_the_others(api: Upstream, client: Ima
 
 
 async def test_no_log_shows_a_key_a_prompt_or_an_image(
-    api: Upstream, client: ImageClient, caplog: pytest.LogCaptureFixture
+    api: Upstream, client: AsyncImageClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     api.answers = [
@@ -334,7 +340,7 @@ async def test_no_log_shows_a_key_a_prompt_or_an_image(
 
 
 async def test_leaving_the_stream_of_the_client_ends_the_call(
-    api: Upstream, client: ImageClient
+    api: Upstream, client: AsyncImageClient
 ) -> None:
     api.say(framed(happy()[:4], done=False), HANG)
     async with aclosing(client.stream_image(a_request())) as happenings:
@@ -344,7 +350,7 @@ async def test_leaving_the_stream_of_the_client_ends_the_call(
 
 
 async def test_an_image_past_the_limit_of_the_client_is_refused(address: str) -> None:
-    async with ImageClient(address, max_image_bytes=1000) as client:
+    async with AsyncImageClient(address, max_image_bytes=1000) as client:
         with pytest.raises(ConversionError) as caught:
             await _all(client.stream_image(a_request()))
     assert caught.value.reason == "TOO_LARGE"
@@ -354,16 +360,17 @@ async def test_an_image_past_the_limit_of_the_client_is_refused(address: str) ->
 async def test_a_call_that_ends_when_its_metadata_leaves_gets_its_answer(
     address: str, method: str
 ) -> None:
-    async def outcome(caller: ImageClient, delay: float, ending: str) -> str:
+    async def outcome(caller: AsyncImageClient, delay: float, ending: str) -> str:
         asked = a_request(delay_seconds=delay, ending=ending)
         try:
             if method == "StreamImage":
-                return type((await _all(caller.stream_image(asked, timeout=10)))[-1]).__name__
+                *_, last = await _all(caller.stream_image(asked, timeout=10))
+                return type(last.message).__name__
             return (await caller.generate_image(asked, timeout=10)).status
         except GenerationError as error:
             return error.reason or error.code
 
-    async with ImageClient(address) as caller:
+    async with AsyncImageClient(address) as caller:
         delays = [0.985 + n / 5000 for n in range(100)]
         endings = ["failed", "cut"] * 50
         found = await asyncio.gather(*map(outcome, [caller] * 100, delays, endings))
@@ -384,7 +391,7 @@ async def test_bytes_that_are_no_request_are_an_invalid_argument(address: str, m
 
 
 async def test_a_long_message_of_the_api_does_not_hide_the_status(
-    api: Upstream, client: ImageClient
+    api: Upstream, client: AsyncImageClient
 ) -> None:
     error = {"message": "\u6c49" * 5000, "param": "\u6c49" * 5000, "code": "\u6c49" * 500}
     api.say(json.dumps({"error": error}).encode(), status=400, content_type=JSON)
@@ -417,7 +424,7 @@ async def test_every_error_comes_back_from_its_status(reason: str, billed: bool)
             may_be_billed=billed,
             metadata=known,
         )
-    async with serving(Failing()) as address, ImageClient(address) as client:
+    async with serving(Failing()) as address, AsyncImageClient(address) as client:
         with pytest.raises(type(error)) as caught:
             await client.generate_image(a_request(), timeout=5)
     found = caught.value.__dict__

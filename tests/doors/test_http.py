@@ -27,7 +27,7 @@ from imagecall.access.limits import Limits
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.grpc import GrpcBackend
 from imagecall.backends.responses_api.backend import HttpBackend
-from imagecall.client import ImageClient
+from imagecall.client import AsyncImageClient
 from imagecall.doors.http import server as http_server
 from imagecall.doors.http.app import PATHS, http_app
 from imagecall.doors.http.server import HttpServer
@@ -374,10 +374,10 @@ async def over_http(address: str, body: Any) -> tuple[Any, list[Any]]:
 async def over_grpc(address: str, body: Any) -> tuple[Any, list[Any]]:
     """The answer of a gRPC door, and the events of its stream, as the JSON that they are."""
     request = request_from_json(json.dumps(body)).request
-    async with ImageClient(address) as client:
+    async with AsyncImageClient(address) as client:
         answer = await client.generate_image(request, include_document=True)
         options: Any = {"include_document": True, "include_other_events": True}
-        happenings = [one async for one in client.stream_image(request, **options)]
+        happenings = [one.message async for one in client.stream_image(request, **options)]
     found = [json.loads(imagecall.event_to_json(event)) for event in happenings[:-1]]  # type: ignore[arg-type]  # events
     end: Any = happenings[-1]
     last = json.loads(imagecall.document_to_json(end.response.document))

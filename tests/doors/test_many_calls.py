@@ -11,7 +11,7 @@ from imagecall.access.admission import Admission
 from imagecall.access.limits import Limits
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.grpc import GrpcBackend
-from imagecall.client import ImageClient
+from imagecall.client import AsyncImageClient
 from imagecall.errors import GenerationError
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.v1.extra_field_pb2 import ExtraField
@@ -21,12 +21,17 @@ from tests.doors.test_generation import serving
 CALLS = 1_000
 
 
+def one_connection(address: str) -> AsyncImageClient:
+    """Client that sends all calls at once, over one connection."""
+    return AsyncImageClient(address, connections=1, max_calls=CALLS)
+
+
 def slow(seconds: float) -> ImageRequest:
     order = ExtraField(name="embedded", json=json.dumps({"delay_seconds": seconds}))
     return ImageRequest(prompt="a fox", extra_fields=[order])
 
 
-async def outcome(client: ImageClient, number: int, cancels: bool) -> str:
+async def outcome(client: AsyncImageClient, number: int, cancels: bool) -> str:
     """Makes a call, plain or as a stream; with `cancels`, each third is cancelled."""
     calling = asyncio.create_task(plain(client) if number % 2 else streamed(client))
     if cancels and number % 3 == 0:
@@ -41,30 +46,30 @@ async def outcome(client: ImageClient, number: int, cancels: bool) -> str:
         return error.reason
 
 
-async def plain(client: ImageClient) -> str:
+async def plain(client: AsyncImageClient) -> str:
     answer = await client.generate_image(slow(0.05))
     return "answered" if answer.calls else "empty"
 
 
-async def streamed(client: ImageClient) -> str:
+async def streamed(client: AsyncImageClient) -> str:
     items = [item async for item in client.stream_image(slow(0.05))]
     return "answered" if items else "empty"
 
 
 async def outcomes(
-    client: ImageClient, count: int = CALLS, *, cancels: bool = False
+    client: AsyncImageClient, count: int = CALLS, *, cancels: bool = False
 ) -> Counter[str]:
     """Makes many calls at once; returns the number of calls with each outcome."""
     return Counter(await asyncio.gather(*(outcome(client, n, cancels) for n in range(count))))
 
 
 async def test_a_thousand_calls_at_once_are_all_answered() -> None:
-    async with serving(EmbeddedBackend()) as address, ImageClient(address) as client:
+    async with serving(EmbeddedBackend()) as address, one_connection(address) as client:
         assert await outcomes(client) == {"answered": CALLS}
 
 
 async def test_calls_of_which_some_are_cancelled_leave_the_others_unharmed() -> None:
-    async with serving(EmbeddedBackend()) as address, ImageClient(address) as client:
+    async with serving(EmbeddedBackend()) as address, one_connection(address) as client:
         ended = await outcomes(client, cancels=True)
     assert ended.keys() <= {"answered", "cancelled"}
     assert ended["answered"] >= CALLS * 2 // 3
@@ -76,14 +81,17 @@ async def test_hundreds_of_calls_at_once_are_all_answered_through_a_server_befor
         inner = await stack.enter_async_context(serving(EmbeddedBackend()))
         relay = GrpcBackend(ServerAddress(inner))
         outer = await stack.enter_async_context(serving(relay))
-        client = await stack.enter_async_context(ImageClient(outer))
+        client = await stack.enter_async_context(one_connection(outer))
         assert await outcomes(client, count) == {"answered": count}
 
 
 @pytest.mark.parametrize("most", [1, 30])
 async def test_calls_past_the_limit_are_refused_with_a_time_to_retry(most: int) -> None:
     admission = Admission(Limits(calls=most))
-    async with serving(EmbeddedBackend(), admission) as address, ImageClient(address) as client:
+    async with (
+        serving(EmbeddedBackend(), admission) as address,
+        one_connection(address) as client,
+    ):
         ended = await outcomes(client)
     assert ended.keys() == {"answered", "TOO_MANY_CALLS"}
     assert ended.total() == CALLS

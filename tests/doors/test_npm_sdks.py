@@ -169,7 +169,7 @@ async def statuses(address: str, name: str, count: int) -> Any:
 @pytest.mark.parametrize("name", ["openai", "openrouter-1.3", "ai"])
 async def test_an_sdk_at_its_defaults_sends_once_what_may_be_billed(name: str) -> None:
     failures = [failure for failure, streams in FAILURES if not streams]
-    async with before_an_api() as (api, address):
+    async with before_an_api(idle_seconds=0.5) as (api, address):
         api.answers = [answer_of(failure) for failure in failures for _ in range(2)]
         assert await statuses(address, name, len(failures)) == [[424, 424]] * len(failures)
         assert len(api.requests) == 2 * len(failures)

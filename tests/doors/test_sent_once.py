@@ -52,10 +52,10 @@ FAILURES = [(name, streams) for name, (_, _, ways) in BEGUN.items() for streams 
 
 
 @asynccontextmanager
-async def before_an_api() -> AsyncIterator[tuple[Upstream, str]]:
-    """An API, and the address of a door before it that is quick to give up."""
+async def before_an_api(idle_seconds: float = 60) -> AsyncIterator[tuple[Upstream, str]]:
+    """An API, and the address of a door before it that gives up after some silence."""
     async with upstream() as api:
-        backend = HttpBackend(api.url, idle_seconds=0.5, max_bytes=5000)
+        backend = HttpBackend(api.url, idle_seconds=idle_seconds, max_bytes=5000)
         async with door_before(backend) as address:
             yield api, address
 
@@ -87,7 +87,7 @@ async def ask_openrouter(address: str, streams: bool) -> int:
 @pytest.mark.parametrize("ask", [ask_openai, ask_openrouter])
 @pytest.mark.parametrize(("failure", "streams"), FAILURES)
 async def test_an_sdk_sends_once_what_may_be_billed(failure: str, streams: bool, ask: Any) -> None:
-    async with before_an_api() as (api, address):
+    async with before_an_api(idle_seconds=0.5) as (api, address):
         api.answers = [answer_of(failure)]
         assert await asyncio.wait_for(ask(address, streams), 20) == 424
         assert len(api.requests) == 1
@@ -95,7 +95,7 @@ async def test_an_sdk_sends_once_what_may_be_billed(failure: str, streams: bool,
 
 @pytest.mark.parametrize(("failure", "streams"), FAILURES)
 async def test_the_answer_says_that_it_is_not_to_be_sent_again(failure: str, streams: bool) -> None:
-    async with before_an_api() as (api, address):
+    async with before_an_api(idle_seconds=0.5) as (api, address):
         api.answers = [answer_of(failure)]
         answer, said = await post(address, {"input": "a", "stream": streams})
     assert (answer.status, said["error"]["code"]) == (424, 424)

@@ -23,7 +23,7 @@ FLOORS: Final = (
     {"access", "client", "conformance"},
     {"backends"},
     {"doors"},
-    {"server"},
+    {"server", "service"},
     {"commands"},
 )
 """Rooms and single modules, from the lowest floor to the highest."""
@@ -90,3 +90,11 @@ def test_the_converters_load_no_grpc_no_event_loop_and_no_telemetry() -> None:
 
 def test_addresses_and_settings_load_no_grpc() -> None:
     assert not loaded("imagecall.rpc.addresses", "imagecall.server.settings") & set(IMPURE)
+
+
+def test_a_service_of_ones_own_needs_no_extra() -> None:
+    extras = ["aiohttp", "grpc_channelz", "grpc_health", "grpc_reflection", "starlette", "uvicorn"]
+    missing = dict.fromkeys([*extras, "opentelemetry", "PIL"])
+    program = f"import sys; sys.modules.update({missing}); import imagecall.service"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

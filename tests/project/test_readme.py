@@ -23,6 +23,7 @@ from tests.readme_regions import README, ROOT, guides, marked, shown
 
 ADDRESSES = ("127.0.0.1:50051", "127.0.0.1:8080")
 SCHEMA = ROOT / "proto/README.md"
+ROOMS = ROOT / "src/imagecall/README.md"
 PRODUCTION = ROOT / "scripts/deploy/README.md"
 TEXTS = [
     ROOT / name
@@ -87,13 +88,38 @@ def _addressed(text: str, servers: tuple[str, str]) -> str:
     return text
 
 
-def test_the_programs_of_the_readme_run(servers: tuple[str, str]) -> None:
-    programs = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+def test_the_program_of_the_rooms_runs(servers: tuple[str, str]) -> None:
+    [program] = _programs(ROOMS)
+    run = [sys.executable, "-c", _addressed(program, servers)]
+    done = subprocess.run(run, capture_output=True, text=True, check=True, timeout=60)
+    assert "images=(Image(data=<" in done.stdout
+    assert done.stdout.endswith("MISSING_KEY\n")
+
+
+def test_the_programs_of_the_readme_run(servers: tuple[str, str], tmp_path: Path) -> None:
+    programs = _programs(README)
     assert len(programs) == 2
     for program in programs:
         run = [sys.executable, "-c", _addressed(program, servers)]
-        done = subprocess.run(run, capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(
+            run, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+        )
         assert re.fullmatch(r"ig_\w+ \d+ bytes\n", done.stdout)
+    assert [file.name for file in tmp_path.iterdir()] == ["fox.png"]
+
+
+@pytest.mark.toolchain  # It takes long without the cache of an earlier run.
+def test_the_programs_of_the_texts_are_typed_strictly(tmp_path: Path) -> None:
+    for text in (README, ROOMS, PRODUCTION):
+        for number, program in enumerate(_programs(text)):
+            (tmp_path / f"{text.parent.name}_{number}.py").write_text(program)
+    check = [sys.executable, "-m", "mypy", "--strict", "."]
+    done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def _programs(text: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text.read_text(), re.DOTALL)
 
 
 def test_the_readme_names_every_variant_and_public_name() -> None:

@@ -17,14 +17,13 @@ from typing import Any, Final
 import aiohttp
 import grpc
 
-from imagecall.client import ImageClient
+from imagecall.client import AsyncImageClient
 from imagecall.errors import ImagecallError
 from imagecall.server.allocator import keep_freed_memory
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_request_pb2 import ImageRequest
-from imagecall.v1.stream_event_pb2 import StreamEvent
 from imagecall.wire.chunks import split
 from tests.soak.beside import ready, report, told_to_stop
 from tests.streams import PNG
@@ -47,7 +46,7 @@ class _Kinds:
 
     def __init__(self, address: str, http: str, channel: Any, session: Any) -> None:
         self._stub: Any = ConversionServiceStub(channel)
-        self._images = ImageClient(address)
+        self._images = AsyncImageClient(address)
         self._url = f"http://{http}"
         self._session: aiohttp.ClientSession = session
         self._small, self._large = _item(300).decode(), _item(2 * _MB).decode()
@@ -97,11 +96,8 @@ class _Kinds:
         await self._stream(20 * _MB)
 
     async def _stream(self, size: int) -> None:
-        sizes = []
-        async for happening in self._images.stream_image(_wanted(image_bytes=size)):
-            if isinstance(happening, StreamEvent) and happening.HasField("output_item_done_event"):
-                item = happening.output_item_done_event.item
-                sizes.append(len(item.output_image_generation_call.result.image))
+        generation = await self._images.generate(_wanted(image_bytes=size))
+        sizes = [len(image.data) for image in generation.images]
         assert sizes == [size], f"the sizes of the images are {sizes}"
 
     async def http_plain(self) -> None:

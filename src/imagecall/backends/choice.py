@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from imagecall.access.limits import Limits
+from imagecall.backends.python import backend_from_factory, is_factory
 from imagecall.generation.backend import Backend
 from imagecall.json.text import MAX_BYTES
 from imagecall.rpc.addresses import server_address
@@ -20,6 +21,7 @@ FORMS: Final = (
     f"{EMBEDDED} (test cards, no network)",
     "the base URL of a Responses API such as https://openrouter.ai/api/v1",
     "another server of the same schema: grpc://HOST:PORT, or grpcs://HOST:PORT with TLS",
+    "a backend in Python: PACKAGE.MODULE:FACTORY",
 )
 """Forms of a backend's URI, for the help and for errors."""
 
@@ -39,7 +41,8 @@ def backend_from_uri(
 
     Args:
         uri: "embedded"; the base URL of a Responses API, http:// or https://; or another server
-            of this schema, as grpc://HOST:PORT, or grpcs://HOST:PORT with TLS.
+            of this schema, as grpc://HOST:PORT, or grpcs://HOST:PORT with TLS; or a class or
+            function of a Python module, as PACKAGE.MODULE:FACTORY, which makes the backend.
         api_key: API key, or token, for the backend.
         headers: headers of each request to the backend.
         tls: files for TLS of grpcs:// and https://, and the name of the certificate.
@@ -74,4 +77,6 @@ def backend_from_uri(
         from imagecall.backends.grpc import GrpcBackend
 
         return GrpcBackend(server_address(uri), api_key, headers, tls=tls, **limits)
+    if is_factory(uri):
+        return backend_from_factory(uri)
     raise ValueError(f"there is no backend {uri!r}; choose {'; or '.join(FORMS)}")

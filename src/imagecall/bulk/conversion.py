@@ -16,14 +16,12 @@ from imagecall.conversion.converter import (
     CALLS,
     Profile,
     json_from_serialized,
-    read_plain_call,
+    plain_wire,
     serialized_from_json,
 )
 from imagecall.conversion.document import document_from_json, document_to_json
 from imagecall.errors import ConversionError
-from imagecall.sizes import ASIDE
 from imagecall.v1.document_pb2 import Document
-from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.wire.cost import parsed
 from imagecall.wire.varint import write_varint
 
@@ -54,14 +52,12 @@ class Reading:
 
     def serialized(self, text: bytes) -> tuple[MessageName, bytes]:
         """Name and bytes of the message of a record. Raises ConversionError."""
-        if self.kind is None and len(text) < ASIDE and not self.strict:
-            call = ImageGenerationCall()
-            if read_plain_call(call, text, self.variant):
-                return "ImageGenerationCall", call.SerializeToString()
+        profile = Profile.STRICT if self.strict else Profile.WIRE
+        if self.kind is None and (wire := plain_wire(text, self.variant, profile)) is not None:
+            return "ImageGenerationCall", wire
         kind = self.kind or kind_of(text)
         if kind != ITEM:
             return "Document", document_from_json(text, kind=kind).SerializeToString()
-        profile = Profile.STRICT if self.strict else Profile.WIRE
         return "ImageGenerationCall", serialized_from_json(
             text, variant=self.variant, profile=profile
         )

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from imagecall.access.limits import Limits
 from imagecall.access.setting import seconds, settings_of
-from imagecall.client import ImageClient
+from imagecall.client import AsyncImageClient
 from imagecall.commands.arguments import (
     add_image_options,
     add_server_option,
@@ -27,15 +27,15 @@ from imagecall.conversion.view import CallView, view
 from imagecall.errors import printable
 from imagecall.formats import image_format
 from imagecall.generation.assembly import StreamItem, reassemble
+from imagecall.generation.ending import failure_of, words_of
 from imagecall.json.text import MAX_BYTES
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.server.backend import backend_from
 from imagecall.server.settings import TOKEN, BackendSettings, add_settings, read_settings
 from imagecall.v1.extra_field_pb2 import ExtraField
-from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding, StreamImageRequest
+from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamImageRequest
 from imagecall.v1.image_generation_tool_pb2 import ImageGenerationTool, Tool
 from imagecall.v1.image_request_pb2 import ImageRequest, InputImage
-from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import ImageGenCallPartialImageEvent, StreamEvent
 
 _STANDARD_INPUT: Final = "-"
@@ -138,11 +138,11 @@ async def _items(options: argparse.Namespace, request: ImageRequest) -> AsyncIte
         server: ServerAddress = options.server
         token = os.environ.get(TOKEN, "")
         tls = client_tls(options) if server.tls else None
-        async with ImageClient(server.target, tls=tls, token=token) as client:
+        async with AsyncImageClient(server.target, tls=tls, token=token) as client:
             items = client.stream_image(request, timeout=options.timeout)
             async with aclosing(items):
-                async for item in items:
-                    yield item
+                async for event in items:
+                    yield event.message
         return
     backend = backend_from(read_settings(BackendSettings, vars(options), os.environ), _LIMITS)
     try:
@@ -207,8 +207,8 @@ class _Images:
         if isinstance(item, StreamEnd):
             for call in item.response.calls:
                 self._take_call(view(call))
-            self._failure = _failure(item)
-            self._words = list(_words(item.response))
+            self._failure = failure_of(item)
+            self._words = list(words_of(item.response))
             return
         variant = EVENTS.chosen(item)
         event: Any = getattr(item, variant.name)
@@ -268,25 +268,6 @@ def _is_final(event: StreamEvent) -> bool:
     """True for an event with the final item of an image call."""
     event_done = event.output_item_done_event
     return event_done.HasField("item") and not CALLS.chosen(event_done.item).option.fallback
-
-
-def _failure(end: StreamEnd) -> str:
-    """Failure that the end of a stream reports; "" for none."""
-    if end.ending in (StreamEnding.STREAM_ENDING_COMPLETED, StreamEnding.STREAM_ENDING_UNSPECIFIED):
-        return ""
-    response = end.response
-    cause = response.error.message or response.error.code or response.incomplete_details.reason
-    if end.ending not in StreamEnding.values():
-        return f"the response ended in an unknown way: {end.ending}"
-    word = StreamEnding.Name(end.ending).removeprefix("STREAM_ENDING_").lower()
-    return printable(f"the response ended as {word}" + (f": {cause}" if cause else ""))
-
-
-def _words(response: ImageResponse) -> Iterator[str]:
-    """Yields lines that the model wrote beside an image, or instead of one."""
-    for verb, text in (("wrote", response.output_text), ("refused", response.refusal)):
-        for line in text.strip().splitlines():
-            yield f"the model {verb}: {line}"
 
 
 def _pixels(image: bytes) -> Iterator[str]:

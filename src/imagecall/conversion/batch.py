@@ -37,6 +37,8 @@ _DOCUMENT: Final = "document"
 """Variant that is counted for a document that is refused as a whole."""
 
 _NO_VARIANT: Final = "none"
+_REASON: Final = "ERROR_REASON_"
+_CODES: Final = {number: name for name, number in code_pb2.Code.items()}
 
 Count: TypeAlias = Callable[[str, str, str], None]
 """Receives direction ("parse", "format"), variant and outcome of each item that was converted or
@@ -137,10 +139,21 @@ def in_place(error: ConversionError) -> conversion_error_pb2.ConversionError:
     """Error message for one item of a stream."""
     return conversion_error_pb2.ConversionError(
         code=code_pb2.Code.Value(error.code),
-        reason=conversion_error_pb2.ErrorReason.Value("ERROR_REASON_" + error.reason),
+        reason=conversion_error_pb2.ErrorReason.Value(_REASON + error.reason),
         pointer=error.pointer,
         message=str(error),
     )
+
+
+def error_in_place(message: conversion_error_pb2.ConversionError) -> ConversionError:
+    """Error of one item of a stream: the inverse of `in_place`.
+
+    A reason or a code of a newer schema becomes "" or "UNKNOWN".
+    """
+    names = conversion_error_pb2.ErrorReason.DESCRIPTOR.values_by_number
+    reason = names[message.reason].name.removeprefix(_REASON) if message.reason in names else ""
+    code = _CODES.get(message.code, "UNKNOWN")
+    return ConversionError(reason if message.reason else "", message.pointer, message.message, code)
 
 
 Sized: TypeAlias = tuple[ConversionResult, int]

@@ -18,7 +18,7 @@ from imagecall.conversion.objects import as_object
 from imagecall.conversion.plan import union_plan
 from imagecall.conversion.unions import UnionPlan
 from imagecall.errors import ConversionError
-from imagecall.json.large_strings import NO_SPANS, Spans, key_pattern, set_aside
+from imagecall.json.large_strings import Spans, key_pattern, set_aside
 from imagecall.json.pieces import NOTHING_APART, Apart, Piece, check_depth_of, join
 from imagecall.json.text import MAX_BYTES, encode, parse
 from imagecall.sizes import ASIDE
@@ -88,9 +88,31 @@ def serialized_from_json(
     Takes half the time and memory for a large image, which is not copied into a message object.
     Raises ConversionError.
     """
+    if (wire := plain_wire(text, variant, profile, max_bytes)) is not None:
+        return wire
     call = ImageGenerationCall()
-    images = read_call(call, text, variant, profile, max_bytes, True)
+    images = _read_by_plan(call, text, variant, profile, max_bytes, True)
     return attach_images(call, images) if images else call.SerializeToString()
+
+
+def plain_wire(
+    text: bytes | str, variant: str, profile: Profile, max_bytes: int = MAX_BYTES
+) -> bytes | None:
+    """Serialized message of a plain item, by the fast path. None: the plan reads the text.
+
+    A text that is no item of the variant has None too.
+    """
+    if profile is not _WIRE or len(text) >= ASIDE or max_bytes < _MAX_UTF8 * ASIDE:
+        return None
+    try:
+        value = jiter.from_json(
+            text if isinstance(text, bytes) else text.encode(),
+            allow_inf_nan=False,
+            catch_duplicate_keys=True,
+        )
+        return _PLAIN_READS[variant][value["type"]](value)
+    except FAILURES:
+        return None
 
 
 def read_call(
@@ -106,28 +128,24 @@ def read_call(
     With `apart`, returns the large images by marker: the message has markers in place of them, and
     imagecall.wire.splice.attach_images puts them back. Raises ConversionError.
     """
-    if profile is _WIRE and len(text) < ASIDE and max_bytes >= _MAX_UTF8 * ASIDE:
-        if read_plain_call(target, text, variant):
-            return _NO_IMAGES
-        target.Clear()
+    if (wire := plain_wire(text, variant, profile, max_bytes)) is not None:
+        target.MergeFromString(wire)
+        return _NO_IMAGES
+    return _read_by_plan(target, text, variant, profile, max_bytes, apart)
+
+
+def _read_by_plan(
+    target: ImageGenerationCall,
+    text: bytes | str,
+    variant: str,
+    profile: Profile,
+    max_bytes: int,
+    apart: bool,
+) -> Mapping[str, bytes]:
     if profile not in Profile.__members__.values():
         message = f"{profile!r} is not a profile; choose one of {', '.join(map(str, Profile))}"
         raise ConversionError("UNKNOWN_PROFILE", "", message)
     return _read(CALLS, target, text, profile is Profile.STRICT, max_bytes, variant, apart)
-
-
-def read_plain_call(target: ImageGenerationCall, text: bytes | str, variant: str) -> bool:
-    """Reads an item of less than ASIDE bytes by the fast path, as `read_call` in the WIRE profile.
-
-    Returns False if the text is no plain item of a type of the variant; the message then has any
-    content.
-    """
-    try:
-        data = text.encode() if isinstance(text, str) else text
-        value = jiter.from_json(data, allow_inf_nan=False)
-        return _PLAIN_READS[variant][value["type"]](target, value, data)
-    except FAILURES:
-        return False
 
 
 def to_json(call: ImageGenerationCall, *, max_bytes: int = MAX_BYTES) -> bytes:
@@ -148,9 +166,12 @@ def json_from_serialized(data: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
     Takes half the time and memory for a large image. The inverse of `serialized_from_json`. Raises
     ConversionError: MALFORMED_PROTOBUF, and as `to_json` does.
     """
+    if (pieces := CALLS.plain_pieces(data)) is not None:
+        return join(pieces, max_bytes)
     short, images = detach_images(data, ImageGenerationCall.DESCRIPTOR)
-    call = parsed(ImageGenerationCall, short)
-    return join(call_pieces(call, images), max_bytes)
+    pieces = []
+    CALLS.write(parsed(ImageGenerationCall, short), pieces, images)
+    return join(pieces, max_bytes)
 
 
 def call_pieces(call: ImageGenerationCall, apart: Apart = NOTHING_APART) -> list[Piece]:
@@ -158,9 +179,7 @@ def call_pieces(call: ImageGenerationCall, apart: Apart = NOTHING_APART) -> list
 
     Raises ConversionError.
     """
-    pieces: list[Piece] = []
-    CALLS.write(call, pieces, apart)
-    return pieces
+    return _pieces(CALLS, call, apart)
 
 
 def event_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> StreamEvent:
@@ -183,9 +202,7 @@ def event_pieces(event: StreamEvent, apart: Apart = NOTHING_APART) -> list[Piece
 
     Raises ConversionError.
     """
-    pieces: list[Piece] = []
-    EVENTS.write(event, pieces, apart)
-    return check_depth_of(pieces)
+    return check_depth_of(_pieces(EVENTS, event, apart))
 
 
 def tool_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> Tool:
@@ -200,9 +217,15 @@ def tool_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> Tool:
 
 def tool_to_json(tool: Tool, *, max_bytes: int = MAX_BYTES) -> bytes:
     """Writes a tool's configuration. The inverse of `tool_from_json`. Raises ConversionError."""
+    return join(check_depth_of(_pieces(TOOLS, tool, NOTHING_APART)), max_bytes)
+
+
+def _pieces(plan: UnionPlan, message: Message, apart: Apart) -> list[Piece]:
+    if not apart and (plain := plan.plain_pieces(message.SerializeToString())) is not None:
+        return plain
     pieces: list[Piece] = []
-    TOOLS.write(tool, pieces)
-    return join(check_depth_of(pieces), max_bytes)
+    plan.write(message, pieces, apart)
+    return pieces
 
 
 def _read(
@@ -216,14 +239,17 @@ def _read(
 ) -> Mapping[str, bytes]:
     """Reads an object into an empty message. With `apart`, returns the large images by marker."""
     data = encode(text, max_bytes)
+    images: dict[str, bytes] | None = {} if apart else None
     if len(data) >= ASIDE and (pattern := _IMAGE_KEYS.get(plan)):
         for short, spans in set_aside(data, pattern):
-            spans.images = {} if apart else None
+            spans.images = images
             if _try_read(plan, target, short, spans, strict, variant):
-                return spans.images or _NO_IMAGES
+                return images or _NO_IMAGES
             target.Clear()
-    plan.read(target, data, as_object(parse(data)), NO_SPANS, strict, variant)
-    return _NO_IMAGES
+    whole = Spans()
+    whole.images = images
+    plan.read(target, data, as_object(parse(data)), whole, strict, variant)
+    return images or _NO_IMAGES
 
 
 def _try_read(

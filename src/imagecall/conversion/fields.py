@@ -5,6 +5,7 @@ field of a message, or returns False if the field cannot hold the value exactly;
 field's value as JSON text, and refuses a value that `read` would not have put there.
 """
 
+import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -256,7 +257,8 @@ def decode_base64(text: str) -> bytes:
     return image
 
 
-def _is_canonical_base64(text: str) -> bool:
+def is_canonical_base64(text: str) -> bool:
+    """Reports text that `decode_base64` decodes."""
     try:
         decode_base64(text)
     except ValueError:
@@ -280,11 +282,11 @@ def _image_read(field: FieldDescriptor) -> Read:
         if value.__class__ is not str:
             return mismatch(value)
         result: ImageResult = getattr(target, name)
-        if value in spans:
+        if spans and value in spans:  # A long string takes long to hash.
             _read_span(result, value, spans)
             return True
         try:
-            result.image = decode_base64(value)
+            _set_image(result, decode_base64(value), spans)
         except ValueError:
             result.text = value
         return True
@@ -299,9 +301,14 @@ def _read_span(result: ImageResult, marker: str, spans: Spans) -> None:
     except ValueError:
         return  # The marker stays, so that the whole text is parsed instead.
     del spans[marker]
+    _set_image(result, image, spans)
+
+
+def _set_image(result: ImageResult, image: bytes, spans: Spans) -> None:
     if spans.images is None or len(image) < APART:
         result.image = image
     else:
+        marker = secrets.token_hex(16)
         result.image = marker.encode()
         spans.images[marker] = image
 
@@ -332,7 +339,7 @@ def _other_result(result: ImageResult, key: str) -> bytes:
     match result.WhichOneof("kind"):
         case "image":
             return b'""'
-        case "text" if not _is_canonical_base64(result.text):
+        case "text" if not is_canonical_base64(result.text):
             return quote(result.text)
         case "text":
             message = f"the text of {quoted(key)} is base64: set image to its bytes instead"

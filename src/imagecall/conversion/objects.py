@@ -12,7 +12,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from imagecall.conversion.fast_path import PlainRead
+from imagecall.conversion.fast_path import PlainRead, PlainWrite
 from imagecall.conversion.fields import Read, ReadRaw, Write, refuse_unknown_fields
 from imagecall.errors import ConversionError, pointer_to, quoted
 from imagecall.json.diagnosis import MAX_DEPTH
@@ -26,7 +26,6 @@ from imagecall.json.text import (
     join_members,
     members,
     parse,
-    quote,
     too_many_keys,
     too_many_values,
     type_name,
@@ -102,8 +101,9 @@ class ObjectPlan:
 
     tag: str
     message_class: type[Message]
-    plain_read: Callable[[str], PlainRead]
-    """Compiles the fast path for a variant of a union with this plan."""
+    plain_read: Callable[[int], PlainRead]
+    """Compiles the fast path of reading for the tag of a variant with this plan."""
+    plain_write: PlainWrite
     reads: Mapping[str, Read]
     raw_reads: Mapping[str, ReadRaw]
     keys: Mapping[FieldDescriptor, str]
@@ -115,8 +115,8 @@ class ObjectPlan:
     """Start of the object in JSON: `{"type":"image_generation_call"`."""
     own_keys: frozenset[str]
     """Keys that are never among the extra fields."""
-    extra_fields: str
-    """Name of the field for keys that no other field holds."""
+    extra_field: Callable[[bytes, bytes], Iterable[bytes]]
+    """Serializes a key, with its raw value, that no other field holds."""
     required: tuple[str, ...]
     closed: tuple[tuple[str, str, str], ...]
     """For each key with a closed list of spellings: key, field for other spellings, the list."""
@@ -162,14 +162,14 @@ class ObjectPlan:
     ) -> None:
         """Reads the keys that need their raw text; keys without a field become extra fields."""
         raws = members(text)
-        extra_fields = getattr(target, self.extra_fields)
+        extra_fields: list[bytes] = []
         for name in names:
-            take_turn()
             read = self.raw_reads.get(name)
             if read is None or not read(target, raws[name], value[name], spans, strict):
-                raw = raws[name].decode()
-                take_turn()
-                extra_fields.add(name=name, json=raw)
+                extra_fields += self.extra_field(name.encode(), raws[name])
+        take_turn()
+        target.MergeFromString(b"".join(extra_fields))
+        take_turn()
 
     def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
         if len(UnknownFieldSet(message)):
@@ -209,8 +209,26 @@ class ObjectPlan:
     ) -> None:
         if len(extras) > MAX_KEYS:
             raise too_many_keys()
-        count = size = 0
         written = {self.keys[field] for field, _ in message.ListFields() if field in self.keys}
+        own = len(written) + bool(self.tag)
+        raws = {extra.name: extra.json.encode() for extra in extras}
+        text = join_members(raws)
+        if (
+            len(raws) < len(extras)
+            or not raws.keys().isdisjoint(written | self.own_keys)
+            or any(len(UnknownFieldSet(extra)) for extra in extras)
+            or not _are_members(text, raws)
+        ):
+            self._check_extras(extras, written)
+        if own + len(extras) > MAX_KEYS:
+            raise too_many_keys()
+        # A shorter text cannot have so many values.
+        if len(text) > MAX_VALUES and own + count_values(text) > MAX_VALUES:
+            raise too_many_values()
+        pieces += b",", text[1:-1]
+
+    def _check_extras(self, extras: Sequence[ExtraField], written: set[str]) -> None:
+        """Raises ConversionError for the first extra field that `read` would not have made."""
         for extra in extras:
             name, pointer = extra.name, pointer_to(extra.name)
             refuse_unknown_fields(extra, pointer)
@@ -221,17 +239,16 @@ class ObjectPlan:
                 text = f"an extra field has the key {quoted(name)}, which the object has already"
                 raise ConversionError("DUPLICATE_KEY", pointer, text)
             written.add(name)
-            raw, _ = raw_value(extra.json, pointer, MAX_DEPTH - 1)
-            pieces += b",", quote(name), b":", raw
-            size += len(raw)
-            count += 1
-        own = len(written) - count + bool(self.tag)
-        if own + count > MAX_KEYS:
-            raise too_many_keys()
-        if size > MAX_VALUES:  # A shorter text cannot have so many values.
-            whole = join_members({extra.name: extra.json.encode() for extra in extras})
-            if own + count_values(whole) > MAX_VALUES:
-                raise too_many_values()
+            raw_value(extra.json, pointer, MAX_DEPTH - 1)
+
+
+def _are_members(text: bytes, raws: Mapping[str, bytes]) -> bool:
+    """Reports that an object, which was joined of raw values, is read as these values again."""
+    try:
+        parse(text)
+    except ConversionError:
+        return False
+    return members(text) == raws
 
 
 @dataclass(frozen=True)

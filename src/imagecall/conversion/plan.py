@@ -4,14 +4,14 @@ Names no message, field or variant: proto/imagecall/v1/options.proto defines the
 other .proto files set them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from imagecall.conversion.fast_path import Member, PlainRead, plain_read
+from imagecall.conversion.fast_path import Member, plain_read, plain_write
 from imagecall.conversion.fields import (
     IMAGE_RESULT,
     INTEGERS,
@@ -38,6 +38,8 @@ from imagecall.json.large_strings import Spans
 from imagecall.json.pieces import Apart, Piece, under
 from imagecall.json.text import JsonValue, quote
 from imagecall.v1 import options_pb2
+from imagecall.v1.extra_field_pb2 import ExtraField
+from imagecall.wire.varint import ONE_BYTE, FieldStarts, start_of, tag_of
 
 
 def is_union(descriptor: Descriptor) -> bool:
@@ -60,7 +62,7 @@ def union_plan(descriptor: Descriptor) -> UnionPlan:
     variants = []
     for field in oneof.fields:
         plan = objects.get(field.name) or _raw_object_plan(message_of(field), by_type)
-        variants.append(Variant(field.name, options[field.name], plan))
+        variants.append(Variant(field, options[field.name], plan))
     return UnionPlan(oneof.name, variants)
 
 
@@ -77,19 +79,22 @@ def object_plan(descriptor: Descriptor) -> ObjectPlan:
     keys = {key_of(f).name: f for f in descriptor.fields if key_of(f).name and not key_of(f).role}
     others = {keys[key_of(f).name]: f for f in descriptor.fields if holds_other_spellings(f)}
     codecs = {key: _codec(field, others.get(field)) for key, field in keys.items()}
+    start = b'{"type":%b' % quote(tag) if tag else b"{"
+    plain = list(_plain_members(keys))
     return ObjectPlan(
         tag=tag,
-        plain_read=partial(_plain_read, keys),
+        plain_read=partial(plain_read, plain, TYPE, tag),
+        plain_write=plain_write(plain, start),
         message_class=GetMessageClass(descriptor),
         reads={key: codec.read for key, codec in codecs.items() if codec.read},
         raw_reads={key: codec.read_raw for key, codec in codecs.items() if codec.read_raw},
         keys={f: key for key, field in keys.items() for f in (field, others.get(field, field))},
         writes={field: codecs[key].write for key, field in keys.items()},
         other_writes={o: (f, other_spelling_write(f, o)) for f, o in others.items()},
-        start=b'{"type":%b' % quote(tag) if tag else b"{",
+        start=start,
         own_keys=frozenset(key for key, field in keys.items() if not key_of(field).lenient)
         | (frozenset([TYPE]) if tag else frozenset()),
-        extra_fields=_named_by_role(descriptor, options_pb2.FIELD_ROLE_EXTRA_FIELDS),
+        extra_field=_extra_field(descriptor),
         required=tuple(key for key, field in keys.items() if key_of(field).required),
         closed=tuple(
             (key, others[field].name, ", ".join(spellings(enum_of(field))))
@@ -100,16 +105,35 @@ def object_plan(descriptor: Descriptor) -> ObjectPlan:
     )
 
 
-def _plain_read(keys: Mapping[str, FieldDescriptor], variant: str) -> PlainRead:
-    members: dict[str, Member] = {TYPE: ("tag", "", {})}
+def _plain_members(keys: Mapping[str, FieldDescriptor]) -> Iterator[Member]:
     for key, field in keys.items():
-        if field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated:
-            members[key] = "string", field.name, {}
+        tag, start = tag_of(field), member_start(field)
+        if field.is_repeated or tag >= ONE_BYTE:
+            continue
+        if field.type == FieldDescriptor.TYPE_STRING:
+            yield Member("string", key, tag, start, {})
         elif field.type == FieldDescriptor.TYPE_ENUM:
-            members[key] = "enum", field.name, spellings(enum_of(field))
+            yield Member("enum", key, tag, start, spellings(enum_of(field)))
+        elif field.type in INTEGERS:
+            yield Member("integer", key, tag, start, {n: n for n in range(ONE_BYTE)})
         elif _is_image(field) and not key_of(field).lenient:
-            members[key] = "image", field.name, {}
-    return plain_read(variant, members)
+            yield Member("image", key, tag, start, {})
+
+
+def _extra_field(descriptor: Descriptor) -> Callable[[bytes, bytes], tuple[bytes, ...]]:
+    """Returns the serialization of a key and its raw value as an extra field."""
+    name = _named_by_role(descriptor, options_pb2.FIELD_ROLE_EXTRA_FIELDS)
+    outer, key, value = (
+        FieldStarts(partial(start_of, tag_of(field)))
+        for field in (descriptor.fields_by_name[name], *ExtraField.DESCRIPTOR.fields)
+    )
+
+    def extra_field(name: bytes, raw: bytes) -> tuple[bytes, ...]:
+        start, middle = key[len(name)], value[len(raw)]
+        size = len(start) + len(name) + len(middle) + len(raw)
+        return outer[size], start, name, middle, raw
+
+    return extra_field
 
 
 def _is_image(field: FieldDescriptor) -> bool:

@@ -7,23 +7,27 @@ document, selects one of them.
 from collections.abc import Iterable
 from functools import cached_property
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from imagecall.conversion.fast_path import PlainRead
+from imagecall.conversion.fast_path import FAILURES, PlainRead, PlainWrite
 from imagecall.conversion.fields import refuse_unknown_fields
 from imagecall.conversion.objects import TYPE, JsonObject, ObjectPlan, Plan, type_of
 from imagecall.errors import ConversionError, pointer_to, quoted
 from imagecall.json.large_strings import Spans
 from imagecall.json.pieces import NOTHING_APART, Apart, Piece, under
+from imagecall.sizes import PIECE
 from imagecall.v1 import options_pb2
+from imagecall.wire.varint import MAX_LENGTH_BYTES, ONE_BYTE, read_varint, tag_of
 
 
 class Variant:
     """Member of a union: its name in the oneof, its options, its plan."""
 
-    def __init__(self, name: str, option: options_pb2.JsonVariant, plan: Plan) -> None:
-        self.name = name
+    def __init__(self, field: FieldDescriptor, option: options_pb2.JsonVariant, plan: Plan) -> None:
+        self.name = field.name
+        self.tag = tag_of(field)
         self.option = option
         self.plan = plan
 
@@ -91,12 +95,32 @@ class UnionPlan:
 
     @cached_property
     def plain_reads(self) -> dict[str, dict[str, PlainRead]]:
-        """Fast path of each variant, by name and type."""
+        """Fast path of reading each variant, by name and type."""
         return {
-            name: {variant.plan.tag: variant.plan.plain_read(name)}
+            name: {variant.plan.tag: variant.plan.plain_read(variant.tag)}
             for name, variant in self.variants.items()
             if isinstance(variant.plan, ObjectPlan)
         }
+
+    @cached_property
+    def _plain_writes(self) -> dict[int, PlainWrite]:
+        return {
+            variant.tag: variant.plan.plain_write
+            for variant in self.variants.values()
+            if isinstance(variant.plan, ObjectPlan)
+        }
+
+    def plain_pieces(self, wire: bytes) -> list[Piece] | None:
+        """Pieces of the JSON text of a serialized message. None: the message is not plain."""
+        data = wire if len(wire) < PIECE else memoryview(wire)
+        try:
+            write = self._plain_writes[data[0]]
+            length, start = data[1], 2
+            if length >= ONE_BYTE:
+                length, start = read_varint(data, 1, MAX_LENGTH_BYTES)
+            return write(data, start) if start + length == len(data) else None
+        except FAILURES:
+            return None
 
     def read(
         self,

@@ -2,13 +2,14 @@
 
 import base64
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from google.protobuf.message import Message
 
 from imagecall.conversion.converter import CALLS
 from imagecall.conversion.fields import spellings
+from imagecall.conversion.short_reprs import short_repr
 from imagecall.formats import image_format
 from imagecall.json.text import JsonValue, parse
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
@@ -19,9 +20,9 @@ _STATUSES: Final = {n: text for text, n in spellings(ImageGenerationStatus.DESCR
 _DATA_URL: Final = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CallView:
-    """Values of an item, named by its JSON keys.
+    """Values of an item, named by its JSON keys. Its repr has the size of an image, in its place.
 
     Attributes:
         variant: the field name of the oneof of ImageGenerationCall.
@@ -42,6 +43,10 @@ class CallView:
     result: bytes | str | None
     declared_format: str | None
     image_b64: bytes | str | None
+
+    def __repr__(self) -> str:
+        shown = (f"{each.name}={short_repr(getattr(self, each.name))}" for each in fields(self))
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
     def image(self) -> bytes | None:

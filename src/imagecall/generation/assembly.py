@@ -1,6 +1,6 @@
 """Reassembles events and their images from the parts of an answer to StreamImage."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -169,8 +169,21 @@ class ImagesApart:
         return images
 
 
+def reassemble_blocking(
+    parts: Iterable[Part], max_image_bytes: int = MAX_IMAGE_BYTES
+) -> Iterator[StreamItem]:
+    """Yields the events and the end of an answer, as `reassemble` does, outside an event loop."""
+    stream = Reassembly(partial(Assembly, max_image_bytes))
+    for part in parts:
+        content = read_part(part)
+        item = None if content is None else stream.add(content)
+        if isinstance(item, StreamEvent):
+            yield item
+    yield stream.finish()
+
+
 async def reassemble(
-    parts: AsyncIterator[Part],
+    parts: AsyncIterable[Part],
     max_image_bytes: int = MAX_IMAGE_BYTES,
     image_of: Callable[[Assembly], bytes] = Assembly.whole,
 ) -> AsyncGenerator[StreamItem, None]:

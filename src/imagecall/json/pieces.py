@@ -68,7 +68,7 @@ def under(apart: Apart, prefix: str) -> Apart:
     return {path[len(start) :]: data for path, data in apart.items() if path.startswith(start)}
 
 
-def image_piece(image: bytes) -> Piece:
+def image_piece(image: bytes | memoryview) -> Piece:
     """Piece of a text for an image."""
     return b64encode(image) if len(image) < PIECE else LargeImage((image,))
 

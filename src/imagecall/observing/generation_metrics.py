@@ -79,6 +79,16 @@ class Models:
         return pair
 
 
+def _time_to_image(name: str, registry: CollectorRegistry) -> Histogram:
+    return Histogram(
+        f"imagecall_time_to_{name}_image_seconds",
+        f"Time from the request to the {name.replace('_', ' ')} image of the backend",
+        _MODELS,
+        registry=registry,
+        buckets=_SECONDS,
+    )
+
+
 class GenerationMetrics:
     """Metrics of generations of images, in a registry."""
 
@@ -124,14 +134,8 @@ class GenerationMetrics:
             registry=registry,
         )
         self._times = {
-            stage: Histogram(
-                f"imagecall_time_to_{name}_image_seconds",
-                f"Time from the request to the {name.replace('_', ' ')} image of the backend",
-                _MODELS,
-                registry=registry,
-                buckets=_SECONDS,
-            )
-            for stage, name in ((PARTIAL, "first_partial"), (FINAL, "final"))
+            PARTIAL: _time_to_image("first_partial", registry),
+            FINAL: _time_to_image("final", registry),
         }
         self._start(doors)
 

@@ -40,9 +40,14 @@ def answer_with_id(context: Context, further: Metadata = ()) -> None:
     context.set_trailing_metadata(((HEADER, identify()), *further))
 
 
+def is_generation(method: str) -> bool:
+    """Returns True for the path of a method whose calls an API may bill."""
+    return method.startswith(f"/{_GENERATION}/")
+
+
 def observed(method: str, behavior: Behavior, observer: Observer) -> Behavior:
     """Wraps the behavior of a method, which returns serialized answers, and observes its calls."""
-    operation = rpc_served(method.removeprefix("/"), method.startswith(f"/{_GENERATION}/"))
+    operation = rpc_served(method.removeprefix("/"), is_generation(method))
     observer.expect(operation)
 
     async def observing(requests: Any, context: Context) -> Any:

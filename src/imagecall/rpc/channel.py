@@ -50,20 +50,31 @@ def aio_channel(
     target: str,
     credentials: grpc.ChannelCredentials | None,
     options: Sequence[tuple[str, Any]],
+    interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
 ) -> grpc.aio.Channel:
     """Channel of grpc.aio, without TLS if there are no credentials."""
     if credentials:
-        return grpc.aio.secure_channel(target, credentials, options)
-    return grpc.aio.insecure_channel(target, options)
+        return grpc.aio.secure_channel(target, credentials, options, interceptors=interceptors)
+    return grpc.aio.insecure_channel(target, options, interceptors=interceptors)
+
+
+def thread_channel(
+    target: str,
+    credentials: grpc.ChannelCredentials | None,
+    options: Sequence[tuple[str, Any]],
+) -> grpc.Channel:
+    """Channel whose calls block the thread, without TLS if there are no credentials."""
+    if credentials:
+        return grpc.secure_channel(target, credentials, options)
+    return grpc.insecure_channel(target, options)
 
 
 def blocking_channel(
     address: ServerAddress, tls: ClientTls, options: Sequence[tuple[str, Any]] = ()
 ) -> grpc.Channel:
-    """Channel whose calls block the thread. Raises OSError for a faulty file of TLS."""
-    if credentials := credentials_of(address, tls):
-        return grpc.secure_channel(address.target, credentials, [*options, *name_options(tls)])
-    return grpc.insecure_channel(address.target, options)
+    """Blocking channel to an address. Raises OSError for a faulty file of TLS."""
+    named = [*options, *name_options(tls)]
+    return thread_channel(address.target, credentials_of(address, tls), named)
 
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:

@@ -5,7 +5,6 @@ The flag `--max-calls` is IMAGECALL_MAX_CALLS in the environment and `max-calls`
 """
 
 import argparse
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -31,6 +30,7 @@ from imagecall.access.setting import (
 from imagecall.backends.choice import EMBEDDED, FORMS
 from imagecall.rpc.client_tls import ClientTls
 from imagecall.rpc.headers import FORWARDED, Header, read_forwarded, read_header
+from imagecall.server.settings_file import read_file
 
 API_KEY: Final = "IMAGECALL_API_KEY"
 """Environment variable with the API key for the backend."""
@@ -267,17 +267,13 @@ def read_settings(
 
     Raises SettingError with a sentence that names the flag, the variable or the file.
     """
-    in_file = _read_file(file, kind) if file else {}
-    directory = file.absolute().parent if file else Path()
+    in_file = read_file(file, kind) if file else {}
 
     def value_of(definition: Setting) -> Any:
         sources = (
             (arguments.get(definition.key), f"--{definition.name}"),
             (environment.get(definition.variable) or None, f"${definition.variable}"),
-            (
-                _resolved(definition, in_file.get(definition.name), directory),
-                f'"{definition.name}" in {file}',
-            ),
+            (in_file.get(definition.name), f'"{definition.name}" in {file}'),
             (definition.default, ""),
         )
         text: Any
@@ -309,43 +305,3 @@ def _texts(value: str | list[str] | None, separator: str) -> list[str]:
     if isinstance(value, str):
         value = [text for text in map(str.strip, value.split(separator)) if text]
     return [] if value is None or value == ["off"] else value
-
-
-def _read_file(file: Path, kind: type[Any]) -> dict[str, str | list[str]]:
-    try:
-        values = tomllib.loads(file.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise SettingError(f"the settings in {file} cannot be read: {reason}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise SettingError(f"the settings in {file} are not TOML: {error}") from None
-    settings = {definition.name: definition for definition in settings_of(kind)}
-    for name, value in values.items():
-        if name not in settings:
-            raise SettingError(
-                f'{file} has "{name}", which is not a setting; see imagecall serve --help'
-            )
-        if settings[name].separator:
-            if not _is_texts(value):
-                raise SettingError(f'"{name}" in {file} must be a string, or a list of strings')
-        elif not isinstance(value, str | int | float):
-            raise SettingError(f'"{name}" in {file} must be a string, a number, true or false')
-    return {name: _text(value) for name, value in values.items()}
-
-
-def _resolved(
-    definition: Setting, value: str | list[str] | None, directory: Path
-) -> str | list[str] | None:
-    """Returns a value of the settings file; a path is joined to the directory."""
-    return str(directory / value) if definition.read is Path and isinstance(value, str) else value
-
-
-def _is_texts(value: object) -> bool:
-    values = value if isinstance(value, list) else [value]
-    return all(isinstance(text, str) for text in values)
-
-
-def _text(value: str | float | bool | list[str]) -> str | list[str]:
-    if isinstance(value, list):
-        return value
-    return ("on" if value else "off") if isinstance(value, bool) else str(value)

@@ -17,15 +17,13 @@ from google.protobuf.message import Message
 from imagecall.sizes import APART
 from imagecall.turns import take_turn
 from imagecall.v1.image_result_pb2 import ImageResult
-from imagecall.wire.varint import read_varint, write_varint
+from imagecall.wire.varint import MAX_LENGTH_BYTES, read_varint, write_varint
 
 _FIXED: Final = {1: 8, 5: 4}
 """Sizes of values by wire type, for the types of a fixed size."""
 
 _MAX_FIELDS: Final = 1000
 """Most fields of a message that is walked, as each field takes long in Python."""
-
-_MAX_LENGTH_BYTES: Final = 5  # of a tag or a length; protobuf refuses longer ones
 
 _Value: TypeAlias = bytes | memoryview
 
@@ -181,7 +179,7 @@ def _fields(wire: memoryview, start: int, end: int, most: int) -> Iterator[_Fiel
     for _ in range(most):
         if position >= end:
             return
-        tag, position = read_varint(wire, position, _MAX_LENGTH_BYTES)
+        tag, position = read_varint(wire, position, MAX_LENGTH_BYTES)
         match tag & 7:
             case 0:
                 _, position = read_varint(wire, position)
@@ -189,7 +187,7 @@ def _fields(wire: memoryview, start: int, end: int, most: int) -> Iterator[_Fiel
                 position += _FIXED[kind]
             case 2:
                 length_at = position
-                length, value_at = read_varint(wire, position, _MAX_LENGTH_BYTES)
+                length, value_at = read_varint(wire, position, MAX_LENGTH_BYTES)
                 position = value_at + length
                 if position > end:
                     raise ValueError("a field is longer than its message")

@@ -9,9 +9,9 @@ from typing import Final
 
 import msgspec
 
-from imagecall.backends.embedded.message import Fields, message_events, message_item
 from imagecall.backends.embedded.order import Order
-from imagecall.conversion.converter import event_from_json
+from imagecall.generation.call_events import CallEvents, EventSequence, compact
+from imagecall.generation.messages import Fields, message_events, message_item
 from imagecall.generation.response import ReadResponse, response_from_json
 from imagecall.generation.response_keys import response_keys
 from imagecall.json.text import JsonValue, members
@@ -36,7 +36,7 @@ _ENDINGS: Final = {
 
 
 class Answer:
-    """Answer to one order. Each new event gets the next sequence number.
+    """Answer to one order.
 
     Attributes:
         ending: StreamEnding of the stream.
@@ -44,47 +44,40 @@ class Answer:
 
     def __init__(self, order: Order) -> None:
         self._order = order
-        self._id = f"ig_{order.digest[:24]}"
+        self._events = EventSequence()
+        self._call = CallEvents(self._events, f"ig_{order.digest[:24]}")
         self._message_id = f"msg_{order.digest[:24]}"
         self._prompt = order.prompt
-        self._number = 0
         self._response = _response_object(order, f"resp_{order.digest[24:48]}")
         self.ending = _ENDINGS[order.faults.ending]
 
     def opening(self) -> Iterator[StreamEvent]:
         """Yields the events before the first item."""
-        yield self._event("response.created", response=self._response)
-        yield self._event("response.in_progress", response=self._response)
+        for tag in ("response.created", "response.in_progress"):
+            yield self._events.event({"type": tag, "response": self._response})
 
     def beginning(self) -> Iterator[StreamEvent]:
         """Yields the events of an image until drawing begins."""
-        item: Fields = {"type": "image_generation_call", "id": self._id, "status": "in_progress"}
-        item["result"] = None
-        yield self._event("response.output_item.added", item=item, output_index=0)
-        yield self._call_event("in_progress")
-        yield self._call_event("generating")
+        return self._call.beginning()
 
     def partial_image(self, index: int) -> StreamEvent:
         """Event of a partial image."""
-        settings = self._repeated_settings()
-        return self._call_event(
-            "partial_image", partial_image_index=index, partial_image_b64="", **settings
-        )
+        return self._call.partial_image(index, **self._repeated_settings())
 
     def completed(self) -> StreamEvent:
         """Event before the final item of a call that succeeds."""
-        return self._call_event("completed")
+        return self._call.completed()
 
     def done(self) -> StreamEvent:
         """Event of the final item."""
-        return self._event("response.output_item.done", item=self._image_item(), output_index=0)
+        return self._call.done(self._image_item())
 
     def message(self) -> Iterator[StreamEvent]:
         """Yields the events of the message that follows or replaces the image."""
         if self._order.succeeds:
             index = int(self._order.draws)
             for fields in message_events(self._message_id, self._text(), index):
-                yield self._numbered(fields)
+                yield self._events.event(fields)
 
     def response(self, image: bytes | None) -> ReadResponse:
         """Response at the end, with `image`, or with an empty image for None."""
@@ -94,21 +87,20 @@ class Answer:
         response |= {"status": status, "completed_at": int(time.time())}
         response["output"] = list(self._output())
         response["usage"] = _usage(self._prompt)
-        read = response_from_json(_compact(response))
+        read = response_from_json(compact(response))
         if image is not None:
             read.document.calls[-1].call.output_image_generation_call.result.image = image
         return read
 
     def _output(self) -> Iterator[JsonValue]:
         if self._order.draws:
-            yield self._image_item()
+            yield self._call.item(self._image_item())
         if self._order.succeeds:
             yield message_item(self._message_id, self._text())
 
     def _image_item(self) -> Fields:
         status, result = ("completed", "") if self._order.has_image else ("failed", None)
-        item: Fields = {"type": "image_generation_call", "id": self._id}
-        item |= {"result": result, "status": status, "revised_prompt": self._prompt}
+        item: Fields = {"result": result, "status": status, "revised_prompt": self._prompt}
         return item | self._repeated_settings()
 
     def _text(self) -> str:
@@ -125,23 +117,6 @@ class Answer:
             "background": settings.background,
             "output_format": settings.output_format,
         }
-
-    def _call_event(self, name: str, **fields: JsonValue) -> StreamEvent:
-        tag = f"response.image_generation_call.{name}"
-        return self._event(tag, item_id=self._id, output_index=0, **fields)
-
-    def _event(self, tag: str, **fields: JsonValue) -> StreamEvent:
-        return self._numbered({"type": tag} | fields)
-
-    def _numbered(self, fields: Fields) -> StreamEvent:
-        number, self._number = self._number, self._number + 1
-        take_turn()
-        return event_from_json(_compact(fields | {"sequence_number": number}))
-
-
-def _compact(value: JsonValue) -> bytes:
-    take_turn()
-    return msgspec.json.encode(value)
 
 
 def _response_object(order: Order, name: str) -> Fields:

@@ -21,12 +21,10 @@ from imagecall.backends.embedded.test_card.card import Card, draw
 from imagecall.backends.embedded.test_card.padding import pad
 from imagecall.errors import ConversionError, damaged_answer, pointer_to
 from imagecall.generation.backend import Part
-from imagecall.generation.chunked_fields import image_fields
 from imagecall.generation.fairness import fair_turn
 from imagecall.generation.offload import run_offloaded
-from imagecall.generation.parts import in_parts
+from imagecall.generation.parts import parts_with_image
 from imagecall.generation.response import end_of
-from imagecall.sizes import PIECE
 from imagecall.turns import take_turn
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
@@ -38,7 +36,7 @@ from imagecall.v1.image_generation_service_pb2 import (
 )
 from imagecall.v1.image_request_pb2 import ImageRequest
 from imagecall.v1.stream_event_pb2 import StreamEvent
-from imagecall.wire.chunks import end_of_image, raw_chunks
+from imagecall.wire.chunks import raw_chunks
 
 _Key: TypeAlias = tuple[str, float, int | None]
 """Key of a picture: its card, its sharpness, and the requested size of its file."""
@@ -101,14 +99,15 @@ class EmbeddedBackend:
         async for event in _wanted(request, order, answer.message()):
             yield StreamImageResponse(event=event)
         end = await run_offloaded(order.size, _end, answer, request.include_document)
-        async for part in _with_image(end, final):
+        async for part in _with_picture(end, final):
             yield part
 
     async def _order(self, request: ImageRequest) -> Order:
         """Reads a request. Raises ConversionError, GenerationError."""
         memory = MEMORY.get()
-        memory.add(_REQUEST_COPIES * request.ByteSize())
-        order = await run_offloaded(request.ByteSize(), Order, request)
+        request_size = request.ByteSize()
+        memory.add(_REQUEST_COPIES * request_size)
+        order = await run_offloaded(request_size, Order, request)
         size, most = order.faults.image_bytes or 0, self._max_image_bytes
         if most is not None and size > most:
             text = f"the server draws no file of {size:,} bytes; the limit is {most:,}"
@@ -125,7 +124,7 @@ class EmbeddedBackend:
         for step in range(partial_images):
             await asyncio.sleep(order.faults.delay_seconds / steps)
             picture = await self._picture(order, (step + 1) / steps)
-            async for part in _with_image(answer.partial_image(step), picture):
+            async for part in _with_picture(answer.partial_image(step), picture):
                 yield part
         await asyncio.sleep(order.faults.delay_seconds / steps)
 
@@ -209,27 +208,16 @@ async def _final_image(
             yield chunk._replace(end=None)
         raise damaged_answer("it ends in the middle of the image")
     if order.draws:
-        async for part in _with_image(answer.done(), final):
+        async for part in _with_picture(answer.done(), final):
             yield part
 
 
-async def _with_image(
+def _with_picture(
     message: StreamEvent | StreamEnd, picture: Picture | None
 ) -> AsyncGenerator[Part, None]:
-    """Yields the chunks of the images of an event or end, then the message with empty images.
-
-    All images of the message are the same picture.
-    """
-    paths = [place.path for place in image_fields(message)]
-    if picture is not None:
-        for path in paths:
-            end = end_of_image(picture.data, path)
-            for chunk in raw_chunks(picture.data, sha256=picture.sha256, **end):
-                if len(chunk.data) >= PIECE:
-                    await fair_turn()
-                yield chunk
-    for part in in_parts(message, paths if picture is not None else ()):
-        yield part
+    if picture is None:
+        return parts_with_image(message)
+    return parts_with_image(message, picture.data, picture.sha256)
 
 
 def _delivered(index: int, call: ImageGenerationCall) -> bool:

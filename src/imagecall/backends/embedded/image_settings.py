@@ -3,12 +3,13 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from imagecall.backends.embedded.test_card.card import FORMATS, SIDES
 from imagecall.conversion.converter import TOOLS
 from imagecall.conversion.fields import key_of
 from imagecall.errors import ConversionError, pointer_to, quoted
+from imagecall.generation.image_tool import ImageTool, image_tool
 from imagecall.v1.image_generation_tool_pb2 import Tool
 
 _DEFAULT_SIDE: Final = 1024
@@ -68,9 +69,8 @@ def settings_of(tools: Sequence[Tool], *, needed: bool = True) -> ImageSettings:
     Other tools are ignored; a request with only other tools is refused if an image is `needed`.
     Raises ConversionError: UNSUPPORTED, with the pointer of the faulty setting; WRONG_TYPE.
     """
-    for index, tool in enumerate(tools):
-        if not TOOLS.chosen(tool).option.fallback:
-            return _Reading(*_parameters(tool, index)).settings()
+    if tool := image_tool(tools):
+        return _Reading(tool).settings()
     if tools and needed:
         name = getattr(tools[0], TOOLS.chosen(tools[0]).name).type
         text = f"{quoted(name)} is not an image tool; add {' or '.join(TOOLS.by_type)}"
@@ -78,20 +78,11 @@ def settings_of(tools: Sequence[Tool], *, needed: bool = True) -> ImageSettings:
     return _DEFAULTS
 
 
-def _parameters(tool: Tool, index: int) -> tuple[Any, tuple[str | int, ...]]:
-    """Message with the settings of a tool, and the tokens of its JSON Pointer in the request."""
-    message = getattr(tool, TOOLS.chosen(tool).name)
-    if "parameters" in message.DESCRIPTOR.fields_by_name:
-        return message.parameters, ("tools", index, "parameters")
-    return message, ("tools", index)
-
-
 class _Reading:
-    """Reader of the settings of one tool, at the JSON Pointer of `tokens` in the request."""
+    """Reader of the settings of one tool."""
 
-    def __init__(self, tool: Any, tokens: tuple[str | int, ...]) -> None:
+    def __init__(self, tool: ImageTool) -> None:
         self._tool = tool
-        self._tokens = tokens
 
     def settings(self) -> ImageSettings:
         self._refuse_wrong_types()
@@ -114,29 +105,25 @@ class _Reading:
 
     def _refuse_wrong_types(self) -> None:
         """Refuses a value of another JSON type than its field's, kept among the extra fields."""
-        keys = {key_of(field).name for field in self._tool.DESCRIPTOR.fields}
-        for extra in self._tool.extra_fields:
+        keys = {key_of(field).name for field in self._tool.settings.DESCRIPTOR.fields}
+        for extra in self._tool.settings.extra_fields:
             if extra.name in keys and extra.json != "null":
-                pointer = pointer_to(*self._tokens, extra.name)
+                pointer = pointer_to(*self._tool.tokens, extra.name)
                 message = f"{quoted(extra.name)} has a value of the wrong type"
                 raise ConversionError("WRONG_TYPE", pointer, message)
 
     def _refuse_several(self) -> None:
         """Refuses several images: the key "n" of the APIs, for which the tools have no field."""
-        for extra in self._tool.extra_fields:
+        for extra in self._tool.settings.extra_fields:
             if extra.name == _NUMBER and extra.json not in ("null", "1"):
                 text = f"{quoted(_NUMBER)} must be 1: the embedded backend draws one image"
                 raise self._unsupported(_NUMBER, text)
 
-    def _value(self, name: str) -> Any:
-        has = name in self._tool.DESCRIPTOR.fields_by_name and self._tool.HasField(name)
-        return getattr(self._tool, name) if has else None
-
     def _unsupported(self, name: str, message: str) -> ConversionError:
-        return ConversionError("UNSUPPORTED", pointer_to(*self._tokens, name), message)
+        return ConversionError("UNSUPPORTED", pointer_to(*self._tool.tokens, name), message)
 
     def _choice(self, name: str, choices: dict[str, str]) -> str:
-        value = self._value(name)
+        value = self._tool.value(name)
         if value is None:
             return next(iter(choices.values()))
         if value in choices:
@@ -145,14 +132,14 @@ class _Reading:
         raise self._unsupported(name, text)
 
     def _number(self, name: str, allowed: range) -> int | None:
-        value: int | None = self._value(name)
+        value: int | None = self._tool.value(name)
         if value is None or value in allowed:
             return value
         text = f"{name} is {value}; it must be {allowed.start} to {allowed.stop - 1}"
         raise self._unsupported(name, text)
 
     def _size(self) -> tuple[int, int]:
-        size = self._value("size")
+        size = self._tool.value("size")
         if size is None or size == _AUTO:
             return self._size_of_ratio()
         match = _SIZE.fullmatch(size)
@@ -170,7 +157,7 @@ class _Reading:
 
     def _size_of_ratio(self) -> tuple[int, int]:
         """Width and height by the aspect ratio, with about the pixel count of the default size."""
-        ratio = self._value("aspect_ratio")
+        ratio = self._tool.value("aspect_ratio")
         if ratio is None:
             return _DEFAULT_SIDE, _DEFAULT_SIDE
         match = _RATIO.fullmatch(ratio)

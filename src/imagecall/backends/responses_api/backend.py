@@ -40,7 +40,7 @@ from imagecall.generation.backend import Part
 from imagecall.generation.call_context import CALL
 from imagecall.generation.composition import compose
 from imagecall.generation.fairness import fair_turn
-from imagecall.generation.offload import run_offloaded
+from imagecall.generation.offload import offloaded, run_offloaded
 from imagecall.generation.parts import in_parts
 from imagecall.generation.request import request_to_json
 from imagecall.generation.response import ReadResponse, end_of, ending_of, response_from_json
@@ -54,7 +54,6 @@ from imagecall.sizes import FOLLOWED, PIECE
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     GenerateImageResponse,
-    StreamEnd,
     StreamImageRequest,
 )
 from imagecall.v1.image_request_pb2 import ImageRequest
@@ -124,7 +123,7 @@ class HttpBackend:
             start = await received.beginning()
             if _is_json(start):
                 read = await self._response(received, start, answer.headers)
-                response = (await _end_of(read, 0, request.include_document)).response
+                response = (await offloaded(end_of, read, 0, request.include_document)).response
             else:
                 response = await self._composed(received, start, request)
         return GenerateImageResponse(response=response)
@@ -136,7 +135,7 @@ class HttpBackend:
             if _is_json(start):
                 read = await self._response(received, start, answer.headers)
                 ending = ending_of(read.response)
-                end = await _end_of(read, ending, request.include_document)
+                end = await offloaded(end_of, read, ending, request.include_document)
                 for part in in_parts(end):
                     yield part
                 return
@@ -289,13 +288,7 @@ def _slices(received: bytes, stream: ResponseStream) -> Iterator[bytes]:
 
 
 async def _body_of(request: ImageRequest, *, stream: bool) -> bytes:
-    write = partial(request_to_json, request, stream=stream)
-    return await run_offloaded(request.ByteSize(), write)
-
-
-async def _end_of(read: ReadResponse, ending: int, include_document: bool) -> StreamEnd:
-    size = read.document.ByteSize()
-    return await run_offloaded(size, end_of, read, ending, include_document)
+    return await offloaded(partial(request_to_json, request, stream=stream))
 
 
 @contextmanager

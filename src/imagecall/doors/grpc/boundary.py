@@ -30,13 +30,14 @@ from imagecall.doors.grpc.messages import (
 )
 from imagecall.doors.grpc.watches import Watches
 from imagecall.doors.internal_error import internal_error
-from imagecall.errors import ConversionError, ImagecallError
+from imagecall.errors import ConversionError, GenerationError, ImagecallError
 from imagecall.observing.observer import Observer, note_caller, note_failure, note_refusal
 from imagecall.observing.request_id import HEADER
 from imagecall.observing.rpc import (
     METADATA,
     counted_out,
     identify,
+    is_generation,
     observed,
 )
 from imagecall.rpc.headers import Metadata
@@ -173,6 +174,8 @@ def _with_admission(
             rest_seconds = _REST_SECONDS
             return await _in_progress(admission, _work(handler, encode, context, admission))
         except Exception as error:  # grpcio would send the text of any exception.
+            if isinstance(error, GenerationError) and not is_generation(method):
+                error.may_be_billed = False  # A conversion costs nothing.
             if handler.request_streaming:
                 await drop_rest(context, rest_seconds)
             await _refuse(context, error)

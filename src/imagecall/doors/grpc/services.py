@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Collection
 from contextlib import aclosing
 from typing import Any, Final, TypeVar
 
@@ -28,7 +28,7 @@ from imagecall.doors.grpc.messages import (
 from imagecall.errors import ImagecallError, damaged_answer
 from imagecall.generation.backend import Backend
 from imagecall.generation.call_context import CALL, AnswerMetadata, CallContext
-from imagecall.generation.offload import run_offloaded
+from imagecall.generation.offload import offloaded, run_offloaded
 from imagecall.generation.parts import sendable
 from imagecall.json.pieces import under
 from imagecall.observing.request_id import HEADER
@@ -170,7 +170,7 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
     def __init__(self, backend: Backend, needs_token: bool) -> None:
         self._backend = backend
         # The token of this server is not for the upstream API.
-        self._not_forwarded = _HOP_BY_HOP | {"authorization"} if needs_token else _HOP_BY_HOP
+        self._not_forwarded = frozenset({"authorization"} if needs_token else ())
 
     async def GenerateImage(
         self, request: generation_pb.GenerateImageRequest, context: Context
@@ -178,22 +178,14 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
         answer = self._enter(context)
         response = await _committed(context, answer, self._backend.generate_image(request))
         answer_with_id(context, answer.trailing)
-        return await run_offloaded(response.ByteSize(), response.SerializeToString)
+        return await offloaded(response.SerializeToString)
 
     def _enter(self, context: Context) -> AnswerMetadata:
         """Sets the context of the call for the backend; returns the metadata of the answer."""
         answer_with_id(context)
-        seconds_left = context.time_remaining()
-        metadata = METADATA.get()
         answer = AnswerMetadata()
-        call_context = CallContext(
-            metadata=tuple(
-                (key, value) for key, value in metadata if key not in self._not_forwarded
-            ),
-            deadline=None if seconds_left is None else time.monotonic() + seconds_left,
-            answer=answer,
-        )
-        CALL.set(call_context)
+        seconds_left = context.time_remaining()
+        CALL.set(call_context(METADATA.get(), seconds_left, self._not_forwarded, answer))
         return answer
 
     async def StreamImage(
@@ -208,6 +200,24 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
             async for part in parts:
                 yield sendable(part)
             answer_with_id(context, answer.trailing)
+
+
+def call_context(
+    metadata: Metadata,
+    seconds_left: float | None,
+    not_forwarded: Collection[str] = (),
+    answer: AnswerMetadata | None = None,
+) -> CallContext:
+    """Makes the context of a call, without the metadata that is hop-by-hop or `not_forwarded`.
+
+    `seconds_left` is the time until the deadline of the call. None: no deadline.
+    """
+    hidden = _HOP_BY_HOP.union(not_forwarded)
+    return CallContext(
+        metadata=tuple((key, value) for key, value in metadata if key not in hidden),
+        deadline=None if seconds_left is None else time.monotonic() + seconds_left,
+        answer=answer,
+    )
 
 
 async def _committed(context: Context, answer: AnswerMetadata, work: Awaitable[_T]) -> _T:

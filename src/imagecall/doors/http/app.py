@@ -51,7 +51,7 @@ from imagecall.generation.assembly import ImagesApart, reassemble, size_of_part
 from imagecall.generation.backend import Backend
 from imagecall.generation.call_context import CALL, CallContext
 from imagecall.generation.chunked_fields import image_fields
-from imagecall.generation.offload import run_offloaded
+from imagecall.generation.offload import offloaded, run_offloaded
 from imagecall.generation.request import ReadRequest, request_from_json
 from imagecall.generation.response_keys import new_response_id, response_keys
 from imagecall.json.text import members
@@ -196,8 +196,7 @@ class _Door:
     async def _answer(self, request: ImageRequest, keys: Mapping[str, bytes]) -> Response:
         generate_request = GenerateImageRequest(request=request, include_document=True)
         answer = await self._backend.generate_image(generate_request)
-        size = answer.ByteSize()
-        return WholeResponse(await run_offloaded(size, whole_answer, answer.response, keys))
+        return WholeResponse(await offloaded(whole_answer, answer.response, keys))
 
     async def convert(self, request: Request) -> Response:
         """POST /convert: converts an item to protobuf text, for the page."""

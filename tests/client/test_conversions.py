@@ -1,0 +1,136 @@
+"""Conversions in bulk by a server: each item has its result, or its error, at its place."""
+
+import asyncio
+import json
+from base64 import b64encode
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+import imagecall
+from imagecall.client import AsyncImageClient
+from tests.client.both import CLIENTS, AnyClient, called, opened
+
+pytestmark = pytest.mark.parametrize("kind", CLIENTS, ids=lambda kind: kind.__name__)
+
+LARGE = b64encode(b"\x89PNG\r\n\x1a\n" + bytes(5_000_000)).decode()
+
+
+def item(number: int, **keys: Any) -> str:
+    return json.dumps(
+        {"type": "image_generation_call", "id": f"ig_{number}", **keys}, separators=(",", ":")
+    )
+
+
+async def test_a_thousand_items_are_converted_and_back_in_order(
+    kind: type[AnyClient], address: str
+) -> None:
+    items = [item(number) for number in range(1000)]
+    items[500] = item(500, result=LARGE)
+    async with opened(kind(address)) as client:
+        calls = await called(client, "parse_calls", items)
+        assert calls == [imagecall.from_json(text) for text in items]
+        texts = await called(client, "format_calls", calls)
+    assert texts == [text.encode() for text in items]
+
+
+BAD = {
+    "no JSON": ("{", "NOT_JSON", ""),
+    "a wrong type": ('{"type":"image_generation_call","id":5}', "WRONG_TYPE", "/id"),
+    "no UTF-8": (b'{"type":"\xff"}', "NOT_UTF8", "/type"),
+    "half a surrogate pair": ('{"type":"\ud800"}', "LONE_SURROGATE", "/type"),
+    "nothing": ("", "NOT_JSON", ""),
+    "a large one": ('{"type":"a","b":"' + LARGE, "NOT_JSON", "/b"),
+}
+
+
+async def test_an_item_that_is_refused_is_an_error_in_its_place(
+    kind: type[AnyClient], address: str
+) -> None:
+    bad = list(BAD.values())
+    items = [text for index, (bad_text, _, _) in enumerate(bad) for text in (bad_text, item(index))]
+    async with opened(kind(address)) as client:
+        results = await called(client, "parse_calls", items)
+    assert results[1::2] == [imagecall.from_json(item(index)) for index in range(len(bad))]
+    errors = results[::2]
+    assert all(isinstance(error, imagecall.ConversionError) for error in errors)
+    assert [(error.reason, error.pointer) for error in errors] == [each[1:] for each in bad]
+    assert {error.code for error in errors} == {"INVALID_ARGUMENT"}
+
+
+async def test_a_message_that_is_refused_is_an_error_in_its_place(
+    kind: type[AnyClient], address: str
+) -> None:
+    good = imagecall.from_json(item(1))
+    async with opened(kind(address)) as client:
+        first, error, last = await called(
+            client, "format_calls", [good, imagecall.ImageGenerationCall(), good]
+        )
+    assert (first, last) == (item(1).encode(), item(1).encode())
+    assert error.reason == "EMPTY_ONEOF"
+
+
+async def test_variant_and_profile_are_those_of_each_item(
+    kind: type[AnyClient], address: str
+) -> None:
+    options: dict[str, Any] = {"variant": "input_image_generation_call2"}
+    async with opened(kind(address)) as client:
+        [call] = await called(client, "parse_calls", [item(1)], **options)
+        options["profile"] = imagecall.Profile.STRICT
+        [error] = await called(client, "parse_calls", [item(1)], **options)
+        [unknown] = await called(client, "parse_calls", [item(1)], variant="none")
+    assert imagecall.view(call).variant == "input_image_generation_call2"
+    assert (error.reason, error.pointer) == ("MISSING_KEY", "/result")
+    assert unknown.reason == "UNKNOWN_VARIANT"
+
+
+async def test_no_items_have_no_results(kind: type[AnyClient], address: str) -> None:
+    async with opened(kind(address)) as client:
+        assert await called(client, "parse_calls", []) == []
+
+
+async def test_a_failure_of_the_iterable_is_raised_after_the_results_before_it(
+    kind: type[AnyClient], address: str
+) -> None:
+    def items() -> Iterator[str]:
+        yield from (item(number) for number in range(300))
+        raise KeyError("no more")
+
+    results: list[Any] = []
+    async with opened(kind(address)) as client:
+        with pytest.raises(KeyError, match="no more"):
+            if isinstance(client, AsyncImageClient):
+                async for result in client.parse_calls(items()):
+                    results.append(result)
+            else:
+                await asyncio.to_thread(results.extend, client.parse_calls(items()))
+    assert len(results) == 300
+
+
+async def test_items_that_arrive_asynchronously_are_converted(
+    kind: type[AnyClient], address: str
+) -> None:
+    async def items() -> AsyncIterator[str]:
+        for number in range(300):
+            yield item(number)
+
+    async with opened(kind(address)) as client:
+        if isinstance(client, AsyncImageClient):
+            results = await called(client, "parse_calls", items())
+            assert [result.output_image_generation_call.id for result in results] == [
+                f"ig_{number}" for number in range(300)
+            ]
+
+
+async def test_leaving_the_results_ends_the_call(kind: type[AnyClient], address: str) -> None:
+    async with opened(kind(address, max_calls=1)) as client:
+        if isinstance(client, AsyncImageClient):
+            results = client.parse_calls(item(number) for number in range(1000))
+            await anext(results)
+            await results.aclose()
+        else:
+            blocking = client.parse_calls(item(number) for number in range(1000))
+            await asyncio.to_thread(next, blocking)
+            await asyncio.to_thread(blocking.close)
+        assert len(await called(client, "parse_calls", [item(1)])) == 1

@@ -1,0 +1,1 @@
+"""A service of one's own: its generator, plain servers, its guide."""
