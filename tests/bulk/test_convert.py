@@ -1,5 +1,6 @@
 """`imagecall convert` of many records: every kind of input, and back to the same values."""
 
+import hashlib
 import io
 import itertools
 import json
@@ -8,10 +9,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from google.protobuf.proto import parse_length_prefixed
 
 import imagecall
+from imagecall.bulk.parquet import read_parquet
 from imagecall.v1.document_kind_pb2 import DocumentKind
 from tests.bulk.command import (
     PNG,
@@ -160,8 +164,7 @@ def test_broken_lines_are_listed_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert done.code == 3
     assert "2,700 converted, 300 refused" in done.err
     assert done.err.count("\n") == 22  # 20 of them, the count of the others, and the summary
-    found = [(row["line"], row["pointer"], row["reason"]) for row in rows(report)]
-    assert found == faults
+    assert [(row["line"], row["pointer"], row["reason"]) for row in rows(report)] == faults
     assert [value["id"] for value in rows(output)] == [f"ig_{n}" for n in range(1, 3001) if n % 10]
 
 
@@ -259,3 +262,75 @@ def test_one_document_is_known_by_its_keys(tmp_path: Path) -> None:
         back: list[str | Path] = ["--from", "binary", "--to", "json", "-o", tmp_path / "back.json"]
         assert run("convert", tmp_path / "out.binpb", *back).code == 0
         assert json.loads((tmp_path / "back.json").read_text()) == value
+
+
+def test_lines_go_to_parquet_and_back(tmp_path: Path) -> None:
+    text = lines(*ITEMS, *DOCUMENTS, b"{", *ITEMS * 500)
+    (tmp_path / "in.jsonl").write_bytes(text)
+    there = run("convert", tmp_path / "in.jsonl", "-o", tmp_path / "out.parquet")
+    assert (there.code, "in.jsonl:11: NOT_JSON" in there.err) == (3, True)
+    table = pq.read_table(tmp_path / "out.parquet")
+    first = table.slice(0, 1).to_pylist()[0]
+    assert (first["id"], first["status"], first["format"]) == ("a", "completed", "png")
+    assert (first["size"], first["sha256"]) == (len(PNG), hashlib.sha256(PNG).hexdigest())
+    assert first["call"] == imagecall.serialized_from_json(json.dumps(ITEMS[0]))
+    assert table["document"].null_count == len(ITEMS) * 501
+    for output in ("back.jsonl", "back.binpb"):
+        options = ("-o", tmp_path / output)
+        back = run("convert", tmp_path / "out.parquet", *options)
+        assert (back.code, back.err[-10:]) == (0, "a second)\n")
+    good = [*ITEMS, *DOCUMENTS, *ITEMS * 500]
+    assert values((tmp_path / "back.jsonl").read_bytes()) == values(lines(*good))
+
+
+@pytest.mark.parametrize("type", [pa.string(), pa.large_string(), pa.binary(), pa.large_binary()])
+@pytest.mark.parametrize("column", ["json", "body"])
+def test_a_column_of_json_is_read(column: str, type: pa.DataType, tmp_path: Path) -> None:
+    texts = [json.dumps(item("a")), None, "{", json.dumps(response(item("b")))]
+    key = pa.array(range(4))
+    rows_of_json = pa.array(texts, pa.string()).cast(type)
+    pq.write_table(pa.table({"key": key, column: rows_of_json}), tmp_path / "in.parquet")
+    report = tmp_path / "report"
+    options = () if column == "json" else ("--column", column)
+    done = run(
+        *("convert", tmp_path / "in.parquet", "-o", tmp_path / "out.jsonl", *options),
+        *("--to", "json", "--errors", report),
+    )
+    assert done.code == 3
+    reasons = [(row["line"], row["reason"]) for row in rows(report)]
+    assert sorted(reasons) == [(2, "NO_VALUE"), (3, "NOT_JSON"), (4, "OTHER_MESSAGE")]
+    assert rows(tmp_path / "out.jsonl") == [item("a")]
+    fully = run("convert", tmp_path / "in.parquet", *options, "-o", tmp_path / "out.parquet")
+    assert fully.code == 3
+    assert pq.read_table(tmp_path / "out.parquet")["id"].to_pylist() == ["a", None]
+
+
+def test_rows_of_large_images_are_read_a_few_at_a_time(tmp_path: Path) -> None:
+    text = json.dumps(item("a", PNG + bytes(1_000_000)))
+    table = pa.table({"json": [text] * 40})
+    pq.write_table(table, tmp_path / "in.parquet", compression=None, use_dictionary=False)
+    sizes = [len(batch.texts) for batch in read_parquet(str(tmp_path / "in.parquet"), None)]
+    assert sizes == [1] * 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["in.parquet", "-o", "out.jsonl"], "name the column of JSON by --column: a, b"),
+        (["in.parquet", "--column", "c", "-o", "out.jsonl"], "there is no column c"),
+        (["in.parquet", "--column", "a", "-o", "out.jsonl"], "must be of text or bytes, not int64"),
+        (["--from", "parquet", "-o", "out.jsonl"], "Parquet is read from a file"),
+        (["in.jsonl", "--to", "parquet"], "Parquet is written to a file"),
+        (["no.parquet", "-o", "out.jsonl"], "No such file"),
+        (["in.jsonl", "--from", "parquet", "-o", "out.jsonl"], "UNREADABLE"),
+    ],
+)
+def test_parquet_that_cannot_be_read_or_written_is_a_sentence(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.jsonl").write_bytes(lines(item()))
+    pq.write_table(pa.table({"a": [1], "b": ["{}"]}), "in.parquet")
+    done = run("convert", *arguments)
+    assert done.code == 1
+    assert message in done.err

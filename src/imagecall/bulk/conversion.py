@@ -84,7 +84,7 @@ def messages_of(reading: Reading, batch: Batch) -> Batch:
         except ConversionError as error:
             faults.append(fault_of(error, number))
             continue
-        if message == batch.message:
+        if batch.message in ("", message):
             numbers.append(number)
             messages.append(data)
         else:
@@ -104,17 +104,18 @@ def json_of(batch: Batch) -> Batch:
     faults = [*batch.faults]
     for number, data in batch.records:
         try:
-            texts.append(one_line(_json(data)))
+            texts.append(json_of_message(data))
             numbers.append(number)
         except ConversionError as error:
             faults.append(fault_of(error, number))
     return replace(batch, numbers=numbers, texts=texts, faults=faults)
 
 
-def _json(data: bytes) -> bytes:
-    if is_document(data):
-        return document_to_json(parsed(Document, data))
-    return json_from_serialized(data)
+def json_of_message(message: bytes) -> bytes:
+    """JSON of a serialized message, on one line. Raises ConversionError."""
+    if is_document(message):
+        return one_line(document_to_json(parsed(Document, message)))
+    return one_line(json_from_serialized(message))
 
 
 def is_document(message: bytes) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from imagecall.bulk.faults import Fault, FaultLog, fault_of
 from imagecall.bulk.image_files import ImageFiles, NotWritten
-from imagecall.bulk.images import FoundImage, images_in
+from imagecall.bulk.images import PlacedImage, images_in
 from imagecall.bulk.kinds import RecordKind
 from imagecall.bulk.records import Batch
 from imagecall.errors import ConversionError
@@ -52,8 +52,8 @@ class Extraction:
                 self._log.add(file, [fault_of(error, line)])
                 continue
             self.events += not images
-            for found in images:
-                yield from self._write(file, line, found)
+            for image in images:
+                yield from self._write(file, line, image)
 
     def summary(self) -> str:
         """Line with the counts."""
@@ -68,25 +68,25 @@ class Extraction:
         ]
         return ", ".join(f"{n:,} {words}" for n, words in counts if n or words == "written")
 
-    def _write(self, file: str, line: int, found: FoundImage) -> Iterator[str]:
-        if found.partial is not None and not self._partial_images:
+    def _write(self, file: str, line: int, placed: PlacedImage) -> Iterator[str]:
+        if placed.partial is not None and not self._partial_images:
             self.partial += 1
             return
-        if found.image is None:
+        if placed.image is None:
             self.empty += 1
-            self._log.add(file, [Fault(line, found.pointer, "NO_IMAGE", found.cause)])
+            self._log.add(file, [Fault(line, placed.pointer, "NO_IMAGE", placed.cause)])
             return
-        label = "" if found.partial is None else f"-partial{found.partial}"
+        label = "" if placed.partial is None else f"-partial{placed.partial}"
         try:
-            path, state = self._files.write(found.id, found.image, label)
+            path, state = self._files.write(placed.id, placed.image, label)
         except NotWritten as error:
             self.refused += 1
-            self._log.add(file, [Fault(line, found.pointer, "NOT_WRITTEN", str(error))])
+            self._log.add(file, [Fault(line, placed.pointer, "NOT_WRITTEN", str(error))])
             return
         self.written += state == "new"
         self.present += state == "there already"
         self.repeated += state == "repeated"
         if state != "repeated":
-            form = image_format(found.image) or "unknown format"
+            form = image_format(placed.image) or "unknown format"
             there = "" if state == "new" else f", {state}"
-            yield f"{path}: {form}, {len(found.image):,} bytes{there}"
+            yield f"{path}: {form}, {len(placed.image):,} bytes{there}"

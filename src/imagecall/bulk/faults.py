@@ -38,6 +38,7 @@ REASONS: Final = {
     "NO_IMAGE": "an item has no image, or a record has no item",
     "NOT_WRITTEN": "the file of an image cannot be written, or is there already",
     "OTHER_MESSAGE": "an item among documents, or a document among items",
+    "NO_VALUE": "a row of a table is null",
 }
 """Reasons of faults that no conversion has."""
 

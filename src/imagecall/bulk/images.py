@@ -25,7 +25,7 @@ _ERROR_MESSAGES: Final = (
 _IN_PROGRESS: Final = ("in_progress", "generating")
 
 
-class FoundImage(NamedTuple):
+class PlacedImage(NamedTuple):
     """Image, or the cause of its absence.
 
     Attributes:
@@ -43,7 +43,7 @@ class FoundImage(NamedTuple):
     partial: int | None = None
 
 
-def images_in(text: bytes, named: RecordKind | None = None) -> Iterator[FoundImage]:
+def images_in(text: bytes, named: RecordKind | None = None) -> Iterator[PlacedImage]:
     """Yields the images of a record, and the items without one. Raises ConversionError.
 
     `named` is the kind of the record. None: it is found by the keys. Yields nothing for an event
@@ -56,22 +56,22 @@ def images_in(text: bytes, named: RecordKind | None = None) -> Iterator[FoundIma
     document = document_from_json(text, kind=kind)
     for placed in document.calls:
         call = view(placed.call)
-        found = _item(placed.pointer, call)
-        if kind != "event" or found.image is not None or call.status not in _IN_PROGRESS:
-            yield found
+        image = _item(placed.pointer, call)
+        if kind != "event" or image.image is not None or call.status not in _IN_PROGRESS:
+            yield image
     if kind == "event":
         yield from _partial_image(text)
     elif not document.calls:
-        yield FoundImage("", "", None, _cause_in(document))
+        yield PlacedImage("", "", None, _cause_in(document))
 
 
-def _item(pointer: str, call: CallView) -> FoundImage:
+def _item(pointer: str, call: CallView) -> PlacedImage:
     if CALLS.variants[call.variant].option.fallback:
         cause = f"an item of type {quoted(call.type)} has none"
-        return FoundImage(pointer, "", None, cause)
+        return PlacedImage(pointer, "", None, cause)
     image = call.image
     cause = _cause(call) if image is None else ""
-    return FoundImage(pointer, call.id or "", image, cause)
+    return PlacedImage(pointer, call.id or "", image, cause)
 
 
 def _cause(call: CallView) -> str:
@@ -86,7 +86,7 @@ def _cause(call: CallView) -> str:
     return f'its "result" is {absence}{status}'
 
 
-def _partial_image(text: bytes) -> Iterator[FoundImage]:
+def _partial_image(text: bytes) -> Iterator[PlacedImage]:
     """Yields the image of an event of a partial image; nothing for other events."""
     if _PARTIAL not in text:
         return
@@ -96,7 +96,7 @@ def _partial_image(text: bytes) -> Iterator[FoundImage]:
         return
     image = partial.partial_image_b64.image or None
     cause = "" if image else f'its "{_PARTIAL.decode()}" is no base64'
-    yield FoundImage("", partial.item_id, image, cause, partial.partial_image_index)
+    yield PlacedImage("", partial.item_id, image, cause, partial.partial_image_index)
 
 
 def _cause_in(document: Document) -> str:

@@ -5,26 +5,40 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from imagecall.bulk.faults import Fault
 from imagecall.bulk.records import Batch, foreign, json_records
 
 STANDARD_INPUT: Final = "-"
 
-JSON_SUFFIXES: Final = (".json", ".jsonl", ".ndjson", ".sse", ".txt", ".log")
-"""Ends of the names of files with JSON that are read in a folder."""
+Format: TypeAlias = Literal["json", "binary", "parquet"]
+
+FORMATS: Final[dict[str, Format]] = {
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".sse": "json",
+    ".txt": "json",
+    ".log": "json",
+    ".binpb": "binary",
+    ".pb": "binary",
+    ".parquet": "parquet",
+}
+"""Format of a file by the extension of its name. A folder gives the files of these."""
+
+JSON_EXTENSIONS: Final = tuple(name for name, format in FORMATS.items() if format == "json")
 
 _HEAD: Final = 64 * 1024
 _BUFFER: Final = 1024 * 1024
 
 
 def inputs(
-    names: Sequence[str], suffixes: Sequence[str] = JSON_SUFFIXES
+    names: Sequence[str], extensions: Sequence[str] = JSON_EXTENSIONS
 ) -> Iterator[tuple[str, Path]]:
     """Yields the files, each with its path below the folder that was named.
 
-    A folder gives its files with one of the suffixes, also those in its folders, in order. Raises
+    A folder gives its files with one of the extensions, also those in its folders, in order. Raises
     OSError for a folder without such a file.
     """
     for name in names or [STANDARD_INPUT]:
@@ -32,16 +46,16 @@ def inputs(
         if name == STANDARD_INPUT or not path.is_dir():
             yield name, Path(path.name)
             continue
-        files = sorted(each for each in path.rglob("*") if _is_input(each, path, suffixes))
+        files = sorted(each for each in path.rglob("*") if _is_input(each, path, extensions))
         if not files:
-            raise OSError(f"the folder {name} has no file that ends with {', '.join(suffixes)}")
+            raise OSError(f"the folder {name} has no file that ends with {', '.join(extensions)}")
         for file in files:
             yield str(file), file.relative_to(path)
 
 
-def _is_input(file: Path, folder: Path, suffixes: Sequence[str]) -> bool:
+def _is_input(file: Path, folder: Path, extensions: Sequence[str]) -> bool:
     is_hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    return file.suffix.lower() in suffixes and not is_hidden and file.is_file()
+    return file.suffix.lower() in extensions and not is_hidden and file.is_file()
 
 
 @contextmanager
@@ -59,6 +73,11 @@ def opened(name: str) -> Iterator[BufferedReader]:
 def head_of(stream: BufferedReader) -> bytes:
     """Start of a file, which stays to be read."""
     return stream.peek(_HEAD)[:_HEAD]
+
+
+def format_of(name: str, default: Format = "json") -> Format:
+    """Format by the extension of a name."""
+    return FORMATS.get(Path(name).suffix.lower(), default)
 
 
 def read_json(name: str, *, lines: bool = False) -> Iterator[Batch]:

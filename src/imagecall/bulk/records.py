@@ -20,8 +20,8 @@ from imagecall.json.text import elements
 MAX_RECORD_BYTES: Final = 48 * 1024 * 1024
 """Largest record. Up to five copies of a record are in memory while it is converted."""
 
-_BATCH_BYTES: Final = 1024 * 1024
-_BATCH_RECORDS: Final = 2000
+_MAX_BATCH_BYTES: Final = 1024 * 1024
+_MAX_BATCH_RECORDS: Final = 2000
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _SSE_LINE: Final = re.compile(rb"(?:data|event|id|retry)?:")
 _SSE_END: Final = b"[DONE]"
@@ -58,7 +58,8 @@ class Batch:
         numbers: first line, or number in the file, of each record.
         texts: data of each record.
         source: number of the file among the inputs.
-        message: name of the message that each record is or becomes; "" for any.
+        message: name of the message that each record becomes; "" for any.
+        is_json: True if the texts are JSON, False if they are serialized messages.
     """
 
     numbers: Sequence[int] = ()
@@ -66,6 +67,7 @@ class Batch:
     faults: list[Fault] = field(default_factory=list)
     source: int = 0
     message: str = ""
+    is_json: bool = True
 
     @property
     def records(self) -> Iterable[tuple[int, bytes]]:
@@ -97,19 +99,19 @@ def json_records(stream: BufferedReader, head: bytes, *, lines: bool) -> Iterato
 def batches(records: Iterable[Record | Fault]) -> Iterator[Batch]:
     """Collects records into batches of about a mebibyte."""
     size = 0
-    found: list[Record] = []
+    collected: list[Record] = []
     faults: list[Fault] = []
     for record in records:
         if isinstance(record, Fault):
             faults.append(record)
             continue
-        found.append(record)
+        collected.append(record)
         size += len(record.data)
-        if size >= _BATCH_BYTES or len(found) >= _BATCH_RECORDS:
-            yield _batch(found, faults)
-            found, faults, size = [], [], 0
-    if found or faults:
-        yield _batch(found, faults)
+        if size >= _MAX_BATCH_BYTES or len(collected) >= _MAX_BATCH_RECORDS:
+            yield _batch(collected, faults)
+            collected, faults, size = [], [], 0
+    if collected or faults:
+        yield _batch(collected, faults)
 
 
 def _batch(records: Sequence[Record], faults: list[Fault]) -> Batch:
@@ -141,7 +143,7 @@ def _line_batches(stream: BufferedReader) -> Iterator[Batch]:
     number, size = 1, 0
     pieces: list[bytes] = []  # of the line that has begun
     mark = _BYTE_ORDER_MARK
-    for block in chain(iter(partial(stream.read1, _BATCH_BYTES), b""), [b"\n"]):
+    for block in chain(iter(partial(stream.read1, _MAX_BATCH_BYTES), b""), [b"\n"]):
         first, *others = block.removeprefix(mark).split(b"\n")
         mark = b""
         size += len(first)

@@ -10,11 +10,11 @@ from imagecall.commands.codes import EPILOG
 from imagecall.conversion.converter import CALLS, Profile
 from imagecall.formats import MEDIA_TYPES
 
-FORMATS: Final = ("json", "binary", "text")
+FORMATS: Final = ("json", "binary", "text", "parquet")
 
-_IMAGE_SUFFIXES: Final = (".jpg", *(f".{name}" for name in MEDIA_TYPES))
-_MANY_SUFFIXES: Final = (".jsonl", ".ndjson", ".sse")
-"""Ends of the names of files that hold many records."""
+_IMAGE_EXTENSIONS: Final = (".jpg", *(f".{name}" for name in MEDIA_TYPES))
+_MANY_EXTENSIONS: Final = (".jsonl", ".ndjson", ".sse", ".parquet")
+"""Extensions of the names of files that hold many records."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -37,14 +37,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="source",
         choices=FORMATS,
-        help="format of the input (default: json; of --lines, by the end of the name)",
+        help="format of the input (default: json; of many records, by the extension of the name)",
     )
     parser.add_argument(
         "--to",
         dest="target",
         choices=FORMATS,
-        help="format of the output: json, binary (protobuf), text (protobuf text format); "
-        "default: text; of --lines, by the end of the output's name, or else binary for JSON",
+        help="format of the output: json, binary (protobuf), text (protobuf text format), parquet; "
+        "default: text; of many records, by the extension of -o, or else binary for JSON",
     )
     _add_reading_options(parser)
     _add_options_of_many(parser)
@@ -83,6 +83,11 @@ def _add_options_of_many(parser: argparse.ArgumentParser) -> None:
         help="the JSON is JSON Lines, and binary is messages that each follow their length",
     )
     many.add_argument(
+        "--column",
+        metavar="NAME",
+        help="column of JSON in Parquet (default: its messages; or json; or the only column)",
+    )
+    many.add_argument(
         "--jobs", type=positive, metavar="N", help="processes that convert (default: 1)"
     )
     many.add_argument(
@@ -97,16 +102,20 @@ def is_many(options: argparse.Namespace) -> bool:
     """True if the input is many records."""
     named = options.lines or options.jobs or options.errors or options.skip_existing
     paths = [Path(name) for name in options.files]
+    outputs = [options.output] if options.output else []
     return bool(
         named
+        or options.column
+        or "parquet" in (options.source, options.target)
         or len(paths) > 1
-        or any(path.is_dir() or path.suffix.lower() in _MANY_SUFFIXES for path in paths)
+        or any(path.is_dir() for path in paths)
+        or any(path.suffix.lower() in _MANY_EXTENSIONS for path in [*paths, *outputs])
     )
 
 
 def fault(options: argparse.Namespace) -> str | None:
     """Sentence about options that contradict each other; None if none do."""
-    if options.output and options.output.suffix.lower() in _IMAGE_SUFFIXES:
+    if options.output and options.output.suffix.lower() in _IMAGE_EXTENSIONS:
         return (
             f"{options.output} is the name of an image, and convert writes none: "
             "imagecall extract FILE -o DIR writes the images in JSON"

@@ -34,6 +34,7 @@ _EXTRAS: Final = {
     "PIL": "embedded",
     "opentelemetry": "observe",
     "prometheus_client": "observe",
+    "pyarrow": "bulk",
 }
 """Extra of this package that installs a module."""
 
