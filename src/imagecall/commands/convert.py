@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Final
 
 from imagecall.bulk.kinds import ITEM, RECORD_KINDS
+from imagecall.commands import codes
 from imagecall.commands.arguments import add_server_option, positive, tls_fault
-from imagecall.commands.codes import EPILOG
 from imagecall.conversion.converter import CALLS, Profile
 from imagecall.formats import MEDIA_TYPES
 
+FAILED_CALL: Final = codes.CALL_FAILED
 FORMATS: Final = ("json", "binary", "text", "parquet")
 
 _IMAGE_EXTENSIONS: Final = (".jpg", *(f".{name}" for name in MEDIA_TYPES))
@@ -19,7 +20,7 @@ _MANY_EXTENSIONS: Final = (".jsonl", ".ndjson", ".sse", ".parquet")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    parser.epilog = EPILOG
+    parser.epilog = f"{codes.EPILOG} 4 if the call of --server failed."
     parser.add_argument(
         "files",
         nargs="*",
