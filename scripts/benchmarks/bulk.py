@@ -8,6 +8,7 @@ length; and the converter in a loop over the lines, which writes each message af
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import imagecall
 from imagecall.wire.varint import write_varint
@@ -69,8 +70,16 @@ def commands(source: Path, target: Path) -> Iterator[tuple[str, list[str]]]:
     yield "and back", [*convert[:2], f"{target}.parquet", "-o", f"{target}.jsonl"]
 
 
-def seconds_of(command: list[str], output: Path) -> float:
-    """Time of a command, whose standard output goes to a file."""
+class Run(NamedTuple):
+    """Time of a command, and processor time of all its processes, in seconds."""
+
+    seconds: float
+    cpu: float
+
+
+def run_of(command: list[str], output: Path) -> Run:
+    """Runs a command, whose standard output goes to a file."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with output.open("wb") as file:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.PIPE)
@@ -78,7 +87,9 @@ def seconds_of(command: list[str], output: Path) -> float:
         seconds = time.perf_counter() - start
     if process.returncode:
         raise RuntimeError(error.decode())
-    return seconds
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Run(seconds, cpu)
 
 
 def peak_of(command: list[str]) -> int:
@@ -96,18 +107,19 @@ def measure(name: str, image_bytes: int, count: int, rounds: int) -> None:
         write_items(source, image_bytes, count)
         size = source.stat().st_size
         candidates = dict(commands(source, target))
-        seconds = dict.fromkeys(candidates, 9000000000.0)
+        runs: dict[str, list[Run]] = {candidate: [] for candidate in candidates}
         for _ in range(rounds):
             for candidate, command in candidates.items():
-                run = seconds_of(command, Path(f"{target}.stdout"))
-                seconds[candidate] = min(seconds[candidate], run)
+                runs[candidate].append(run_of(command, Path(f"{target}.stdout")))
         print(f"\n{count:,} items of {name}, {size / MIB:,.0f} MiB")
+        loop_seconds, loop_cpu = map(min, zip(*runs["loop"], strict=True))
         for candidate, command in candidates.items():
-            best = seconds[candidate]
+            seconds, cpu = map(min, zip(*runs[candidate], strict=True))
             peak = "" if candidate == "jq" else f"{peak_of(command) / MIB:>8,.0f} MiB"
             print(
-                f"{candidate:16}{count / best:>10,.0f} items/s{size / best / MIB:>8,.0f} MiB/s"
-                f"{seconds['loop'] / best:>7.2f} of the loop{peak}",
+                f"{candidate:16}{count / seconds:>10,.0f} items/s{size / seconds / MIB:>8,.0f} MiB/s"
+                f"{loop_seconds / seconds:>7.2f} of the loop, by processor time"
+                f"{loop_cpu / cpu:>6.2f}{peak}",
                 flush=True,
             )
 

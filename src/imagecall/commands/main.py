@@ -35,6 +35,7 @@ _EXTRAS: Final = {
     "PIL": "embedded",
     "opentelemetry": "observe",
     "prometheus_client": "observe",
+    "fsspec": "bulk",
     "pyarrow": "bulk",
 }
 """Extra of this package that installs a module."""
