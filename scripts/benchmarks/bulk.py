@@ -117,7 +117,7 @@ def measure(name: str, image_bytes: int, count: int, rounds: int) -> None:
             seconds, cpu = map(min, zip(*runs[candidate], strict=True))
             peak = "" if candidate == "jq" else f"{peak_of(command) / MIB:>8,.0f} MiB"
             print(
-                f"{candidate:16}{count / seconds:>10,.0f} items/s{size / seconds / MIB:>8,.0f} MiB/s"
+                f"{candidate:16}{count / seconds:>9,.0f} items/s{size / MIB / seconds:>8,.0f} MiB/s"
                 f"{loop_seconds / seconds:>7.2f} of the loop, by processor time"
                 f"{loop_cpu / cpu:>6.2f}{peak}",
                 flush=True,

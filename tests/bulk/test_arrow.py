@@ -3,9 +3,13 @@
 import hashlib
 import json
 import pickle
+import re
+import subprocess
+import sys
 from base64 import b64encode
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -106,3 +110,25 @@ def test_a_column_over_the_limit_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("imagecall.bulk.columns._MAX_COLUMN_BYTES", 1000)
     with pytest.raises(ValueError, match="make batches smaller"):
         bulk.calls_from_json(batch(TEXTS[:1] * 20))
+
+
+def test_the_program_of_the_guide_runs() -> None:
+    guide = Path(bulk.__file__).with_name("README.md").read_text()
+    [program] = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    first, second = done.stdout.splitlines()
+    assert f"# {first}\n" in program
+    assert second == str(['{"type":"image_generation_call","id":"ig_1"}', None])
+
+
+def test_images_go_to_a_filesystem_under_their_digests(tmp_path: Path) -> None:
+    calls = bulk.calls_from_json(batch([*TEXTS, *BROKEN]))
+    for _ in range(2):
+        bulk.save_images(calls, f"file://{tmp_path}/images")
+    images = {path.name: path.read_bytes() for path in (tmp_path / "images").iterdir()}
+    endings = {PNG: "png", LARGE: "png", JPEG: "jpeg"}
+    assert images == {
+        f"{hashlib.sha256(image).hexdigest()}.{ending}": image for image, ending in endings.items()
+    }
