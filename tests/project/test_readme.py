@@ -70,7 +70,7 @@ def test_the_commands_of_a_text_print_what_it_shows(
             text=True,
             check=False,
         )
-        printed = done.stdout
+        printed, shown = done.stdout, _addressed(shown, servers)
         if command.startswith("buf curl"):
             printed, shown = re.sub(r"\s", "", printed), re.sub(r"\s", "", shown)
         assert _comparable(printed) == _comparable(shown), command

@@ -1,6 +1,5 @@
 """Images of converted rows in a folder of any filesystem, such as S3, by fsspec."""
 
-import fsspec
 import pyarrow as pa
 
 from imagecall.bulk.arrow import image_of
@@ -17,6 +16,8 @@ def save_images(calls: pa.RecordBatch, folder: str) -> None:
         calls: rows with the columns "call", "sha256" and "format".
         folder: folder as fsspec names it, such as s3://bucket/images.
     """
+    import fsspec  # It loads an event loop.
+
     filesystem, path = fsspec.core.url_to_fs(folder)
     filesystem.makedirs(path, exist_ok=True)
     for call, digest, format in zip(calls["call"], calls["sha256"], calls["format"], strict=True):
