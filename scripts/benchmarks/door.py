@@ -40,6 +40,11 @@ def asked(size: int) -> dict[str, Any]:
     return {"model": "m", "input": "a fox", "tools": [tool], "embedded": {"image_bytes": size}}
 
 
+def asked_of_images(size: int) -> dict[str, Any]:
+    """Returns the body of a request of the Images API for the same picture."""
+    return {"prompt": "a fox", "size": "64x64", "embedded": {"image_bytes": size}}
+
+
 def request(size: int) -> GenerateImageRequest:
     """Returns the gRPC request for that picture."""
     wanted = ImageRequest(
@@ -122,6 +127,7 @@ async def measure(seconds: float) -> None:
     )
     print("HTTP door -> gRPC backend -> embedded, one request after the other, the picture drawn")
     print("before: requests/s, and as a ratio to a plain ASGI endpoint with the same JSON ready;")
+    print("the same picture by the Images API, as a ratio to the Responses API;")
     print("the latency added to the same call over gRPC directly:")
     async with AsyncExitStack() as stack:
         local = ("--grpc", "127.0.0.1:0", "--http")
@@ -141,11 +147,15 @@ async def measure(seconds: float) -> None:
         session = await stack.enter_async_context(aiohttp.ClientSession(read_bufsize=2**20))
         for name, size in SIZES.items():
             body = json.dumps(asked(size)).encode()
+            images = json.dumps(asked_of_images(size)).encode()
             ready = await post(session, f"http://{door}/v1/responses", body)
             await post(session, f"http://{plain}/{size}", ready)
             found = await medians(
                 {
                     "door": partial(post, session, f"http://{door}/v1/responses", body),
+                    "images": partial(
+                        post, session, f"http://{door}/v1/images/generations", images
+                    ),
                     "plain": partial(post, session, f"http://{plain}/{size}", body),
                     "grpc": partial(stub.GenerateImage, request(size)),
                 },
@@ -153,6 +163,7 @@ async def measure(seconds: float) -> None:
             )
             print(
                 f"  {name:>6}: {1 / found['door']:.0f}/s, {found['plain'] / found['door']:.2f}; "
+                f"images.generate {found['door'] / found['images']:.2f} of that; "
                 f"added {(found['door'] - found['grpc']) * 1e3:.1f} ms   "
                 f"(door {found['door'] * 1e3:.1f} ms, plain {found['plain'] * 1e3:.1f} ms, "
                 f"gRPC {found['grpc'] * 1e3:.1f} ms)"

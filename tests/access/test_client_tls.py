@@ -24,13 +24,20 @@ from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.client import AsyncImageClient, ClientTls
 from imagecall.doors.grpc.server import GrpcServer
 from imagecall.errors import GenerationError
+from imagecall.v1.image_generation_service_pb2 import (
+    GenerateImageRequest,
+    GenerateImageResponse,
+)
+from imagecall.v1.image_generation_tool_pb2 import ImageGenerationTool, Tool
 from imagecall.v1.image_request_pb2 import ImageRequest
-from tests.commands.test_cli import COMMAND
+from tests.commands.command import COMMAND, run_here
 from tests.doors.test_http import door_before
+from tests.images_api import ENGINES
 from tests.readme_regions import ROOT
 from tests.streams import framed, happy
 
-FOX = ImageRequest(prompt="a fox")
+SMALL = Tool(image_generation_tool=ImageGenerationTool(size="64x64", quality="low"))
+FOX = ImageRequest(prompt="a fox", tools=[SMALL])
 PAST = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -69,11 +76,28 @@ def stranger(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "stranger")
 
 
+class Held(EmbeddedBackend):
+    """Embedded backend that holds back the image of a prompt until a test releases it."""
+
+    def __init__(self, prompt: str = "") -> None:
+        super().__init__()
+        self.prompt = prompt
+        self.reached, self.released = asyncio.Event(), asyncio.Event()
+
+    async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
+        if request.request.prompt == self.prompt:
+            self.reached.set()
+            await self.released.wait()
+        return await super().generate_image(request)
+
+
 @asynccontextmanager
-async def serving(pair: Pair | None, clients: Path | None = None) -> AsyncIterator[str]:
+async def serving(
+    pair: Pair | None, clients: Path | None = None, backend: EmbeddedBackend | None = None
+) -> AsyncIterator[str]:
     """The address of a server, with TLS if there is a certificate."""
     certificates = Certificates(pair.cert, pair.key, clients) if pair else None
-    server = GrpcServer("127.0.0.1:0", EmbeddedBackend(), certificates=certificates)
+    server = GrpcServer("127.0.0.1:0", backend or EmbeddedBackend(), certificates=certificates)
     try:
         yield await server.start()
     finally:
@@ -82,14 +106,19 @@ async def serving(pair: Pair | None, clients: Path | None = None) -> AsyncIterat
 
 @asynccontextmanager
 async def serving_json(pair: Pair, clients: Path | None = None) -> AsyncIterator[str]:
-    """The base URL of a Responses API with TLS."""
+    """The base URL of a Responses API, and of an Images API, with TLS."""
 
     async def respond(request: aiohttp.web.Request) -> aiohttp.web.Response:
         await request.read()
         return aiohttp.web.Response(body=framed(happy()), content_type="text/event-stream")
 
+    async def draw(request: aiohttp.web.Request) -> aiohttp.web.Response:
+        await request.read()
+        return aiohttp.web.json_response(ENGINES["openai"].answer)
+
     app = aiohttp.web.Application()
     app.router.add_post("/responses", respond)
+    app.router.add_post("/images/generations", draw)
     runner = aiohttp.web.AppRunner(app)
     await runner.setup()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -179,7 +208,8 @@ async def test_a_client_with_a_certificate_is_served_on_every_hop(
                 assert (await client.generate_image(FOX)).calls
         output = tmp_path / "fox.png"
         where = ["--server", secure, *flags(tls)]
-        code, _, errors = await run("generate", "a fox", "-o", str(output), *where)
+        size = ["--size", "64x64"]
+        code, _, errors = await run("generate", "a fox", *size, "-o", str(output), *where)
         assert (code, output.exists()) == (0, True), errors
         assert (await run("convert", str(ROOT / "tests/cases/none"), *where))[0] == 1
         assert (await run("health", secure, *flags(tls))) == (0, "SERVING\n", "")
@@ -191,7 +221,8 @@ async def test_a_client_with_a_certificate_is_served_on_every_hop(
 
 async def posted(door: str) -> tuple[int, str]:
     """Status and body of a response of a door."""
-    body = {"input": "a fox", "tools": [{"type": "image_generation"}]}
+    tool = {"type": "image_generation", "size": "64x64", "quality": "low"}
+    body = {"input": "a fox", "tools": [tool]}
     async with (
         aiohttp.ClientSession() as session,
         session.post(f"http://{door}/v1/responses", json=body) as answer,
@@ -295,15 +326,29 @@ async def test_an_api_with_a_private_authority_and_client_certificates_is_called
                 assert f"there is no connection to the API: {cause}" in (await posted(door))[1]
 
 
+async def test_an_images_api_has_the_same_settings_of_tls(
+    authority: Authority, stranger: Authority
+) -> None:
+    server, own = authority.issue("server", "127.0.0.1"), authority.issue("client", "a@b.example")
+    async with serving_json(server, authority.file) as url:
+        trusted = backend_from_uri(f"images+{url}", tls=ClientTls(authority.file, *own))
+        async with door_before(trusted) as door:
+            assert (await posted(door))[0] == 200
+        foreign = backend_from_uri(f"images+{url}", tls=ClientTls(stranger.file, *own))
+        async with door_before(foreign) as door:
+            cause = FAILURES["unknown authority"][3]
+            assert f"there is no connection to the API: {cause}" in (await posted(door))[1]
+
+
 async def test_a_backend_gets_the_new_certificate_while_a_call_goes_on(
     authority: Authority, stranger: Authority, tmp_path: Path
 ) -> None:
     server = authority.issue("server", "127.0.0.1")
     own = stranger.issue("client", "a@b.example")
-    late = ImageRequest(prompt="a fox")
-    late.extra_fields.add(name="embedded", json='{"delay_seconds":3}')
+    held = Held("a late fox")
+    late = ImageRequest(prompt=held.prompt, tools=[SMALL])
     async with AsyncExitStack() as stack:
-        address = await stack.enter_async_context(serving(server, authority.file))
+        address = await stack.enter_async_context(serving(server, authority.file, held))
         backend: Any = backend_from_uri(f"grpcs://{address}", tls=ClientTls(authority.file, *own))
         inner = GrpcServer("127.0.0.1:0", backend)
         outer = await inner.start()
@@ -316,12 +361,13 @@ async def test_a_backend_gets_the_new_certificate_while_a_call_goes_on(
                 target.write_bytes(source.read_bytes())
             await asyncio.sleep(1.1)  # The files are checked once a second.
             drawing = asyncio.create_task(client.generate_image(late))
-            await asyncio.sleep(0.2)
+            await held.reached.wait()
             for source, target in zip(authority.issue("newer", "a@b.example"), own, strict=True):
                 target.write_bytes(source.read_bytes())
             await asyncio.sleep(1.1)
             assert (await client.generate_image(FOX)).calls
             assert not drawing.done()
+            held.released.set()
             assert (await drawing).calls
 
 
@@ -337,23 +383,38 @@ async def test_a_backend_gets_the_new_certificate_while_a_call_goes_on(
         (["health", "--timeout", "0"], "is not a number of seconds"),
         (["convert", "--tls-key", "x"], "--tls-key needs the address of a server with TLS"),
         (["generate", "a fox", "--tls-name", "x"], "--tls-name needs the address of a server"),
-        (["serve", "--backend-tls-ca", "FILE"], "the backend 'embedded' has no TLS"),
-        (
-            ["serve", "--backend", "grpcs://a:1", "--backend-tls-ca", "FILE"],
-            "FILE has no certificates in PEM",
-        ),
-        (
-            ["serve", "--backend", "https://a", "--backend-tls-key", "FILE"],
-            "the certificate of a client and its key belong together",
-        ),
     ],
 )
-async def test_faulty_options_of_tls_end_with_2(
+def test_faulty_options_of_tls_end_with_2(
     arguments: list[str], message: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "file"
     file.write_text("no PEM")
-    code, _, errors = await run(*(each.replace("FILE", str(file)) for each in arguments))
+    done = run_here(*(each.replace("FILE", str(file)) for each in arguments))
+    assert done.returncode == 2
+    assert message.replace("FILE", str(file)) in done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--backend-tls-ca", "FILE"], "the backend 'embedded' has no TLS"),
+        (
+            ["--backend", "grpcs://a:1", "--backend-tls-ca", "FILE"],
+            "FILE has no certificates in PEM",
+        ),
+        (
+            ["--backend", "https://a", "--backend-tls-key", "FILE"],
+            "the certificate of a client and its key belong together",
+        ),
+    ],
+)
+async def test_faulty_options_of_tls_to_the_backend_stop_the_start_with_2(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("no PEM")
+    code, _, errors = await run("serve", *(each.replace("FILE", str(file)) for each in arguments))
     assert code == 2
     assert message.replace("FILE", str(file)) in errors
     assert "Traceback" not in errors

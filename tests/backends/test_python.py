@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.test_cli import COMMAND
+from tests.commands.command import COMMAND
 
 MODULE = """
 from imagecall.service import FinalImage, ImageService

@@ -28,8 +28,8 @@ from tests.bulk.command import (
     run,
     sse,
 )
-from tests.commands.test_cli import COMMAND
-from tests.commands.test_cli import run as run_process
+from tests.commands.command import COMMAND
+from tests.commands.command import run as run_process
 from tests.json_value import json_value
 
 ITEMS = [

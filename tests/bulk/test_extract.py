@@ -19,7 +19,7 @@ from tests.bulk.command import (
     run,
     sse,
 )
-from tests.commands.test_cli import run as run_process
+from tests.commands.command import run as run_process
 
 STREAM = sse(
     event("created", response=response()),

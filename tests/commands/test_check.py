@@ -1,4 +1,4 @@
-"""`imagecall check`, started as a user starts it."""
+"""`imagecall check`."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from imagecall.access.admission import Admission
 from imagecall.access.tokens import Tokens
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.conformance.suite import RULES
-from tests.commands.test_cli import run
+from tests.commands.command import run, run_here
 from tests.commands.test_cli import server as server
 from tests.commands.test_cli import servers as servers
 from tests.doors.test_generation import serving
@@ -33,7 +33,7 @@ def test_a_server_is_checked_by_every_rule(server: str) -> None:
 def test_a_failure_names_what_came_what_was_expected_and_where_the_rule_stands(
     server: str,
 ) -> None:
-    done = run("check", server, *SMALL, *FAILING, "--only", "methods", "--only", "image")
+    done = run_here("check", server, *SMALL, *FAILING, "--only", "methods", "--only", "image")
     assert done.returncode == 1
     lines = done.stdout.decode().splitlines()
     assert lines[0].split() == [
@@ -51,7 +51,7 @@ def test_a_failure_names_what_came_what_was_expected_and_where_the_rule_stands(
 def test_the_report_is_json_and_junit_too(server: str, tmp_path: Path) -> None:
     file = tmp_path / "report.xml"
     rules = ["--only", "methods", "--only", "image", "--only", "health"]
-    done = run("check", server, *SMALL, *FAILING, *rules, "--json", "--junit", str(file))
+    done = run_here("check", server, *SMALL, *FAILING, *rules, "--json", "--junit", str(file))
     report = json.loads(done.stdout)
     assert (done.returncode, report["server"], report["images"]) == (1, server, 3)
     assert (report["passed"], report["failed"], report["skipped"]) == (1, 1, 1)
@@ -66,7 +66,7 @@ def test_the_report_is_json_and_junit_too(server: str, tmp_path: Path) -> None:
 
 
 def test_max_images_bounds_the_images(server: str) -> None:
-    done = run("check", server, *SMALL, "--max-images", "3")
+    done = run_here("check", server, *SMALL, "--max-images", "3")
     assert done.returncode == 0
     assert b"--max-images leaves 0" in done.stdout
     assert done.stdout.endswith(b"; 3 images were requested\n")
@@ -87,7 +87,7 @@ def test_max_images_bounds_the_images(server: str) -> None:
 def test_a_fault_of_usage_is_a_sentence(
     arguments: list[str], code: int, message: str, server: str
 ) -> None:
-    done = run("check", *(server if word == "SERVER" else word for word in arguments))
+    done = run_here("check", *(server if word == "SERVER" else word for word in arguments))
     assert done.returncode == code
     assert message in done.stderr.decode().splitlines()[-1]
 

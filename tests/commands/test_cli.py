@@ -1,12 +1,13 @@
-"""The command line, started as a user starts it."""
+"""The command line: as a user starts it, and for tables of cases in the process of the tests."""
 
 import asyncio
 import json
 import re
 import signal
 import subprocess
-import sys
+from base64 import b64decode
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,13 @@ import imagecall
 from imagecall.conversion.converter import CALLS
 from imagecall.conversion.fields import key_of
 from tests.cases import DOCUMENTS, ITEMS, REFUSED_JSON, Case, Refusal
+from tests.commands.command import COMMAND, Done, run, run_here
 from tests.json_value import json_value
-from tests.streams import Event, item, response
+from tests.streams import PNG, Event, framed, happy, item, response
 from tests.upstream import JSON, upstream
 
 ITEM = '{"type":"image_generation_call","id":"ig_1","result":"aGk=","status":"completed"}'
-COMMAND = [str(Path(sys.executable).with_name("imagecall"))]
 PAGES = [param for param in ITEMS if param.values[0].path.stem == "page"]
-
-
-def run(*arguments: str, stdin: bytes | str = b"") -> subprocess.CompletedProcess[bytes]:
-    data = stdin.encode() if isinstance(stdin, str) else stdin
-    return subprocess.run([*COMMAND, *arguments], input=data, capture_output=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +58,11 @@ def test_the_five_pages_go_to_protobuf_and_back(
 ) -> None:
     where = ["--server", server] if remote else []
     variant = case.path.parent.name
-    there = run("convert", "--to", format, "--variant", variant, *where, str(case.path))
+    there = run_here("convert", "--to", format, "--variant", variant, *where, str(case.path))
     assert (there.returncode, there.stderr) == (0, b"")
     if format == "binary":
         assert there.stdout == case.golden.read_bytes()
-    back = run("convert", "--from", format, "--to", "json", *where, stdin=there.stdout)
+    back = run_here("convert", "--from", format, "--to", "json", *where, stdin=there.stdout)
     assert json_value(back.stdout) == json_value(case.text)
 
 
@@ -75,8 +71,8 @@ def test_documents_go_to_protobuf_and_back(case: Case, server: str) -> None:
     kind = case.path.parent.name
     for where in ([], ["--server", server]):
         options = ["--document", kind, *where]
-        there = run("convert", *options, "--to", "binary", str(case.path))
-        back = run("convert", *options, "--from", "binary", "--to", "json", stdin=there.stdout)
+        there = run_here("convert", *options, "--to", "binary", str(case.path))
+        back = run_here("convert", *options, "--from", "binary", "--to", "json", stdin=there.stdout)
         assert json_value(back.stdout) == json_value(case.text), back.stderr
 
 
@@ -86,7 +82,7 @@ def test_documents_go_to_protobuf_and_back(case: Case, server: str) -> None:
 def test_a_refusal_names_reason_and_place_and_exits_with_1(name: str, server: str) -> None:
     case: Refusal = next(p.values[0] for p in REFUSED_JSON if p.values[0].path.stem == name)
     for where in ([], ["--server", server]):
-        done = run("convert", str(case.path), *where)
+        done = run_here("convert", str(case.path), *where)
         assert (done.returncode, done.stdout) == (1, b"")
         at = f" at {case.pointer}" if case.pointer else ""
         assert done.stderr.decode().startswith(f"imagecall: {case.reason}{at}: ")
@@ -95,8 +91,8 @@ def test_a_refusal_names_reason_and_place_and_exits_with_1(name: str, server: st
 
 def test_the_profile_can_be_chosen() -> None:
     text = '{"type":"image_generation_call"}'
-    assert run("convert", "--profile", "wire", stdin=text).returncode == 0
-    assert b"MISSING_KEY at /id" in run("convert", "--profile", "strict", stdin=text).stderr
+    assert run_here("convert", "--profile", "wire", stdin=text).returncode == 0
+    assert b"MISSING_KEY at /id" in run_here("convert", "--profile", "strict", stdin=text).stderr
 
 
 def test_output_goes_to_a_file_if_asked(tmp_path: Path) -> None:
@@ -123,13 +119,19 @@ def test_output_goes_to_a_file_if_asked(tmp_path: Path) -> None:
         (["convert", "--from", "binary"], b"\x2a\x06\x0a\x01x\xf8\x7f\x01", "UNKNOWN_FIELD"),
         (["convert", "--from", "text"], b"output_image_generation_call { result {} }", "/result"),
         (["convert"], b'{"type":"x","a\\nb\\u001b":1,"a\\nb\\u001b":2}', "a\\u000ab\\u001b"),
-        (["serve", "--grpc", "256.0.0.1:0", "--without-tokens", "on"], b"", "cannot listen on 256"),
     ],
 )
 def test_a_fault_is_a_sentence(arguments: list[str], stdin: bytes, message: str) -> None:
-    done = run(*arguments, stdin=stdin)
-    assert done.returncode == 1
-    assert done.stdout == b""
+    assert_fault(run_here(*arguments, stdin=stdin), message)
+
+
+def test_an_address_of_another_machine_is_a_fault() -> None:
+    done = run("serve", "--grpc", "256.0.0.1:0", "--without-tokens", "on")
+    assert_fault(done, "cannot listen on 256")
+
+
+def assert_fault(done: Done, message: str) -> None:
+    assert (done.returncode, done.stdout) == (1, b"")
     lines = done.stderr.decode().splitlines()
     assert message in lines[-1]
     assert not any("Traceback" in line for line in lines)
@@ -161,14 +163,14 @@ def test_wrong_usage_exits_with_2() -> None:
         ["serve", "--max-json-bytes", "0"],
         ["serve", "--max-json-bytes", "2147483647"],
     ):
-        assert run(*arguments).returncode == 2
+        assert run_here(*arguments).returncode == 2
 
 
 def test_describe_names_every_variant_and_every_key() -> None:
     text = run("describe").stdout.decode()
     for name in CALLS.variants:
         assert name in text
-        details = run("describe", name).stdout.decode()
+        details = run_here("describe", name).stdout.decode()
         field = imagecall.ImageGenerationCall.DESCRIPTOR.fields_by_name[name]
         assert field.message_type is not None
         for inner in field.message_type.fields:
@@ -187,11 +189,18 @@ def test_an_item_of_20_mb_goes_through_the_server(server: str, tmp_path: Path) -
 
 
 def generate(*arguments: str, cwd: Path) -> tuple[int, str, str]:
-    """Runs imagecall generate in a directory: exit code, output, what it says of its work."""
+    """Runs imagecall generate in a directory: exit code, output, and progress on stderr."""
     done = subprocess.run(
         [*COMMAND, "generate", *arguments], cwd=cwd, capture_output=True, text=True, check=False
     )
     return done.returncode, done.stdout, done.stderr
+
+
+def generate_here(*arguments: str, cwd: Path) -> tuple[int, str, str]:
+    """Runs imagecall generate in a directory, in the process of the test."""
+    with chdir(cwd):
+        done = run_here("generate", *arguments)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
 @pytest.mark.parametrize("remote", [False, True])
@@ -204,7 +213,7 @@ def test_an_image_is_generated_in_the_format_of_the_file_name(
 ) -> None:
     where = ["--server", server] if remote else []
     options = ["--size", "128x96", "--quality", "low", *where]
-    code, output, said = generate("a fox", "-o", name, *options, cwd=tmp_path)
+    code, output, said = generate_here("a fox", "-o", name, *options, cwd=tmp_path)
     assert code == 0, said
     path = tmp_path / name
     with Image.open(path) as image:
@@ -251,7 +260,7 @@ def test_a_failure_to_generate_is_a_sentence_and_exits_with_4(
 ) -> None:
     where = ["--server", server] if remote else []
     options = ["-o", "a.png", "--size", "64x64", *where, "--set", *arguments]
-    code, output, said = generate("a fox", *options, cwd=tmp_path)
+    code, output, said = generate_here("a fox", *options, cwd=tmp_path)
     assert (code, output) == (4, "")
     assert f"imagecall: {message}" in said
     assert "Traceback" not in said
@@ -289,7 +298,7 @@ async def test_the_words_of_the_model_are_shown(output: list[Event], tmp_path: P
 
 
 def test_what_no_api_answers_is_a_sentence(tmp_path: Path) -> None:
-    code, _, said = generate("a", "--backend", "http://127.0.0.1:1/v1", cwd=tmp_path)
+    code, _, said = generate_here("a", "--backend", "http://127.0.0.1:1/v1", cwd=tmp_path)
     assert (code, said.splitlines()[-1]) == (
         4,
         "imagecall: UPSTREAM_UNREACHABLE: there is no connection to the API: it was refused",
@@ -301,7 +310,7 @@ def test_what_no_api_answers_is_a_sentence(tmp_path: Path) -> None:
         (["--api-key-file", "empty"], "the file of the API key, empty, is empty"),
         (["--input", "empty"], "empty is not an image"),
     ):
-        code, _, said = generate("a", *options, cwd=tmp_path)
+        code, _, said = generate_here("a", *options, cwd=tmp_path)
         assert code == (1 if "--input" in options else 2)
         assert f"imagecall: {message}" in said
 
@@ -325,70 +334,53 @@ def test_what_no_api_answers_is_a_sentence(tmp_path: Path) -> None:
 def test_wrong_usage_of_generate_exits_with_2_and_says_how_it_is_used(
     arguments: list[str], tmp_path: Path
 ) -> None:
-    code, _, said = generate("a fox", *arguments, cwd=tmp_path)
+    code, _, said = generate_here("a fox", *arguments, cwd=tmp_path)
     assert code == 2
     assert said.startswith("usage: imagecall generate ")
 
 
-def generate_by(
-    item: str, name: str, directory: Path
-) -> tuple[subprocess.CompletedProcess[str], Any]:
-    """Runs imagecall generate before an API that answers with an item, a Python expression.
+async def generate_by(answer: Event, name: str, directory: Path) -> tuple[int, str, str, Any]:
+    """Runs imagecall generate before an API that answers with an item.
 
-    Returns its outcome, and the body that the API got.
+    Returns its exit code, output and errors, and the body that the API got.
     """
-    program = """if True:
-        import asyncio, json, sys
-        from base64 import b64decode
-        from tests.streams import PNG, framed, happy, item
-        from tests.upstream import upstream
-        async def main():
-            async with upstream() as api:
-                api.say(framed(happy(done=eval(sys.argv[1]))))
-                command = [*sys.argv[2:], "--backend", api.url]
-                code = await (await asyncio.create_subprocess_exec(*command)).wait()
-                print(json.dumps(api.requests[-1].body))
-                return code
-        sys.exit(asyncio.run(main()))
-    """
-    command = [*COMMAND, "generate", "a", "-o", str(directory / name)]
-    done = subprocess.run(
-        [sys.executable, "-c", program, item, *command],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done, json.loads(done.stdout.splitlines()[-1])
+    async with upstream() as api:
+        api.say(framed(happy(done=answer)))
+        options = ("-o", name, "--backend", api.url)
+        done = await asyncio.to_thread(generate, "a", *options, cwd=directory)
+    return *done, api.requests[-1].body
 
 
-def test_a_declared_format_that_the_file_has_not_is_told(tmp_path: Path) -> None:
-    done, _ = generate_by('item(PNG, output_format="webp")', "a.jpg", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "a.jpg: png, 1 x 1 pixels, 70 bytes" in done.stdout
-    assert "warning: output_format declares webp, the file is png" in done.stderr
-    assert "warning: the file name declares jpeg, the file is png" in done.stderr
+async def test_a_declared_format_that_the_file_has_not_is_told(tmp_path: Path) -> None:
+    code, output, errors, _ = await generate_by(item(PNG, output_format="webp"), "a.jpg", tmp_path)
+    assert code == 0, errors
+    assert output == "a.jpg: png, 1 x 1 pixels, 70 bytes\n"
+    assert "warning: output_format declares webp, the file is png" in errors
+    assert "warning: the file name declares jpeg, the file is png" in errors
 
 
-GIF = "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+GIF = b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 
 
 @pytest.mark.parametrize(
     ("format", "image", "facts"),
-    [
-        ("gif", f'b64decode("{GIF}")', "gif, 1 x 1 pixels, 42 bytes"),
-        ("svg", 'b"<svg></svg>"', "svg, 11 bytes"),
-    ],
+    [("gif", GIF, "gif, 1 x 1 pixels, 42 bytes"), ("svg", b"<svg></svg>", "svg, 11 bytes")],
+    ids=["gif", "svg"],
 )
-def test_gif_and_svg_are_asked_for_by_the_file_name(
-    format: str, image: str, facts: str, tmp_path: Path
+async def test_gif_and_svg_are_asked_for_by_the_file_name(
+    format: str, image: bytes, facts: str, tmp_path: Path
 ) -> None:
     name = f"a.{format}"
-    done, body = generate_by(f'item({image}, output_format="{format}")', name, tmp_path)
-    assert done.returncode == 0, done.stderr
+    answer = item(image, output_format=format)
+    code, output, errors, body = await generate_by(answer, name, tmp_path)
+    assert code == 0, errors
     assert body["tools"] == [{"type": "image_generation", "output_format": format}]
-    assert f"{name}: {facts}" in done.stdout
-    assert "warning" not in done.stderr
-    code, _, said = generate("a", "-o", name, cwd=tmp_path)
+    assert output == f"{name}: {facts}\n"
+    assert "warning" not in errors
+
+
+@pytest.mark.parametrize("format", ["gif", "svg"])
+def test_the_embedded_backend_refuses_gif_and_svg(format: str, tmp_path: Path) -> None:
+    code, _, errors = generate_here("a", "-o", f"a.{format}", cwd=tmp_path)
     assert code == 1
-    assert f'output_format is "{format}"; the embedded backend has png, jpeg, webp' in said
+    assert f'output_format is "{format}"; the embedded backend has png, jpeg, webp' in errors

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.test_cli import COMMAND, ITEM
+from tests.commands.command import COMMAND
+from tests.commands.test_cli import ITEM
 from tests.commands.test_cli import servers as servers
 from tests.commands.test_terminal import OWN_LINE, on_terminal
 from tests.streams import PNG, framed, happy, item

@@ -4,7 +4,6 @@ import asyncio
 import os
 import pty
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ import pytest
 from imagecall.v1 import conversion_service_pb2 as conversion_pb
 from imagecall.v1 import image_generation_service_pb2 as pb
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
+from tests.commands.command import COMMAND, run_here
 from tests.streams import PNG
 
-COMMAND = [sys.executable, "-m", "imagecall"]
 ITEM = b'{"type":"image_generation_call","id":"ig_1"}'
+SMALL = ("--size", "64x64", "--quality", "low")
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\nimagecall: fine\r\x9b31m\u202e\u2066\u2028\u200b\x7f"
 FORBIDDEN = set(HOSTILE) - set("\n imagecall: fine]0;owned[2J31m")
 OWN_LINE = "\r\x1b[K"
@@ -128,8 +128,8 @@ def run(
 
 def test_a_prompt_comes_from_standard_input(tmp_path: Path) -> None:
     prompt = "a føx\n"
-    there = run("generate", "-", "-o", "a.png", data=prompt.encode(), cwd=tmp_path)
-    named = run("generate", prompt.strip(), "-o", "b.png", cwd=tmp_path)
+    there = run("generate", "-", "-o", "a.png", *SMALL, data=prompt.encode(), cwd=tmp_path)
+    named = run("generate", prompt.strip(), "-o", "b.png", *SMALL, cwd=tmp_path)
     assert (there.returncode, named.returncode) == (0, 0), there.stderr
     image = (tmp_path / "a.png").read_bytes()
     assert image.startswith(PNG[:8])
@@ -144,8 +144,8 @@ def test_a_prompt_comes_from_standard_input(tmp_path: Path) -> None:
         (b"\xff", "the prompt on standard input is not UTF-8"),
     ],
 )
-def test_no_prompt_on_standard_input_is_refused(data: bytes, message: str, tmp_path: Path) -> None:
-    done = run("generate", "-", data=data, cwd=tmp_path)
+def test_no_prompt_on_standard_input_is_refused(data: bytes, message: str) -> None:
+    done = run_here("generate", "-", stdin=data)
     assert (done.returncode, done.stderr.decode()) == (1, f"imagecall: {message}\n")
 
 
@@ -174,7 +174,7 @@ def test_a_key_without_a_backend_is_refused(
 
 
 def test_a_key_beside_the_embedded_backend_is_no_fault(tmp_path: Path) -> None:
-    options = ("generate", "a fox", "--backend", "embedded")
+    options = ("generate", "a fox", *SMALL, "--backend", "embedded")
     assert run(*options, cwd=tmp_path, environment={"IMAGECALL_API_KEY": KEY}).returncode == 0
     named = {"IMAGECALL_API_KEY": KEY, "IMAGECALL_BACKEND": "embedded"}
-    assert run("generate", "a fox", cwd=tmp_path, environment=named).returncode == 0
+    assert run("generate", "a fox", *SMALL, cwd=tmp_path, environment=named).returncode == 0

@@ -20,6 +20,8 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
+from imagecall.access.admission import Admission
+from imagecall.access.tokens import Tokens
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.doors.grpc.server import GrpcServer
 from imagecall.generation.backend import Part
@@ -30,6 +32,8 @@ from imagecall.v1.image_generation_service_pb2 import (
     StreamImageRequest,
 )
 from imagecall.v1.image_request_pb2 import ImageRequest
+from tests.conformance.faulty import Faulty, faulty_server
+from tests.interop.samples import REFUSED, Damaged
 
 _ROOT: Final = Path(__file__).parents[2]
 _CONFIGURATION: Final = _ROOT / "scripts/deploy/envoy-web.yaml"
@@ -40,7 +44,6 @@ _CHECKS: Final = [
     "ParseCall",
     "error details",
     "StreamImage",
-    "an image shown",
     "deadline",
     "cancellation",
 ]
@@ -48,7 +51,9 @@ _ORIGIN: Final = {"origin": "http://localhost:3000"}
 _GRPC_WEB: Final = {"content-type": "application/grpc-web+proto", "x-grpc-web": "1"}
 _PREFLIGHT: Final = {
     "access-control-request-method": "POST",
-    "access-control-request-headers": "content-type,grpc-timeout,x-grpc-web,x-user-agent",
+    "access-control-request-headers": (
+        "authorization,content-type,grpc-timeout,x-grpc-web,x-user-agent"
+    ),
 }
 _PARSE: Final = "/imagecall.v1.ConversionService/ParseCall"
 _GENERATE: Final = "/imagecall.v1.ImageGenerationService/GenerateImage"
@@ -220,6 +225,69 @@ async def test_a_page_in_a_browser_calls_and_streams(
         return str(said).splitlines()
 
     assert await asyncio.to_thread(lines) == [f"{name}\tok" for name in _CHECKS]
+
+
+def _drawn(chromium: webdriver.Chrome, url: str) -> str:
+    """Opens the page that draws. Returns its sentence, or the width of the image."""
+    chromium.get(url)
+    WebDriverWait(chromium, _SECONDS).until(lambda browser: browser.title == "done")
+    images = chromium.find_elements(By.TAG_NAME, "img")
+    if images:
+        return f"{images[0].get_property('naturalWidth')} pixels"
+    return chromium.find_element(By.TAG_NAME, "body").text
+
+
+@pytest.fixture
+def sample(page: str) -> str:
+    return page.replace("index.html", "draw.html")
+
+
+async def test_the_sample_shows_a_whole_image_or_why_there_is_none(
+    chromium: webdriver.Chrome, sample: str, tmp_path: Path
+) -> None:
+    shown = {}
+    changing = Faulty()
+    async with faulty_server(changing) as address, envoy_before(address, tmp_path) as url:
+        url = f"{sample}?server={quote(url)}"
+        right = await asyncio.to_thread(_drawn, chromium, url)
+        for name, (faulty, _) in REFUSED.items():
+            changing.messages, changing.on_request = faulty.messages, faulty.on_request
+            shown[name] = await asyncio.to_thread(_drawn, chromium, url)
+    assert right == "1024 pixels"
+    assert {
+        name: text
+        for name, text in shown.items()
+        if any(word not in text for word in REFUSED[name][1])
+    } == {}
+
+
+async def test_the_sample_ends_the_call_of_a_stream_that_is_damaged(
+    chromium: webdriver.Chrome, sample: str, tmp_path: Path
+) -> None:
+    damaged = Damaged()
+    damaged.before = Faulty().before  # Envoy waits for the health of a server.
+    async with faulty_server(damaged) as address, envoy_before(address, tmp_path) as url:
+        text = await asyncio.to_thread(_drawn, chromium, f"{sample}?server={quote(url)}")
+        assert text == "Error: a chunk is lost"
+        await asyncio.wait_for(damaged.cancelled.wait(), 10)
+
+
+async def test_the_sample_sends_its_token(
+    chromium: webdriver.Chrome, sample: str, tmp_path: Path
+) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.touch(0o600)
+    tokens.write_text("a-page the-token-of-a-page\n")
+    server = GrpcServer("127.0.0.1:0", EmbeddedBackend(), Admission(tokens=Tokens(tokens)))
+    async with envoy_before(await server.start(), tmp_path) as url:
+        url = f"{sample}?server={quote(url)}"
+        refused = await asyncio.to_thread(_drawn, chromium, url)
+        store = "sessionStorage.setItem('imagecall-token', 'the-token-of-a-page')"
+        await asyncio.to_thread(chromium.execute_script, store)
+        drawn = await asyncio.to_thread(_drawn, chromium, url)
+    await server.stop(0)
+    assert "reason TOKEN_REQUIRED" in refused
+    assert drawn == "1024 pixels"
 
 
 async def test_a_page_of_this_machine_may_call(session: aiohttp.ClientSession) -> None:

@@ -25,7 +25,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 HERE: Final = Path(__file__).parent
-ENGINES: Final = {"ray_data": re.compile(r"ray::"), "spark": re.compile(r"pyspark[./]daemon")}
+ENGINES: Final = {
+    "ray_data": re.compile(r"^ray::.*MapBatches"),
+    "spark": re.compile(r"pyspark[./]daemon"),
+}
 """Programs, with the command line of the workers that are killed."""
 
 PNG: Final = b"\x89PNG\r\n\x1a\n"
@@ -85,7 +88,7 @@ def kill_worker(root: int, pattern: re.Pattern[str]) -> int:
             continue
     leaves = [pid for pid in parents if pid not in parents.values() and below(pid, root, parents)]
     for pid in leaves:
-        if pattern.search(commands[pid]) and "IDLE" not in commands[pid]:
+        if pattern.search(commands[pid]):
             os.kill(pid, signal.SIGKILL)
             return 1
     return 0

@@ -4,6 +4,7 @@ python -m tests.interop [--all] [language...]
 """
 
 import argparse
+import asyncio
 import json
 import re
 import subprocess
@@ -20,6 +21,8 @@ from google.protobuf.descriptor_pool import Default
 from google.protobuf.message import DecodeError, Message
 
 from tests import cases
+from tests.conformance.faulty import faulty_server
+from tests.interop.samples import Damaged
 from tests.json_value import json_value
 
 HERE: Final = Path(__file__).parent
@@ -30,6 +33,7 @@ LIVE: Final = (
     "error details",
     "deadline",
     "cancellation",
+    "cancellation when damaged",
     "many calls",
     "health",
 )
@@ -51,12 +55,7 @@ def main() -> int:
     built = [name for name in options.language or LANGUAGES if _build(name)]
     wanted = LANGUAGES if options.all else options.language
     missing = sorted(set(wanted) - set(built))
-    columns = {}
-    with _server() as address:
-        for language in built:
-            begun = time.monotonic()
-            columns[language] = _column(language, address)
-            print(f"{language}: ran in {time.monotonic() - begun:.1f} s", flush=True)
+    columns = asyncio.run(_columns(built))
     if columns:
         _print_table(columns)
     failed = _print_failures(columns)
@@ -84,6 +83,18 @@ def _build(language: str) -> bool:
     return True
 
 
+async def _columns(languages: list[str]) -> dict[str, dict[str, str]]:
+    """Runs the programs of each language. Returns the outcome of each row of its column."""
+    columns = {}
+    with _server() as address:
+        async with faulty_server(Damaged()) as damaged:
+            for language in languages:
+                begun = time.monotonic()
+                columns[language] = await asyncio.to_thread(_column, language, address, damaged)
+                print(f"{language}: ran in {time.monotonic() - begun:.1f} s", flush=True)
+    return columns
+
+
 @contextmanager
 def _server() -> Iterator[str]:
     """The address of a server of its own, with the defaults."""
@@ -96,10 +107,10 @@ def _server() -> Iterator[str]:
             process.terminate()
 
 
-def _column(language: str, address: str) -> dict[str, str]:
+def _column(language: str, address: str, damaged: str) -> dict[str, str]:
     """Returns the outcome of each row: "ok", "dropped", or the failure."""
     with tempfile.TemporaryDirectory() as out:
-        command = [str(HERE / language / "run"), address, str(cases.ROOT), out]
+        command = [str(HERE / language / "run"), address, str(cases.ROOT), out, damaged]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, check=False, timeout=_SECONDS

@@ -10,6 +10,7 @@ import pytest
 from imagecall.access.limits import Limits
 from imagecall.access.setting import SettingError
 from imagecall.rpc.headers import Header
+from imagecall.server.run import check
 from imagecall.server.settings import BackendSettings, ServerSettings, misspelt, read_settings
 
 COMMAND = [sys.executable, "-m", "imagecall", "serve"]
@@ -136,30 +137,42 @@ def test_a_faulty_file_is_a_sentence(text: str, message: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "message"),
+    ("flags", "message"),
     [
-        (["--config", "/nowhere.toml"], 2, "/nowhere.toml cannot be read: No such file"),
-        (["--workers", "0"], 2, "--workers: '0' is not a number from 1 to 256"),
-        (["--grpc", "0.0.0.0:0"], 2, "set --tokens-file FILE, or, if a network or a proxy keeps"),
-        (["--http", "0.0.0.0:0"], 2, "0.0.0.0:0 is not a loopback address"),
-        (["--tls-cert", "/nowhere.pem"], 2, "--tls-cert and --tls-key belong together"),
-        (["--tls-client-ca", "/nowhere.pem"], 2, "--tls-client-ca requires --tls-cert"),
-        (["--tls-cert", "/nowhere", "--tls-key", "/nowhere"], 2, "/nowhere cannot be read"),
-        (["--tls-cert", __file__, "--tls-key", __file__], 2, "no certificate with its key"),
-        (["--tokens-file", "/nowhere"], 2, "the file of tokens, /nowhere, cannot be read"),
-        (["--tokens-file", __file__], 2, "is not NAME TOKEN"),
-        (["--workers", "6", "--tokens-file", "/nowhere"], 2, "the file of tokens, /nowhere"),
-        (["--backend-headers-file", "/nowhere"], 2, "the file of the headers for the backend, /"),
-        (["--backend-headers-file", __file__], 2, f"{__file__}: line 1: the name of a header"),
-        (["--workers", "6", "--api-key-file", "/nowhere"], 2, "the file of the API key, /nowhere"),
+        ({"workers": "0"}, "--workers: '0' is not a number from 1 to 256"),
+        ({"grpc": "0.0.0.0:0"}, "set --tokens-file FILE, or, if a network or a proxy keeps"),
+        ({"http": "0.0.0.0:0"}, "0.0.0.0:0 is not a loopback address"),
+        ({"tls_cert": "/nowhere.pem"}, "--tls-cert and --tls-key belong together"),
+        ({"tls_client_ca": "/nowhere.pem"}, "--tls-client-ca requires --tls-cert"),
+        ({"tls_cert": "/nowhere", "tls_key": "/nowhere"}, "/nowhere cannot be read"),
+        ({"tls_cert": __file__, "tls_key": __file__}, "no certificate with its key"),
+        ({"tokens_file": "/nowhere"}, "the file of tokens, /nowhere, cannot be read"),
+        ({"tokens_file": __file__}, "is not NAME TOKEN"),
+        ({"backend_headers_file": "/nowhere"}, "the file of the headers for the backend, /"),
+        ({"backend_headers_file": __file__}, f"{__file__}: line 1: the name of a header"),
+        ({"api_key_file": "/nowhere"}, "the file of the API key, /nowhere"),
     ],
 )
-def test_a_bad_setting_stops_the_start_with_a_sentence(
-    arguments: list[str], code: int, message: str
-) -> None:
+def test_a_bad_setting_is_a_sentence(flags: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        check(read_settings(ServerSettings, flags, {}))
+    assert str(caught.value).count(message) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "/nowhere.toml"], "/nowhere.toml cannot be read: No such file"),
+        (["--http", "0.0.0.0:0"], "0.0.0.0:0 is not a loopback address"),
+        (["--tls-cert", "/nowhere", "--tls-key", "/nowhere"], "/nowhere cannot be read"),
+        (["--backend-headers-file", "/nowhere"], "the file of the headers for the backend, /"),
+        (["--workers", "6", "--tokens-file", "/nowhere"], "the file of tokens, /nowhere"),
+    ],
+)
+def test_a_bad_setting_stops_the_start_with_2(arguments: list[str], message: str) -> None:
     base = [*COMMAND, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
     done = subprocess.run([*base, *arguments], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (code, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count(message) == 1
     assert "Traceback" not in done.stderr
 

@@ -18,7 +18,7 @@ from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 SERVE = [sys.executable, "-m", "imagecall", "serve", "--grpc", "127.0.0.1:0"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def two() -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server with two workers, and its address."""
     command = [*SERVE, "--http", "127.0.0.1:0", "--workers", "2", "--drain-delay-seconds", "0.1"]
@@ -86,20 +86,20 @@ def test_workers_stop_with_the_process_that_started_them() -> None:
 
 
 def test_a_signal_to_all_of_them_at_once_does_not_hurry() -> None:
-    command = [*SERVE, "--http", "off", "--workers", "2", "--drain-delay-seconds", "2"]
+    command = [*SERVE, "--http", "off", "--workers", "2", "--drain-delay-seconds", "1"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         assert process.stdout
         process.stdout.readline()
-        begun = time.monotonic()
+        start = time.monotonic()
         os.killpg(process.pid, signal.SIGTERM)
         assert process.wait(20) == 0
-    assert time.monotonic() - begun >= 2
+    assert time.monotonic() - start >= 1
 
 
 def test_if_none_can_start_all_end_with_their_code() -> None:
-    """Several end at once, as they find the same: the codes of all are told."""
+    """Several workers end at once with the same fault: the server ends with their code."""
     faulty = {"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "x"}
     command = [*SERVE, "--http", "off", "--workers", "3", "--traces", "on"]
     done = subprocess.run(

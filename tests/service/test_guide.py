@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from imagecall.conformance.suite import RULES
-from tests.commands.test_cli import COMMAND, run
+from tests.commands.command import COMMAND, run
 from tests.readme_regions import ROOT
 
 GUIDE: Final = ROOT / "src/imagecall/service/README.md"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from imagecall.access.limits import Limits
+from imagecall.access.origins import read_origin
 from imagecall.access.setting import (
     Setting,
     SettingError,
@@ -112,6 +113,14 @@ class BackendSettings:
         "processes",
     )
     tls: ClientTlsSettings = field(default_factory=ClientTlsSettings, metadata=prefixed("backend-"))
+    fetch_images: bool = setting(
+        False,
+        "fetch-images",
+        switch,
+        "on|off",
+        "on: images of which an Images API sends only the URL are fetched from any public host; "
+        "off: only from the API's own",
+    )
 
 
 @dataclass(frozen=True)
@@ -192,6 +201,31 @@ class ServerSettings:
         "NAME",
         "header, or metadata, of a caller that is forwarded to the API; may be repeated; replaces "
         "the default; off: none",
+        separator=",",
+    )
+    main_model: str | None = setting(
+        None,
+        "main-model",
+        str,
+        "MODEL",
+        "model that calls the image tool for requests of the Images API, whose own model is that "
+        "of the tool; a Responses API needs one, other backends none",
+    )
+    listed_models: tuple[str, ...] = setting(
+        (),
+        "listed-model",
+        str,
+        "MODEL",
+        "model that GET /v1/models lists; may be repeated",
+        separator=",",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        (),
+        "cors-origin",
+        sentence(read_origin),
+        "ORIGIN",
+        "origin of web pages that may call the HTTP door, such as https://app.example.com; may be "
+        "repeated",
         separator=",",
     )
     drain_delay_seconds: float = setting(

@@ -99,18 +99,18 @@ class ErrorReason(betterproto.Enum):
      trailer grpc-status-details-bin.
 
      With the reasons that begin with UPSTREAM_, the ErrorInfo's metadata repeats
-     the API's own values, those that it sent: "http_status", "upstream_code",
-     "upstream_type", "upstream_request_id".
+     the values that the API sent: "http_status", "upstream_code", "upstream_type",
+     "upstream_request_id".
 
-     A failure that may have been billed must not be sent again. Its ErrorInfo has
-     "may_be_billed": "true" in the metadata (and an empty reason, where none of
-     these names applies), there is no google.rpc.RetryInfo, and the trailer
-     grpc-retry-pushback-ms is -1. At the HTTP door it is a 424 with the header
-     "x-should-retry: false".
+     A request must not be sent again if its failure may have been billed. The
+     ErrorInfo of such a failure has "may_be_billed": "true" in the metadata (and an
+     empty reason, where none of these names applies), there is no
+     google.rpc.RetryInfo, and the trailer grpc-retry-pushback-ms is -1. The HTTP door
+     answers 424 with the header "x-should-retry: false".
 
      The status of a gRPC backend is passed on whole, with every detail. A gRPC
-     backend may send any of these reasons, with its code; one that has reasons of its
-     own sends them with a domain of its own.
+     backend may send any of these reasons, with the code of the reason; reasons of
+     its own have a domain of its own.
     """
 
     UNSPECIFIED = 0
@@ -217,7 +217,7 @@ class ErrorReason(betterproto.Enum):
     """The API refused the request: 400, 422, another 4xx."""
 
     UPSTREAM_UNAUTHENTICATED = 28
-    """The API does not accept the server's key: 401."""
+    """The API refuses the server's key: 401."""
 
     UPSTREAM_PAYMENT_REQUIRED = 29
     """The API requires payment: 402."""
@@ -227,8 +227,8 @@ class ErrorReason(betterproto.Enum):
 
     UPSTREAM_NOT_FOUND = 31
     """
-    The API does not have the model or another thing that the request names, or
-     there is no API at this URL: 404.
+    The API has no such model, file or the like as the request names, or there is
+     no API at this URL: 404.
     """
 
     UPSTREAM_UNIMPLEMENTED = 32
@@ -236,8 +236,8 @@ class ErrorReason(betterproto.Enum):
 
     UPSTREAM_TIMEOUT = 33
     """
-    The API or a gRPC backend took too long: 408, 504, or it sent nothing for
-     longer than the server's limit.
+    The API or a gRPC backend took too long: 408, 504, or no data for longer than
+     the server's limit.
     """
 
     UPSTREAM_CONFLICT = 34
@@ -265,7 +265,8 @@ class ErrorReason(betterproto.Enum):
 
     UPSTREAM_DISCONNECTED = 39
     """
-    The API closed the connection before it answered. It may have begun the work.
+    The API closed the connection before its answer, perhaps after it had begun
+     the work.
     """
 
     UPSTREAM_DAMAGED = 40
@@ -277,7 +278,8 @@ class ErrorReason(betterproto.Enum):
 
     UPSTREAM_NOT_UNDERSTOOD = 41
     """
-    The answer is not that of a Responses API: HTML, a redirect, other JSON.
+    The answer is not that of a Responses API, or of an Images API: HTML, a
+     redirect, other JSON.
     """
 
     UPSTREAM_ANSWER_TOO_LARGE = 42
@@ -300,14 +302,14 @@ class ErrorReason(betterproto.Enum):
 
     TOO_MANY_CALLS = 45
     """
-    The server has as many calls in progress as it allows, or they hold as many
-     bytes as it allows. With a RetryInfo.
+    The server is at its limit of calls in progress, or of the bytes that these
+     calls hold. With a RetryInfo.
     """
 
     TOKEN_REQUIRED = 46
     """
-    The server requires a bearer token, and the call has none that is valid: send
-     the metadata "authorization: Bearer TOKEN".
+    The call lacks the valid bearer token that the server requires: send the
+     metadata "authorization: Bearer TOKEN".
     """
 
     CALL_TOO_LONG = 47
@@ -409,8 +411,8 @@ class StreamEnding(betterproto.Enum):
 
     UNANNOUNCED = 5
     """
-    No last event: the stream ended without one, or broke, but after every image
-     that it had begun. Some servers do that.
+    No last event: the stream ended or broke without one, but after every image
+     that had begun. Some APIs end their streams so.
     """
 
 
@@ -512,8 +514,8 @@ class JsonKey(betterproto.Message):
 
     variant: str = betterproto.string_field(6)
     """
-    The variant that the field's item is read as, for a field that is an
-     ImageGenerationCall. A name of its oneof.
+    Variant of the field's item, for a field that is an ImageGenerationCall: a
+     name of its oneof.
     """
 
 
@@ -617,8 +619,8 @@ class ImageResult(betterproto.Message):
 
     image: bytes = betterproto.bytes_field(2, group="kind")
     """
-    The bytes of an image file (PNG, JPEG, WebP, ...), when the JSON holds
-     them as canonical base64: RFC 4648 section 4, with padding, no line
+    The bytes of an image file (PNG, JPEG, WebP, ...), where the JSON has
+     canonical base64: RFC 4648 section 4, with padding, no line
      breaks, and zero bits at the end. No bytes is the JSON string "".
     """
 
@@ -930,13 +932,16 @@ class OutputImageGenerationCall(betterproto.Message):
     """
     An item of a response's "output", and the "item" of a stream event. SDK type
      OutputImageGenerationCall (OpenRouter, 2025-09-25 to 2025-10-07), which has four
-     keys. OpenAI's servers add those of the fields from revised_prompt on.
+     keys. OpenAI's servers add the keys of the fields from revised_prompt on.
     """
 
     id: Optional[str] = betterproto.string_field(1, optional=True)
     """
     Identifier of the call, such as "ig_123"; any string, the empty one too.
-     Not set: no key. JSON key "id", required by STRICT.
+     An Images API has no identifiers: there it is "ig_" and, in hexadecimal, the
+     SHA-256 digest over the digest of the request, as the body of a POST
+     /responses, and the index of the call. Not set: no key. JSON key "id", required
+     by STRICT.
     """
 
     result: "ImageResult" = betterproto.message_field(2)
@@ -1183,8 +1188,8 @@ class OutputImageGenerationServerToolItem(betterproto.Message):
 @dataclass(eq=False, repr=False)
 class UnknownItem(betterproto.Message):
     """
-    An object whose "type" no other variant of its union has, kept unchanged: for
-     an item, a message, a web search call, an image call of a later API. If a later
+    An object whose "type" no other variant of its union has, kept unchanged, such
+     as a message, a web search call, or an image call of a later API. If a later
      schema has a variant for the type, the message is accepted, and is that variant
      after the JSON is read again.
     """
@@ -1275,8 +1280,8 @@ class ImageGenerationCall(betterproto.Message):
 @dataclass(eq=False, repr=False)
 class Document(betterproto.Message):
     """
-    A whole request, response, event or line of the Batch API, with its image
-     generation calls taken out of the JSON. Everything else is kept unchanged.
+    A whole request, response, event or line of the Batch API: its image generation
+     calls as messages, and the rest of its JSON unchanged.
     """
 
     kind: "DocumentKind" = betterproto.enum_field(1)
@@ -1284,9 +1289,9 @@ class Document(betterproto.Message):
 
     json: str = betterproto.string_field(2)
     """
-    The document as JSON text, with null in the place of each call. A call that
-     was left in the JSON is accepted too, and is in calls after the document is
-     read again. A null in the place of no call stays null.
+    The document as JSON text, with null in the place of each call. A call in the
+     JSON itself is accepted too, and is in calls after the document is read again.
+     A null in the place of no call stays null.
     """
 
     calls: List["DocumentCall"] = betterproto.message_field(3)
@@ -1320,8 +1325,8 @@ class ParseCallRequest(betterproto.Message):
 
     variant: str = betterproto.string_field(2)
     """
-    The variant to read it as: a field name of the oneof of ImageGenerationCall
-     as in the .proto file, such as "input_image_generation_call2". Empty:
+    Variant of the item: a field name of the oneof of ImageGenerationCall as in
+     the .proto file, such as "input_image_generation_call2". Empty:
      output_image_generation_call.
     """
 
@@ -1369,7 +1374,7 @@ class ParseDocumentResponse(betterproto.Message):
     """Response of ParseDocument."""
 
     document: "Document" = betterproto.message_field(1)
-    """The document, its items taken out."""
+    """The document, with its items in calls."""
 
 
 @dataclass(eq=False, repr=False)
@@ -1377,7 +1382,7 @@ class FormatDocumentRequest(betterproto.Message):
     """Request of FormatDocument."""
 
     document: "Document" = betterproto.message_field(1)
-    """The document, its items taken out."""
+    """The document, with its items in calls."""
 
 
 @dataclass(eq=False, repr=False)
@@ -1405,9 +1410,9 @@ class ConvertCallsResponse(betterproto.Message):
 
     results: List["ConversionResult"] = betterproto.message_field(1)
     """
-    The results, in the order of the items. A result is one message, or a sequence
-     of chunks, which is possible where the item or its result is larger than
-     3 MiB. Expect both forms, whichever form the item was sent in.
+    The results, in the order of the items. A result is one message, or, where the
+     item or its result is larger than 3 MiB, possibly a sequence of chunks. Expect
+     both forms, whether the item was sent in chunks or not.
     """
 
 
@@ -1419,7 +1424,13 @@ class Conversion(betterproto.Message):
     """
 
     json: str = betterproto.string_field(1, group="input")
-    """JSON of an item or document, to convert to a message."""
+    """
+    JSON of an item or document, to convert to a message. It must be UTF-8:
+     text that is not ends the whole stream at the client in some languages, and
+     loses bytes without an error in others. Send lines of a file that may have
+     other bytes as json_chunk, one chunk each, with its size and digest: only
+     the item is refused then, with NOT_UTF8, and the stream goes on.
+    """
 
     call: "ImageGenerationCall" = betterproto.message_field(2, group="input")
     """An item, to convert to JSON."""
@@ -1441,7 +1452,7 @@ class Conversion(betterproto.Message):
 
     variant: str = betterproto.string_field(7)
     """
-    The variant to read the JSON of an item as; see ParseCallRequest. Ignored for
+    Variant of an item in JSON; see ParseCallRequest.variant. Ignored for
      other input. For chunks, the value on the last one counts.
     """
 
@@ -1772,7 +1783,7 @@ class ImageRequest(betterproto.Message):
      The HTTP door converts a body to an ImageRequest and back to the same JSON
      value, with three exceptions: the key "stream", which the choice of the method
      replaces; calls in the "input", see input_items; and an image tool, which is
-     added where "tool_choice" names it and there are no tools.
+     added where "tool_choice" names the image tool and there are no tools.
     """
 
     prompt: str = betterproto.string_field(1)
@@ -1813,7 +1824,7 @@ class ImageRequest(betterproto.Message):
      the response, for edits over several turns; items of another type, such as
      messages, each as an UnknownItem. A call is sent back in the form that the APIs
      accept: its id, result and status. A call without an id is refused, and so is a
-     call whose image is empty: put in the bytes that came in chunks.
+     call whose image is empty: set the image to the bytes that came in chunks.
     
      APIs accept some items without a "type", or with null for it. The json of such
      an UnknownItem has no "type" either; its type is the one that the APIs assume:
@@ -1828,11 +1839,11 @@ class ImageRequest(betterproto.Message):
 
     message_json: str = betterproto.string_field(8)
     """
-    The user's message as raw JSON text, if its form is not the one above. It has
-     "" in the place of the prompt, and in the place of the "image_url" or the
-     "file_id" of each of input_images, in their order; the "detail" of an image is
-     left out if InputImage.detail is set. Such as {"role":"user","content":""}.
-     Empty: the form above.
+    The user's message as raw JSON text, if its form is not the one above, such as
+     {"role":"user","content":""}. The text has "" in the place of the prompt, and in
+     the place of the "image_url" or the "file_id" of each of input_images, in their
+     order; the "detail" of an image is absent if InputImage.detail is set. Empty:
+     the form above.
     
      A backend that draws images itself needs only the prompt and the images.
     """
@@ -1984,7 +1995,7 @@ class ImageResponse(betterproto.Message):
     id: Optional[str] = betterproto.string_field(1, optional=True)
     """
     Identifier of the response, the same in every event. Not set: the API sent
-     none. A gRPC backend sets it. JSON key "id".
+     none. A gRPC backend sets the id. JSON key "id".
     """
 
     model: Optional[str] = betterproto.string_field(2, optional=True)
@@ -1993,10 +2004,11 @@ class ImageResponse(betterproto.Message):
     status: Optional[str] = betterproto.string_field(3, optional=True)
     """
     Status of the response as the API spells it: "completed", "failed",
-     "incomplete", "in_progress", "cancelled", "queued", or another. Check it before
-     the calls: a response that failed is no gRPC error. Not set: the API sent none.
-     A gRPC backend sets it; if a gRPC backend sets none, the server sets "completed" if there is an image;
-     else the answer is DATA_LOSS. JSON key "status".
+     "incomplete", "in_progress", "cancelled", "queued", or another. Check the status
+     before the calls: a response that failed is no gRPC error. Not set: the API sent
+     none. A gRPC backend sets the status. If a gRPC backend sets none, the server
+     sets "completed" if there is an image; else the answer is DATA_LOSS. JSON key
+     "status".
     """
 
     usage: "Usage" = betterproto.message_field(4)
@@ -2006,8 +2018,8 @@ class ImageResponse(betterproto.Message):
 
     extra_fields: List["ExtraField"] = betterproto.message_field(5)
     """
-    Those of the keys above whose value has another JSON type, such as a number
-     for a status. Other keys are in the document only.
+    Keys above whose value has another JSON type, such as a number for a status.
+     Other keys are in the document only.
     """
 
     error: "ResponseError" = betterproto.message_field(6)
@@ -2245,7 +2257,7 @@ class ImageGenCallPartialImageEvent(betterproto.Message):
 @dataclass(eq=False, repr=False)
 class ImageGenCallCompletedEvent(betterproto.Message):
     """
-    The call ended. The image is not in this event but in OutputItemDoneEvent.
+    The call ended. The image comes in OutputItemDoneEvent, not in this event.
      OpenRouter's ImageGenCallCompletedEvent.
     """
 
@@ -2328,14 +2340,17 @@ class OutputItemDoneEvent(betterproto.Message):
 @dataclass(eq=False, repr=False)
 class StreamEvent(betterproto.Message):
     """
-    An event of a response's stream: one that concerns an image generation call,
-     or another one.
+    An event of a response's stream, about an image generation call or another
+     subject.
 
-     A service of your own sets in every event the sequence_number, one more than in
-     the event before; in every event of an item the output_index, the index of that
-     item in the output; in every event of a call the item_id, or the id of the item,
-     the same in all of them; and in every item the status. Typed SDKs drop an event
-     or an item without them.
+     Typed SDKs drop an event or an item without these, so a service of your own sets
+     them:
+
+       sequence_number  in every event, one more than in the event before
+       output_index     in every event of an item: index of the item in the output
+       item_id          in every event of a call; or else the id of the item, the same
+                        in all events of the call
+       status           in every item
     """
 
     image_gen_call_in_progress_event: "ImageGenCallInProgressEvent" = (
@@ -2382,7 +2397,7 @@ class GenerateImageRequest(betterproto.Message):
     include_document: bool = betterproto.bool_field(2)
     """
     True to get the whole response too, as a Document. The HTTP door always sets
-     it; a gRPC backend may ignore it.
+     include_document; a gRPC backend may ignore it.
     """
 
 
@@ -2406,16 +2421,18 @@ class StreamImageRequest(betterproto.Message):
 
     include_document: bool = betterproto.bool_field(2)
     """
-    True to get the whole response too, as a Document in the end. Its images are
-     then sent twice. The HTTP door always sets it; a gRPC backend may ignore it.
+    True to get the whole response too, as a Document in the StreamEnd. Its images
+     are then sent twice. The HTTP door always sets include_document; a gRPC backend
+     may ignore it.
     """
 
     include_other_events: bool = betterproto.bool_field(3)
     """
     True to get the events that concern no image generation call too, each as an
      UnknownItem: "response.created", the events of a message's text, ... The event
-     that ends the API's stream is not among them: StreamEnd takes its place. The
-     HTTP door always sets it; a gRPC backend may ignore it.
+     that ends the API's stream is not among these events: StreamEnd replaces that
+     event. The HTTP door always sets include_other_events; a gRPC backend may
+     ignore it.
     """
 
 
@@ -2425,13 +2442,14 @@ class StreamImageResponse(betterproto.Message):
     Response of StreamImage: a part of the answer.
 
      An image is not in its event: it comes directly before the event, in chunks.
-     The last chunk names the field of the event that the image belongs in; in the
-     event, that field is set, but empty. So: append the data of chunks until one has
-     an end; check size and SHA-256; at the event, put the bytes into its field. Most
-     programs need only this: where the end has final_image, the bytes are an image.
+     The last chunk names the field of the event to which the image belongs; in the
+     event, that field is set, but empty. To reassemble an image, append the data of
+     chunks up to the chunk with an end; check size and SHA-256; at the event, put the
+     bytes into the field. Most programs need only the chunks: where the end has
+     final_image, the bytes are an image.
 
      An event can have several such values, whose chunks come one value after the
-     other. All chunks between two events belong to the second one.
+     other. All chunks between two events belong to the second event.
 
      Other values that can be megabytes are sent in chunks too, where the value is
      longer than 256 KiB or the message would be too large: ImageResult.text,
@@ -2447,8 +2465,8 @@ class StreamImageResponse(betterproto.Message):
 
     end: "StreamEnd" = betterproto.message_field(3, group="part")
     """
-    The end: the last message, once. The status of the call follows at once: a
-     server waits 5 s for that of a gRPC backend. A client that stops reading
+    The end: the last message, once. The status of the call follows immediately: a
+     server waits 5 s for the status of a gRPC backend. A client that stops reading
      before the status cancels the call.
     """
 
@@ -2459,17 +2477,17 @@ class StreamEnd(betterproto.Message):
 
     ending: "StreamEnding" = betterproto.enum_field(1)
     """
-    Ending of the API's stream: that of the status of the response. A gRPC backend
-     sets it. If a gRPC backend leaves it unset, the server sets it by the status of
-     the response, or to completed if there is an image. With neither, the answer is
-     DATA_LOSS.
+    Ending of the API's stream, which agrees with the status of the response. A
+     gRPC backend sets the ending. If a gRPC backend leaves the ending unset, the
+     server derives it from the status of the response, or sets it to completed if
+     there is an image. With neither, the answer is DATA_LOSS.
     """
 
     response: "ImageResponse" = betterproto.message_field(2)
     """
     The response at the end, always set. Its calls are only those without an
-     OutputItemDoneEvent; usually there are none. If the end was not announced, the
-     response has the values of the events before.
+     OutputItemDoneEvent; usually there are none. If the ending is
+     STREAM_ENDING_UNANNOUNCED, the response has the values of the events before.
     """
 
     missing_events: int = betterproto.int32_field(3)

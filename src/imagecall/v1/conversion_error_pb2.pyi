@@ -90,20 +90,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UPSTREAM_INVALID_REQUEST: _ErrorReason.ValueType  # 27
     """The API refused the request: 400, 422, another 4xx."""
     ERROR_REASON_UPSTREAM_UNAUTHENTICATED: _ErrorReason.ValueType  # 28
-    """The API does not accept the server's key: 401."""
+    """The API refuses the server's key: 401."""
     ERROR_REASON_UPSTREAM_PAYMENT_REQUIRED: _ErrorReason.ValueType  # 29
     """The API requires payment: 402."""
     ERROR_REASON_UPSTREAM_FORBIDDEN: _ErrorReason.ValueType  # 30
     """The API does not permit the request: 403."""
     ERROR_REASON_UPSTREAM_NOT_FOUND: _ErrorReason.ValueType  # 31
-    """The API does not have the model or another thing that the request names, or
-    there is no API at this URL: 404.
+    """The API has no such model, file or the like as the request names, or there is
+    no API at this URL: 404.
     """
     ERROR_REASON_UPSTREAM_UNIMPLEMENTED: _ErrorReason.ValueType  # 32
     """The API does not implement the request: 405, 501."""
     ERROR_REASON_UPSTREAM_TIMEOUT: _ErrorReason.ValueType  # 33
-    """The API or a gRPC backend took too long: 408, 504, or it sent nothing for
-    longer than the server's limit.
+    """The API or a gRPC backend took too long: 408, 504, or no data for longer than
+    the server's limit.
     """
     ERROR_REASON_UPSTREAM_CONFLICT: _ErrorReason.ValueType  # 34
     """The request conflicts with other work of the API: 409."""
@@ -120,14 +120,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UPSTREAM_UNREACHABLE: _ErrorReason.ValueType  # 38
     """There is no connection to the API: refused, no such host, no TLS."""
     ERROR_REASON_UPSTREAM_DISCONNECTED: _ErrorReason.ValueType  # 39
-    """The API closed the connection before it answered. It may have begun the work."""
+    """The API closed the connection before its answer, perhaps after it had begun
+    the work.
+    """
     ERROR_REASON_UPSTREAM_DAMAGED: _ErrorReason.ValueType  # 40
     """The answer is cut off, has a gap, or is not JSON where it must be; or a
     string of more than 5.6 MB is base64 except at its end; or the answer of a
     gRPC backend breaks a rule of ImageGenerationService.
     """
     ERROR_REASON_UPSTREAM_NOT_UNDERSTOOD: _ErrorReason.ValueType  # 41
-    """The answer is not that of a Responses API: HTML, a redirect, other JSON."""
+    """The answer is not that of a Responses API, or of an Images API: HTML, a
+    redirect, other JSON.
+    """
     ERROR_REASON_UPSTREAM_ANSWER_TOO_LARGE: _ErrorReason.ValueType  # 42
     """The API's answer is larger than the server's limit: a whole response, or an
     event without its image.
@@ -140,12 +144,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TOO_MANY_ITEMS: _ErrorReason.ValueType  # 44
     """The stream has more items than the server allows: begin another stream."""
     ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 45
-    """The server has as many calls in progress as it allows, or they hold as many
-    bytes as it allows. With a RetryInfo.
+    """The server is at its limit of calls in progress, or of the bytes that these
+    calls hold. With a RetryInfo.
     """
     ERROR_REASON_TOKEN_REQUIRED: _ErrorReason.ValueType  # 46
-    """The server requires a bearer token, and the call has none that is valid: send
-    the metadata "authorization: Bearer TOKEN".
+    """The call lacks the valid bearer token that the server requires: send the
+    metadata "authorization: Bearer TOKEN".
     """
     ERROR_REASON_CALL_TOO_LONG: _ErrorReason.ValueType  # 47
     """The call took longer than the server allows."""
@@ -161,18 +165,18 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     trailer grpc-status-details-bin.
 
     With the reasons that begin with UPSTREAM_, the ErrorInfo's metadata repeats
-    the API's own values, those that it sent: "http_status", "upstream_code",
-    "upstream_type", "upstream_request_id".
+    the values that the API sent: "http_status", "upstream_code", "upstream_type",
+    "upstream_request_id".
 
-    A failure that may have been billed must not be sent again. Its ErrorInfo has
-    "may_be_billed": "true" in the metadata (and an empty reason, where none of
-    these names applies), there is no google.rpc.RetryInfo, and the trailer
-    grpc-retry-pushback-ms is -1. At the HTTP door it is a 424 with the header
-    "x-should-retry: false".
+    A request must not be sent again if its failure may have been billed. The
+    ErrorInfo of such a failure has "may_be_billed": "true" in the metadata (and an
+    empty reason, where none of these names applies), there is no
+    google.rpc.RetryInfo, and the trailer grpc-retry-pushback-ms is -1. The HTTP door
+    answers 424 with the header "x-should-retry: false".
 
     The status of a gRPC backend is passed on whole, with every detail. A gRPC
-    backend may send any of these reasons, with its code; one that has reasons of its
-    own sends them with a domain of its own.
+    backend may send any of these reasons, with the code of the reason; reasons of
+    its own have a domain of its own.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -242,20 +246,20 @@ ERROR_REASON_UNSUPPORTED: ErrorReason.ValueType  # 26
 ERROR_REASON_UPSTREAM_INVALID_REQUEST: ErrorReason.ValueType  # 27
 """The API refused the request: 400, 422, another 4xx."""
 ERROR_REASON_UPSTREAM_UNAUTHENTICATED: ErrorReason.ValueType  # 28
-"""The API does not accept the server's key: 401."""
+"""The API refuses the server's key: 401."""
 ERROR_REASON_UPSTREAM_PAYMENT_REQUIRED: ErrorReason.ValueType  # 29
 """The API requires payment: 402."""
 ERROR_REASON_UPSTREAM_FORBIDDEN: ErrorReason.ValueType  # 30
 """The API does not permit the request: 403."""
 ERROR_REASON_UPSTREAM_NOT_FOUND: ErrorReason.ValueType  # 31
-"""The API does not have the model or another thing that the request names, or
-there is no API at this URL: 404.
+"""The API has no such model, file or the like as the request names, or there is
+no API at this URL: 404.
 """
 ERROR_REASON_UPSTREAM_UNIMPLEMENTED: ErrorReason.ValueType  # 32
 """The API does not implement the request: 405, 501."""
 ERROR_REASON_UPSTREAM_TIMEOUT: ErrorReason.ValueType  # 33
-"""The API or a gRPC backend took too long: 408, 504, or it sent nothing for
-longer than the server's limit.
+"""The API or a gRPC backend took too long: 408, 504, or no data for longer than
+the server's limit.
 """
 ERROR_REASON_UPSTREAM_CONFLICT: ErrorReason.ValueType  # 34
 """The request conflicts with other work of the API: 409."""
@@ -272,14 +276,18 @@ if the API sent a time to wait.
 ERROR_REASON_UPSTREAM_UNREACHABLE: ErrorReason.ValueType  # 38
 """There is no connection to the API: refused, no such host, no TLS."""
 ERROR_REASON_UPSTREAM_DISCONNECTED: ErrorReason.ValueType  # 39
-"""The API closed the connection before it answered. It may have begun the work."""
+"""The API closed the connection before its answer, perhaps after it had begun
+the work.
+"""
 ERROR_REASON_UPSTREAM_DAMAGED: ErrorReason.ValueType  # 40
 """The answer is cut off, has a gap, or is not JSON where it must be; or a
 string of more than 5.6 MB is base64 except at its end; or the answer of a
 gRPC backend breaks a rule of ImageGenerationService.
 """
 ERROR_REASON_UPSTREAM_NOT_UNDERSTOOD: ErrorReason.ValueType  # 41
-"""The answer is not that of a Responses API: HTML, a redirect, other JSON."""
+"""The answer is not that of a Responses API, or of an Images API: HTML, a
+redirect, other JSON.
+"""
 ERROR_REASON_UPSTREAM_ANSWER_TOO_LARGE: ErrorReason.ValueType  # 42
 """The API's answer is larger than the server's limit: a whole response, or an
 event without its image.
@@ -292,12 +300,12 @@ values or 4,000,000 backslashes in all; or the message has more than
 ERROR_REASON_TOO_MANY_ITEMS: ErrorReason.ValueType  # 44
 """The stream has more items than the server allows: begin another stream."""
 ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 45
-"""The server has as many calls in progress as it allows, or they hold as many
-bytes as it allows. With a RetryInfo.
+"""The server is at its limit of calls in progress, or of the bytes that these
+calls hold. With a RetryInfo.
 """
 ERROR_REASON_TOKEN_REQUIRED: ErrorReason.ValueType  # 46
-"""The server requires a bearer token, and the call has none that is valid: send
-the metadata "authorization: Bearer TOKEN".
+"""The call lacks the valid bearer token that the server requires: send the
+metadata "authorization: Bearer TOKEN".
 """
 ERROR_REASON_CALL_TOO_LONG: ErrorReason.ValueType  # 47
 """The call took longer than the server allows."""

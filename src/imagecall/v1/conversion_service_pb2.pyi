@@ -68,8 +68,8 @@ class ParseCallRequest(_message.Message):
     json: _builtins.str
     """The item: a JSON object."""
     variant: _builtins.str
-    """The variant to read it as: a field name of the oneof of ImageGenerationCall
-    as in the .proto file, such as "input_image_generation_call2". Empty:
+    """Variant of the item: a field name of the oneof of ImageGenerationCall as in
+    the .proto file, such as "input_image_generation_call2". Empty:
     output_image_generation_call.
     """
     profile: Global___Profile.ValueType
@@ -194,7 +194,7 @@ class ParseDocumentResponse(_message.Message):
     DOCUMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def document(self) -> _document_pb2.Document:
-        """The document, its items taken out."""
+        """The document, with its items in calls."""
 
     def __init__(
         self,
@@ -218,7 +218,7 @@ class FormatDocumentRequest(_message.Message):
     DOCUMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def document(self) -> _document_pb2.Document:
-        """The document, its items taken out."""
+        """The document, with its items in calls."""
 
     def __init__(
         self,
@@ -290,9 +290,9 @@ class ConvertCallsResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConversionResult]:
-        """The results, in the order of the items. A result is one message, or a sequence
-        of chunks, which is possible where the item or its result is larger than
-        3 MiB. Expect both forms, whichever form the item was sent in.
+        """The results, in the order of the items. A result is one message, or, where the
+        item or its result is larger than 3 MiB, possibly a sequence of chunks. Expect
+        both forms, whether the item was sent in chunks or not.
         """
 
     def __init__(
@@ -326,9 +326,14 @@ class Conversion(_message.Message):
     PROFILE_FIELD_NUMBER: _builtins.int
     DOCUMENT_KIND_FIELD_NUMBER: _builtins.int
     json: _builtins.str
-    """JSON of an item or document, to convert to a message."""
+    """JSON of an item or document, to convert to a message. It must be UTF-8:
+    text that is not ends the whole stream at the client in some languages, and
+    loses bytes without an error in others. Send lines of a file that may have
+    other bytes as json_chunk, one chunk each, with its size and digest: only
+    the item is refused then, with NOT_UTF8, and the stream goes on.
+    """
     variant: _builtins.str
-    """The variant to read the JSON of an item as; see ParseCallRequest. Ignored for
+    """Variant of an item in JSON; see ParseCallRequest.variant. Ignored for
     other input. For chunks, the value on the last one counts.
     """
     profile: Global___Profile.ValueType

@@ -93,14 +93,14 @@ class ConversionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ParseDocument(self, request, context):
-        """Reads a JSON request, response or event, and takes its items out.
+        """Reads a JSON request, response or event, and extracts its items.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FormatDocument(self, request, context):
-        """Writes a document as JSON, its items put back.
+        """Writes a document as JSON, with its items in their places.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,9 +45,9 @@ class ConversionServiceStub:
     FormatCall: _grpc.UnaryUnaryMultiCallable[_conversion_service_pb2.FormatCallRequest, _conversion_service_pb2.FormatCallResponse]
     """Writes a message as a JSON item."""
     ParseDocument: _grpc.UnaryUnaryMultiCallable[_conversion_service_pb2.ParseDocumentRequest, _conversion_service_pb2.ParseDocumentResponse]
-    """Reads a JSON request, response or event, and takes its items out."""
+    """Reads a JSON request, response or event, and extracts its items."""
     FormatDocument: _grpc.UnaryUnaryMultiCallable[_conversion_service_pb2.FormatDocumentRequest, _conversion_service_pb2.FormatDocumentResponse]
-    """Writes a document as JSON, its items put back."""
+    """Writes a document as JSON, with its items in their places."""
     ConvertCalls: _grpc.StreamStreamMultiCallable[_conversion_service_pb2.ConvertCallsRequest, _conversion_service_pb2.ConvertCallsResponse]
     """Converts many items, in either direction, in batches, and items and
     documents of any size, in chunks. The results come in the order of the items.
@@ -75,9 +75,9 @@ class ConversionServiceAsyncStub(ConversionServiceStub):
     FormatCall: _aio.UnaryUnaryMultiCallable[_conversion_service_pb2.FormatCallRequest, _conversion_service_pb2.FormatCallResponse]  # type: ignore[assignment]
     """Writes a message as a JSON item."""
     ParseDocument: _aio.UnaryUnaryMultiCallable[_conversion_service_pb2.ParseDocumentRequest, _conversion_service_pb2.ParseDocumentResponse]  # type: ignore[assignment]
-    """Reads a JSON request, response or event, and takes its items out."""
+    """Reads a JSON request, response or event, and extracts its items."""
     FormatDocument: _aio.UnaryUnaryMultiCallable[_conversion_service_pb2.FormatDocumentRequest, _conversion_service_pb2.FormatDocumentResponse]  # type: ignore[assignment]
-    """Writes a document as JSON, its items put back."""
+    """Writes a document as JSON, with its items in their places."""
     ConvertCalls: _aio.StreamStreamMultiCallable[_conversion_service_pb2.ConvertCallsRequest, _conversion_service_pb2.ConvertCallsResponse]  # type: ignore[assignment]
     """Converts many items, in either direction, in batches, and items and
     documents of any size, in chunks. The results come in the order of the items.
@@ -120,7 +120,7 @@ class ConversionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _conversion_service_pb2.ParseDocumentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_conversion_service_pb2.ParseDocumentResponse, _abc.Awaitable[_conversion_service_pb2.ParseDocumentResponse]]:
-        """Reads a JSON request, response or event, and takes its items out."""
+        """Reads a JSON request, response or event, and extracts its items."""
 
     @_abc_1.abstractmethod
     def FormatDocument(
@@ -128,7 +128,7 @@ class ConversionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _conversion_service_pb2.FormatDocumentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_conversion_service_pb2.FormatDocumentResponse, _abc.Awaitable[_conversion_service_pb2.FormatDocumentResponse]]:
-        """Writes a document as JSON, its items put back."""
+        """Writes a document as JSON, with its items in their places."""
 
     @_abc_1.abstractmethod
     def ConvertCalls(

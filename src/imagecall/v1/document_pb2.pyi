@@ -22,8 +22,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Document(_message.Message):
-    """A whole request, response, event or line of the Batch API, with its image
-    generation calls taken out of the JSON. Everything else is kept unchanged.
+    """A whole request, response, event or line of the Batch API: its image generation
+    calls as messages, and the rest of its JSON unchanged.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -34,9 +34,9 @@ class Document(_message.Message):
     kind: _document_kind_pb2.DocumentKind.ValueType
     """Kind of the document, which determines the places of the calls."""
     json: _builtins.str
-    """The document as JSON text, with null in the place of each call. A call that
-    was left in the JSON is accepted too, and is in calls after the document is
-    read again. A null in the place of no call stays null.
+    """The document as JSON text, with null in the place of each call. A call in the
+    JSON itself is accepted too, and is in calls after the document is read again.
+    A null in the place of no call stays null.
     """
     @_builtins.property
     def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentCall]:

@@ -44,8 +44,8 @@ class _StreamEndingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StreamEn
     STREAM_ENDING_CANCELLED: _StreamEnding.ValueType  # 4
     """The response was cancelled: the event "response.cancelled"."""
     STREAM_ENDING_UNANNOUNCED: _StreamEnding.ValueType  # 5
-    """No last event: the stream ended without one, or broke, but after every image
-    that it had begun. Some servers do that.
+    """No last event: the stream ended or broke without one, but after every image
+    that had begun. Some APIs end their streams so.
     """
 
 class StreamEnding(_StreamEnding, metaclass=_StreamEndingEnumTypeWrapper):
@@ -68,8 +68,8 @@ image. See ImageResponse.error.
 STREAM_ENDING_CANCELLED: StreamEnding.ValueType  # 4
 """The response was cancelled: the event "response.cancelled"."""
 STREAM_ENDING_UNANNOUNCED: StreamEnding.ValueType  # 5
-"""No last event: the stream ended without one, or broke, but after every image
-that it had begun. Some servers do that.
+"""No last event: the stream ended or broke without one, but after every image
+that had begun. Some APIs end their streams so.
 """
 Global___StreamEnding: _TypeAlias = StreamEnding  # noqa: Y015
 
@@ -83,7 +83,7 @@ class GenerateImageRequest(_message.Message):
     INCLUDE_DOCUMENT_FIELD_NUMBER: _builtins.int
     include_document: _builtins.bool
     """True to get the whole response too, as a Document. The HTTP door always sets
-    it; a gRPC backend may ignore it.
+    include_document; a gRPC backend may ignore it.
     """
     @_builtins.property
     def request(self) -> _image_request_pb2.ImageRequest:
@@ -137,14 +137,16 @@ class StreamImageRequest(_message.Message):
     INCLUDE_DOCUMENT_FIELD_NUMBER: _builtins.int
     INCLUDE_OTHER_EVENTS_FIELD_NUMBER: _builtins.int
     include_document: _builtins.bool
-    """True to get the whole response too, as a Document in the end. Its images are
-    then sent twice. The HTTP door always sets it; a gRPC backend may ignore it.
+    """True to get the whole response too, as a Document in the StreamEnd. Its images
+    are then sent twice. The HTTP door always sets include_document; a gRPC backend
+    may ignore it.
     """
     include_other_events: _builtins.bool
     """True to get the events that concern no image generation call too, each as an
     UnknownItem: "response.created", the events of a message's text, ... The event
-    that ends the API's stream is not among them: StreamEnd takes its place. The
-    HTTP door always sets it; a gRPC backend may ignore it.
+    that ends the API's stream is not among these events: StreamEnd replaces that
+    event. The HTTP door always sets include_other_events; a gRPC backend may
+    ignore it.
     """
     @_builtins.property
     def request(self) -> _image_request_pb2.ImageRequest:
@@ -172,13 +174,14 @@ class StreamImageResponse(_message.Message):
     """Response of StreamImage: a part of the answer.
 
     An image is not in its event: it comes directly before the event, in chunks.
-    The last chunk names the field of the event that the image belongs in; in the
-    event, that field is set, but empty. So: append the data of chunks until one has
-    an end; check size and SHA-256; at the event, put the bytes into its field. Most
-    programs need only this: where the end has final_image, the bytes are an image.
+    The last chunk names the field of the event to which the image belongs; in the
+    event, that field is set, but empty. To reassemble an image, append the data of
+    chunks up to the chunk with an end; check size and SHA-256; at the event, put the
+    bytes into the field. Most programs need only the chunks: where the end has
+    final_image, the bytes are an image.
 
     An event can have several such values, whose chunks come one value after the
-    other. All chunks between two events belong to the second one.
+    other. All chunks between two events belong to the second event.
 
     Other values that can be megabytes are sent in chunks too, where the value is
     longer than 256 KiB or the message would be too large: ImageResult.text,
@@ -201,8 +204,8 @@ class StreamImageResponse(_message.Message):
 
     @_builtins.property
     def end(self) -> Global___StreamEnd:
-        """The end: the last message, once. The status of the call follows at once: a
-        server waits 5 s for that of a gRPC backend. A client that stops reading
+        """The end: the last message, once. The status of the call follows immediately: a
+        server waits 5 s for the status of a gRPC backend. A client that stops reading
         before the status cancels the call.
         """
 
@@ -233,10 +236,10 @@ class StreamEnd(_message.Message):
     RESPONSE_FIELD_NUMBER: _builtins.int
     MISSING_EVENTS_FIELD_NUMBER: _builtins.int
     ending: Global___StreamEnding.ValueType
-    """Ending of the API's stream: that of the status of the response. A gRPC backend
-    sets it. If a gRPC backend leaves it unset, the server sets it by the status of
-    the response, or to completed if there is an image. With neither, the answer is
-    DATA_LOSS.
+    """Ending of the API's stream, which agrees with the status of the response. A
+    gRPC backend sets the ending. If a gRPC backend leaves the ending unset, the
+    server derives it from the status of the response, or sets it to completed if
+    there is an image. With neither, the answer is DATA_LOSS.
     """
     missing_events: _builtins.int
     """Number of events that are missing, by the gaps in the sequence numbers, or
@@ -246,8 +249,8 @@ class StreamEnd(_message.Message):
     @_builtins.property
     def response(self) -> _image_response_pb2.ImageResponse:
         """The response at the end, always set. Its calls are only those without an
-        OutputItemDoneEvent; usually there are none. If the end was not announced, the
-        response has the values of the events before.
+        OutputItemDoneEvent; usually there are none. If the ending is
+        STREAM_ENDING_UNANNOUNCED, the response has the values of the events before.
         """
 
     def __init__(

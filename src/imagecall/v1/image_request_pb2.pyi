@@ -67,7 +67,7 @@ class ImageRequest(_message.Message):
     The HTTP door converts a body to an ImageRequest and back to the same JSON
     value, with three exceptions: the key "stream", which the choice of the method
     replaces; calls in the "input", see input_items; and an image tool, which is
-    added where "tool_choice" names it and there are no tools.
+    added where "tool_choice" names the image tool and there are no tools.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -95,11 +95,11 @@ class ImageRequest(_message.Message):
     body then has exactly those tools.
     """
     message_json: _builtins.str
-    """The user's message as raw JSON text, if its form is not the one above. It has
-    "" in the place of the prompt, and in the place of the "image_url" or the
-    "file_id" of each of input_images, in their order; the "detail" of an image is
-    left out if InputImage.detail is set. Such as {"role":"user","content":""}.
-    Empty: the form above.
+    """The user's message as raw JSON text, if its form is not the one above, such as
+    {"role":"user","content":""}. The text has "" in the place of the prompt, and in
+    the place of the "image_url" or the "file_id" of each of input_images, in their
+    order; the "detail" of an image is absent if InputImage.detail is set. Empty:
+    the form above.
 
     A backend that draws images itself needs only the prompt and the images.
     """
@@ -128,7 +128,7 @@ class ImageRequest(_message.Message):
         the response, for edits over several turns; items of another type, such as
         messages, each as an UnknownItem. A call is sent back in the form that the APIs
         accept: its id, result and status. A call without an id is refused, and so is a
-        call whose image is empty: put in the bytes that came in chunks.
+        call whose image is empty: set the image to the bytes that came in chunks.
 
         APIs accept some items without a "type", or with null for it. The json of such
         an UnknownItem has no "type" either; its type is the one that the APIs assume:

@@ -44,16 +44,17 @@ class ImageResponse(_message.Message):
     REFUSAL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifier of the response, the same in every event. Not set: the API sent
-    none. A gRPC backend sets it. JSON key "id".
+    none. A gRPC backend sets the id. JSON key "id".
     """
     model: _builtins.str
     """Model that answered. Not set: the API sent none. JSON key "model"."""
     status: _builtins.str
     """Status of the response as the API spells it: "completed", "failed",
-    "incomplete", "in_progress", "cancelled", "queued", or another. Check it before
-    the calls: a response that failed is no gRPC error. Not set: the API sent none.
-    A gRPC backend sets it; if a gRPC backend sets none, the server sets "completed" if there is an image;
-    else the answer is DATA_LOSS. JSON key "status".
+    "incomplete", "in_progress", "cancelled", "queued", or another. Check the status
+    before the calls: a response that failed is no gRPC error. Not set: the API sent
+    none. A gRPC backend sets the status. If a gRPC backend sets none, the server
+    sets "completed" if there is an image; else the answer is DATA_LOSS. JSON key
+    "status".
     """
     output_text: _builtins.str
     """Text that the model wrote: the "output_text" parts of its messages, joined in
@@ -71,8 +72,8 @@ class ImageResponse(_message.Message):
 
     @_builtins.property
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
-        """Those of the keys above whose value has another JSON type, such as a number
-        for a status. Other keys are in the document only.
+        """Keys above whose value has another JSON type, such as a number for a status.
+        Other keys are in the document only.
         """
 
     @_builtins.property

@@ -33,8 +33,8 @@ class ImageResult(_message.Message):
     null_value: _struct_pb2.NullValue.ValueType
     """JSON null. The only value is NULL_VALUE."""
     image: _builtins.bytes
-    """The bytes of an image file (PNG, JPEG, WebP, ...), when the JSON holds
-    them as canonical base64: RFC 4648 section 4, with padding, no line
+    """The bytes of an image file (PNG, JPEG, WebP, ...), where the JSON has
+    canonical base64: RFC 4648 section 4, with padding, no line
     breaks, and zero bits at the end. No bytes is the JSON string "".
     """
     text: _builtins.str

@@ -129,8 +129,8 @@ class JsonKey(_message.Message):
     role: Global___FieldRole.ValueType
     """Role of a field that is not an ordinary key."""
     variant: _builtins.str
-    """The variant that the field's item is read as, for a field that is an
-    ImageGenerationCall. A name of its oneof.
+    """Variant of the field's item, for a field that is an ImageGenerationCall: a
+    name of its oneof.
     """
     def __init__(
         self,
@@ -228,9 +228,9 @@ JSON_SPELLING_FIELD_NUMBER: _builtins.int
 GRPC_CODE_FIELD_NUMBER: _builtins.int
 HTTP_STATUS_FIELD_NUMBER: _builtins.int
 json_object: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, Global___JsonObject]
-"""The JSON object that the message is."""
+"""The JSON object of the message."""
 json_key: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___JsonKey]
-"""The JSON key that the field is."""
+"""The JSON key of the field."""
 json_variant: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___JsonVariant]
 """Choice of a member of a union: on the fields of its oneof."""
 in_chunks: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___InChunks.ValueType]

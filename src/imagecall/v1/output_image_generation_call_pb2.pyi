@@ -27,7 +27,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class OutputImageGenerationCall(_message.Message):
     """An item of a response's "output", and the "item" of a stream event. SDK type
     OutputImageGenerationCall (OpenRouter, 2025-09-25 to 2025-10-07), which has four
-    keys. OpenAI's servers add those of the fields from revised_prompt on.
+    keys. OpenAI's servers add the keys of the fields from revised_prompt on.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -47,7 +47,10 @@ class OutputImageGenerationCall(_message.Message):
     SVG_USAGE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifier of the call, such as "ig_123"; any string, the empty one too.
-    Not set: no key. JSON key "id", required by STRICT.
+    An Images API has no identifiers: there it is "ig_" and, in hexadecimal, the
+    SHA-256 digest over the digest of the request, as the body of a POST
+    /responses, and the index of the call. Not set: no key. JSON key "id", required
+    by STRICT.
     """
     status: _image_generation_status_pb2.ImageGenerationStatus.ValueType
     """Status of the call, if it is one that the SDKs name. JSON key

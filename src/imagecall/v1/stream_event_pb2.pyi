@@ -243,7 +243,7 @@ Global___ImageGenCallPartialImageEvent: _TypeAlias = ImageGenCallPartialImageEve
 
 @_typing.final
 class ImageGenCallCompletedEvent(_message.Message):
-    """The call ended. The image is not in this event but in OutputItemDoneEvent.
+    """The call ended. The image comes in OutputItemDoneEvent, not in this event.
     OpenRouter's ImageGenCallCompletedEvent.
     """
 
@@ -400,14 +400,17 @@ Global___OutputItemDoneEvent: _TypeAlias = OutputItemDoneEvent  # noqa: Y015
 
 @_typing.final
 class StreamEvent(_message.Message):
-    """An event of a response's stream: one that concerns an image generation call,
-    or another one.
+    """An event of a response's stream, about an image generation call or another
+    subject.
 
-    A service of your own sets in every event the sequence_number, one more than in
-    the event before; in every event of an item the output_index, the index of that
-    item in the output; in every event of a call the item_id, or the id of the item,
-    the same in all of them; and in every item the status. Typed SDKs drop an event
-    or an item without them.
+    Typed SDKs drop an event or an item without these, so a service of your own sets
+    them:
+
+      sequence_number  in every event, one more than in the event before
+      output_index     in every event of an item: index of the item in the output
+      item_id          in every event of a call; or else the id of the item, the same
+                       in all events of the call
+      status           in every item
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -18,8 +18,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class UnknownItem(_message.Message):
-    """An object whose "type" no other variant of its union has, kept unchanged: for
-    an item, a message, a web search call, an image call of a later API. If a later
+    """An object whose "type" no other variant of its union has, kept unchanged, such
+    as a message, a web search call, or an image call of a later API. If a later
     schema has a variant for the type, the message is accepted, and is that variant
     after the JSON is read again.
     """

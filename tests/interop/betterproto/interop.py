@@ -5,13 +5,13 @@ import json
 import sys
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
 import betterproto
 from betterproto.lib.google.protobuf import NullValue
-from first_call import stream_image
+from client import connect, convert_lines, stream_image
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpclib.client import Channel
 from grpclib.const import Status
@@ -21,24 +21,24 @@ from grpclib.health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from imagecall.v1 import betterproto as imagecall
 
-ITEMS, BATCH, BAD = 10_000, 250, 5_000
+ITEMS, BAD = 10_000, 5_000
 BIG_IMAGE = 20_000_000
 
 
-async def main(address: str, cases: Path, out: Path, names: list[str]) -> None:
-    """The cases are the files of these names in the directory `cases`."""
-    host, _, port = address.rpartition(":")
-    async with Channel(host, int(port)) as channel:
+async def main(address: str, cases: Path, out: Path, damaged: str) -> None:
+    """Runs the checks on the files in the directory `cases`."""
+    async with connect(address) as channel:
         conversion = imagecall.ConversionServiceStub(channel)
         generation = imagecall.ImageGenerationServiceStub(channel)
-        for name in names:
+        for name in case_names(cases):
             await report(name, check_case(conversion, cases / name, out / name))
         await report("ConvertCalls", convert_calls(conversion))
         await report("StreamImage", big_image(generation))
         await report("error details", error_details(conversion))
         await report("deadline", deadline(generation))
         await report("cancellation", cancellation(generation, channel))
-        await report("many calls", many_calls(host, int(port)))
+        await report("cancellation when damaged", cancellation_when_damaged(damaged))
+        await report("many calls", many_calls(address))
         await report("health", healthy(channel))
 
 
@@ -105,28 +105,21 @@ def proto_json(value: Any) -> Any:
 
 
 async def convert_calls(client: imagecall.ConversionServiceStub) -> None:
-    async def requests() -> AsyncIterator[imagecall.ConvertCallsRequest]:
-        for first in range(0, ITEMS, BATCH):
-            texts = map(item, range(first, first + BATCH))
-            conversions = [imagecall.Conversion(json=text) for text in texts]
-            yield imagecall.ConvertCallsRequest(conversions=conversions)
-
     answered = 0
     output: Any
-    async for response in client.convert_calls(requests()):
-        for result in response.results:
-            kind, output = betterproto.which_one_of(result, "output")
-            if answered == BAD:
-                assert kind == "error", output
-                assert output.reason == imagecall.ErrorReason.WRONG_TYPE
-                assert output.pointer == "/id"
-            else:
-                assert kind == "call", output
-                call: Any
-                _, call = betterproto.which_one_of(output, "variant")
-                assert (call.id, call.result.image) == (f"ig_{answered}", b"hi")
-            assert result.index == answered
-            answered += 1
+    async for result in convert_lines(client, (item(number).encode() for number in range(ITEMS))):
+        kind, output = betterproto.which_one_of(result, "output")
+        if answered == BAD:
+            assert kind == "error", output
+            assert output.reason == imagecall.ErrorReason.WRONG_TYPE
+            assert output.pointer == "/id"
+        else:
+            assert kind == "call", output
+            call: Any
+            _, call = betterproto.which_one_of(output, "variant")
+            assert (call.id, call.result.image) == (f"ig_{answered}", b"hi")
+        assert result.index == answered
+        answered += 1
     assert answered == ITEMS, answered
 
 
@@ -143,9 +136,8 @@ def embedded(**order: float) -> imagecall.ImageRequest:
 
 
 async def big_image(client: imagecall.ImageGenerationServiceStub) -> None:
-    image, end = await stream_image(client, embedded(image_bytes=BIG_IMAGE))
+    image = await stream_image(client, embedded(image_bytes=BIG_IMAGE))
     assert len(image) == BIG_IMAGE, len(image)
-    assert end.ending == imagecall.StreamEnding.COMPLETED, end.ending
 
 
 async def error_details(client: imagecall.ConversionServiceStub) -> None:
@@ -196,9 +188,21 @@ async def cancellation(client: imagecall.ImageGenerationServiceStub, channel: Ch
         raise AssertionError("it was not cancelled")
 
 
-async def many_calls(host: str, port: int) -> None:
+async def cancellation_when_damaged(address: str) -> None:
+    """Calls a server that answers for its health once the stream is cancelled."""
+    async with connect(address) as channel:
+        try:
+            await stream_image(imagecall.ImageGenerationServiceStub(channel), embedded())
+        except ValueError as error:
+            assert str(error) == "a chunk is lost", error
+            await healthy(channel)
+        else:
+            raise AssertionError("it was accepted")
+
+
+async def many_calls(address: str) -> None:
     """Generates images at once over a new connection."""
-    async with Channel(host, port) as channel:
+    async with connect(address) as channel:
         client = imagecall.ImageGenerationServiceStub(channel)
         request = imagecall.GenerateImageRequest(request=embedded(delay_seconds=0.1))
         await asyncio.gather(*(client.generate_image(request, timeout=60) for _ in range(1_000)))
@@ -210,7 +214,10 @@ async def healthy(channel: Channel) -> None:
     assert answer.status == HealthCheckResponse.SERVING
 
 
+def case_names(cases: Path) -> list[str]:
+    paths = cases.rglob("*.binpb")
+    return sorted(str(path.relative_to(cases))[: -len(".binpb")] for path in paths)
+
+
 if __name__ == "__main__":
-    address, cases, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    names = [str(path.relative_to(cases))[: -len(".binpb")] for path in cases.rglob("*.binpb")]
-    asyncio.run(main(address, cases, out, sorted(names)))
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]))

@@ -1,69 +1,14 @@
-// README: begin
-#include <grpcpp/grpcpp.h>
-#include <openssl/evp.h>
-
-#include <chrono>
-#include <stdexcept>
-#include <string>
-#include <utility>
-
-#include "imagecall/v1/image_generation_service.grpc.pb.h"
-
-namespace v1 = imagecall::v1;
-
-std::string Sha256(const std::string& bytes) {
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned int size = 0;
-  EVP_Digest(bytes.data(), bytes.size(), digest, &size, EVP_sha256(), nullptr);
-  return std::string(digest, digest + size);
-}
-
-std::string StreamImage(v1::ImageGenerationService::Stub& service,
-                        const v1::ImageRequest& image_request) {
-  v1::StreamImageRequest request;
-  *request.mutable_request() = image_request;
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() +
-                       std::chrono::minutes(2));
-  auto stream = service.StreamImage(&context, request);
-  std::string bytes;  // of the chunks since the last end
-  std::string image;
-  v1::StreamEnding ending = v1::STREAM_ENDING_UNSPECIFIED;
-  for (v1::StreamImageResponse part; stream->Read(&part);) {
-    if (part.has_end()) ending = part.end().ending();
-    if (!part.has_chunk()) continue;
-    const v1::Chunk& chunk = part.chunk();
-    if (chunk.offset() != bytes.size()) {
-      throw std::runtime_error("a chunk is lost");
-    }
-    bytes += chunk.data();
-    if (!chunk.has_end()) continue;
-    if (chunk.end().size() != bytes.size() ||
-        chunk.end().sha256() != Sha256(bytes)) {
-      throw std::runtime_error("the image is damaged");
-    }
-    // Others are partial images, or long texts.
-    if (chunk.end().final_image()) image = std::move(bytes);
-    bytes.clear();
-  }
-  if (grpc::Status status = stream->Finish(); !status.ok()) {
-    throw std::runtime_error(status.error_message());
-  }
-  if (ending != v1::STREAM_ENDING_COMPLETED || image.empty()) {
-    throw std::runtime_error("the stream ended without an image");
-  }
-  return image;
-}
-// README: end
-
+// The checks of ../README.md.
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/message.h>
 #include <google/protobuf/struct.pb.h>
 #include <google/protobuf/util/json_util.h>
 #include <google/protobuf/util/message_differencer.h>
+#include <grpcpp/grpcpp.h>
 #include <grpcpp/support/error_details.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -74,13 +19,15 @@ std::string StreamImage(v1::ImageGenerationService::Stub& service,
 #include <iostream>
 #include <iterator>
 #include <memory>
-#include <thread>
+#include <sstream>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
+#include "client.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "grpc/health/v1/health.grpc.pb.h"
-#include "imagecall/v1/conversion_service.grpc.pb.h"
 
 namespace {
 
@@ -188,34 +135,22 @@ bool IsRight(const v1::ConversionResult& result, uint32_t n, uint32_t wrong) {
 
 void CheckConvertCalls(const Channel& channel) {
   constexpr uint32_t kItems = 10'000;
-  constexpr uint32_t kBatch = 250;
   constexpr uint32_t kWrong = 5'000;
-  auto service = v1::ConversionService::NewStub(channel);
-  grpc::ClientContext context;
-  auto stream = service->ConvertCalls(&context);
-  std::thread writer([&stream] {
-    for (uint32_t first = 0; first < kItems; first += kBatch) {
-      v1::ConvertCallsRequest request;
-      for (uint32_t n = first; n < first + kBatch; ++n) {
-        request.add_conversions()->set_json(
-            n == kWrong ? kWrongId
-                        : R"({"type":"image_generation_call","id":"ig_)" +
-                              std::to_string(n) + R"(","result":"aGk="})");
-      }
-      if (!stream->Write(request)) return;  // Finish returns the reason
-    }
-    stream->WritesDone();
-  });
-  uint32_t answers = 0;
-  uint32_t right = 0;
-  for (v1::ConvertCallsResponse response; stream->Read(&response);) {
-    for (const auto& result : response.results()) {
-      right += IsRight(result, answers++, kWrong);
+  std::stringstream lines;
+  for (uint32_t n = 0; n < kItems; ++n) {
+    if (n == kWrong) {
+      lines << kWrongId << '\n';
+    } else {
+      lines << R"({"type":"image_generation_call","id":"ig_)" << n
+            << R"(","result":"aGk="})" << '\n';
     }
   }
-  writer.join();
-  const grpc::Status status = stream->Finish();
-  Expect(status.ok(), Text(status));
+  uint32_t answers = 0;
+  uint32_t right = 0;
+  ConvertLines(*v1::ConversionService::NewStub(channel), lines,
+               [&](const v1::ConversionResult& result) {
+                 right += IsRight(result, answers++, kWrong);
+               });
   Expect(answers == kItems && right == kItems,
          std::to_string(answers) + " answers, " + std::to_string(right) +
              " right");
@@ -233,16 +168,8 @@ v1::ImageRequest Ordered(const std::string& embedded) {
 
 constexpr char kLargeImage[] = R"({"image_bytes":20000000})";
 
-void CheckStreamImage(const std::string& address) {
-  // README: begin
-  auto channel =
-      grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
+void CheckStreamImage(const Channel& channel) {
   auto service = v1::ImageGenerationService::NewStub(channel);
-  v1::ImageRequest request;
-  request.set_prompt("a red fox in the snow");
-  const std::string fox = StreamImage(*service, request);
-  // README: end
-  Expect(fox.compare(0, 4, "\x89PNG") == 0, "the fox is no PNG");
   const size_t size = StreamImage(*service, Ordered(kLargeImage)).size();
   Expect(size == 20'000'000, std::to_string(size) + " bytes");
 }
@@ -345,6 +272,20 @@ void CheckCancellation(const Channel& channel) {
   CheckHealth(channel);
 }
 
+// Calls a server that answers for its health once the stream is cancelled.
+void CheckCancellationWhenDamaged(const std::string& address) {
+  const auto channel = Connect(address);
+  auto service = v1::ImageGenerationService::NewStub(channel);
+  std::string reason;
+  try {
+    StreamImage(*service, Ordered("{}"));
+  } catch (const std::exception& error) {
+    reason = error.what();
+  }
+  Expect(reason == "a chunk is lost", "the error is \"" + reason + "\"");
+  CheckHealth(channel);
+}
+
 void Report(const std::string& name, const std::function<void()>& check) {
   std::string outcome = "ok";
   try {
@@ -359,15 +300,14 @@ void Report(const std::string& name, const std::function<void()>& check) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 4) {
-    std::cerr << "usage: interop ADDRESS CASES OUT\n";
+  if (argc != 5) {
+    std::cerr << "usage: interop ADDRESS CASES OUT DAMAGED\n";
     return 2;
   }
   const std::string address = argv[1];
   const fs::path cases = argv[2];
   const fs::path out = argv[3];
-  const auto channel =
-      grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
+  const auto channel = Connect(address);
   const auto service = v1::ConversionService::NewStub(channel);
 
   std::vector<fs::path> names;
@@ -384,10 +324,12 @@ int main(int argc, char** argv) {
     });
   }
   Report("ConvertCalls", [&] { CheckConvertCalls(channel); });
-  Report("StreamImage", [&] { CheckStreamImage(address); });
+  Report("StreamImage", [&] { CheckStreamImage(channel); });
   Report("error details", [&] { CheckErrorDetails(channel); });
   Report("deadline", [&] { CheckDeadline(channel); });
   Report("cancellation", [&] { CheckCancellation(channel); });
+  Report("cancellation when damaged",
+         [&] { CheckCancellationWhenDamaged(argv[4]); });
   Report("many calls", [&] { CheckManyCalls(address); });
   Report("health", [&] { CheckHealth(channel); });
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log"
 	"os"
@@ -15,11 +14,11 @@ import (
 	"strings"
 	"time"
 
+	"example.com/app/client"
 	imagecallv1 "example.com/app/gen/imagecall/v1"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	healthgrpc "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -37,19 +36,11 @@ type clients struct {
 }
 
 func main() {
-	if len(os.Args) != 4 {
-		log.Fatal("usage: interop ADDRESS CASES OUT")
+	if len(os.Args) != 5 {
+		log.Fatal("usage: interop ADDRESS CASES OUT DAMAGED")
 	}
-	conn, err := grpc.NewClient(os.Args[1], grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		log.Fatal(err)
-	}
+	conn, c := connected(os.Args[1])
 	defer conn.Close()
-	c := clients{
-		imagecallv1.NewConversionServiceClient(conn),
-		imagecallv1.NewImageGenerationServiceClient(conn),
-		healthgrpc.NewHealthClient(conn),
-	}
 	if err := c.checkCases(os.Args[2], os.Args[3]); err != nil {
 		log.Fatal(err)
 	}
@@ -58,8 +49,21 @@ func main() {
 	report("error details", c.errorDetails())
 	report("deadline", c.deadline())
 	report("cancellation", c.cancellation())
+	report("cancellation when damaged", cancellationWhenDamaged(os.Args[4]))
 	report("many calls", manyCalls(os.Args[1]))
 	report("health", c.healthy())
+}
+
+func connected(address string) (*grpc.ClientConn, *clients) {
+	conn, err := client.Connect(address)
+	if err != nil {
+		log.Fatal(err)
+	}
+	return conn, &clients{
+		imagecallv1.NewConversionServiceClient(conn),
+		imagecallv1.NewImageGenerationServiceClient(conn),
+		healthgrpc.NewHealthClient(conn),
+	}
 }
 
 func report(name string, err error) {
@@ -169,57 +173,41 @@ func writeMessage(path string, message proto.Message) error {
 }
 
 func (c *clients) convertCalls() error {
-	const items, batch, bad = 10_000, 250, 5_000
+	const items, bad = 10_000, 5_000
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	stream, err := c.conversion.ConvertCalls(ctx)
+	lines := func(yield func([]byte) bool) {
+		for number := range items {
+			line := fmt.Sprintf(`{"type":"image_generation_call","id":"ig_%d","result":"aGk="}`, number)
+			if number == bad {
+				line = `{"type":"image_generation_call","id":5}`
+			}
+			if !yield([]byte(line)) {
+				return
+			}
+		}
+	}
+	answered := 0
+	var fault error
+	err := client.ConvertLines(ctx, c.conversion, lines, func(result *imagecallv1.ConversionResult) {
+		call := result.GetCall().GetOutputImageGenerationCall()
+		right := call.GetId() == fmt.Sprintf("ig_%d", answered) && string(call.GetResult().GetImage()) == "hi"
+		if answered == bad {
+			refusal := result.GetError()
+			right = refusal.GetReason() == imagecallv1.ErrorReason_ERROR_REASON_WRONG_TYPE && refusal.Pointer == "/id"
+		}
+		if int(result.Index) != answered || !right {
+			fault = fmt.Errorf("item %d was answered by %v", answered, result)
+		}
+		answered++
+	})
 	if err != nil {
 		return err
-	}
-	go func() {
-		for first := 0; first < items; first += batch {
-			request := &imagecallv1.ConvertCallsRequest{}
-			for number := first; number < first+batch; number++ {
-				text := fmt.Sprintf(`{"type":"image_generation_call","id":"ig_%d","result":"aGk="}`, number)
-				if number == bad {
-					text = `{"type":"image_generation_call","id":5}`
-				}
-				request.Conversions = append(request.Conversions, &imagecallv1.Conversion{
-					Input: &imagecallv1.Conversion_Json{Json: text},
-				})
-			}
-			if stream.Send(request) != nil {
-				return // The error comes out of Recv.
-			}
-		}
-		stream.CloseSend()
-	}()
-	answered := 0
-	for {
-		response, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		for _, result := range response.Results {
-			call := result.GetCall().GetOutputImageGenerationCall()
-			right := call.GetId() == fmt.Sprintf("ig_%d", answered) && string(call.GetResult().GetImage()) == "hi"
-			if answered == bad {
-				refusal := result.GetError()
-				right = refusal.GetReason() == imagecallv1.ErrorReason_ERROR_REASON_WRONG_TYPE && refusal.Pointer == "/id"
-			}
-			if int(result.Index) != answered || !right {
-				return fmt.Errorf("item %d was answered by %v", answered, result)
-			}
-			answered++
-		}
 	}
 	if answered != items {
 		return fmt.Errorf("%d items were answered", answered)
 	}
-	return nil
+	return fault
 }
 
 // embedded is a request with an order for the embedded backend.
@@ -234,12 +222,12 @@ func (c *clients) bigImage() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	order := fmt.Sprintf(`{"image_bytes":%d}`, bigImage)
-	image, end, err := streamImage(ctx, c.generation, embedded(order))
+	image, err := client.StreamImage(ctx, c.generation, embedded(order))
 	if err != nil {
 		return err
 	}
-	if len(image) != bigImage || end.Ending != imagecallv1.StreamEnding_STREAM_ENDING_COMPLETED {
-		return fmt.Errorf("%d bytes, %v", len(image), end.Ending)
+	if len(image) != bigImage {
+		return fmt.Errorf("%d bytes", len(image))
 	}
 	return nil
 }
@@ -299,21 +287,28 @@ func (c *clients) cancellation() error {
 	}
 }
 
+// cancellationWhenDamaged calls a server that answers for its health once the stream is cancelled.
+func cancellationWhenDamaged(address string) error {
+	conn, c := connected(address)
+	defer conn.Close()
+	_, err := client.StreamImage(context.Background(), c.generation, embedded(`{}`))
+	if err == nil || err.Error() != "a chunk is lost" {
+		return fmt.Errorf("the error is %w", err)
+	}
+	return c.healthy()
+}
+
 // manyCalls generates images at once over a new connection.
 func manyCalls(address string) error {
 	const calls = 1_000
-	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		return err
-	}
+	conn, c := connected(address)
 	defer conn.Close()
-	client := imagecallv1.NewImageGenerationServiceClient(conn)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	outcomes := make(chan error, calls)
 	for range calls {
 		go func() {
-			_, err := client.GenerateImage(ctx, &imagecallv1.GenerateImageRequest{
+			_, err := c.generation.GenerateImage(ctx, &imagecallv1.GenerateImageRequest{
 				Request: embedded(`{"delay_seconds":0.1}`),
 			})
 			outcomes <- err

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from imagecall.backends.embedded import MODEL
 from imagecall.backends.embedded.order import Order
 from imagecall.generation.call_events import CallEvents, EventSequence, compact
 from imagecall.generation.messages import Fields, message_events, message_item
@@ -20,7 +21,6 @@ from imagecall.turns import take_turn
 from imagecall.v1.image_generation_service_pb2 import StreamEnding
 from imagecall.v1.stream_event_pb2 import StreamEvent
 
-_MODEL: Final = "imagecall-test-card"
 _NO_IMAGE: Final = 'No image was drawn, as "tool_choice" allows none.'
 _FAILURES: Final[dict[str, Fields]] = {
     "failed": {"error": {"code": "server_error", "message": "the request asked for a failure"}},
@@ -127,7 +127,7 @@ def _response_object(order: Order, name: str) -> Fields:
         body.pop("tools", None)
     keys = response_keys(body, name)
     raws: Fields = {key: msgspec.Raw(raw) for key, raw in keys.items()}
-    return raws if keys["model"] != b'""' else raws | {"model": _MODEL}
+    return raws if keys["model"] != b'""' else raws | {"model": MODEL}
 
 
 def _usage(prompt: str) -> Fields:

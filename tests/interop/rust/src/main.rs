@@ -1,9 +1,18 @@
 //! Checks that a client in Rust and the server agree: see ../README.md.
 
-mod first_call;
-
 use anyhow::{Context, Result, bail, ensure};
-use first_call::{fox, stream_image, v1};
+use client::v1::conversion_result::Output;
+use client::v1::conversion_service_client::ConversionServiceClient;
+use client::v1::image_generation_call::Variant;
+use client::v1::image_generation_service_client::ImageGenerationServiceClient;
+use client::v1::image_result::Kind;
+use client::v1::stream_image_response::Part;
+use client::v1::{
+    Document, ErrorReason, ExtraField, FormatCallRequest, GenerateImageRequest,
+    ImageGenerationCall, ImageRequest, ImageResult, OutputImageGenerationCall, ParseCallRequest,
+    StreamEvent, StreamImageRequest, Tool,
+};
+use client::{Connection, connect, convert_lines, stream_image};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::Value;
@@ -11,23 +20,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{env, fmt::Display, fs};
 use tokio::task::JoinSet;
-use tonic::{Code, Request, Status, transport::Channel};
+use tonic::{Code, Request, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
-use v1::conversion::Input;
-use v1::conversion_result::Output;
-use v1::conversion_service_client::ConversionServiceClient;
-use v1::image_generation_call::Variant;
-use v1::image_generation_service_client::ImageGenerationServiceClient;
-use v1::image_result::Kind;
-use v1::stream_image_response::Part;
-use v1::{
-    Conversion, ConvertCallsRequest, Document, ErrorReason, ExtraField, FormatCallRequest,
-    GenerateImageRequest, ImageGenerationCall, ImageRequest, ImageResult,
-    OutputImageGenerationCall, ParseCallRequest, StreamEnding, StreamEvent, StreamImageRequest,
-    Tool,
-};
 
 const SCHEMA: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/schema.binpb"));
 const WRONG_ITEM: &str = r#"{"type":"image_generation_call","id":5}"#;
@@ -35,25 +31,35 @@ const WRONG_ITEM: &str = r#"{"type":"image_generation_call","id":5}"#;
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let [address, cases, out] = &arguments[..] else {
-        bail!("expected ADDRESS CASES OUT");
+    let [address, cases, out, damaged] = &arguments[..] else {
+        bail!("expected ADDRESS CASES OUT DAMAGED");
     };
-    let address = format!("http://{address}");
-    let channel = Channel::from_shared(address.clone())?.connect_lazy();
+    let connection = connect(address).await?;
 
     let schema = DescriptorPool::decode(SCHEMA)?;
     for path in messages(cases.as_ref())? {
         let name = path.strip_prefix(cases)?;
-        let result = case(&channel, &schema, &path, name, &Path::new(out).join(name)).await;
+        let result = case(
+            &connection,
+            &schema,
+            &path,
+            name,
+            &Path::new(out).join(name),
+        )
+        .await;
         report(name.with_extension("").display(), result);
     }
-    report("ConvertCalls", convert_calls(&channel).await);
-    report("StreamImage", large_image(&channel, address.clone()).await);
-    report("error details", error_details(&channel).await);
-    report("deadline", deadline(&channel).await);
-    report("cancellation", cancellation(&channel).await);
+    report("ConvertCalls", convert_calls(&connection).await);
+    report("StreamImage", large_image(&connection).await);
+    report("error details", error_details(&connection).await);
+    report("deadline", deadline(&connection).await);
+    report("cancellation", cancellation(&connection).await);
+    report(
+        "cancellation when damaged",
+        cancellation_when_damaged(damaged).await,
+    );
     report("many calls", many_calls(address).await);
-    report("health", health(&channel).await);
+    report("health", health(&connection).await);
     Ok(())
 }
 
@@ -84,7 +90,7 @@ fn messages(directory: &Path) -> Result<Vec<PathBuf>> {
 }
 
 async fn case(
-    channel: &Channel,
+    connection: &Connection,
     schema: &DescriptorPool,
     path: &Path,
     name: &Path,
@@ -106,7 +112,7 @@ async fn case(
     fs::write(out, &again)?;
 
     if directory.starts_with("items") {
-        let mut client = ConversionServiceClient::new(channel.clone());
+        let mut client = ConversionServiceClient::new(connection.clone());
         let variant = directory.file_name().context("no variant")?;
         let request = ParseCallRequest {
             json: fs::read_to_string(path.with_extension("json"))?,
@@ -135,41 +141,28 @@ fn through<M: Message + Default>(bytes: &[u8]) -> Result<Vec<u8>> {
     Ok(M::decode(bytes)?.encode_to_vec())
 }
 
-async fn convert_calls(channel: &Channel) -> Result<()> {
+async fn convert_calls(connection: &Connection) -> Result<()> {
     const COUNT: u32 = 10_000;
-    const BATCH: u32 = 250;
     const WRONG: u32 = 5_000;
-    let item = |n| match n {
+    let line = |n| match n {
         WRONG => WRONG_ITEM.into(),
         _ => format!(r#"{{"type":"image_generation_call","id":"ig_{n}","result":"aGk="}}"#),
     };
-    let conversion = move |n| Conversion {
-        input: Some(Input::Json(item(n))),
-        ..Default::default()
-    };
-    let requests = (0..COUNT / BATCH).map(move |batch| ConvertCallsRequest {
-        conversions: (batch * BATCH..(batch + 1) * BATCH)
-            .map(conversion)
-            .collect(),
-    });
-    let mut client = ConversionServiceClient::new(channel.clone());
-    let responses = client.convert_calls(tokio_stream::iter(requests)).await?;
-    let mut responses = responses.into_inner();
-    let mut n = 0;
-    while let Some(response) = responses.message().await? {
-        for result in response.results {
-            let right = match &result.output {
-                Some(Output::Call(call)) => n != WRONG && *call == output_call(n),
-                Some(Output::Error(error)) => {
-                    n == WRONG && error.reason() == ErrorReason::WrongType && error.pointer == "/id"
-                }
-                _ => false,
-            };
-            ensure!(right && result.index == n, "number {n}: {result:?}");
-            n += 1;
-        }
+    let lines = (0..COUNT).map(move |n| line(n).into_bytes());
+    let mut client = ConversionServiceClient::new(connection.clone());
+    let mut results = Vec::new();
+    convert_lines(&mut client, lines, |result| results.push(result)).await?;
+    ensure!(results.len() == COUNT as usize, "{} answers", results.len());
+    for (n, result) in (0..).zip(results) {
+        let right = match &result.output {
+            Some(Output::Call(call)) => n != WRONG && *call == output_call(n),
+            Some(Output::Error(error)) => {
+                n == WRONG && error.reason() == ErrorReason::WrongType && error.pointer == "/id"
+            }
+            _ => false,
+        };
+        ensure!(right && result.index == n, "number {n}: {result:?}");
     }
-    ensure!(n == COUNT, "{n} answers");
     Ok(())
 }
 
@@ -200,20 +193,16 @@ fn embedded(json: &str) -> ImageRequest {
     }
 }
 
-async fn large_image(channel: &Channel, address: String) -> Result<()> {
-    let (image, _) = fox(address).await?;
-    ensure!(image.starts_with(b"\x89PNG"), "the fox is no PNG");
-    let mut client = ImageGenerationServiceClient::new(channel.clone());
+async fn large_image(connection: &Connection) -> Result<()> {
+    let mut client = ImageGenerationServiceClient::new(connection.clone());
     let request = embedded(r#"{"image_bytes":20000000}"#);
-    let (image, end) = stream_image(&mut client, request).await?;
+    let image = stream_image(&mut client, request).await?;
     ensure!(image.len() == 20_000_000, "{} bytes", image.len());
-    let ending = end.ending();
-    ensure!(ending == StreamEnding::Completed, "ending {ending:?}");
     Ok(())
 }
 
-async fn error_details(channel: &Channel) -> Result<()> {
-    let mut client = ConversionServiceClient::new(channel.clone());
+async fn error_details(connection: &Connection) -> Result<()> {
+    let mut client = ConversionServiceClient::new(connection.clone());
     let request = ParseCallRequest {
         json: WRONG_ITEM.into(),
         ..Default::default()
@@ -236,8 +225,8 @@ async fn error_details(channel: &Channel) -> Result<()> {
     Ok(())
 }
 
-async fn deadline(channel: &Channel) -> Result<()> {
-    let mut client = ImageGenerationServiceClient::new(channel.clone());
+async fn deadline(connection: &Connection) -> Result<()> {
+    let mut client = ImageGenerationServiceClient::new(connection.clone());
     let mut request = Request::new(GenerateImageRequest {
         request: Some(embedded(r#"{"delay_seconds":60}"#)),
         ..Default::default()
@@ -254,8 +243,8 @@ async fn deadline(channel: &Channel) -> Result<()> {
     Ok(())
 }
 
-async fn cancellation(channel: &Channel) -> Result<()> {
-    let mut client = ImageGenerationServiceClient::new(channel.clone());
+async fn cancellation(connection: &Connection) -> Result<()> {
+    let mut client = ImageGenerationServiceClient::new(connection.clone());
     let request = StreamImageRequest {
         request: Some(embedded(r#"{"image_bytes":20000000}"#)),
         ..Default::default()
@@ -269,13 +258,22 @@ async fn cancellation(channel: &Channel) -> Result<()> {
     }
     // This cancels the call. tonic has no other way, and gives no status for it.
     drop(parts);
-    health(channel).await
+    health(connection).await
+}
+
+/// Calls a server that answers for its health once the stream is cancelled.
+async fn cancellation_when_damaged(address: &str) -> Result<()> {
+    let connection = connect(address).await?;
+    let mut client = ImageGenerationServiceClient::new(connection.clone());
+    let error = stream_image(&mut client, embedded("{}")).await.err();
+    let error = error.context("no error")?;
+    ensure!(error.to_string() == "a chunk is lost", error);
+    health(&connection).await
 }
 
 /// Generates images at once over a new connection.
-async fn many_calls(address: String) -> Result<()> {
-    let channel = Channel::from_shared(address)?.connect_lazy();
-    let client = ImageGenerationServiceClient::new(channel);
+async fn many_calls(address: &str) -> Result<()> {
+    let client = ImageGenerationServiceClient::new(connect(address).await?);
     let mut calls = JoinSet::new();
     for _ in 0..1_000 {
         let mut client = client.clone();
@@ -291,11 +289,11 @@ async fn many_calls(address: String) -> Result<()> {
     Ok(())
 }
 
-async fn health(channel: &Channel) -> Result<()> {
+async fn health(connection: &Connection) -> Result<()> {
     let request = HealthCheckRequest {
         service: "imagecall.v1.ImageGenerationService".into(),
     };
-    let mut client = HealthClient::new(channel.clone());
+    let mut client = HealthClient::new(connection.clone());
     let status = client.check(request).await?.into_inner().status();
     ensure!(status == ServingStatus::Serving, "{status:?}");
     Ok(())

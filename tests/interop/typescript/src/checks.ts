@@ -2,7 +2,6 @@
 import assert from "node:assert/strict";
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { Readable, type Writable } from "node:stream";
 import {
   create,
   createRegistry,
@@ -39,22 +38,19 @@ import { ErrorReason } from "./gen/imagecall/v1/conversion_error_pb.js";
 import {
   ConversionResultSchema,
   ConversionService,
-  ConvertCallsRequestSchema,
-  type ConvertCallsResponse,
   file_imagecall_v1_conversion_service,
 } from "./gen/imagecall/v1/conversion_service_pb.js";
 import { ImageGenerationCallSchema } from "./gen/imagecall/v1/image_generation_call_pb.js";
 import {
   file_imagecall_v1_image_generation_service,
   ImageGenerationService,
-  StreamEnding,
   type StreamImageResponse,
   StreamImageRequestSchema,
 } from "./gen/imagecall/v1/image_generation_service_pb.js";
-import { rpc, streamImage } from "./stream-image.js";
+import { connect, convertLines, rpc, streamImage } from "./client.js";
 
-const [address = "", cases = "", out = ""] = process.argv.slice(2);
-const client = new Client(address, credentials.createInsecure());
+const [address = "", cases = "", out = "", damaged = ""] = process.argv.slice(2);
+const client = connect(address);
 const registry = createRegistry(
   ...withImports(file_imagecall_v1_conversion_service),
   ...withImports(file_imagecall_v1_image_generation_service),
@@ -136,69 +132,49 @@ async function checkCase(name: string) {
 }
 
 async function checkConvertCalls() {
-  function* requests() {
-    for (let first = 0; first < 10_000; first += 250) {
-      const conversions = Array.from({ length: 250 }, (_, i) => ({
-        input: {
-          case: "json" as const,
-          value:
-            first + i === 5_000
-              ? wrongId
-              : `{"type":"image_generation_call","id":"ig_${first + i}","result":"aGk="}`,
-        },
-      }));
-      yield create(ConvertCallsRequestSchema, { conversions });
-    }
-  }
-  const call = client.makeBidiStreamRequest(
-    ...rpc(ConversionService.method.convertCalls),
-    within(60_000),
+  const lines = Array.from({ length: 10_000 }, (_, n) =>
+    Buffer.from(
+      n === 5_000
+        ? wrongId
+        : `{"type":"image_generation_call","id":"ig_${n}","result":"aGk="}`,
+    ),
   );
-  const sink: Writable = call;
-  const responses: AsyncIterable<ConvertCallsResponse> = call;
-  Readable.from(requests()).pipe(sink);
   let index = 0;
-  for await (const { results } of responses) {
-    for (const result of results) {
-      if (index === 5_000) {
-        assert.equal(result.index, index);
-        assert(result.output.case === "error", "the bad item is not refused");
-        assert.equal(result.output.value.reason, ErrorReason.WRONG_TYPE);
-        assert.equal(result.output.value.pointer, "/id");
-      } else {
-        const expected = create(ConversionResultSchema, {
-          index,
-          output: {
-            case: "call",
-            value: {
-              variant: {
-                case: "outputImageGenerationCall",
-                value: {
-                  id: `ig_${index}`,
-                  result: { kind: { case: "image", value: Buffer.from("hi") } },
-                },
+  for await (const result of convertLines(client, lines)) {
+    if (index === 5_000) {
+      assert.equal(result.index, index);
+      assert(result.output.case === "error", "the bad item is not refused");
+      assert.equal(result.output.value.reason, ErrorReason.WRONG_TYPE);
+      assert.equal(result.output.value.pointer, "/id");
+    } else {
+      const expected = create(ConversionResultSchema, {
+        index,
+        output: {
+          case: "call",
+          value: {
+            variant: {
+              case: "outputImageGenerationCall",
+              value: {
+                id: `ig_${index}`,
+                result: { kind: { case: "image", value: Buffer.from("hi") } },
               },
             },
           },
-        });
-        assert(
-          equals(ConversionResultSchema, result, expected),
-          `item ${index} is wrong`,
-        );
-      }
-      index++;
+        },
+      });
+      assert(
+        equals(ConversionResultSchema, result, expected),
+        `item ${index} is wrong`,
+      );
     }
+    index++;
   }
   assert.equal(index, 10_000);
 }
 
 async function checkStreamImage() {
-  const { image, end } = await streamImage(
-    client,
-    fox({ image_bytes: 20_000_000 }),
-  );
+  const image = await streamImage(client, fox({ image_bytes: 20_000_000 }));
   assert.equal(image.length, 20_000_000);
-  assert.equal(end.ending, StreamEnding.COMPLETED);
 }
 
 async function checkErrorDetails() {
@@ -248,6 +224,19 @@ async function checkCancellation() {
   await streamImage(client, fox({}));
 }
 
+/** Calls a server that answers for its health once the stream is cancelled. */
+async function checkCancellationWhenDamaged() {
+  const other = connect(damaged);
+  try {
+    await assert.rejects(streamImage(other, fox({})), {
+      message: "a chunk is lost",
+    });
+    await checkHealth(other);
+  } finally {
+    other.close();
+  }
+}
+
 /** Generates images at once over a new connection. */
 async function checkManyCalls() {
   const other = new Client(address, credentials.createInsecure(), {
@@ -266,10 +255,10 @@ async function checkManyCalls() {
   }
 }
 
-async function checkHealth() {
-  const health = await unary(Health.method.check, {
-    service: "imagecall.v1.ImageGenerationService",
-  });
+async function checkHealth(caller: Client = client) {
+  const request = { service: "imagecall.v1.ImageGenerationService" };
+  const { check } = Health.method;
+  const health = await unary(check, request, within(20_000), caller);
   assert.equal(health.status, HealthCheckResponse_ServingStatus.SERVING);
 }
 
@@ -284,6 +273,7 @@ await check("StreamImage", checkStreamImage);
 await check("error details", checkErrorDetails);
 await check("deadline", checkDeadline);
 await check("cancellation", checkCancellation);
+await check("cancellation when damaged", checkCancellationWhenDamaged);
 await check("many calls", checkManyCalls);
-await check("health", checkHealth);
+await check("health", () => checkHealth());
 client.close();

@@ -3,16 +3,15 @@ package interop;
 import static java.nio.charset.StandardCharsets.UTF_8;
 
 import com.google.gson.JsonParser;
+import com.google.protobuf.ByteString;
 import com.google.protobuf.Message;
 import com.google.protobuf.util.JsonFormat;
 import com.google.rpc.BadRequest;
 import com.google.rpc.ErrorInfo;
-import imagecall.v1.Conversion;
 import imagecall.v1.ConversionResult;
 import imagecall.v1.ConversionServiceGrpc;
 import imagecall.v1.ConversionServiceGrpc.ConversionServiceBlockingStub;
-import imagecall.v1.ConvertCallsRequest;
-import imagecall.v1.ConvertCallsResponse;
+import imagecall.v1.ConversionServiceGrpc.ConversionServiceBlockingV2Stub;
 import imagecall.v1.ErrorReason;
 import imagecall.v1.ExtraField;
 import imagecall.v1.FormatCallRequest;
@@ -21,31 +20,29 @@ import imagecall.v1.GenerateImageResponse;
 import imagecall.v1.ImageGenerationCall;
 import imagecall.v1.ImageGenerationServiceGrpc;
 import imagecall.v1.ImageGenerationServiceGrpc.ImageGenerationServiceBlockingStub;
+import imagecall.v1.ImageGenerationServiceGrpc.ImageGenerationServiceBlockingV2Stub;
 import imagecall.v1.ImageRequest;
 import imagecall.v1.ParseCallRequest;
 import imagecall.v1.StreamImageRequest;
 import io.grpc.Channel;
 import io.grpc.Context;
-import io.grpc.ManagedChannelBuilder;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import io.grpc.health.v1.HealthCheckRequest;
 import io.grpc.health.v1.HealthCheckResponse.ServingStatus;
 import io.grpc.health.v1.HealthGrpc;
 import io.grpc.protobuf.StatusProto;
-import io.grpc.stub.ClientCallStreamObserver;
-import io.grpc.stub.ClientResponseObserver;
+import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.time.Instant;
-import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Objects;
 import java.util.Set;
-import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
+import java.util.stream.IntStream;
 
 class Checks {
   private static final String WRONG_ID = "{\"type\":\"image_generation_call\",\"id\":5}";
@@ -53,18 +50,20 @@ class Checks {
 
   private final ImageGenerationServiceBlockingStub images;
   private final ConversionServiceBlockingStub conversions;
-  private final ConversionServiceGrpc.ConversionServiceStub asyncConversions;
+  private final ImageGenerationServiceBlockingV2Stub imagesV2;
+  private final ConversionServiceBlockingV2Stub conversionsV2;
   private final HealthGrpc.HealthBlockingStub health;
 
   Checks(Channel channel) {
     images = ImageGenerationServiceGrpc.newBlockingStub(channel);
     conversions = ConversionServiceGrpc.newBlockingStub(channel);
-    asyncConversions = ConversionServiceGrpc.newStub(channel);
+    imagesV2 = ImageGenerationServiceGrpc.newBlockingV2Stub(channel);
+    conversionsV2 = ConversionServiceGrpc.newBlockingV2Stub(channel);
     health = HealthGrpc.newBlockingStub(channel);
   }
 
   public static void main(String[] args) throws Exception {
-    var channel = ManagedChannelBuilder.forTarget(args[0]).usePlaintext().build();
+    var channel = Client.connect(args[0]);
     var cases = Path.of(args[1]);
     var out = Path.of(args[2]);
     var checks = new Checks(channel);
@@ -79,6 +78,7 @@ class Checks {
     report("error details", checks::errorDetails);
     report("deadline", checks::deadline);
     report("cancellation", checks::cancellation);
+    report("cancellation when damaged", () -> cancellationWhenDamaged(args[3]));
     report("many calls", () -> manyCalls(args[0]));
     report("health", checks::health);
     channel.shutdown();
@@ -117,47 +117,12 @@ class Checks {
   }
 
   private void convertCalls() throws Exception {
-    var batches = new ArrayDeque<ConvertCallsRequest>();
-    for (var n = 0; n < 10_000; n += 250) {
-      var batch = ConvertCallsRequest.newBuilder();
-      for (var i = n; i < n + 250; i++) {
-        batch.addConversions(Conversion.newBuilder().setJson(i == 5_000 ? WRONG_ID : item(i)));
-      }
-      batches.add(batch.build());
-    }
+    var items = IntStream.range(0, 10_000).mapToObj(n -> n == 5_000 ? WRONG_ID : item(n));
     var results = new ArrayList<ConversionResult>();
-    var end = new CompletableFuture<Void>();
-    asyncConversions.convertCalls(
-        new ClientResponseObserver<ConvertCallsRequest, ConvertCallsResponse>() {
-          @Override
-          public void beforeStart(ClientCallStreamObserver<ConvertCallsRequest> requests) {
-            requests.setOnReadyHandler(
-                () -> {
-                  while (requests.isReady() && !batches.isEmpty()) {
-                    requests.onNext(batches.remove());
-                    if (batches.isEmpty()) {
-                      requests.onCompleted();
-                    }
-                  }
-                });
-          }
-
-          @Override
-          public void onNext(ConvertCallsResponse response) {
-            results.addAll(response.getResultsList());
-          }
-
-          @Override
-          public void onError(Throwable error) {
-            end.completeExceptionally(error);
-          }
-
-          @Override
-          public void onCompleted() {
-            end.complete(null);
-          }
-        });
-    end.get(60, TimeUnit.SECONDS);
+    Client.convertLines(
+        conversionsV2.withDeadlineAfter(Duration.ofMinutes(1)),
+        items.map(ByteString::copyFromUtf8)::iterator,
+        results::add);
     expect(10_000, results.size());
     for (var n = 0; n < 10_000; n++) {
       var result = results.get(n);
@@ -174,7 +139,8 @@ class Checks {
   }
 
   private void streamImage() throws Exception {
-    expect(LARGE, FirstCall.streamImage(images, drawing("{\"image_bytes\":" + LARGE + "}")).size());
+    var image = Client.streamImage(imagesV2, drawing("{\"image_bytes\":" + LARGE + "}"));
+    expect(LARGE, image.size());
   }
 
   private void errorDetails() throws Exception {
@@ -220,9 +186,26 @@ class Checks {
     health();
   }
 
+  /** Calls a server that answers for its health once the stream is cancelled. */
+  private static void cancellationWhenDamaged(String target) throws Exception {
+    var channel = Client.connect(target);
+    try {
+      var checks = new Checks(channel);
+      try {
+        Client.streamImage(checks.imagesV2, drawing("{}"));
+        throw new IllegalStateException("the call did not fail");
+      } catch (IOException e) {
+        expect("a chunk is lost", e.getMessage());
+      }
+      checks.health();
+    } finally {
+      channel.shutdownNow();
+    }
+  }
+
   /** Generates images at once over a new connection. */
   private static void manyCalls(String target) throws Exception {
-    var channel = ManagedChannelBuilder.forTarget(target).usePlaintext().build();
+    var channel = Client.connect(target);
     try {
       var images = ImageGenerationServiceGrpc.newFutureStub(channel);
       var request = GenerateImageRequest.newBuilder();
