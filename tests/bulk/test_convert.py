@@ -1,11 +1,14 @@
 """`imagecall convert` of many records: every kind of input, and back to the same values."""
 
+import contextlib
 import hashlib
 import io
 import itertools
 import json
 import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,7 @@ ITEMS = [
     {"type": "openrouter:image_generation", "status": "completed", "imageB64": "aGk="},
     {"type": "message", "content": []},
 ]
+SMALL = [each for each in ITEMS if each.get("id") != "b"]
 DOCUMENTS = [
     response(item("a"), {"type": "message"}, item("b", PNG + bytes(300_000))),
     {"model": "m", "input": "a fox"},
@@ -265,7 +269,7 @@ def test_one_document_is_known_by_its_keys(tmp_path: Path) -> None:
 
 
 def test_lines_go_to_parquet_and_back(tmp_path: Path) -> None:
-    text = lines(*ITEMS, *DOCUMENTS, b"{", *ITEMS * 500)
+    text = lines(*ITEMS, *DOCUMENTS, b"{", *SMALL * 600)
     (tmp_path / "in.jsonl").write_bytes(text)
     there = run("convert", tmp_path / "in.jsonl", "-o", tmp_path / "out.parquet")
     assert (there.code, "in.jsonl:11: NOT_JSON" in there.err) == (3, True)
@@ -274,12 +278,12 @@ def test_lines_go_to_parquet_and_back(tmp_path: Path) -> None:
     assert (first["id"], first["status"], first["format"]) == ("a", "completed", "png")
     assert (first["size"], first["sha256"]) == (len(PNG), hashlib.sha256(PNG).hexdigest())
     assert first["call"] == imagecall.serialized_from_json(json.dumps(ITEMS[0]))
-    assert table["document"].null_count == len(ITEMS) * 501
+    assert table["document"].null_count == len(ITEMS) + len(SMALL) * 600
     for output in ("back.jsonl", "back.binpb"):
         options = ("-o", tmp_path / output)
         back = run("convert", tmp_path / "out.parquet", *options)
         assert (back.code, back.err[-10:]) == (0, "a second)\n")
-    good = [*ITEMS, *DOCUMENTS, *ITEMS * 500]
+    good = [*ITEMS, *DOCUMENTS, *SMALL * 600]
     assert values((tmp_path / "back.jsonl").read_bytes()) == values(lines(*good))
 
 
@@ -334,3 +338,30 @@ def test_parquet_that_cannot_be_read_or_written_is_a_sentence(
     done = run("convert", *arguments)
     assert done.code == 1
     assert message in done.err
+
+
+def workers_of(pid: int) -> list[int]:
+    """Processes of --jobs that a process has started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_killed_process_of_jobs_ends_the_run_without_an_output(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "in")
+    command = [*COMMAND, "convert", "--lines", "in", "-o", "out.binpb", "--jobs", "2"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
+    with contextlib.suppress(BrokenPipeError), (tmp_path / "in").open("wb") as pipe:
+        while not (workers := workers_of(process.pid)):
+            pipe.write(lines(item()) * 1000)
+            pipe.flush()
+        os.kill(workers[0], signal.SIGKILL)
+        pipe.write(lines(item()) * 50_000)
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert b"a process of --jobs ended before its work was done" in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]

@@ -78,6 +78,10 @@ async def test_a_failure_is_json_too(tmp_path: Path) -> None:
     refused = run("a", "--json", "--set", 'embedded={"http_status":429}', cwd=tmp_path)
     error = json.loads(refused.stdout)["error"]
     assert (refused.returncode, error["reason"]) == (4, "UPSTREAM_RATE_LIMITED")
+    slow = ("--set", 'embedded={"delay_seconds":60}', "--timeout", "0.1")
+    late = run("a", "--json", *slow, cwd=tmp_path)
+    error = json.loads(late.stdout)["error"]
+    assert (late.returncode, error["code"]) == (4, "DEADLINE_EXCEEDED")
 
 
 async def test_the_image_goes_to_standard_output(tmp_path: Path) -> None:

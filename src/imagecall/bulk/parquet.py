@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imagecall.bulk import records
 from imagecall.bulk.columns import CALL, DOCUMENT, MESSAGES, values
 from imagecall.bulk.faults import Fault
 from imagecall.bulk.inputs import STANDARD_INPUT
@@ -52,6 +53,8 @@ def _records(file: pq.ParquetFile, names: Sequence[str]) -> Iterator[Record | Fa
             value = next((each for each in row if each is not None), None)
             if value is None:
                 yield Fault(number, "", "NO_VALUE", "the row is null")
+            elif len(value) > records.MAX_RECORD_BYTES:
+                yield records.too_large(number)
             else:
                 yield Record(number, value)
 

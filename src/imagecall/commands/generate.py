@@ -167,7 +167,7 @@ def run(options: argparse.Namespace) -> int:
     )
     try:
         return asyncio.run(_generate(options, request, outcome))
-    except ImagecallError as error:
+    except (ImagecallError, TimeoutError) as error:
         outcome.fail(error)
         raise
 
