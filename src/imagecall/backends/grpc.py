@@ -29,12 +29,12 @@ from imagecall.generation.checked_answer import (
     MAX_MESSAGE_BYTES,
     AnswerLimits,
     CheckedStream,
-    WithResponse,
     checked_response,
     too_large_message,
     too_large_response,
 )
 from imagecall.generation.offload import run_offloaded
+from imagecall.generation.response import WithResponse
 from imagecall.generation.stored_responses import (
     OfStored,
     checked_id,

@@ -11,7 +11,7 @@ or the event, the expected value and the value found.
 from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from imagecall.conversion.converter import event_to_json, to_json
 from imagecall.conversion.document import document_to_json
@@ -26,12 +26,9 @@ from imagecall.errors import (
 from imagecall.formats import MAX_PROLOG_BYTES, MEDIA_TYPES
 from imagecall.generation.assembly import Reassembly, StreamItem, read_part
 from imagecall.generation.chunked_fields import image_fields
-from imagecall.generation.response import OUTPUT, ending_of, response_to_json
+from imagecall.generation.response import OUTPUT, WithResponse, ending_of, response_to_json
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
-    CancelImageResponseResponse,
-    GenerateImageResponse,
-    GetImageResponseResponse,
     StreamEnd,
     StreamEnding,
     StreamImageResponse,
@@ -40,11 +37,6 @@ from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
 from imagecall.wire.chunks import Assembly, RawChunk, damaged, end_of_image
 from imagecall.wire.cost import parsed
-
-WithResponse = TypeVar(
-    "WithResponse", GenerateImageResponse, GetImageResponseResponse, CancelImageResponseResponse
-)
-"""Answer that is one message with a response."""
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """Largest message of a stream that a client with default options accepts."""

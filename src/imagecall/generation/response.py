@@ -1,7 +1,7 @@
 """Converts a response object of the API to an ImageResponse and a Document, and back."""
 
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from imagecall.conversion.document import document_from_json
 from imagecall.conversion.fields import key_of, spellings
@@ -13,13 +13,25 @@ from imagecall.json.text import MAX_BYTES, join_members, members, parse
 from imagecall.turns import take_turn
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
-from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding
+from imagecall.v1.image_generation_service_pb2 import (
+    CancelImageResponseResponse,
+    GenerateImageResponse,
+    GetImageResponseResponse,
+    StreamEnd,
+    StreamEnding,
+)
 from imagecall.v1.image_response_pb2 import ImageResponse
 
 _PLAN: Final = object_plan(ImageResponse.DESCRIPTOR)
 _OPTIONS: Final = {f.name: key_of(f) for f in ImageResponse.DESCRIPTOR.fields}
 _KEYS: Final = [option.name for option in _OPTIONS.values() if option.name]
 _NO_KEYS: Final = [name for name, key in _OPTIONS.items() if not (key.name or key.role)]
+
+WithResponse = TypeVar(
+    "WithResponse", GenerateImageResponse, GetImageResponseResponse, CancelImageResponseResponse
+)
+"""Answer that is one message with a response."""
+
 OUTPUT: Final = "/output/"
 """Prefix of the JSON Pointers of the calls of a response."""
 
@@ -61,10 +73,10 @@ def response_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> Read
 
 def response_to_json(response: ImageResponse) -> bytes:
     """Writes the fields of a response that are JSON keys, as a JSON object."""
-    summary = ImageResponse()
-    summary.CopyFrom(response)
-    for name in _NO_KEYS:
-        summary.ClearField(name)  # type: ignore[arg-type]  # a name of its fields
+    values = {field.name: value for field, value in response.ListFields()}
+    for name in _NO_KEYS:  # Such as calls, which are large.
+        values.pop(name, None)
+    summary = ImageResponse(**values)
     pieces: list[Piece] = []
     _PLAN.write(summary, pieces)
     return join(pieces, MAX_BYTES)
@@ -84,14 +96,28 @@ def end_of(
     delivered: Delivered = lambda index, call: False,
 ) -> StreamEnd:
     """End of a stream whose last event has a response."""
-    end = StreamEnd(ending=ending, response=read.response)  # type: ignore[arg-type]  # a number of StreamEnding
+    end = StreamEnd(ending=ending)  # type: ignore[arg-type]  # a number of StreamEnding
+    _fill(end.response, read, include_document, delivered)
+    return end
+
+
+def whole_of(kind: type[WithResponse], read: ReadResponse, include_document: bool) -> WithResponse:
+    """Answer that is one response."""
+    answer = kind()
+    _fill(answer.response, read, include_document, lambda index, call: False)
+    return answer
+
+
+def _fill(
+    response: ImageResponse, read: ReadResponse, include_document: bool, delivered: Delivered
+) -> None:
+    response.CopyFrom(read.response)
     for index, call in read.calls():
         if not delivered(index, call):
-            end.response.calls.add().CopyFrom(call)
-    take_turn()
+            response.calls.add().CopyFrom(call)
+            take_turn()
     if include_document:
-        end.response.document.CopyFrom(read.document)
-    return end
+        response.document.CopyFrom(read.document)
 
 
 def ending_of(response: ImageResponse) -> int:

@@ -42,6 +42,9 @@ CONFIG: Final = "IMAGECALL_CONFIG"
 TOKEN: Final = "IMAGECALL_TOKEN"
 """Environment variable with the bearer token for a server that a command calls."""
 
+SERVER: Final = "IMAGECALL_SERVER"
+"""Environment variable with the address of the server of `imagecall generate`."""
+
 WORKER: Final = "IMAGECALL_IS_WORKER"
 """Environment variable that is set in each worker process of a server."""
 
@@ -326,7 +329,7 @@ def read_settings(
 def misspelt(environment: Mapping[str, str]) -> Iterator[str]:
     """Yields a warning for each unknown IMAGECALL_ variable, with the nearest known name."""
     names = {definition.variable for definition in settings_of(ServerSettings)}
-    names |= {API_KEY, CONFIG, TOKEN, WORKER}
+    names |= {API_KEY, CONFIG, SERVER, TOKEN, WORKER}
     for name in environment:
         if name.startswith(_PREFIX) and name not in names:
             matches = get_close_matches(name, names, n=1)

@@ -79,18 +79,15 @@ class Answer:
             for fields in message_events(self._message_id, self._text(), index):
                 yield self._events.event(fields)
 
-    def response(self, image: bytes | None) -> ReadResponse:
-        """Response at the end, with `image`, or with an empty image for None."""
+    def response(self) -> ReadResponse:
+        """Response at the end, with an empty image."""
         ending = self._order.faults.ending
         status = ending if ending in _FAILURES else "completed"
         response = self._response | _FAILURES.get(ending, {})
         response |= {"status": status, "completed_at": int(time.time())}
         response["output"] = list(self._output())
         response["usage"] = _usage(self._prompt)
-        read = response_from_json(compact(response))
-        if image is not None:
-            read.document.calls[-1].call.output_image_generation_call.result.image = image
-        return read
+        return response_from_json(compact(response))
 
     def _output(self) -> Iterator[JsonValue]:
         if self._order.draws:

@@ -28,7 +28,14 @@ from imagecall.generation.fairness import fair_turn
 from imagecall.generation.offload import offloaded, run_offloaded
 from imagecall.generation.parts import in_parts
 from imagecall.generation.request import request_to_json
-from imagecall.generation.response import ReadResponse, end_of, ending_of, response_from_json
+from imagecall.generation.response import (
+    ReadResponse,
+    WithResponse,
+    end_of,
+    ending_of,
+    response_from_json,
+    whole_of,
+)
 from imagecall.generation.stored_responses import OfStored, checked_id, costs_nothing
 from imagecall.json.text import MAX_BYTES, parse
 from imagecall.rpc.client_tls import WITHOUT_FILES, ClientTls
@@ -46,7 +53,6 @@ from imagecall.v1.image_generation_service_pb2 import (
     StreamImageRequest,
 )
 from imagecall.v1.image_request_pb2 import ImageRequest
-from imagecall.v1.image_response_pb2 import ImageResponse
 
 _JSON: Final = "application/json"
 _SSE: Final = "text/event-stream"
@@ -109,10 +115,10 @@ class HttpBackend:
             start = await received.beginning()
             if begins_json(start):
                 read = await self._response(received, start, answer.headers)
-                response = (await offloaded(end_of, read, 0, request.include_document)).response
-            else:
-                response = await self._composed(received, start, request)
-        return GenerateImageResponse(response=response)
+                return await offloaded(
+                    whole_of, GenerateImageResponse, read, request.include_document
+                )
+            return await self._composed(received, start, request)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         body = await _body_of(request.request, stream=True)
@@ -134,12 +140,12 @@ class HttpBackend:
         self, request: GetImageResponseRequest
     ) -> GetImageResponseResponse:
         query = [(_INCLUDE, value) for value in request.include]
-        return GetImageResponseResponse(response=await self._stored_response(request, query))
+        return await self._stored_response(GetImageResponseResponse, request, query)
 
     async def cancel_image_response(
         self, request: CancelImageResponseRequest
     ) -> CancelImageResponseResponse:
-        return CancelImageResponseResponse(response=await self._stored_response(request))
+        return await self._stored_response(CancelImageResponseResponse, request)
 
     async def delete_image_response(
         self, request: DeleteImageResponseRequest
@@ -153,12 +159,13 @@ class HttpBackend:
 
     async def _stored_response(
         self,
+        kind: type[WithResponse],
         request: GetImageResponseRequest | CancelImageResponseRequest,
         query: Sequence[tuple[str, str]] = (),
-    ) -> ImageResponse:
+    ) -> WithResponse:
         async with self._of_stored(request, query) as (answer, received):
             read = await self._response(received, await received.beginning(), answer.headers)
-            return (await offloaded(end_of, read, 0, request.include_document)).response
+            return await offloaded(whole_of, kind, read, request.include_document)
 
     @asynccontextmanager
     async def _of_stored(
@@ -198,7 +205,7 @@ class HttpBackend:
 
     async def _composed(
         self, body: Body, start: bytes, request: GenerateImageRequest
-    ) -> ImageResponse:
+    ) -> GenerateImageResponse:
         """Composes one response from the stream with which an API answered."""
         stream_request = StreamImageRequest(
             request=request.request, include_document=request.include_document
@@ -208,7 +215,7 @@ class HttpBackend:
                 item
                 async for item in reassemble(counted(parts, size_of_part, COPIES), self._max_bytes)
             ]
-        return compose(items, request.include_document)
+        return await offloaded(compose, items, request.include_document)
 
     async def _response(self, body: Body, start: bytes, headers: Mapping[str, str]) -> ReadResponse:
         """Reads a whole answer. Raises GenerationError, also for an error sent with status 200."""
