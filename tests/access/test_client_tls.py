@@ -32,6 +32,7 @@ from imagecall.v1.image_generation_tool_pb2 import ImageGenerationTool, Tool
 from imagecall.v1.image_request_pb2 import ImageRequest
 from tests.commands.command import COMMAND, run_here
 from tests.doors.test_http import door_before
+from tests.images_api import ENGINES
 from tests.readme_regions import ROOT
 from tests.streams import framed, happy
 
@@ -105,14 +106,19 @@ async def serving(
 
 @asynccontextmanager
 async def serving_json(pair: Pair, clients: Path | None = None) -> AsyncIterator[str]:
-    """The base URL of a Responses API with TLS."""
+    """The base URL of a Responses API, and of an Images API, with TLS."""
 
     async def respond(request: aiohttp.web.Request) -> aiohttp.web.Response:
         await request.read()
         return aiohttp.web.Response(body=framed(happy()), content_type="text/event-stream")
 
+    async def draw(request: aiohttp.web.Request) -> aiohttp.web.Response:
+        await request.read()
+        return aiohttp.web.json_response(ENGINES["openai"].answer)
+
     app = aiohttp.web.Application()
     app.router.add_post("/responses", respond)
+    app.router.add_post("/images/generations", draw)
     runner = aiohttp.web.AppRunner(app)
     await runner.setup()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -318,6 +324,20 @@ async def test_an_api_with_a_private_authority_and_client_certificates_is_called
         for other, cause in causes.items():
             async with door_before(backend_from_uri(url, tls=other)) as door:
                 assert f"there is no connection to the API: {cause}" in (await posted(door))[1]
+
+
+async def test_an_images_api_has_the_same_settings_of_tls(
+    authority: Authority, stranger: Authority
+) -> None:
+    server, own = authority.issue("server", "127.0.0.1"), authority.issue("client", "a@b.example")
+    async with serving_json(server, authority.file) as url:
+        trusted = backend_from_uri(f"images+{url}", tls=ClientTls(authority.file, *own))
+        async with door_before(trusted) as door:
+            assert (await posted(door))[0] == 200
+        foreign = backend_from_uri(f"images+{url}", tls=ClientTls(stranger.file, *own))
+        async with door_before(foreign) as door:
+            cause = FAILURES["unknown authority"][3]
+            assert f"there is no connection to the API: {cause}" in (await posted(door))[1]
 
 
 async def test_a_backend_gets_the_new_certificate_while_a_call_goes_on(

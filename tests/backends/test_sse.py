@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from imagecall.backends.responses_api.large_base64 import Use
-from imagecall.backends.responses_api.sse import SseEvent, SseReader
+from imagecall.backends.http_api.large_base64 import Use
+from imagecall.backends.http_api.sse import SseEvent, SseReader
 from imagecall.errors import GenerationError
 
 MIB = 1024 * 1024

@@ -14,12 +14,16 @@ from imagecall.rpc.addresses import server_address
 from imagecall.rpc.client_tls import WITHOUT_FILES, ClientTls
 from imagecall.rpc.headers import FORWARDED, Header
 
+_IMAGES: Final = "images+"
+"""Start of the URI of an Images API."""
+
 EMBEDDED: Final = "embedded"
 """URI of the backend that draws test cards."""
 
 FORMS: Final = (
     f"{EMBEDDED} (test cards, no network)",
     "the base URL of a Responses API such as https://openrouter.ai/api/v1",
+    "the base URL of an Images API, with images+ before it: images+https://api.openai.com/v1",
     "another server of the same schema: grpc://HOST:PORT, or grpcs://HOST:PORT with TLS",
     "a backend in Python: PACKAGE.MODULE:FACTORY",
 )
@@ -36,13 +40,15 @@ def backend_from_uri(
     max_bytes: int = MAX_BYTES,
     max_image_bytes: int = Limits.image_bytes,
     max_embedded_bytes: int | None = None,
+    fetch_images: bool = False,
 ) -> Backend:
     """Creates the backend that a URI names.
 
     Args:
-        uri: "embedded"; the base URL of a Responses API, http:// or https://; or another server
-            of this schema, as grpc://HOST:PORT, or grpcs://HOST:PORT with TLS; or a class or
-            function of a Python module, as PACKAGE.MODULE:FACTORY, which makes the backend.
+        uri: "embedded"; the base URL of a Responses API, http:// or https://, or of an Images API,
+            images+http:// or images+https://; or another server of this schema, as
+            grpc://HOST:PORT, or grpcs://HOST:PORT with TLS; or a class or function of a Python
+            module, as PACKAGE.MODULE:FACTORY, which makes the backend.
         api_key: API key, or token, for the backend.
         headers: headers of each request to the backend.
         tls: files for TLS of grpcs:// and https://, and the name of the certificate.
@@ -51,11 +57,14 @@ def backend_from_uri(
         max_image_bytes: largest image.
         max_embedded_bytes: largest image that a request may ask of the backend "embedded". None: no
             limit.
+        fetch_images: True to fetch images of which an Images API sends a URL at another host.
 
     Raises ValueError for any other URI, for a key or header that cannot be sent, and for files of
     TLS with a backend without TLS. Raises OSError for a faulty file of TLS.
     """
-    if (tls.files or tls.name) and not uri.startswith(("grpcs://", "https://")):
+    if (tls.files or tls.name) and not uri.startswith(
+        ("grpcs://", "https://", f"{_IMAGES}https://")
+    ):
         raise ValueError(f"the backend {uri!r} has no TLS: a certificate or authorities need it")
     limits = {"max_bytes": max_bytes, "max_image_bytes": max_image_bytes}
     if uri == EMBEDDED:
@@ -71,6 +80,18 @@ def backend_from_uri(
             headers=headers,
             tls=tls,
             forward_headers=forward_headers,
+            **limits,
+        )
+    if uri.startswith((f"{_IMAGES}http://", f"{_IMAGES}https://")):
+        from imagecall.backends.images_api.backend import ImagesBackend
+
+        return ImagesBackend(
+            uri.removeprefix(_IMAGES),
+            api_key,
+            headers=headers,
+            tls=tls,
+            forward_headers=forward_headers,
+            fetch_images=fetch_images,
             **limits,
         )
     if uri.startswith(("grpc://", "grpcs://")):

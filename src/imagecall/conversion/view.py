@@ -56,7 +56,7 @@ class CallView:
         URL alphabet, if its first bytes are those of an image. None: there is no image, or only its
         URL.
         """
-        return _image(self.result) or _image(self.image_b64)
+        return image_in(self.result) or image_in(self.image_b64)
 
     @property
     def format(self) -> str | None:
@@ -111,8 +111,8 @@ def _string(message: Any, key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _image(result: bytes | str | None) -> bytes | None:
-    """Image in a value such as that of "result"; None if there is none."""
+def image_in(result: bytes | str | None) -> bytes | None:
+    """Image in a value such as that of "result", decoded as in CallView.image; None without one."""
     if not isinstance(result, str):
         return result or None
     data_url = _DATA_URL.match(result)

@@ -133,7 +133,8 @@ def printable_name(model: str) -> str:
 
 def provider_of(backend: str) -> str:
     """Returns the value of gen_ai.provider.name for a value of the setting `backend`."""
-    host = urlsplit(backend).hostname or ""
-    if not backend.startswith(("http://", "https://")):
+    url = backend.removeprefix("images+")
+    host = urlsplit(url).hostname or ""
+    if not url.startswith(("http://", "https://")):
         return "imagecall"
     return next((name for end, name in _PROVIDERS.items() if f".{host}".endswith(f".{end}")), host)

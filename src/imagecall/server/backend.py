@@ -35,6 +35,7 @@ def backend_from(
             max_bytes=limits.json_bytes,
             max_image_bytes=limits.image_bytes,
             max_embedded_bytes=limits.embedded_bytes,
+            fetch_images=settings.fetch_images,
         )
     except (ValueError, OSError) as error:
         raise SettingError(str(error)) from None

@@ -109,6 +109,14 @@ class BackendSettings:
         "processes",
     )
     tls: ClientTlsSettings = field(default_factory=ClientTlsSettings, metadata=prefixed("backend-"))
+    fetch_images: bool = setting(
+        False,
+        "fetch-images",
+        switch,
+        "on|off",
+        "on: images of which an Images API sends only the URL are fetched from any public host; "
+        "off: only from the API's own",
+    )
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ The README in this folder shows how to serve it.
 
 from imagecall.errors import ConversionError, GenerationError
 from imagecall.generation.backend import Backend
+from imagecall.generation.image_events import Event, FinalImage, Message, PartialImage
 from imagecall.service.base import ImageService
-from imagecall.service.events import Event, FinalImage, Message, PartialImage
 from imagecall.service.options import ImageOptions, image_options
 from imagecall.service.plain_server import SERVER_OPTIONS, add_to_server
 from imagecall.v1.image_request_pb2 import ImageRequest

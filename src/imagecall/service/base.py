@@ -9,15 +9,13 @@ from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from imagecall.access.budget import MEMORY
+from imagecall.backends.made_answer import parts_of, whole_response
 from imagecall.generation.backend import Part
-from imagecall.generation.chunked_fields import image_fields
-from imagecall.generation.composition import compose
+from imagecall.generation.image_answer import Answer, Made
+from imagecall.generation.image_events import Event
 from imagecall.generation.offload import run_offloaded
 from imagecall.generation.own_task import in_own_task
-from imagecall.generation.parts import parts_with_image
 from imagecall.generation.request import request_to_json
-from imagecall.service.answer import Answer, Made
-from imagecall.service.events import Event
 from imagecall.service.options import image_options
 from imagecall.service.threads import in_threads
 from imagecall.v1.image_generation_service_pb2 import (
@@ -38,9 +36,6 @@ A failure before that time is the answer's status, at the HTTP door too.
 _REQUEST_COPIES: Final = 2
 """Copies of a request while it is checked."""
 
-_IMAGE_COPIES: Final = 2
-"""Copies of an image while a whole response is composed."""
-
 
 class ImageService(ABC):
     """Image service of which a subclass writes one method. It is a `Backend`."""
@@ -60,28 +55,15 @@ class ImageService(ABC):
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
         """Generates images and returns them when all are done."""
-        items, size = [], 0
-        with MEMORY.get().part() as memory:
-            async with aclosing(self._answer(request.request)) as answer:
-                async for made in answer:
-                    if made.is_final:
-                        await memory.grow(_IMAGE_COPIES * made.image_bytes)
-                        _put_image(made)
-                        size += made.image_bytes
-                    items.append(made.message)
-            response = await run_offloaded(size, compose, items, request.include_document)
-            return GenerateImageResponse(response=response)
+        answer = self._answer(request.request)
+        return await whole_response(answer, include_document=request.include_document)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         """Generates images and yields the events of the generation."""
-        with MEMORY.get().part() as memory:
-            async with aclosing(self._answer(request.request)) as answer:
-                async for made in answer:
-                    if made.is_other and not request.include_other_events:
-                        continue
-                    await memory.grow(made.image_bytes - memory.size)
-                    async for part in parts_with_image(made.message, made.image):
-                        yield part
+        answer = self._answer(request.request)
+        async with aclosing(parts_of(answer, other_events=request.include_other_events)) as parts:
+            async for part in parts:
+                yield part
 
     async def _answer(self, request: ImageRequest) -> AsyncGenerator[Made, None]:
         await _check(request)
@@ -93,12 +75,6 @@ class ImageService(ABC):
                         yield made
             for made in answer.end():
                 yield made
-
-
-def _put_image(made: Made) -> None:
-    """Puts the image into its message."""
-    for place in image_fields(made.message):
-        place.value = made.image or b""
 
 
 async def _check(request: ImageRequest) -> None:

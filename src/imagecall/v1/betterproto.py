@@ -267,7 +267,8 @@ class ErrorReason(betterproto.Enum):
 
     UPSTREAM_NOT_UNDERSTOOD = 41
     """
-    The answer is not that of a Responses API: HTML, a redirect, other JSON.
+    The answer is not that of a Responses API, or of an Images API: HTML, a
+     redirect, other JSON.
     """
 
     UPSTREAM_ANSWER_TOO_LARGE = 42
@@ -926,7 +927,10 @@ class OutputImageGenerationCall(betterproto.Message):
     id: Optional[str] = betterproto.string_field(1, optional=True)
     """
     Identifier of the call, such as "ig_123"; any string, the empty one too.
-     Not set: no key. JSON key "id", required by STRICT.
+     An Images API has no identifiers: there it is "ig_" and, in hexadecimal, the
+     SHA-256 digest over the digest of the request, as the body of a POST
+     /responses, and the index of the call. Not set: no key. JSON key "id", required
+     by STRICT.
     """
 
     result: "ImageResult" = betterproto.message_field(2)

@@ -129,7 +129,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     gRPC backend breaks a rule of ImageGenerationService.
     """
     ERROR_REASON_UPSTREAM_NOT_UNDERSTOOD: _ErrorReason.ValueType  # 41
-    """The answer is not that of a Responses API: HTML, a redirect, other JSON."""
+    """The answer is not that of a Responses API, or of an Images API: HTML, a
+    redirect, other JSON.
+    """
     ERROR_REASON_UPSTREAM_ANSWER_TOO_LARGE: _ErrorReason.ValueType  # 42
     """The API's answer is larger than the server's limit: a whole response, or an
     event without its image.
@@ -283,7 +285,9 @@ string of more than 5.6 MB is base64 except at its end; or the answer of a
 gRPC backend breaks a rule of ImageGenerationService.
 """
 ERROR_REASON_UPSTREAM_NOT_UNDERSTOOD: ErrorReason.ValueType  # 41
-"""The answer is not that of a Responses API: HTML, a redirect, other JSON."""
+"""The answer is not that of a Responses API, or of an Images API: HTML, a
+redirect, other JSON.
+"""
 ERROR_REASON_UPSTREAM_ANSWER_TOO_LARGE: ErrorReason.ValueType  # 42
 """The API's answer is larger than the server's limit: a whole response, or an
 event without its image.

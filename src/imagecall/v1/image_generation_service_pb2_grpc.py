@@ -28,7 +28,8 @@ if _version_not_supported:
 class ImageGenerationServiceStub(object):
     """Generates images with the backend that the server was started with: one that
     draws test cards without a key or a network, a Responses API such as
-    OpenRouter's or OpenAI's, or another server of this service.
+    OpenRouter's or OpenAI's, an Images API such as that of an engine of your own, or
+    another server of this service.
 
     A deadline or a cancellation ends the work behind the call too. A failure is
     a status with the details that ErrorReason describes, and with a
@@ -75,7 +76,8 @@ class ImageGenerationServiceStub(object):
 class ImageGenerationServiceServicer(object):
     """Generates images with the backend that the server was started with: one that
     draws test cards without a key or a network, a Responses API such as
-    OpenRouter's or OpenAI's, or another server of this service.
+    OpenRouter's or OpenAI's, an Images API such as that of an engine of your own, or
+    another server of this service.
 
     A deadline or a cancellation ends the work behind the call too. A failure is
     a status with the details that ErrorReason describes, and with a
@@ -159,7 +161,8 @@ def add_ImageGenerationServiceServicer_to_server(servicer, server):
 class ImageGenerationService(object):
     """Generates images with the backend that the server was started with: one that
     draws test cards without a key or a network, a Responses API such as
-    OpenRouter's or OpenAI's, or another server of this service.
+    OpenRouter's or OpenAI's, an Images API such as that of an engine of your own, or
+    another server of this service.
 
     A deadline or a cancellation ends the work behind the call too. A failure is
     a status with the details that ErrorReason describes, and with a

@@ -29,7 +29,8 @@ GRPC_VERSION: str
 class ImageGenerationServiceStub:
     """Generates images with the backend that the server was started with: one that
     draws test cards without a key or a network, a Responses API such as
-    OpenRouter's or OpenAI's, or another server of this service.
+    OpenRouter's or OpenAI's, an Images API such as that of an engine of your own, or
+    another server of this service.
 
     A deadline or a cancellation ends the work behind the call too. A failure is
     a status with the details that ErrorReason describes, and with a
@@ -90,7 +91,8 @@ class ImageGenerationServiceStub:
 class ImageGenerationServiceAsyncStub(ImageGenerationServiceStub):
     """Generates images with the backend that the server was started with: one that
     draws test cards without a key or a network, a Responses API such as
-    OpenRouter's or OpenAI's, or another server of this service.
+    OpenRouter's or OpenAI's, an Images API such as that of an engine of your own, or
+    another server of this service.
 
     A deadline or a cancellation ends the work behind the call too. A failure is
     a status with the details that ErrorReason describes, and with a
@@ -147,7 +149,8 @@ class ImageGenerationServiceAsyncStub(ImageGenerationServiceStub):
 class ImageGenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Generates images with the backend that the server was started with: one that
     draws test cards without a key or a network, a Responses API such as
-    OpenRouter's or OpenAI's, or another server of this service.
+    OpenRouter's or OpenAI's, an Images API such as that of an engine of your own, or
+    another server of this service.
 
     A deadline or a cancellation ends the work behind the call too. A failure is
     a status with the details that ErrorReason describes, and with a

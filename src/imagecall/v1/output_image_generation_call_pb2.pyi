@@ -47,7 +47,10 @@ class OutputImageGenerationCall(_message.Message):
     SVG_USAGE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifier of the call, such as "ig_123"; any string, the empty one too.
-    Not set: no key. JSON key "id", required by STRICT.
+    An Images API has no identifiers: there it is "ig_" and, in hexadecimal, the
+    SHA-256 digest over the digest of the request, as the body of a POST
+    /responses, and the index of the call. Not set: no key. JSON key "id", required
+    by STRICT.
     """
     status: _image_generation_status_pb2.ImageGenerationStatus.ValueType
     """Status of the call, if it is one that the SDKs name. JSON key

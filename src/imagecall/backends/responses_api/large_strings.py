@@ -7,9 +7,9 @@ that was already sent with its final item.
 
 from collections.abc import Iterable
 
+from imagecall.backends.http_api.large_base64 import LargeBase64, Use
 from imagecall.backends.responses_api.events import read_event
 from imagecall.backends.responses_api.items import Items
-from imagecall.backends.responses_api.large_base64 import LargeBase64, Use
 from imagecall.conversion.converter import EVENTS, event_from_json
 from imagecall.errors import ConversionError, damaged_answer
 from imagecall.generation.chunked_fields import image_fields, text_fields

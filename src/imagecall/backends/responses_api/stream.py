@@ -14,21 +14,17 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
-from imagecall.backends.responses_api.errors import (
-    error_event,
-    error_fields,
-    not_understood,
-)
+from imagecall.backends.http_api.errors import error_event, not_understood, response_error
+from imagecall.backends.http_api.large_base64 import LargeBase64
+from imagecall.backends.http_api.sse import SseEvent, SseReader
 from imagecall.backends.responses_api.events import Event, read_event
 from imagecall.backends.responses_api.items import Items
-from imagecall.backends.responses_api.large_base64 import LargeBase64
 from imagecall.backends.responses_api.large_strings import (
     LargeStrings,
     fill,
     fill_end,
     response_of,
 )
-from imagecall.backends.responses_api.sse import SseEvent, SseReader
 from imagecall.backends.responses_api.streamed_words import StreamedWords
 from imagecall.backends.secret_words import Secrets, without_secrets
 from imagecall.conversion.converter import EVENTS, event_from_json
@@ -43,7 +39,7 @@ from imagecall.v1.image_generation_service_pb2 import (
     StreamEnding,
     StreamImageRequest,
 )
-from imagecall.v1.image_response_pb2 import ImageResponse, ResponseError
+from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.wire.chunks import Chunker
 
 _DONE: Final = b"[DONE]"
@@ -171,7 +167,7 @@ class ResponseStream:
         error = error_event(event.error, self._secrets, {})
         if not self._is_settled:
             raise error
-        self._response.error.CopyFrom(_response_error(event.error))
+        self._response.error.CopyFrom(response_error(event.error))
         yield from self._ended(StreamEnding.STREAM_ENDING_FAILED)
 
     def _leave_out(self, event: Event) -> None:
@@ -258,7 +254,7 @@ class ResponseStream:
             yield from self._unannounced_end(announced=False, ending=ending)
             return
         if event.failure:
-            self._response.error.CopyFrom(_response_error(event.failure))
+            self._response.error.CopyFrom(response_error(event.failure))
         yield from self._ended(ending)
 
     def _unannounced_end(
@@ -291,19 +287,3 @@ class ResponseStream:
         end.missing_events = self._missing
         self.ended = True
         yield from in_parts(end)
-
-
-def _response_error(error: JsonValue) -> ResponseError:
-    """Error of a response, from the error of a stream."""
-    fields = error_fields({"error": error})
-    converted = ResponseError()
-    if isinstance(code := fields.get("code"), str | int):
-        converted.code = _text(code)
-    if isinstance(message := fields.get("message"), str):
-        converted.message = _text(message)
-    return converted
-
-
-def _text(value: str | int) -> str:
-    """Text without lone surrogates, which protobuf refuses."""
-    return str(value).encode(errors="replace").decode()

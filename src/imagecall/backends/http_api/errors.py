@@ -1,4 +1,4 @@
-"""Failures of a Responses API as GenerationErrors.
+"""Failures of an HTTP API as GenerationErrors.
 
 An HTTP status becomes the reason that has that status as an option in
 proto/imagecall/v1/conversion_error.proto. For an error in a stream, or with the status 200, the
@@ -28,6 +28,7 @@ from imagecall.errors import (
     reason_of_http_status,
 )
 from imagecall.json.text import JsonValue, parse
+from imagecall.v1.image_response_pb2 import ResponseError
 
 _MAX_MESSAGE: Final = 600
 _MAX_POINTER: Final = 300
@@ -85,8 +86,8 @@ def error_event(error: JsonValue, secrets: Secrets, headers: Mapping[str, str]) 
 
 
 def not_understood(answer: str, may_be_billed: bool = False) -> GenerationError:
-    """Builds the error for an answer that no Responses API sends."""
-    message = f"no Responses API is at the base URL: it answered with {answer}"
+    """Builds the error for an answer that no such API sends."""
+    message = f"no API for images is at the base URL: it answered with {answer}"
     return GenerationError("UPSTREAM_NOT_UNDERSTOOD", message, may_be_billed=may_be_billed)
 
 
@@ -145,8 +146,13 @@ def error_fields(value: JsonValue) -> Mapping[str, Any]:
     """Members of the error object of a JSON body or event; empty if there is none."""
     if isinstance(value, list) and value:
         value = value[0]
-    error = value.get("error") or value if isinstance(value, dict) else {}
-    return error if isinstance(error, dict) else {"message": str(error)}
+    if not isinstance(value, dict):
+        return {}
+    error = value.get("error") or value
+    if isinstance(error, dict):
+        return error
+    sentence = _text(value, "message")  # {"error": "server_error", "message": SENTENCE}
+    return {"message": sentence, "code": error} if sentence else {"message": str(error)}
 
 
 def _error_in(body: bytes) -> Mapping[str, Any]:
@@ -215,3 +221,19 @@ def _seconds(text: str) -> float:
         return float(text)
     except ValueError:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+
+
+def response_error(error: JsonValue) -> ResponseError:
+    """Error of a response, from the error of a stream."""
+    fields = error_fields({"error": error})
+    converted = ResponseError()
+    if isinstance(code := fields.get("code"), str | int):
+        converted.code = _protobuf_text(code)
+    if isinstance(message := fields.get("message"), str):
+        converted.message = _protobuf_text(message)
+    return converted
+
+
+def _protobuf_text(value: str | int) -> str:
+    """Text without lone surrogates, which protobuf refuses."""
+    return str(value).encode(errors="replace").decode()

@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 
 from imagecall.access.budget import FACTOR, MEMORY
-from imagecall.backends.responses_api.errors import not_understood
+from imagecall.backends.http_api.errors import not_understood
 from imagecall.errors import damaged_answer, quoted, too_large_answer
 from imagecall.generation.fairness import fair_turn
 from imagecall.generation.offload import offloaded
@@ -23,7 +23,7 @@ TRANSPORT_ERRORS: Final = (aiohttp.ClientError, ConnectionError, TimeoutError)
 
 IDENTITY: Final = "identity"
 _COMPRESSED: Final = frozenset({"gzip", "x-gzip", "deflate"})
-_WHOLE_SECONDS: Final = 1.0
+WHOLE_SECONDS: Final = 1.0
 """Silence after which a JSON text that may be complete is checked for completeness."""
 
 _MAX_RATIO: Final = 100
@@ -60,6 +60,11 @@ class Body:
         self._received_bytes = 0
         self._decoded_bytes = 0
         self._error: Exception | None = None
+
+    @classmethod
+    def of(cls, answer: aiohttp.ClientResponse, idle_seconds: float, max_bytes: int) -> "Body":
+        """Returns the body of an answer, by its encoding. Raises GenerationError."""
+        return cls(answer, inflater_of(answer), idle_seconds, max_bytes)
 
     async def read(self, seconds: float | None = None) -> bytes:
         """Next bytes; empty at the end. Raises one of TRANSPORT_ERRORS, or GenerationError."""
@@ -125,9 +130,9 @@ class Body:
         if not last.rstrip().endswith(b"}"):
             return await self.read()
         try:
-            return await self.read(min(_WHOLE_SECONDS, self._idle_seconds))
+            return await self.read(min(WHOLE_SECONDS, self._idle_seconds))
         except TRANSPORT_ERRORS as error:
-            if await offloaded(_is_json, b"".join(pieces)):
+            if await offloaded(is_whole_json, b"".join(pieces)):
                 return b""
             if not isinstance(error, TimeoutError):
                 raise
@@ -169,7 +174,13 @@ def inflater_of(answer: aiohttp.ClientResponse) -> Inflater | None:
     return Inflater(strict=False)
 
 
-def _is_json(text: bytes) -> bool:
+def begins_json(start: bytes) -> bool:
+    """True for the start of a JSON body, false for that of a stream of events."""
+    return start[:1] in (b"{", b"[")
+
+
+def is_whole_json(text: bytes) -> bool:
+    """True for a JSON text that is complete."""
     try:
         msgspec.json.decode(text, type=msgspec.Raw)
     except msgspec.MsgspecError:  # A ValueError only in later versions of msgspec.

@@ -5,15 +5,15 @@ with CR, LF or both, comments, `data:` with or without a space, several data lin
 byte order mark at the start. Beyond that format, the last event may lack its blank line.
 
 A large string under one of the configured keys is moved out of the event's text on arrival: see
-imagecall.backends.responses_api.large_base64. Its use is chosen once it is known to be large.
+imagecall.backends.http_api.large_base64. Its use is chosen once it is known to be large.
 """
 
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
-from imagecall.backends.responses_api.large_base64 import LargeBase64, NotBase64, Use
+from imagecall.backends.http_api.large_base64 import LargeBase64, NotBase64, Use
 from imagecall.errors import damaged_answer, too_large_answer
 from imagecall.sizes import FOLLOWED
 
@@ -23,6 +23,9 @@ _LF: Final = ord("\n")
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _DATA: Final = b"data:"
 _BACKSLASH: Final = b"\\"
+_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
+"""Ends of lines as spaces: in JSON they mean the same, outside of strings, which have none."""
+
 _MAX_LINES: Final = 10_000
 """Most lines of an event: even a short line takes time."""
 
@@ -52,6 +55,24 @@ Choose = Callable[[str, bytes], Use]
 """Function that chooses the use of a large string: event name, data before the string."""
 
 
+class Reader(Protocol):
+    """Reader of an answer: true once it has ended, and while a large string arrives."""
+
+    ended: bool
+
+    @property
+    def in_string(self) -> bool: ...
+
+
+def slices(received: bytes, reader: Reader) -> Iterator[bytes]:
+    """Received bytes in pieces that delay other calls only briefly, until the reader has ended."""
+    position = 0
+    while position < len(received) and not reader.ended:
+        end = len(received) if reader.in_string else position + FOLLOWED
+        yield received[position:end]
+        position = end
+
+
 class SseReader:
     """Reads a stream: `feed` the received bytes, then `finish`.
 
@@ -59,13 +80,22 @@ class SseReader:
         keys: JSON keys whose strings may be large.
         choose: chooses the use of a large string.
         max_bytes: largest event, without its streamed and skipped strings.
+        max_held_bytes: most base64 in the large strings of an event that are held. None: they
+            count as part of the event.
     """
 
-    def __init__(self, keys: Iterable[str], choose: Choose, max_bytes: int) -> None:
+    def __init__(
+        self,
+        keys: Iterable[str],
+        choose: Choose,
+        max_bytes: int,
+        max_held_bytes: int | None = None,
+    ) -> None:
         names = b"|".join(re.escape(key).encode() for key in sorted(keys))
         self._key = re.compile(rb'"(?:' + names + rb')"[ \t]*:[ \t]*"\Z')
         self._choose = choose
         self._max_bytes = max_bytes
+        self._max_held_bytes = max_held_bytes
         self._started = False
         self._after_cr = False
         self._line = bytearray()
@@ -97,6 +127,11 @@ class SseReader:
     def in_string(self) -> bool:
         """True while a large string arrives."""
         return self._string is not None
+
+    @property
+    def line(self) -> bytes:
+        """Line so far, with a marker in the place of each large string."""
+        return bytes(self._line)
 
     def finish(self) -> Iterator[SseEvent]:
         """Ends the stream; yields the last event if its blank line is missing.
@@ -135,7 +170,11 @@ class SseReader:
 
     def _check_size(self) -> None:
         held_bytes = sum(string.size for string in self._event.large if string.use is Use.HOLD)
-        size = self._size + len(self._line) + held_bytes
+        size = self._size + len(self._line)
+        if self._max_held_bytes is None:
+            size += held_bytes
+        elif held_bytes > self._max_held_bytes:
+            raise too_large_answer("an image", self._max_held_bytes // 4 * 3)
         if size > self._max_bytes:
             raise too_large_answer("an event of the API's stream", self._max_bytes)
 
@@ -238,3 +277,49 @@ class SseReader:
         self._line += error.text
         self._next_look = len(self._line) * 2
         self._string = None
+
+
+class JsonReader:
+    """Reads one JSON text, as the data of one event: `feed` the received bytes, then `finish`.
+
+    Args:
+        keys, choose, max_bytes, max_held_bytes: as of SseReader.
+    """
+
+    def __init__(
+        self, keys: Iterable[str], choose: Choose, max_bytes: int, max_held_bytes: int
+    ) -> None:
+        self._reader = SseReader(keys, choose, max_bytes, max_held_bytes)
+        self._last = b""
+        self.ended = False
+        self._feed(_DATA)
+
+    @property
+    def in_string(self) -> bool:
+        """True while a large string arrives."""
+        return self._reader.in_string
+
+    @property
+    def may_be_whole(self) -> bool:
+        """True if the text so far ends as an object does."""
+        return not self.in_string and self._last.endswith(b"}")
+
+    @property
+    def text(self) -> bytes:
+        """Text so far, with a marker in the place of each large string."""
+        return self._reader.line.removeprefix(_DATA)
+
+    def feed(self, received: bytes) -> None:
+        """Reads received bytes. Raises GenerationError as SseReader.feed does."""
+        has_lines = b"\n" in received or b"\r" in received
+        self._feed(received.translate(_SPACES) if has_lines else received)
+        self._last = received.rstrip()[-1:] or self._last
+
+    def finish(self) -> SseEvent:
+        """Returns the text with its large strings. Raises GenerationError."""
+        self.ended = True
+        return next(self._reader.finish(), SseEvent())
+
+    def _feed(self, received: bytes) -> None:
+        for _ in self._reader.feed(received):
+            raise AssertionError("a JSON text streams no pieces")

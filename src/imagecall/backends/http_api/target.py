@@ -1,4 +1,4 @@
-"""Address of a Responses API: its URL, and the proxy on the way there."""
+"""Address of an HTTP API: its URL, and the proxy on the way there."""
 
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
@@ -21,8 +21,8 @@ class Target(NamedTuple):
     proxy: str | None
 
 
-def target_of(base_url: str) -> Target:
-    """Returns the address below a base URL, whose query is kept behind the path.
+def target_of(base_url: str, path: str) -> Target:
+    """Returns the address of a path below a base URL, whose query is kept behind the path.
 
     HTTP_PROXY, HTTPS_PROXY and NO_PROXY determine the proxy. Only credentials in the proxy's URL
     are sent to it: ~/.netrc, which aiohttp's `trust_env` reads, is not used.
@@ -30,9 +30,9 @@ def target_of(base_url: str) -> Target:
     Raises ValueError for an invalid base URL or proxy.
     """
     parts = _checked(base_url)
-    path = parts.path.rstrip("/") + "/responses"
+    path = parts.path.rstrip("/") + path
     public_url = parts._replace(path=path, query="").geturl()
-    return Target(parts._replace(path=path).geturl(), public_url, _proxy_of(parts))
+    return Target(parts._replace(path=path).geturl(), public_url, proxy_of(parts))
 
 
 def _checked(base_url: str) -> SplitResult:
@@ -47,7 +47,8 @@ def _checked(base_url: str) -> SplitResult:
     return parts
 
 
-def _proxy_of(parts: SplitResult) -> str | None:
+def proxy_of(parts: SplitResult) -> str | None:
+    """Returns the proxy for a URL. None: there is no proxy. Raises ValueError for a faulty one."""
     proxy = getproxies().get(parts.scheme)
     if not proxy or proxy_bypass(parts.netloc):
         return None

@@ -1,4 +1,4 @@
-"""Events that the generator of a service yields."""
+"""Events from which the answer of a service, or of an API without events of its own, is made."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -40,6 +40,25 @@ class FinalImage:
 
     def __post_init__(self) -> None:
         _check(self.data)
+
+
+@dataclass(frozen=True)
+class ImageLink:
+    """A finished image of which the API sent only the URL. Not for the generator of a service.
+
+    Args:
+        url: URL of the image.
+        revised_prompt: prompt that the image was drawn from. None: the answer has none.
+        size: size in pixels, such as "1024x1024". None: the answer has none.
+        quality: quality, such as "high". None: the answer has none.
+        background: background, such as "opaque". None: the answer has none.
+    """
+
+    url: str
+    revised_prompt: str | None = None
+    size: str | None = None
+    quality: str | None = None
+    background: str | None = None
 
 
 @dataclass(frozen=True)

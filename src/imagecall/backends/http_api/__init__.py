@@ -1,0 +1,1 @@
+"""Client of an upstream HTTP API, which the backends over HTTP share."""

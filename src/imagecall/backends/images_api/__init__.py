@@ -1,0 +1,1 @@
+"""Backend that calls an Images API over HTTP."""
