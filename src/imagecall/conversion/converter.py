@@ -100,12 +100,9 @@ def _plain_wire(text: bytes | str, variant: str, profile: Profile, max_bytes: in
     if profile is not _WIRE or len(text) >= ASIDE or max_bytes < _MAX_UTF8 * ASIDE:
         return None
     try:
-        value = jiter.from_json(
-            text if isinstance(text, bytes) else text.encode(),
-            allow_inf_nan=False,
-            catch_duplicate_keys=True,
-        )
-        return _PLAIN_READS[variant][value["type"]](value)
+        data = text if isinstance(text, bytes) else text.encode()
+        value = jiter.from_json(data, allow_inf_nan=False, catch_duplicate_keys=True)
+        return _PLAIN_READS[variant][value["type"]](value, data)
     except FAILURES:
         return None
 

@@ -298,7 +298,7 @@ def _read_span(result: ImageResult, marker: str, spans: Spans) -> None:
         _set_image(result, b64decode(span, None, True, canonical=True), spans)
     except ValueError:
         try:
-            _set_string(result, parse(b'"%b"' % span), spans)
+            _set_string(result, parse(b"".join((b'"', span, b'"'))), spans)
         except ConversionError:
             return  # The marker stays, so that the whole text is parsed instead.
     del spans[marker]
