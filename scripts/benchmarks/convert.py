@@ -1,13 +1,15 @@
-"""Benchmark of conversions: medians, each peer as a ratio to this package in the same run.
+"""Benchmark of conversions: each peer as a ratio to this package in the same interleaved rounds.
 
-The peers: google's json_format on a message with the four keys as fields (bytes for the result);
-betterproto 2.0.0b7 on that message; openai's pydantic model, which makes no protobuf; and the
-floor: a parse with the fastest JSON library, base64, and one copy of the image. "ours" is
-serialized_from_json and to_json; "by message" goes from and to bytes through a message object;
-"by bytes" is json_from_serialized, which starts from bytes where the peers start from a message.
+The peers: google's json_format on a message with the four keys as fields (bytes for the result),
+which writes as compactly as we do; betterproto 2.0.0b7 on that message; openai's pydantic model,
+which makes no protobuf; and the floor, which knows where the image is: base64, and one copy of the
+image between constant bytes. "ours" is serialized_from_json and to_json; "by message" goes from and
+to bytes through a message object; "by bytes" is json_from_serialized, which starts from bytes where
+the peers start from a message.
 
-A ratio of 2 means that the peer takes twice as long. Figures come with the C allocator's defaults,
-as in a user's process, and with freed memory kept, as in `imagecall serve`.
+A ratio of 2 means that the peer takes twice as long; quartiles are in brackets. Figures come with
+the C allocator's defaults, as in a user's process, and with freed memory kept, as in
+`imagecall serve`.
 """
 
 import argparse
@@ -17,7 +19,6 @@ import gc
 import os
 import platform
 import re
-import statistics
 import subprocess
 import sys
 import time
@@ -29,10 +30,10 @@ from typing import Any
 
 import betterproto
 import grpc
-import jiter
 import openai.types.responses.response_output_item as openai_items
 import pybase64
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
+from rounds import measured, print_row, time_of
 
 import imagecall
 from imagecall.server.allocator import keep_freed_memory
@@ -86,10 +87,14 @@ def item(base64_bytes: int) -> bytes:
 def readers(text: bytes) -> dict[str, Callable[[], object]]:
     """Returns functions from JSON to a serialized message, by peer."""
 
+    data = imagecall.serialized_from_json(text)
+    image = imagecall.from_json(text).output_image_generation_call.result.image
+    first = text.rfind(b":", 0, text.rfind(b",")) + 2
+    last = text.rfind(b",") - 1
+    start, _, end = data.partition(image) if image else (data, b"", b"")
+
     def floor() -> bytes:
-        value = jiter.from_json(text)
-        image = pybase64.b64decode(value["result"] or "", None, True)
-        return bytes(memoryview(image))
+        return b"".join((start, pybase64.b64decode(text[first:last], None, True), end))
 
     model = openai_items.ImageGenerationCall
     return {
@@ -98,7 +103,7 @@ def readers(text: bytes) -> dict[str, Callable[[], object]]:
         "json_format": lambda: json_format.Parse(text, Flat()).SerializeToString(),
         "betterproto": lambda: bytes(BetterprotoItem().from_json(text)),
         "openai": lambda: model.model_validate_json(text),
-        "floor": floor,
+        "floor": floor if image else lambda: b"".join((start, end)),
     }
 
 
@@ -110,51 +115,29 @@ def writers(text: bytes) -> dict[str, Callable[[], object]]:
     better = BetterprotoItem().from_json(text)
     model = openai_items.ImageGenerationCall.model_validate_json(text)
     image = call.output_image_generation_call.result.image
-    start, end = text.split(b'"result":')[0], b',"status":"completed"}'
+    start, end = text.split(b'"result":')[0] + b'"result":"', b'","status":"completed"}'
 
     def floor() -> bytes:
-        return b"".join((start, b'"result":"', pybase64.b64encode(bytes(memoryview(image))), end))
+        return b"".join((start, pybase64.b64encode(image), end))
 
     return {
         "ours": lambda: imagecall.to_json(call),
         "by message": lambda: imagecall.to_json(imagecall.ImageGenerationCall.FromString(data)),
         "by bytes": lambda: imagecall.json_from_serialized(data),
-        "json_format": lambda: json_format.MessageToJson(flat),
+        "json_format": lambda: json_format.MessageToJson(flat, indent=None),
         "betterproto": lambda: better.to_json(),
         "openai": lambda: model.model_dump_json(),
         "floor": floor,
     }
 
 
-def medians(candidates: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Returns the median time of each candidate in seconds; the candidates take turns."""
-    counts, times = {}, {name: [] for name in candidates}  # type: ignore[var-annotated]
-    for name, run in candidates.items():
-        run()
-        start = time.perf_counter()
-        run()
-        counts[name] = max(1, int(0.05 / max(time.perf_counter() - start, 1e-7)))
-    deadline = time.perf_counter() + seconds
-    while time.perf_counter() < deadline or len(times["ours"]) < 3:
-        for name, run in candidates.items():
-            count = counts[name]
-            start = time.perf_counter()
-            for _ in range(count):
-                run()
-            times[name].append((time.perf_counter() - start) / count)
-    return {name: statistics.median(found) for name, found in times.items()}
-
-
 def measure_times(seconds: float) -> None:
-    """Prints the table of times."""
-    peers = ("json_format", "betterproto", "openai", "floor", "by message", "by bytes")
-    print(f"{'':24}{'ours':>12}" + "".join(f"{peer:>13}" for peer in peers))
-    for direction, make in (("JSON to bytes", readers), ("message to JSON", writers)):
+    """Prints the rows of times."""
+    for direction, make in (("read", readers), ("write", writers)):
         for name, size in SIZES.items():
-            found = medians(make(item(size)), seconds)
-            ours = found["ours"]
-            ratios = "".join(f"{found[peer] / ours:>12.2f}x" for peer in peers if peer in found)
-            print(f"{direction:16}{name:>8}{ours * 1e6:>9.2f} us{ratios}", flush=True)
+            rounds = measured(make(item(size)), seconds)
+            ratios = {peer: rounds.ratio(peer, "ours") for peer in rounds if peer != "ours"}
+            print_row(f"{direction} {name}", time_of(rounds.seconds("ours")), ratios)
 
 
 def memory(field: str) -> int:
@@ -201,10 +184,8 @@ async def measure_server(count: int) -> None:
         unary = await unary_rate(stub, lines.split(b"\n")[: count // 10])
         for size in (1, 64, 256, 1024):
             rate = await stream_rate(stub, lines if size > 1 else lines[: len(lines) // 10], size)
-            print(
-                f"ConvertCalls, {size:>4} items a message {rate:>9,.0f} items/s"
-                f"{rate / unary:>7.1f}x ParseCall, {unary:,.0f} calls/s"
-            )
+            row = f"ConvertCalls, {size} items a message"
+            print_row(row, f"{rate:,.0f} items/s", {"of ParseCall": rate / unary})
     server.terminate()
     await server.wait()
 
@@ -256,16 +237,17 @@ def main() -> None:
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores; {versions}")
     seconds = "0.2" if options.quick else "2"
-    print("\nTimes, freed memory kept (as imagecall serve does)")
+    print("\nTimes of peers as multiples of ours, freed memory kept (as imagecall serve does)")
     print(in_new_process("--keep", "--times", seconds), flush=True)
-    print("\nTimes, the allocator's defaults (as in a user's process)")
+    print("\nThe same with the allocator's defaults (as in a user's process)")
     print(in_new_process("--times", seconds), flush=True)
-    print("\nPeak memory beyond the input, for an item of 64 MB, as a multiple of its JSON")
+    print("\nPeak memory beyond the input, as a multiple of its JSON")
     for direction in ("read", "write"):
-        peers = ("ours", "json_format", "openai", "floor")
-        found = {peer: in_new_process("--memory", f"{direction}:{peer}") for peer in peers}
-        name = "JSON to bytes" if direction == "read" else "message to JSON"
-        print(f"{name:16}" + "".join(f"{peer:>13} {ratio}" for peer, ratio in found.items()))
+        peaks = {
+            peer: in_new_process("--memory", f"{direction}:{peer}")
+            for peer in ("ours", "json_format", "openai", "floor")
+        }
+        print_row(f"{direction} 64 MB, peak memory", peaks.pop("ours"), peaks)
     count = 10_000 if options.quick else 100_000
     print(f"\n{count:,} items of 88 B as JSON Lines, one client, both on these cores")
     asyncio.run(measure_server(count))

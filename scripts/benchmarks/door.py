@@ -10,10 +10,8 @@ import asyncio
 import json
 import os
 import platform
-import statistics
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -23,6 +21,7 @@ from typing import Any
 import aiohttp
 import grpc
 import uvicorn
+from rounds import measured_calls, print_row, time_of
 
 from imagecall.server.allocator import keep_freed_memory
 from imagecall.v1.extra_field_pb2 import ExtraField
@@ -105,20 +104,6 @@ async def post(session: aiohttp.ClientSession, url: str, body: bytes) -> bytes:
         return await answer.read()
 
 
-async def medians(
-    candidates: dict[str, Callable[[], Awaitable[Any]]], seconds: float
-) -> dict[str, float]:
-    """Returns the median time of each candidate in seconds; the candidates take turns."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    deadline = time.perf_counter() + seconds
-    while time.perf_counter() < deadline or len(times["door"]) < 5:
-        for name, run in candidates.items():
-            start = time.perf_counter()
-            await run()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(found) for name, found in times.items()}
-
-
 async def measure(seconds: float) -> None:
     keep_freed_memory()
     print(
@@ -126,9 +111,9 @@ async def measure(seconds: float) -> None:
         f"{version('uvicorn')}, {os.cpu_count()} cores; load {os.getloadavg()[0]:.1f}"
     )
     print("HTTP door -> gRPC backend -> embedded, one request after the other, the picture drawn")
-    print("before: requests/s, and as a ratio to a plain ASGI endpoint with the same JSON ready;")
-    print("the same picture by the Images API, as a ratio to the Responses API;")
-    print("the latency added to the same call over gRPC directly:")
+    print("before: speed as a part of a plain ASGI endpoint's with the same JSON ready, and of the")
+    print("same call over gRPC directly; the same picture by the Images API, as a part of that by")
+    print("the Responses API")
     async with AsyncExitStack() as stack:
         local = ("--grpc", "127.0.0.1:0", "--http")
         inner = await stack.enter_async_context(
@@ -150,9 +135,9 @@ async def measure(seconds: float) -> None:
             images = json.dumps(asked_of_images(size)).encode()
             ready = await post(session, f"http://{door}/v1/responses", body)
             await post(session, f"http://{plain}/{size}", ready)
-            found = await medians(
+            rounds = await measured_calls(
                 {
-                    "door": partial(post, session, f"http://{door}/v1/responses", body),
+                    "ours": partial(post, session, f"http://{door}/v1/responses", body),
                     "images": partial(
                         post, session, f"http://{door}/v1/images/generations", images
                     ),
@@ -161,13 +146,10 @@ async def measure(seconds: float) -> None:
                 },
                 seconds,
             )
-            print(
-                f"  {name:>6}: {1 / found['door']:.0f}/s, {found['plain'] / found['door']:.2f}; "
-                f"images.generate {found['door'] / found['images']:.2f} of that; "
-                f"added {(found['door'] - found['grpc']) * 1e3:.1f} ms   "
-                f"(door {found['door'] * 1e3:.1f} ms, plain {found['plain'] * 1e3:.1f} ms, "
-                f"gRPC {found['grpc'] * 1e3:.1f} ms)"
-            )
+            figures = {peer: rounds.ratio(peer, "ours") for peer in ("plain", "grpc")}
+            print_row(f"HTTP door, {name}", time_of(rounds.seconds("ours")), figures)
+            images_figure = {"Responses": rounds.ratio("ours", "images")}
+            print_row(f"Images API, {name}", time_of(rounds.seconds("images")), images_figure)
 
 
 def main() -> None:

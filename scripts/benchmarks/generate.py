@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache, partial
 from importlib.metadata import version
@@ -23,6 +23,7 @@ from typing import Any
 
 import grpc
 from openai import AsyncOpenAI
+from rounds import measured_calls, print_row, time_of
 
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.server.allocator import keep_freed_memory
@@ -34,7 +35,7 @@ from imagecall.v1.image_request_pb2 import ImageRequest
 from imagecall.wire.chunks import RawChunk
 
 SIZES = {"2 MB": 2_000_000, "64 MB": 64_000_000}
-DRAWN_SIZES = {"2 MB": 2_000_000, "32 MB": 32_000_000}
+DRAWN_SIZES = {"100 KB": 100_000, "2 MB": 2_000_000, "32 MB": 32_000_000}
 """Sizes of pictures that the embedded backend draws, and caches, by its defaults."""
 BARE_METHOD = "/bare.Service/Stream"
 OUR_METHOD = "/imagecall.v1.ImageGenerationService/StreamImage"
@@ -168,26 +169,9 @@ async def read_raw(call: Any, wanted: bytes) -> int:
     return received
 
 
-async def medians(
-    candidates: dict[str, Callable[[], Awaitable[int]]], seconds: float
-) -> dict[str, float]:
-    """Returns the median time of each candidate in seconds; the candidates take turns."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for run in candidates.values():
-        await run()
-    deadline = time.perf_counter() + seconds
-    while time.perf_counter() < deadline or len(times["ours"]) < 5:
-        for name, run in candidates.items():
-            start = time.perf_counter()
-            await run()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(found) for name, found in times.items()}
-
-
 async def throughput(seconds: float) -> None:
-    print("\nStreamImage of the embedded backend, the picture drawn before, against a bare grpcio")
-    print("service; ratio of throughput, ours / bare, read by a client that parses no message, and")
-    print("by one that takes the bytes out of ours:")
+    print("\nStreamImage of the embedded backend, the picture drawn before, read by a client that")
+    print("parses no message, and by one that takes the bytes out; throughput as a part of bare:")
     async with AsyncExitStack() as stack:
         ours, _ = await stack.enter_async_context(process(*imagecall_serve()))
         bare, _ = await stack.enter_async_context(process(sys.executable, __file__, "--bare"))
@@ -199,7 +183,7 @@ async def throughput(seconds: float) -> None:
         for name, size in DRAWN_SIZES.items():
             wanted, bare_wanted = request(size), str(size).encode()
             assert await read_ours(stub, wanted) == await read_raw(bare_call, bare_wanted) == size
-            found = await medians(
+            rounds = await measured_calls(
                 {
                     "ours": partial(read_raw, raw_call, wanted.SerializeToString()),
                     "parsed": partial(read_ours, stub, wanted),
@@ -207,11 +191,11 @@ async def throughput(seconds: float) -> None:
                 },
                 seconds,
             )
-            print(
-                f"  {name:>6}: {found['bare'] / found['ours']:.2f}, "
-                f"{found['bare'] / found['parsed']:.2f}   ({found['ours'] * 1e3:.1f} ms, "
-                f"{found['parsed'] * 1e3:.1f} ms; bare {found['bare'] * 1e3:.1f} ms)"
-            )
+            figures = {
+                "of bare": rounds.ratio("bare", "ours"),
+                "of bare, bytes taken out": rounds.ratio("bare", "parsed"),
+            }
+            print_row(f"StreamImage {name}", time_of(rounds.seconds("ours")), figures)
 
 
 async def latency() -> None:
@@ -227,8 +211,9 @@ async def latency() -> None:
             if event.item_id:
                 times.append((time.monotonic_ns() - int(event.item_id)) / 1e6)
     middle, worst = statistics.median(times), sorted(times)[int(len(times) * 0.99) - 1]
-    print(f"\nFrom the API's event to the client's, {len(times)} events on loopback:")
-    print(f"  median {middle:.2f} ms, p99 {worst:.2f} ms; the first {times[0]:.2f} ms")
+    print(f"\nFrom the API's event to the client's, {len(times)} events on loopback")
+    figures = {"ms at p99": worst, "the first": times[0]}
+    print_row("latency of an event", time_of(middle / 1e3), figures)
 
 
 async def read_backend(backend: HttpBackend) -> int:
@@ -252,15 +237,15 @@ async def read_openai(client: AsyncOpenAI) -> int:
 
 
 async def hop(seconds: float) -> None:
-    print("\nThe hop to the API, its stream to bytes, in one process each; how many times longer")
-    print(f"openai-python {version('openai')} takes:")
+    print("\nThe hop to the API, its stream to bytes, in this process; a ratio of 2 means that the")
+    print(f"peer takes twice as long; openai is openai-python {version('openai')}")
     async with process(sys.executable, __file__, "--api") as (api, _):
         for name, size in SIZES.items():
             url = f"http://{api}/fast/{size}"
             backend = HttpBackend(url)
             async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
                 assert await read_backend(backend) == await read_openai(client)
-                found = await medians(
+                rounds = await measured_calls(
                     {
                         "ours": partial(read_backend, backend),
                         "openai": partial(read_openai, client),
@@ -268,10 +253,8 @@ async def hop(seconds: float) -> None:
                     seconds,
                 )
             await backend.close()
-            print(
-                f"  {name:>6}: {found['openai'] / found['ours']:.1f}   "
-                f"({found['ours'] * 1e3:.1f} ms, {found['openai'] * 1e3:.1f} ms)"
-            )
+            figures = {"openai": rounds.ratio("openai", "ours")}
+            print_row(f"hop to the API, {name}", time_of(rounds.seconds("ours")), figures)
 
 
 def memory_kib(pid: int, key: str) -> int:
@@ -294,11 +277,12 @@ async def memory() -> None:
         sizes = await asyncio.gather(*(read_ours(stub, request()) for _ in range(STREAMS)))
         peak = memory_kib(pid, "VmHWM") - before
     text = STREAMS * len(recorded(size)) / 2**20
-    print(f"\n{STREAMS} streams of a 64 MB image of an API at once, {sum(sizes) / 2**20:,.0f} MiB:")
-    print(
-        f"  the server's memory grew by {peak / 1024:,.0f} MiB at its peak "
-        f"({peak / 1024 / STREAMS:.1f} MiB a stream); the responses as text are {text:,.0f} MiB"
-    )
+    print(f"\n{STREAMS} streams of a 64 MB image of an API at once, {sum(sizes) / 2**20:,.0f} MiB")
+    figures = {
+        "MiB a stream": peak / 1024 / STREAMS,
+        "MiB of the responses as text": f"{text:,.0f}",
+    }
+    print_row("peak memory of streams", f"{peak / 1024:,.0f} MiB", figures)
 
 
 async def measure(seconds: float) -> None:

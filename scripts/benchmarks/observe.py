@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from rounds import Rounds, print_row
 
 from imagecall.v1.conversion_service_pb2 import ParseCallRequest
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
@@ -32,7 +33,7 @@ CASES: dict[str, list[str]] = {
     "metrics": ["--metrics", "127.0.0.1:0"],
     "traces": ["--traces", "on"],
     "metrics and traces": ["--metrics", "127.0.0.1:0", "--traces", "on"],
-    "the same, 1 of 100 traces sampled": ["--metrics", "127.0.0.1:0", "--traces", "on"],
+    "metrics, 1 of 100 traces sampled": ["--metrics", "127.0.0.1:0", "--traces", "on"],
 }
 SAMPLED = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
 
@@ -113,15 +114,14 @@ async def measure(rounds: int, seconds: float, together: int) -> None:
                 rate = await calls_per_second(stub, seconds, together)
                 rates[name].append(rate)
                 costs[name].append((cpu_seconds(process) - before) / (rate * seconds) * 1e6)
-    print(f"{'':36}{'calls/s':>9}{'to off':>8}{'CPU us/call':>13}{'to off':>8}")
     for name in CASES:
-        ratios = [on / off for on, off in zip(rates[name], rates["off"], strict=True)]
-        more = [on / off for on, off in zip(costs[name], costs["off"], strict=True)]
-        rate, cost = statistics.median(rates[name]), statistics.median(costs[name])
-        print(
-            f"{name:36}{rate:9.0f}{statistics.median(ratios):8.2f}"
-            f"{cost:13.0f}{statistics.median(more):8.2f}"
-        )
+        figures = {
+            "calls/s of off": Rounds(rates).ratio(name, "off"),
+            "CPU us/call": f"{statistics.median(costs[name]):,.0f}",
+            "CPU of off": Rounds(costs).ratio(name, "off"),
+        }
+        rate = f"{statistics.median(rates[name]):,.0f} calls/s"
+        print_row(f"telemetry {name}", rate, figures)
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from typing import Any
 
 import grpc
 from aiohttp import web
+from rounds import Rounds, print_row
 
 from imagecall.v1.conversion_service_pb2 import ParseCallRequest
 
@@ -34,6 +35,7 @@ ITEM = '{"type":"image_generation_call","id":"ig_1","result":"aGk=","status":"co
 CONNECTIONS = 4
 IN_PROGRESS = 32
 ROUND_SECONDS = 1.0
+BARE = "a bare echo"
 
 
 async def serve_bare() -> None:
@@ -130,16 +132,13 @@ async def measure(starts: int, rounds: int) -> None:
     shares: dict[str, list[float]] = defaultdict(list)
     for _ in range(starts):
         await _measure_once(rounds, rates, shares)
-    medians = {name: statistics.median(rate) for name, rate in rates.items()}
-    bare, own = medians["bare grpcio, an echo"], medians["ParseCall"]
-    width = max(map(len, medians))
-    print(f"{'':{width}}  calls/s   of bare  of ParseCall  client's cores")
-    for name, rate in medians.items():
-        share = statistics.median(shares[name])
-        print(
-            f"{name:{width}}  {rate:7,.0f}  {rate / bare:8.2f}  {rate / own:12.2f}  {share:14.2f}"
-        )
-    print("demanded: ParseCall 0.60 of bare; with metrics 0.85 of ParseCall")
+    shown = Rounds(rates)
+    for name, rate in rates.items():
+        figures = {
+            f"of {peer}": shown.ratio(name, peer) for peer in (BARE, "ParseCall") if peer != name
+        }
+        cores = {"client's cores": statistics.median(shares[name])}
+        print_row(name, f"{statistics.median(rate):,.0f} calls/s", figures | cores)
 
 
 async def _measure_once(
@@ -151,7 +150,7 @@ async def _measure_once(
         otlp = await stack.enter_async_context(receiver())
         observed = {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp}
         commands: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
-            "bare grpcio, an echo": ((sys.executable, __file__, "--bare"), {}),
+            BARE: ((sys.executable, __file__, "--bare"), {}),
             "ParseCall": (serve, {}),
             "ParseCall, metrics": ((*serve, "--metrics", "127.0.0.1:0"), {}),
             "ParseCall, metrics and traces": (

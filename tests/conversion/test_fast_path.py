@@ -209,6 +209,50 @@ def by_bytes(wire: bytes) -> str | bytes:
         return error.reason
 
 
+EXTRA_NAMES = ["a", "", '"', "é", "x" * 130, "id", "type", "revised_prompt", "size"]
+EXTRA_RAWS = [
+    b'{"a":[1,2]}',
+    b'"' + b"x" * 200 + b'"',
+    b"1e5",
+    b'"\\u0061"',
+    b"",
+    b" 1",
+    b'1,"q":2',
+    b"[}",
+    b'{"a":1,"a":2}',
+    b'"\\ud800"',
+    b'"\xff"',
+    b"[" * 99 + b"]" * 99,
+    b"[" * 100 + b"]" * 100,
+]
+
+
+@pytest.mark.parametrize("name", EXTRA_NAMES)
+def test_extra_fields_are_converted_as_by_message(name: str) -> None:
+    key = length_delimited(1, name.encode()) if name else b""
+    for raw in EXTRA_RAWS:
+        extra = length_delimited(5, key + length_delimited(2, raw))
+        other = length_delimited(5, length_delimited(1, b"b") + length_delimited(2, b"1"))
+        for fields in (
+            extra,
+            extra + other,
+            other + extra,
+            extra * 2,
+            extra + b"\x0a\x01i" + other,
+        ):
+            wire = length_delimited(2, fields)
+            written = by_bytes(wire)
+            assert written == by_message(wire)
+            if isinstance(written, bytes):
+                assert quickly(written, CALLS.default) == by_plan(written, CALLS.default)
+
+
+def test_a_null_with_more_behind_it_is_refused() -> None:
+    for null in (b"\x08\x00", b"\x08\x03abc", b"\x08\x01", b"\x08\x00\x08\x00", b"\x08"):
+        wire = length_delimited(2, length_delimited(2, null))
+        assert by_bytes(wire) == by_message(wire)
+
+
 @pytest.mark.parametrize("padding", range(8))
 def test_lengths_in_more_bytes_than_they_take_are_read_as_protobuf_reads_them(padding: int) -> None:
     image = bytes(300_000)

@@ -7,7 +7,7 @@ that no client reads, leave room for small calls.
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Final, TypeVar
 
@@ -113,6 +113,8 @@ class Memory:
 
         Raises GenerationError (TOO_MANY_CALLS) if they never do: the work may already be billed.
         """
+        with suppress(GenerationError):
+            return self.add(size)  # Most bytes fit at once, without a timer.
         try:
             async with asyncio.timeout(_ROOM_SECONDS):
                 while True:

@@ -105,12 +105,9 @@ def plain_wire(
     if profile is not _WIRE or len(text) >= ASIDE or max_bytes < _MAX_UTF8 * ASIDE:
         return None
     try:
-        value = jiter.from_json(
-            text if isinstance(text, bytes) else text.encode(),
-            allow_inf_nan=False,
-            catch_duplicate_keys=True,
-        )
-        return _PLAIN_READS[variant][value["type"]](value)
+        data = text if isinstance(text, bytes) else text.encode()
+        value = jiter.from_json(data, allow_inf_nan=False, catch_duplicate_keys=True)
+        return _PLAIN_READS[variant][value["type"]](value, data)
     except FAILURES:
         return None
 

@@ -1,17 +1,23 @@
 """Fast path between plain objects and serialized messages, with the same result as by the plan.
 
 Most items are plain objects: each member is a string that its field can hold, or null or canonical
-base64 where the field is an image. A plain message has such fields, and integers of one byte, each
-once and in order. For anything else the fast path raises one of FAILURES, and the plan converts it.
+base64 where the field is an image, or an extra field. A plain message has such fields, and integers
+of one byte, each once and in order. For anything else the fast path raises one of FAILURES, and the
+plan converts it.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+from google.protobuf.descriptor import FieldDescriptor
+
 from imagecall.conversion.fields import decode_base64, is_canonical_base64
 from imagecall.json.pieces import Piece, image_piece
-from imagecall.json.text import quote
+from imagecall.json.text import are_members, check_depth, join_members, quote
+from imagecall.json.text import members as members_of
+from imagecall.sizes import COUNTED_TEXT
+from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_result_pb2 import ImageResult
 from imagecall.wire.varint import (
     MAX_LENGTH_BYTES,
@@ -22,8 +28,8 @@ from imagecall.wire.varint import (
     tag_of,
 )
 
-PlainRead: TypeAlias = Callable[[dict[str, Any]], bytes]
-"""Serializes an object as the message of a union."""
+PlainRead: TypeAlias = Callable[[dict[str, Any], bytes], bytes]
+"""Serializes an object, whose raw text is the last argument, as the message of a union."""
 
 PlainWrite: TypeAlias = Callable[[bytes | memoryview, int], list[Piece]]
 """Pieces of the JSON text of a serialized message, which begins at a position."""
@@ -74,20 +80,74 @@ def _starts(member: Member) -> FieldStarts | None:
     return FieldStarts(partial(start_of, member.tag)) if member.kind == "string" else None
 
 
-def plain_read(members: Iterable[Member], type_key: str, tag: str, variant: int) -> PlainRead:
+class ExtraFields:
+    """Field for the keys that no other field of a message holds, with their raw values.
+
+    Attributes:
+        tag: the tag of the field.
+    """
+
+    def __init__(self, field: FieldDescriptor) -> None:
+        self.tag = tag_of(field)
+        name, json = (tag_of(inner) for inner in ExtraField.DESCRIPTOR.fields)
+        self._starts = [FieldStarts(partial(start_of, tag)) for tag in (self.tag, name, json)]
+        self._starts[1][0] = b""  # Protobuf leaves out an empty name.
+        self._tags = name, json
+
+    def serialized(self, raws: Mapping[str, bytes], names: Iterable[str]) -> bytes:
+        """Serializes these keys with their raw values."""
+        outer, key_starts, raw_starts = self._starts
+        wires: list[bytes] = []
+        for name in names:
+            key, raw = name.encode(), raws[name]
+            start, middle = key_starts[len(key)], raw_starts[len(raw)]
+            size = len(start) + len(key) + len(middle) + len(raw)
+            wires += outer[size], start, key, middle, raw
+        return b"".join(wires)
+
+    def add(self, wire: bytes | memoryview, raws: dict[str, bytes]) -> None:
+        """Adds one serialized key and its raw value to `raws`: the inverse of `serialized`."""
+        key_tag, raw_tag = self._tags
+        size, start = wire[1], 2
+        if size >= ONE_BYTE:
+            size, start = read_varint(wire, 1, MAX_LENGTH_BYTES)
+        at = start + size
+        name = str(wire[start:at], "utf-8")
+        size, start = wire[at + 1], at + 2
+        if size >= ONE_BYTE:
+            size, start = read_varint(wire, at + 1, MAX_LENGTH_BYTES)
+        if wire[0] != key_tag or wire[at] != raw_tag or name in raws or start + size != len(wire):
+            raise ValueError("the extra field is not plain")
+        raws[name] = bytes(wire[start:])
+
+
+def plain_read(
+    members: Iterable[Member],
+    keys: Iterable[str],
+    extras: ExtraFields,
+    type_key: str,
+    tag: str,
+    variant: int,
+) -> PlainRead:
     """Returns the fast path of reading objects of type `tag` as the variant with this tag."""
-    fields = {
-        member.key: (place, _known(member), _starts(member), member.kind == "image")
-        for place, member in enumerate(sorted(members, key=lambda member: member.tag), 1)
-        if member.kind != "integer"  # A number has several spellings in JSON.
-    }
+    fields: dict[str, Any] = dict.fromkeys(keys, (0, {}, None, False))  # No value is plain.
+    plain = [member for member in members if member.kind != "integer"]  # It has many spellings.
+    order = sorted([extras.tag, *(member.tag for member in plain)])
+    for member in plain:
+        place = order.index(member.tag) + 1
+        fields[member.key] = place, _known(member), _starts(member), member.kind == "image"
     fields[type_key] = 0, {tag: b""}, None, False
-    unset = [b""] * (max(place for place, *_ in fields.values()) + 1)
+    unset = [b""] * (len(order) + 1)
+    extras_place = order.index(extras.tag) + 1
     union_starts = FieldStarts(partial(start_of, variant))
 
-    def read(value: dict[str, Any]) -> bytes:
+    def read(value: dict[str, Any], text: bytes) -> bytes:
         wires = unset.copy()
+        names = []
         for key, item in value.items():
+            if key not in fields:
+                names.append(key)
+                continue
             place, known, starts, is_image = fields[key]
             if starts is None:
                 wires[place] = known[item]
@@ -96,13 +156,17 @@ def plain_read(members: Iterable[Member], type_key: str, tag: str, variant: int)
             else:
                 data = decode_base64(item) if is_image else item.encode()
                 wires[place] = starts[len(data)] + data
+        if names:
+            wires[extras_place] = extras.serialized(members_of(check_depth(text)), names)
         message = b"".join(wires)
         return union_starts[len(message)] + message
 
     return read
 
 
-def plain_write(members: Iterable[Member], start: bytes) -> PlainWrite:
+def plain_write(
+    members: Iterable[Member], keys: frozenset[str], extras: ExtraFields, start: bytes
+) -> PlainWrite:
     """Returns the fast path of writing a message as an object with this start in JSON."""
     fields = {
         member.tag: (
@@ -112,17 +176,19 @@ def plain_write(members: Iterable[Member], start: bytes) -> PlainWrite:
         )
         for member in members
     }
+    fields[extras.tag] = b"", None, False
 
     def write(wire: bytes | memoryview, position: int) -> list[Piece]:
         pieces: list[Piece] = [start]
+        raws: dict[str, bytes] = {}
         last = 0
         while position < len(wire):
             tag, size = wire[position], wire[position + 1]
-            member, known, is_image = fields[tag]
-            if tag <= last:
+            if tag <= last and not tag == last == extras.tag:
                 raise ValueError("a field occurs twice, or out of order")
             last = tag
             position += 2
+            member, known, is_image = fields[tag]
             if known is not None:
                 pieces.append(known[size])
                 continue
@@ -132,18 +198,34 @@ def plain_write(members: Iterable[Member], start: bytes) -> PlainWrite:
             position += size
             if is_image:
                 pieces += member, *_result(value)
-            else:
+            elif tag != extras.tag:
                 pieces.append(member + quote(str(value, "utf-8")))
+            elif len(wire) - position > COUNTED_TEXT:
+                raise ValueError("the extra fields may be too many")
+            else:
+                extras.add(value, raws)
         if position > len(wire):
             raise ValueError("a field is longer than its message")
+        if raws:
+            pieces += b",", _extra_members(raws, keys)
         pieces.append(b"}")
         return pieces
 
     return write
 
 
+def _extra_members(raws: Mapping[str, bytes], keys: frozenset[str]) -> bytes:
+    """Members of the JSON of extra fields, which have none of these keys."""
+    text = join_members(raws)
+    if not keys.isdisjoint(raws) or not are_members(text, raws):
+        raise ValueError("the extra fields are not plain")
+    return text[1:-1]
+
+
 def _result(result: bytes | memoryview) -> tuple[Piece, ...]:
     """Pieces of the JSON of a serialized ImageResult."""
+    if result == _NULL_RESULT:
+        return (b"null",)
     tag, size, position = result[0], result[1], 2
     if size >= ONE_BYTE:
         size, position = read_varint(result, 1, MAX_LENGTH_BYTES)
@@ -153,6 +235,4 @@ def _result(result: bytes | memoryview) -> tuple[Piece, ...]:
             return b'"', image_piece(value), b'"'
         if tag == _TEXT and not is_canonical_base64(text := str(value, "utf-8")):
             return (quote(text),)
-        if tag == _NULL:
-            return (b"null",)
     raise ValueError("the result is not plain")

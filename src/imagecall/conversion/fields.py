@@ -18,7 +18,7 @@ from pybase64 import b64decode
 from imagecall.errors import ConversionError, pointer_to, quoted
 from imagecall.json.large_strings import Spans
 from imagecall.json.pieces import Apart, LargeImage, Piece, image_piece
-from imagecall.json.text import JsonValue, join_elements, quote, type_name
+from imagecall.json.text import JsonValue, join_elements, parse, quote, type_name
 from imagecall.sizes import APART
 from imagecall.v1 import options_pb2
 from imagecall.v1.image_result_pb2 import ImageResult
@@ -284,24 +284,31 @@ def _image_read(field: FieldDescriptor) -> Read:
         result: ImageResult = getattr(target, name)
         if spans and value in spans:  # A long string takes long to hash.
             _read_span(result, value, spans)
-            return True
-        try:
-            _set_image(result, decode_base64(value), spans)
-        except ValueError:
-            result.text = value
+        else:
+            _set_string(result, value, spans)
         return True
 
     return read
 
 
 def _read_span(result: ImageResult, marker: str, spans: Spans) -> None:
-    """Reads a string that was set aside, if it is an image."""
+    """Reads a string that was set aside."""
+    span = spans[marker]
     try:
-        image = b64decode(spans[marker], None, True, canonical=True)
+        _set_image(result, b64decode(span, None, True, canonical=True), spans)
     except ValueError:
-        return  # The marker stays, so that the whole text is parsed instead.
+        try:
+            _set_string(result, parse(b"".join((b'"', span, b'"'))), spans)
+        except ConversionError:
+            return  # The marker stays, so that the whole text is parsed instead.
     del spans[marker]
-    _set_image(result, image, spans)
+
+
+def _set_string(result: ImageResult, value: str, spans: Spans) -> None:
+    try:
+        _set_image(result, decode_base64(value), spans)
+    except ValueError:
+        result.text = value
 
 
 def _set_image(result: ImageResult, image: bytes, spans: Spans) -> None:

@@ -12,7 +12,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from imagecall.conversion.fast_path import PlainRead, PlainWrite
+from imagecall.conversion.fast_path import ExtraFields, PlainRead, PlainWrite
 from imagecall.conversion.fields import Read, ReadRaw, Write, refuse_unknown_fields
 from imagecall.errors import ConversionError, pointer_to, quoted
 from imagecall.json.diagnosis import MAX_DEPTH
@@ -22,6 +22,7 @@ from imagecall.json.text import (
     MAX_KEYS,
     MAX_VALUES,
     JsonValue,
+    are_members,
     count_values,
     join_members,
     members,
@@ -115,8 +116,7 @@ class ObjectPlan:
     """Start of the object in JSON: `{"type":"image_generation_call"`."""
     own_keys: frozenset[str]
     """Keys that are never among the extra fields."""
-    extra_field: Callable[[bytes, bytes], Iterable[bytes]]
-    """Serializes a key, with its raw value, that no other field holds."""
+    extra_fields: ExtraFields
     required: tuple[str, ...]
     closed: tuple[tuple[str, str, str], ...]
     """For each key with a closed list of spellings: key, field for other spellings, the list."""
@@ -162,13 +162,13 @@ class ObjectPlan:
     ) -> None:
         """Reads the keys that need their raw text; keys without a field become extra fields."""
         raws = members(text)
-        extra_fields: list[bytes] = []
+        extras = []
         for name in names:
             read = self.raw_reads.get(name)
             if read is None or not read(target, raws[name], value[name], spans, strict):
-                extra_fields += self.extra_field(name.encode(), raws[name])
+                extras.append(name)
         take_turn()
-        target.MergeFromString(b"".join(extra_fields))
+        target.MergeFromString(self.extra_fields.serialized(raws, extras))
         take_turn()
 
     def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
@@ -217,7 +217,7 @@ class ObjectPlan:
             len(raws) < len(extras)
             or not raws.keys().isdisjoint(written | self.own_keys)
             or any(len(UnknownFieldSet(extra)) for extra in extras)
-            or not _are_members(text, raws)
+            or not are_members(text, raws)
         ):
             self._check_extras(extras, written)
         if own + len(extras) > MAX_KEYS:
@@ -240,15 +240,6 @@ class ObjectPlan:
                 raise ConversionError("DUPLICATE_KEY", pointer, text)
             written.add(name)
             raw_value(extra.json, pointer, MAX_DEPTH - 1)
-
-
-def _are_members(text: bytes, raws: Mapping[str, bytes]) -> bool:
-    """Reports that an object, which was joined of raw values, is read as these values again."""
-    try:
-        parse(text)
-    except ConversionError:
-        return False
-    return members(text) == raws
 
 
 @dataclass(frozen=True)

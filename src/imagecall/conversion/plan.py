@@ -4,14 +4,14 @@ Names no message, field or variant: proto/imagecall/v1/options.proto defines the
 other .proto files set them.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache, partial
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from imagecall.conversion.fast_path import Member, plain_read, plain_write
+from imagecall.conversion.fast_path import ExtraFields, Member, plain_read, plain_write
 from imagecall.conversion.fields import (
     IMAGE_RESULT,
     INTEGERS,
@@ -38,8 +38,7 @@ from imagecall.json.large_strings import Spans
 from imagecall.json.pieces import Apart, Piece, under
 from imagecall.json.text import JsonValue, quote
 from imagecall.v1 import options_pb2
-from imagecall.v1.extra_field_pb2 import ExtraField
-from imagecall.wire.varint import ONE_BYTE, FieldStarts, start_of, tag_of
+from imagecall.wire.varint import ONE_BYTE, tag_of
 
 
 def is_union(descriptor: Descriptor) -> bool:
@@ -80,11 +79,13 @@ def object_plan(descriptor: Descriptor) -> ObjectPlan:
     others = {keys[key_of(f).name]: f for f in descriptor.fields if holds_other_spellings(f)}
     codecs = {key: _codec(field, others.get(field)) for key, field in keys.items()}
     start = b'{"type":%b' % quote(tag) if tag else b"{"
-    plain = list(_plain_members(keys))
+    plain, all_keys = list(_plain_members(keys)), frozenset([*keys, TYPE])
+    extras_name = _named_by_role(descriptor, options_pb2.FIELD_ROLE_EXTRA_FIELDS)
+    extra_fields = ExtraFields(descriptor.fields_by_name[extras_name])
     return ObjectPlan(
         tag=tag,
-        plain_read=partial(plain_read, plain, TYPE, tag),
-        plain_write=plain_write(plain, start),
+        plain_read=partial(plain_read, plain, all_keys, extra_fields, TYPE, tag),
+        plain_write=plain_write(plain, all_keys, extra_fields, start),
         message_class=GetMessageClass(descriptor),
         reads={key: codec.read for key, codec in codecs.items() if codec.read},
         raw_reads={key: codec.read_raw for key, codec in codecs.items() if codec.read_raw},
@@ -94,7 +95,7 @@ def object_plan(descriptor: Descriptor) -> ObjectPlan:
         start=start,
         own_keys=frozenset(key for key, field in keys.items() if not key_of(field).lenient)
         | (frozenset([TYPE]) if tag else frozenset()),
-        extra_field=_extra_field(descriptor),
+        extra_fields=extra_fields,
         required=tuple(key for key, field in keys.items() if key_of(field).required),
         closed=tuple(
             (key, others[field].name, ", ".join(spellings(enum_of(field))))
@@ -118,22 +119,6 @@ def _plain_members(keys: Mapping[str, FieldDescriptor]) -> Iterator[Member]:
             yield Member("integer", key, tag, start, {n: n for n in range(ONE_BYTE)})
         elif _is_image(field) and not key_of(field).lenient:
             yield Member("image", key, tag, start, {})
-
-
-def _extra_field(descriptor: Descriptor) -> Callable[[bytes, bytes], tuple[bytes, ...]]:
-    """Returns the serialization of a key and its raw value as an extra field."""
-    name = _named_by_role(descriptor, options_pb2.FIELD_ROLE_EXTRA_FIELDS)
-    outer, key, value = (
-        FieldStarts(partial(start_of, tag_of(field)))
-        for field in (descriptor.fields_by_name[name], *ExtraField.DESCRIPTOR.fields)
-    )
-
-    def extra_field(name: bytes, raw: bytes) -> tuple[bytes, ...]:
-        start, middle = key[len(name)], value[len(raw)]
-        size = len(start) + len(name) + len(middle) + len(raw)
-        return outer[size], start, name, middle, raw
-
-    return extra_field
 
 
 def _is_image(field: FieldDescriptor) -> bool:

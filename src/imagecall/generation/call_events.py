@@ -1,13 +1,16 @@
 """Events of an answer that is made in this process, in the form of the APIs, with empty images."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
-from imagecall.conversion.converter import event_from_json
+from imagecall.conversion.converter import event_from_json, from_json
 from imagecall.generation.messages import Fields
 from imagecall.json.text import JsonValue
 from imagecall.turns import take_turn
+from imagecall.v1 import stream_event_pb2 as pb
+from imagecall.v1.image_result_pb2 import ImageResult
 from imagecall.v1.stream_event_pb2 import StreamEvent
 
 
@@ -17,11 +20,15 @@ class EventSequence:
     def __init__(self) -> None:
         self._number = 0
 
+    def next_number(self) -> int:
+        """Takes the number of the next event."""
+        number, self._number = self._number, self._number + 1
+        return number
+
     def event(self, fields: Fields) -> StreamEvent:
         """Makes the next event from the keys of its JSON."""
-        number, self._number = self._number, self._number + 1
         take_turn()
-        return event_from_json(compact(fields | {"sequence_number": number}))
+        return event_from_json(compact(fields | {"sequence_number": self.next_number()}))
 
 
 class CallEvents:
@@ -40,38 +47,41 @@ class CallEvents:
 
     def beginning(self) -> Iterator[StreamEvent]:
         """Yields the events until drawing begins."""
-        yield self._item_event("added", {"status": "in_progress", "result": None})
-        yield self._call_event("in_progress")
-        yield self._call_event("generating")
+        item = self._place({"status": "in_progress", "result": None})
+        yield StreamEvent(output_item_added_event=pb.OutputItemAddedEvent(**item))
+        place = self._place()
+        yield StreamEvent(image_gen_call_in_progress_event=pb.ImageGenCallInProgressEvent(**place))
+        place = self._place()
+        yield StreamEvent(image_gen_call_generating_event=pb.ImageGenCallGeneratingEvent(**place))
 
-    def partial_image(self, index: int, **settings: JsonValue) -> StreamEvent:
+    def partial_image(self, index: int, **settings: Any) -> StreamEvent:
         """Event of a partial image, which repeats settings of the image."""
-        return self._call_event(
-            "partial_image", partial_image_index=index, partial_image_b64="", **settings
+        event = pb.ImageGenCallPartialImageEvent(
+            **self._place(),
+            partial_image_index=index,
+            partial_image_b64=ImageResult(image=b""),
+            **settings,
         )
+        return StreamEvent(image_gen_call_partial_image_event=event)
 
     def completed(self) -> StreamEvent:
         """Event before the final item of a call that succeeds."""
-        return self._call_event("completed")
+        event = pb.ImageGenCallCompletedEvent(**self._place())
+        return StreamEvent(image_gen_call_completed_event=event)
 
     def done(self, item: Fields) -> StreamEvent:
         """Event of the final item, with these keys and those that every item has."""
-        return self._item_event("done", item)
+        return StreamEvent(output_item_done_event=pb.OutputItemDoneEvent(**self._place(item)))
 
     def item(self, fields: Fields) -> Fields:
         """Item of the call, with these keys and those that every item has."""
         return {"type": "image_generation_call", "id": self._name} | fields
 
-    def _item_event(self, name: str, item: Fields) -> StreamEvent:
-        tag = f"response.output_item.{name}"
-        return self._event(tag, item=self.item(item))
-
-    def _call_event(self, name: str, **fields: JsonValue) -> StreamEvent:
-        tag = f"response.image_generation_call.{name}"
-        return self._event(tag, item_id=self._name, **fields)
-
-    def _event(self, tag: str, **fields: JsonValue) -> StreamEvent:
-        return self._events.event({"type": tag, **fields, "output_index": self._output_index})
+    def _place(self, item: Fields | None = None) -> Any:
+        """Fields that every event of the call has."""
+        subject = {"item": from_json(compact(self.item(item)))} if item else {"item_id": self._name}
+        number = self._events.next_number()
+        return subject | {"output_index": self._output_index, "sequence_number": number}
 
 
 def compact(value: JsonValue) -> bytes:

@@ -63,6 +63,8 @@ def detach_values(message: Message, sent: Collection[str] = ()) -> Iterator[RawC
             image = place.value
             place.value = b""
             yield from raw_chunks(image, **end_of_image(image, place.path))
+    if message.ByteSize() < APART:
+        return
     for least in (APART, MEDIUM):
         for place in text_fields(message):
             text = place.value.encode() if len(place.value) > least // _MAX_UTF8 else b""

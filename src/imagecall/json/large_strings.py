@@ -2,10 +2,9 @@
 
 A large string after one of the given keys is replaced by a random marker of a few bytes. The short
 text is then parsed as usual, and the string is used only if its marker is the value of a key for an
-image, and if the string is canonical base64, which proves that it has no quote, no escape and
-nothing else with a meaning in JSON. In every other case (a key of that name inside
-another string, a decoy in a nested object, a URL, an escape) a marker is left unused, and the
-caller parses the whole text instead. So the result never differs from that of a plain parse.
+image, and if the string is canonical base64 or, between quotes, JSON. In every other case (a key of
+that name inside another string, a decoy in a nested object) a marker is left unused, and the caller
+parses the whole text instead. So the result never differs from that of a plain parse.
 """
 
 import re

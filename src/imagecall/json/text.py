@@ -277,6 +277,15 @@ def join_members(raws: Mapping[str, bytes]) -> bytes:
     return b"".join(pieces)
 
 
+def are_members(text: bytes, raws: Mapping[str, bytes]) -> bool:
+    """Reports that an object, which was joined of raw values, is read as these values again."""
+    try:
+        parse(text)
+    except ConversionError:
+        return False
+    return members(text) == raws
+
+
 def elements(text: bytes) -> list[bytes]:
     """Raw JSON text of each value of an array that `parse` has accepted."""
     take_turn()

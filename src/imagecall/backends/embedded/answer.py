@@ -21,6 +21,7 @@ from imagecall.turns import take_turn
 from imagecall.v1.image_generation_service_pb2 import StreamEnding
 from imagecall.v1.stream_event_pb2 import StreamEvent
 
+_OPENING: Final = ("response.created", "response.in_progress")
 _NO_IMAGE: Final = 'No image was drawn, as "tool_choice" allows none.'
 _FAILURES: Final[dict[str, Fields]] = {
     "failed": {"error": {"code": "server_error", "message": "the request asked for a failure"}},
@@ -53,8 +54,13 @@ class Answer:
 
     def opening(self) -> Iterator[StreamEvent]:
         """Yields the events before the first item."""
-        for tag in ("response.created", "response.in_progress"):
+        for tag in _OPENING:
             yield self._events.event({"type": tag, "response": self._response})
+
+    def skip_opening(self) -> None:
+        """Takes the numbers of the events before the first item."""
+        for _ in _OPENING:
+            self._events.next_number()
 
     def beginning(self) -> Iterator[StreamEvent]:
         """Yields the events of an image until drawing begins."""
@@ -105,7 +111,7 @@ class Answer:
         drawn = f"Here is a test card of {settings.size} pixels, as {settings.output_format}."
         return drawn if self._order.draws else _NO_IMAGE
 
-    def _repeated_settings(self) -> Fields:
+    def _repeated_settings(self) -> dict[str, str]:
         """Settings of the image that its item and its events repeat."""
         settings = self._order.settings
         return {

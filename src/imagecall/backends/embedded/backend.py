@@ -89,16 +89,20 @@ class EmbeddedBackend:
         if order.faults.fails_at_once:
             await asyncio.sleep(order.faults.delay_seconds)
             order.faults.fail(midway=False)
-        async for event in _wanted(request, order, answer.opening()):
-            yield StreamImageResponse(event=event)
+        if request.include_other_events:
+            async for part in _others(order, answer.opening()):
+                yield part
+        else:
+            answer.skip_opening()
         async for part in self._beginning(order, answer):
             yield part
         order.faults.fail(midway=True)
         final = await self._picture(order, 1.0) if order.has_image else None
         async for part in _final_image(order, answer, final):
             yield part
-        async for event in _wanted(request, order, answer.message()):
-            yield StreamImageResponse(event=event)
+        if request.include_other_events:
+            async for part in _others(order, answer.message()):
+                yield part
         end = await run_offloaded(order.size, _end, answer, request.include_document)
         async for part in _with_picture(end, final):
             yield part
@@ -186,13 +190,10 @@ def _end(answer: Answer, include_document: bool) -> StreamEnd:
     return end_of(answer.response(), answer.ending, include_document, _delivered)
 
 
-async def _wanted(
-    request: StreamImageRequest, order: Order, events: Iterator[StreamEvent]
-) -> AsyncGenerator[StreamEvent, None]:
-    """Yields events of no image call, if requested; creates all, for the sequence numbers."""
+async def _others(order: Order, events: Iterator[StreamEvent]) -> AsyncGenerator[Part, None]:
+    """Yields events of no image call."""
     while (event := await run_offloaded(order.size, next, events, None)) is not None:
-        if request.include_other_events:
-            yield event
+        yield StreamImageResponse(event=event)
 
 
 async def _final_image(

@@ -17,7 +17,6 @@ from imagecall.backends.http_api.large_base64 import LargeBase64, NotBase64, Use
 from imagecall.errors import damaged_answer, too_large_answer
 from imagecall.sizes import FOLLOWED
 
-_END_OF_LINE: Final = re.compile(rb"[\r\n]")
 _BLANK: Final = re.compile(rb"[\r\n]+")
 _LF: Final = ord("\n")
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
@@ -53,6 +52,26 @@ Reading: TypeAlias = Generator[bytes | SseEvent, None, int]
 
 Choose = Callable[[str, bytes], Use]
 """Function that chooses the use of a large string: event name, data before the string."""
+
+
+class LineEnds:
+    """Ends of lines in received bytes, searched for once, for a byte faster than for two."""
+
+    def __init__(self, received: bytes) -> None:
+        self._received = received
+        self._lf = self._cr = -1
+
+    def after(self, position: int) -> int:
+        """Offset of the first end of a line from `position` on; the length if there is none."""
+        if self._lf < position:
+            self._lf = self._find(b"\n", position)
+        if self._cr < position:
+            self._cr = self._find(b"\r", position)
+        return min(self._lf, self._cr)
+
+    def _find(self, mark: bytes, position: int) -> int:
+        offset = self._received.find(mark, position)
+        return len(self._received) if offset < 0 else offset
 
 
 class Reader(Protocol):
@@ -114,6 +133,7 @@ class SseReader:
         string proves not to be base64 after pieces were streamed; UPSTREAM_ANSWER_TOO_LARGE.
         """
         position = 0
+        ends = LineEnds(received)
         if self._after_cr and received:
             position = int(received[0] == _LF)
             self._after_cr = False
@@ -121,7 +141,7 @@ class SseReader:
             if self._string is not None:
                 position = yield from self._read_string(self._string, received, position)
             else:
-                position = yield from self._read_line(received, position)
+                position = yield from self._read_line(received, position, ends)
 
     @property
     def in_string(self) -> bool:
@@ -144,7 +164,7 @@ class SseReader:
             yield from self._end_line()
         yield from self._end_line()
 
-    def _read_line(self, received: bytes, position: int) -> Reading:
+    def _read_line(self, received: bytes, position: int, ends: LineEnds) -> Reading:
         """Reads a line or a part of a line; returns the position after it.
 
         Blank lines that end no event are read in one step.
@@ -152,11 +172,10 @@ class SseReader:
         if not (self._line or self._data) and (blank := _BLANK.match(received, position)):
             self._begin_event()
             return blank.end()
-        line_end = _END_OF_LINE.search(received, position)
-        end = line_end.start() if line_end else len(received)
+        end = ends.after(position)
         self._line += memoryview(received)[position:end]
         self._check_size()
-        if not line_end:
+        if end == len(received):
             yield from self._look_for_string()
             return end
         yield from self._end_line()
