@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,11 +25,18 @@ from imagecall.doors.http.paths import PATHS
 from imagecall.errors import GenerationError, ImagecallError
 from imagecall.generation.backend import Backend
 from imagecall.generation.observed_backend import ObservedBackend
+from imagecall.service.plain_server import add_to_server
+from imagecall.v1.image_generation_service_pb2 import (
+    CancelImageResponseResponse,
+    DeleteImageResponseResponse,
+    GetImageResponseResponse,
+)
 from imagecall.v1.image_generation_service_pb2_grpc import (
     ImageGenerationServiceServicer,
     add_ImageGenerationServiceServicer_to_server,
 )
 from imagecall.v1.image_request_pb2 import ImageRequest
+from imagecall.v1.image_response_pb2 import ImageResponse
 from tests.doors.test_generation import serving
 from tests.doors.test_http import SMALL, door_before, sdk
 from tests.observing.servers import metrics_door, observing, samples
@@ -272,6 +280,49 @@ async def test_the_client_that_blocks_has_them_too(api: Upstream) -> None:
         assert await asyncio.to_thread(calls, address) == [ID, ID]
 
 
+@contextmanager
+def threads(backend: Backend) -> Iterator[str]:
+    """The address of a server with threads before a backend."""
+    server = grpc.server(ThreadPoolExecutor(2))
+    add_to_server(backend, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
+class Stored(EmbeddedBackend):
+    """A backend in Python that stores responses."""
+
+    async def get_image_response(self, request: Any) -> GetImageResponseResponse:
+        return GetImageResponseResponse(response=ImageResponse(id=request.id, status="queued"))
+
+    async def cancel_image_response(self, request: Any) -> CancelImageResponseResponse:
+        raise GenerationError("", f"there is no {request.id}", code="NOT_FOUND")
+
+    async def delete_image_response(self, request: Any) -> DeleteImageResponseResponse:
+        return DeleteImageResponseResponse(id=request.id, deleted=True)
+
+
+async def _check_stored(door: str) -> None:
+    async with sdk(door) as client:
+        stored = await client.responses.retrieve(ID)
+        assert (stored.id, stored.status, stored.output) == (ID, "queued", [])
+        with pytest.raises(openai.NotFoundError, match="there is no resp_1"):
+            await client.responses.cancel(ID)
+        await client.responses.delete(ID)
+
+
+async def test_a_backend_in_python_may_store_responses() -> None:
+    async with door_before(Stored()) as address:
+        await _check_stored(address)
+    with threads(Stored()) as behind:
+        async with door_before(backend_from_uri(f"grpc://{behind}")) as address:
+            await _check_stored(address)
+
+
 class _Unimplemented(ImageGenerationServiceServicer):
     """Service of an older schema: generated code answers UNIMPLEMENTED."""
 
@@ -288,6 +339,8 @@ async def without_stored_responses(name: str) -> AsyncIterator[Backend]:
                 await server.start()
                 stack.push_async_callback(server.stop, 0)
                 yield backend_from_uri(f"grpc://127.0.0.1:{port}")
+            case "threads":
+                yield backend_from_uri(f"grpc://{stack.enter_context(threads(EmbeddedBackend()))}")
             case "gRPC":
                 address = await stack.enter_async_context(serving(EmbeddedBackend()))
                 yield backend_from_uri(f"grpc://{address}")
@@ -303,6 +356,7 @@ async def without_stored_responses(name: str) -> AsyncIterator[Backend]:
         "tests.service.services:TwoImages",
         "gRPC",
         "another language",
+        "threads",
     ],
 )
 async def test_a_backend_without_stored_responses_refuses_them_in_words(name: str) -> None:
