@@ -39,6 +39,11 @@ def asked(size: int) -> dict[str, Any]:
     return {"model": "m", "input": "a fox", "tools": [tool], "embedded": {"image_bytes": size}}
 
 
+def asked_of_images(size: int) -> dict[str, Any]:
+    """Returns the body of a request of the Images API for the same picture."""
+    return {"prompt": "a fox", "size": "64x64", "embedded": {"image_bytes": size}}
+
+
 def request(size: int) -> GenerateImageRequest:
     """Returns the gRPC request for that picture."""
     wanted = ImageRequest(
@@ -106,8 +111,10 @@ async def measure(seconds: float) -> None:
         f"{version('uvicorn')}, {os.cpu_count()} cores; load {os.getloadavg()[0]:.1f}"
     )
     print("HTTP door -> gRPC backend -> embedded, one request after the other, the picture drawn")
-    print("before: speed as a part of a plain ASGI endpoint's with the same JSON ready, and of the")
-    print("same call over gRPC directly")
+    print(
+        "before: speed as a part of a plain ASGI endpoint's with the same JSON ready, of the same"
+    )
+    print("picture by the Images API, and of the same call over gRPC directly")
     async with AsyncExitStack() as stack:
         local = ("--grpc", "127.0.0.1:0", "--http")
         inner = await stack.enter_async_context(
@@ -126,17 +133,21 @@ async def measure(seconds: float) -> None:
         session = await stack.enter_async_context(aiohttp.ClientSession(read_bufsize=2**20))
         for name, size in SIZES.items():
             body = json.dumps(asked(size)).encode()
+            images = json.dumps(asked_of_images(size)).encode()
             ready = await post(session, f"http://{door}/v1/responses", body)
             await post(session, f"http://{plain}/{size}", ready)
             rounds = await measured_calls(
                 {
                     "ours": partial(post, session, f"http://{door}/v1/responses", body),
+                    "images": partial(
+                        post, session, f"http://{door}/v1/images/generations", images
+                    ),
                     "plain": partial(post, session, f"http://{plain}/{size}", body),
                     "grpc": partial(stub.GenerateImage, request(size)),
                 },
                 seconds,
             )
-            figures = {peer: rounds.ratio(peer, "ours") for peer in ("plain", "grpc")}
+            figures = {peer: rounds.ratio(peer, "ours") for peer in ("plain", "images", "grpc")}
             print_row(f"HTTP door, {name}", time_of(rounds.seconds("ours")), figures)
 
 

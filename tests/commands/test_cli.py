@@ -119,7 +119,6 @@ def test_output_goes_to_a_file_if_asked(tmp_path: Path) -> None:
         (["convert", "--from", "binary"], b"\x2a\x06\x0a\x01x\xf8\x7f\x01", "UNKNOWN_FIELD"),
         (["convert", "--from", "text"], b"output_image_generation_call { result {} }", "/result"),
         (["convert"], b'{"type":"x","a\\nb\\u001b":1,"a\\nb\\u001b":2}', "a\\u000ab\\u001b"),
-        (["convert", "--server", "127.0.0.1:1"], ITEM.encode(), "UNAVAILABLE"),
     ],
 )
 def test_a_fault_is_a_sentence(arguments: list[str], stdin: bytes, message: str) -> None:
@@ -136,6 +135,11 @@ def assert_fault(done: Done, message: str) -> None:
     lines = done.stderr.decode().splitlines()
     assert message in lines[-1]
     assert not any("Traceback" in line for line in lines)
+
+
+def test_a_server_that_is_not_there_exits_with_4() -> None:
+    done = run("convert", "--server", "127.0.0.1:1", stdin=ITEM)
+    assert (done.returncode, b"UNAVAILABLE" in done.stderr) == (4, True)
 
 
 def test_closed_streams_are_a_sentence() -> None:
@@ -245,23 +249,33 @@ GENERATE_FAILURES = [
     (['embedded={"ending":"failed"}'], "the response ended as failed: the request asked for"),
     (['embedded={"ending":"incomplete"}'], "the response ended as incomplete: max_output_tokens"),
     (['embedded={"ending":"cut"}'], "UPSTREAM_DAMAGED: "),
-    (["input=1"], "NOT_CANONICAL at /input: "),
     (['embedded={"delay_seconds":60}', "--timeout", "0.5"], "it took longer than the time limit"),
 ]
 
 
 @pytest.mark.parametrize("remote", [False, True])
 @pytest.mark.parametrize(("arguments", "message"), GENERATE_FAILURES)
-def test_a_failure_to_generate_is_a_sentence_and_exits_with_1(
+def test_a_failure_to_generate_is_a_sentence_and_exits_with_4(
     arguments: list[str], message: str, remote: bool, server: str, tmp_path: Path
 ) -> None:
     where = ["--server", server] if remote else []
     options = ["-o", "a.png", "--size", "64x64", *where, "--set", *arguments]
     code, output, said = generate_here("a fox", *options, cwd=tmp_path)
-    assert (code, output) == (1, "")
+    assert (code, output) == (4, "")
     assert f"imagecall: {message}" in said
     assert "Traceback" not in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("remote", [False, True])
+@pytest.mark.parametrize("set", ["input=1", 'embedded={"http_status":400}'])
+def test_refused_input_of_generate_exits_with_1(
+    set: str, remote: bool, server: str, tmp_path: Path
+) -> None:
+    where = ["--server", server] if remote else []
+    code, output, said = generate("a fox", "--set", set, *where, cwd=tmp_path)
+    assert (code, output) == (1, "")
+    assert "NOT_CANONICAL at /input: " in said or "UPSTREAM_INVALID_REQUEST" in said
 
 
 @pytest.mark.parametrize("output", [[], [item()]])
@@ -275,7 +289,7 @@ async def test_the_words_of_the_model_are_shown(output: list[Event], tmp_path: P
         api.say(json.dumps(response(*output, message)).encode(), content_type=JSON)
         options = ["-o", "a.png", "--backend", api.url]
         code, _, said = await asyncio.to_thread(generate, "a fox", *options, cwd=tmp_path)
-    assert code == (0 if output else 1)
+    assert code == (0 if output else 4)
     assert said.splitlines()[-3:] == [
         "imagecall: the model wrote: I can't draw",
         "imagecall: the model wrote: that.\\u001b[1m",
@@ -286,7 +300,7 @@ async def test_the_words_of_the_model_are_shown(output: list[Event], tmp_path: P
 def test_what_no_api_answers_is_a_sentence(tmp_path: Path) -> None:
     code, _, said = generate_here("a", "--backend", "http://127.0.0.1:1/v1", cwd=tmp_path)
     assert (code, said.splitlines()[-1]) == (
-        1,
+        4,
         "imagecall: UPSTREAM_UNREACHABLE: there is no connection to the API: it was refused",
     )
     (tmp_path / "empty").write_text("\n")

@@ -21,6 +21,8 @@ ITEM = b'{"type":"image_generation_call","id":"ig_1"}'
 SMALL = ("--size", "64x64", "--quality", "low")
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\nimagecall: fine\r\x9b31m\u202e\u2066\u2028\u200b\x7f"
 FORBIDDEN = set(HOSTILE) - set("\n imagecall: fine]0;owned[2J31m")
+OWN_LINE = "\r\x1b[K"
+"""Start of the line that the command itself draws again."""
 KEY = "sk-0123456789abcdefghij"
 
 
@@ -111,7 +113,7 @@ async def test_a_terminal_gets_no_control_characters_of_a_server(
     shown = await on_terminal(*command, *where, data=ITEM, cwd=tmp_path)
     await server.stop(0)
     assert shown.startswith("imagecall: ") or "owned" in shown
-    assert not FORBIDDEN & set(shown)
+    assert not FORBIDDEN & set(shown.replace(OWN_LINE, ""))
     assert not [line for line in shown.splitlines() if line.startswith("imagecall: fine")]
 
 

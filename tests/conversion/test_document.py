@@ -44,6 +44,12 @@ def test_the_place_of_an_item_decides_its_variant() -> None:
         "/item": "output_image_generation_call",
         "/response/output/0": "output_image_generation_call",
     }
+    request = {"custom_id": "1", "body": {"input": calls[:1]}}
+    assert lifted(request, "batch_request") == {"/body/input/0": "input_image_generation_call1"}
+    response = {"custom_id": "1", "response": {"body": {"output": calls[:1]}}}
+    assert lifted(response, "batch_response") == {
+        "/response/body/output/0": "output_image_generation_call"
+    }
 
 
 @pytest.mark.parametrize("case", DOCUMENTS)

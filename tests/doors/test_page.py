@@ -111,10 +111,13 @@ class Page:
 
 @asynccontextmanager
 async def opened(
-    browser: webdriver.Chrome, backend: Backend, admission: Admission | None = None
+    browser: webdriver.Chrome,
+    backend: Backend,
+    admission: Admission | None = None,
+    **options: Any,
 ) -> AsyncIterator[Page]:
     """Opens the page of a real door before a backend. At the end the console has no messages."""
-    door = HttpServer("127.0.0.1:0", backend, admission)
+    door = HttpServer("127.0.0.1:0", backend, admission, **options)
     page = Page(browser, f"http://{await door.start()}")
     try:
         await page.do(page.requested)
@@ -360,6 +363,36 @@ async def test_a_pasted_item_is_shown_as_protobuf_with_both_sizes_and_its_pictur
     }
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(response({"type": "reasoning", "id": "rs_1"}, item(PNG, seed=1.5)), indent=1),
+        framed(happy(partials=[PNG], done=item(PNG, seed=1.5)), named=True).decode(),
+        framed(without(happy(done=item(PNG, seed=1.5)), "item.done"))
+        .decode()
+        .replace("\n", "\r\n"),
+    ],
+    ids=["response", "stream", "stream without the event of the item"],
+)
+async def test_the_item_of_a_pasted_response_or_stream_is_shown(page: Page, text: str) -> None:
+    await page.convert(text)
+    facts = await page.facts("#item-picture")
+    assert facts["SHA-256"] == hashlib.sha256(PNG).hexdigest()
+    assert 'json: "1.5"' in await page.text("#text")
+
+
+async def test_the_shown_message_is_copied(page: Page) -> None:
+    await page.run(
+        """window.copied = [];
+        navigator.clipboard.writeText = text => (copied.push(text), Promise.resolve())"""
+    )
+    await page.convert(json.dumps(item()))
+    await page.click("copy")
+    await page.until("document.querySelector('#convert-state').innerText === 'Copied.'")
+    shown = await page.run("return document.getElementById('text').textContent")
+    assert await page.run("return copied") == [shown]
+
+
 async def test_the_item_just_generated_is_converted_with_its_numbers_as_they_were_spelled(
     bridge: Page, api: Upstream
 ) -> None:
@@ -401,6 +434,73 @@ async def test_what_comes_from_an_item_goes_in_as_text(page: Page) -> None:
     assert attack in await page.text("#text")
     assert (await page.facts("#item-facts"))["Status"] == attack
     assert await page.run("return document.images.length") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("", ""),
+        (
+            "embedded",
+            "the backend embedded, which draws test cards: nothing is billed.",
+        ),
+        (
+            'https://a"><b>',
+            'the backend https://a"><b>, which may bill each of them.',
+        ),
+    ],
+)
+async def test_the_page_names_its_backend(
+    chromium: webdriver.Chrome, name: str, shown: str
+) -> None:
+    async with opened(chromium, EmbeddedBackend(), backend_name=name) as page:
+        text = await page.text("#backend")
+        assert text == (shown and f"Images come from {shown}")
+
+
+async def test_the_tokens_and_the_cost_of_a_response_are_shown(bridge: Page, api: Upstream) -> None:
+    usage = {"input_tokens": 1234, "output_tokens": 5, "cost": 0.04}
+    tools = {"image_gen": {"input_tokens": 10, "output_tokens": 100}}
+    *events, end = happy()
+    end["response"] |= {"usage": usage, "tool_usage": tools}
+    api.say(framed([*events, end]))
+    await bridge.generate()
+    assert await bridge.text("#usage") == (
+        "1,234 input and 5 output tokens · "
+        "image model: 10 input and 100 output tokens · cost 0.04 credits"
+    )
+
+
+async def test_an_input_image_is_sent_beside_the_prompt(bridge: Page, api: Upstream) -> None:
+    api.say(framed(happy()))
+    choose = """const transfer = new DataTransfer();
+        transfer.items.add(new File([bytesOf(arguments[0])], "fox.png", {type: "image/png"}));
+        document.getElementById("input_image").files = transfer.files"""
+    data = b64encode(PNG).decode()
+    await bridge.run(choose, data)
+    await bridge.choose(prompt="bluer")
+    assert (await bridge.generate()).startswith("Done in ")
+    [message] = api.requests[0].body["input"]
+    url = f"data:image/png;base64,{data}"
+    assert message["content"] == [
+        {"type": "input_text", "text": "bluer"},
+        {"type": "input_image", "detail": "auto", "image_url": url},
+    ]
+
+
+async def test_an_earlier_image_of_the_session_comes_back_with_its_settings(page: Page) -> None:
+    await page.choose(prompt="a red fox", size="1536x1024")
+    await page.generate()
+    first = await page.facts("#pictures")
+    await page.choose(prompt="a blue ship", size="1024x1024")
+    await page.generate()
+    assert await page.facts("#pictures") != first
+    await page.until("document.querySelectorAll('#history button').length === 1")
+    await page.run("document.querySelector('#history button').click()")
+    await page.until("document.querySelector('#pictures dd.mono')")
+    assert await page.facts("#pictures") == first
+    script = "return ['prompt', 'size'].map(name => document.getElementById(name).value)"
+    assert await page.run(script) == ["a red fox", "1536x1024"]
 
 
 _LARGE: Final = "ß" * 1_500_000

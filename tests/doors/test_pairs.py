@@ -91,9 +91,72 @@ async def by_responses(address: str, body: Body, stream: bool) -> Outcome:
     return _of_events(lines)
 
 
+async def by_images(address: str, body: Body, stream: bool) -> Outcome | None:
+    """Answer of the Images API at the HTTP door. None: that API has no such request."""
+    asked = _in_images_api(body)
+    if asked is None:
+        return None
+    url = f"http://{address}/v1/images/{'edits' if 'images' in asked else 'generations'}"
+    data = io.BytesIO(json.dumps({**asked, "stream": stream}).encode())
+    headers = {"content-type": "application/json"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url, data=data, headers=headers) as answer,
+    ):
+        text = await answer.text()
+    if answer.status != 200:
+        error = json.loads(text)["error"]
+        pointer = _in_responses_api(error.get("param") or "")
+        return Outcome(refusal=Refusal(error["type"].upper(), pointer))
+    if not stream:
+        whole = json.loads(text)
+        return Outcome(tuple(_item_of(whole | image) for image in whole["data"]))
+    events = [json.loads(line) for line in re.findall(r"^data: (\{.*)$", text, re.MULTILINE)]
+    done = [event for event in events if event["type"].endswith(".completed")]
+    return Outcome(tuple(map(_item_of, done)), len(events) - len(done))
+
+
+def _in_images_api(body: Body) -> Body | None:
+    """Body of the Images API for a body of the Responses API."""
+    tools = body.get("tools", [{"type": "image_generation"}])
+    if body.keys() - {"input", "tools", "user"} or len(tools) > 1 or "n" in tools[0]:
+        return None
+    match body["input"]:
+        case str(prompt):
+            images = []
+        case [{"role": "user", "content": [{"text": prompt}, *parts]}]:
+            images = [{"image_url": part["image_url"]} for part in parts]
+        case _:
+            return None
+    settings = dict(tools[0])
+    if settings.pop("type") != "image_generation":
+        return None
+    mask = settings.pop("input_image_mask", None)
+    return {
+        "prompt": prompt,
+        **settings,
+        **({"images": images} if images else {}),
+        **({"mask": mask} if mask else {}),
+    }
+
+
+def _in_responses_api(pointer: str) -> str:
+    """Pointer of a key of the Images API in a body of the Responses API."""
+    special = {"/prompt": "/input", "/mask": "/tools/0/input_image_mask", "": ""}
+    return special.get(pointer, f"/tools/0{pointer}")
+
+
+def _item_of(values: Body) -> Body:
+    """Item with the values of an image of the Images API."""
+    keys = ("revised_prompt", "size", "quality", "background", "output_format")
+    item = {"type": "image_generation_call", "status": "completed", "result": values["b64_json"]}
+    return item | {key: values[key] for key in keys if key in values}
+
+
 DOORS: Final[Mapping[str, Callable[[str, Body, bool], Awaitable[Outcome | None]]]] = {
     "gRPC": by_grpc,
     "Responses": by_responses,
+    "Images": by_images,
 }
 """Clients of the doors: address, body of a POST /responses, True for a stream."""
 

@@ -181,6 +181,16 @@ async def test_the_http_door_counts_its_generations_too() -> None:
     assert found["imagecall_images_total", frozenset({"final", "png"})] == 2
 
 
+async def test_the_model_of_a_request_without_one_is_that_of_its_image_tool() -> None:
+    async with upstream() as api, observed(HttpBackend(api.url)) as door:
+        api.say(json.dumps(response(item())).encode(), content_type=JSON)
+        request = ImageRequest(prompt="x")
+        request.tools.add().image_generation_tool.model = "gpt-image-1"
+        await door.stub.GenerateImage(pb.GenerateImageRequest(request=request))
+        duration = await door.counts("gen_ai_client_operation_duration_seconds_count")
+        assert duration == {frozenset({"generate_content", "test", "gpt-image-1", "gpt-5"}): 1}
+
+
 async def test_a_model_that_a_stranger_invents_has_no_series() -> None:
     async with upstream() as api, observed(HttpBackend(api.url)) as door:
         api.answers = [Answer([b"{}"], status=404, content_type=JSON)]

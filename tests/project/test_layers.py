@@ -17,7 +17,7 @@ FLOORS: Final = (
     {"json"},
     {"wire"},
     {"conversion"},
-    {"rpc"},
+    {"bulk", "rpc"},
     {"observing"},
     {"generation"},
     {"access", "client", "conformance"},
@@ -28,7 +28,7 @@ FLOORS: Final = (
 )
 """Rooms and single modules, from the lowest floor to the highest."""
 
-PURE: Final = ("json", "wire", "conversion")
+PURE: Final = ("json", "wire", "conversion", "bulk")
 """Rooms that know no gRPC, no event loop, no telemetry and no HTTP."""
 
 IMPURE: Final = ("grpc", "asyncio", "aiohttp", "starlette", "uvicorn", "opentelemetry", "PIL")

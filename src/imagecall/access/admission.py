@@ -1,6 +1,7 @@
 """Admission of calls: token, number in progress, memory, duration, size of metadata."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from imagecall.access.budget import RETRY_SECONDS, Budget
@@ -57,6 +58,18 @@ class Admission:
             message = f"the server has {self.limits.calls:,} calls in progress, its limit"
             raise GenerationError("TOO_MANY_CALLS", message, retry_seconds=RETRY_SECONDS)
         self.in_progress += 1
+
+    @contextmanager
+    def further(self, count: int) -> Iterator[None]:
+        """Admits further calls of an admitted call, until the end of the block.
+
+        Raises GenerationError: TOO_MANY_CALLS.
+        """
+        with ExitStack() as admitted:
+            for _ in range(count):
+                self.take()
+                admitted.callback(self.leave)
+            yield
 
     def check_metadata(self, metadata: Iterable[tuple[str | bytes, str | bytes]]) -> None:
         """Raises ConversionError (TOO_LARGE) for metadata, or HTTP headers, above the limit.

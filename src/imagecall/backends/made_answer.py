@@ -30,8 +30,7 @@ async def whole_response(
                     _put_image(made)
                     size += made.image_bytes
                 items.append(made.message)
-        response = await run_offloaded(size, compose, items, include_document)
-        return GenerateImageResponse(response=response)
+        return await run_offloaded(size, compose, items, include_document)
 
 
 async def parts_of(

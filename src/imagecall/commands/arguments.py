@@ -75,6 +75,13 @@ def standard_input() -> bytes:
     return sys.stdin.buffer.read()
 
 
+def positive(text: str) -> int:
+    """Reads a number from 1."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
+    return int(text)
+
+
 def utf8(text: str) -> str:
     """Reads a text that UTF-8 can encode."""
     try:

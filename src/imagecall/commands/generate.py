@@ -2,18 +2,19 @@
 
 import argparse
 import asyncio
-import io
 import os
 import sys
-import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+from urllib.parse import urlsplit
 
 from imagecall.access.limits import Limits
-from imagecall.access.setting import seconds, settings_of
+from imagecall.access.setting import SettingError, seconds, settings_of
+from imagecall.backends.choice import EMBEDDED
 from imagecall.client import AsyncImageClient
+from imagecall.commands import codes
 from imagecall.commands.arguments import (
     add_image_options,
     add_server_option,
@@ -22,23 +23,30 @@ from imagecall.commands.arguments import (
     tls_fault,
     utf8,
 )
-from imagecall.conversion.converter import CALLS, EVENTS
-from imagecall.conversion.view import CallView, view
-from imagecall.errors import printable
+from imagecall.commands.generated import Outcome
+from imagecall.commands.status_line import print_line
+from imagecall.errors import ImagecallError
 from imagecall.formats import image_format
 from imagecall.generation.assembly import StreamItem, reassemble
-from imagecall.generation.ending import failure_of, words_of
 from imagecall.json.text import MAX_BYTES
-from imagecall.rpc.addresses import ServerAddress
+from imagecall.rpc.addresses import ServerAddress, server_address
 from imagecall.server.backend import backend_from
-from imagecall.server.settings import TOKEN, BackendSettings, add_settings, read_settings
+from imagecall.server.settings import (
+    SERVER,
+    TOKEN,
+    BackendSettings,
+    add_settings,
+    read_settings,
+)
 from imagecall.v1.extra_field_pb2 import ExtraField
-from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamImageRequest
+from imagecall.v1.image_generation_service_pb2 import StreamImageRequest
 from imagecall.v1.image_generation_tool_pb2 import ImageGenerationTool, Tool
 from imagecall.v1.image_request_pb2 import ImageRequest, InputImage
-from imagecall.v1.stream_event_pb2 import ImageGenCallPartialImageEvent, StreamEvent
+
+FAILED_CALL: Final = codes.CALL_FAILED
 
 _STANDARD_INPUT: Final = "-"
+_STANDARD_OUTPUT: Final = Path("-")
 
 FORMATS: Final = {
     ".png": "png",
@@ -50,12 +58,19 @@ FORMATS: Final = {
 }
 """Output format of each file name extension."""
 
+_EPILOG: Final = (
+    "Exit code: 0 for an image; 1 if the input was refused, such as a size that the model lacks or "
+    "a file that cannot be read; 2 for wrong usage; 4 if the call failed or gave no image; 130 for "
+    f"an interrupt. ${SERVER} may hold the address of --server, and --backend has precedence."
+)
+
 _LIMITS: Final = Limits(json_bytes=MAX_BYTES, embedded_bytes=Limits.image_bytes)
 """Limits of an answer for one user, who needs none for the sake of others."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
+    parser.epilog = _EPILOG
     parser.add_argument(
         "prompt",
         metavar="PROMPT",
@@ -68,8 +83,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         default=Path("image.png"),
-        help="output file; its extension selects the format: .png, .jpg, .webp, .gif or .svg "
-        "(default: %(default)s)",
+        help="output file; its extension selects the format: .png, .jpg, .webp, .gif or .svg; "
+        "-: a PNG to standard output (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print JSON: the backend, the images, id, tokens, cost, and the failure if any",
     )
     _add_request_options(parser)
     parser.add_argument(
@@ -107,11 +127,11 @@ def _add_request_options(parser: argparse.ArgumentParser) -> None:
 
 def fault(options: argparse.Namespace) -> str | None:
     """Sentence about options that contradict each other; None if none do."""
-    if options.output.suffix.lower() not in FORMATS:
-        return f"{options.output} must end with one of {', '.join(FORMATS)}: it selects the format"
-    directory = options.output.parent
-    if not os.access(directory, os.W_OK | os.X_OK) or options.output.is_dir():
-        return f"{options.output} cannot be written: does its directory exist?"
+    if options.output == _STANDARD_OUTPUT:
+        if options.json or options.save_partial_images:
+            return "-o - is an image alone: omit --json and --save-partial-images, or name a file"
+    elif (file_fault := _file_fault(options.output)) is not None:
+        return file_fault
     if options.save_partial_images and not options.partial_images:
         return "--save-partial-images requires --partial-images"
     if options.server and any(vars(options)[each.key] for each in settings_of(BackendSettings)):
@@ -119,17 +139,82 @@ def fault(options: argparse.Namespace) -> str | None:
     return tls_fault(options, options.server)
 
 
+def _file_fault(path: Path) -> str | None:
+    if path.suffix.lower() not in FORMATS:
+        return f"{path} must end with one of {', '.join(FORMATS)}: it selects the format"
+    if not os.access(path.parent, os.W_OK | os.X_OK) or path.is_dir():
+        return f"{path} cannot be written: does its directory exist?"
+    return None
+
+
 def run(options: argparse.Namespace) -> int:
-    """Generates an image and writes it."""
-    return asyncio.run(_generate(options, _request(options)))
+    """Generates an image and writes it.
+
+    Raises ImagecallError, SettingError, OSError, and TimeoutError after the longest time.
+    """
+    if options.output == _STANDARD_OUTPUT and sys.stdout.isatty():
+        raise OSError("a terminal shows no image: -o FILE, or standard output to another program")
+    options.server = options.server or _server_of_environment(options)
+    request = _request(options)
+    source = _source(options)
+    print_line(", ".join(f"{name}: {value}" for name, value in source.items()))
+    outcome = Outcome(
+        None if options.output == _STANDARD_OUTPUT else options.output,
+        _format(options.output),
+        save_partial_images=options.save_partial_images,
+        as_json=options.json,
+        source=source,
+    )
+    try:
+        return asyncio.run(_generate(options, request, outcome))
+    except (ImagecallError, TimeoutError) as error:
+        outcome.fail(error)
+        raise
 
 
-async def _generate(options: argparse.Namespace, request: ImageRequest) -> int:
-    images = _Images(options.output, options.save_partial_images)
-    async with asyncio.timeout(options.timeout):
+async def _generate(options: argparse.Namespace, request: ImageRequest, outcome: Outcome) -> int:
+    async with outcome.status.ticking(), asyncio.timeout(options.timeout):
         async for item in _items(options, request):
-            images.take(item)
-    return images.outcome()
+            outcome.take(item)
+    return outcome.finish()
+
+
+def _server_of_environment(options: argparse.Namespace) -> ServerAddress | None:
+    """Server of the environment, unless a backend is named. Raises SettingError."""
+    text = os.environ.get(SERVER, "")
+    if not text or any(vars(options)[each.key] for each in settings_of(BackendSettings)):
+        return None
+    try:
+        address = server_address(text)
+    except ValueError as error:
+        raise SettingError(f"{SERVER}: {error}") from None
+    if (sentence := tls_fault(options, address)) is not None:
+        raise SettingError(sentence)
+    return address
+
+
+def _source(options: argparse.Namespace) -> dict[str, str]:
+    """Server or backend that generates, and the model if one is named, without credentials."""
+    model = {"model": options.model} if options.model else {}
+    if options.server:
+        return {"server": options.server.target, **model}
+    uri = read_settings(BackendSettings, vars(options), os.environ).name or EMBEDDED
+    return {"backend": _without_credentials(uri), **model}
+
+
+def _without_credentials(uri: str) -> str:
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # The backend refuses it.
+        return "unknown"
+    if not parts.netloc:
+        return uri
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=host, query="", fragment="").geturl()
+
+
+def _format(output: Path) -> str:
+    return FORMATS.get(output.suffix.lower(), "png")
 
 
 async def _items(options: argparse.Namespace, request: ImageRequest) -> AsyncIterator[StreamItem]:
@@ -156,7 +241,7 @@ async def _items(options: argparse.Namespace, request: ImageRequest) -> AsyncIte
 
 def _request(options: argparse.Namespace) -> ImageRequest:
     tool = ImageGenerationTool(
-        output_format=FORMATS[options.output.suffix.lower()],
+        output_format=_format(options.output),
         size=options.size,
         quality=options.quality,
         background=options.background,
@@ -190,96 +275,3 @@ def _image(path: Path) -> bytes:
     if image_format(image) is None:
         raise OSError(f"{path} is not an image of a known format")
     return image
-
-
-class _Images:
-    """Writer of a stream's images, and of lines that describe them."""
-
-    def __init__(self, output: Path, save_partial_images: bool) -> None:
-        self._output = output
-        self._save_partial_images = save_partial_images
-        self._written = 0
-        self._failure = ""
-        self._words: list[str] = []
-
-    def take(self, item: StreamItem) -> None:
-        """Handles an event, or the end of the stream."""
-        if isinstance(item, StreamEnd):
-            for call in item.response.calls:
-                self._take_call(view(call))
-            self._failure = failure_of(item)
-            self._words = list(words_of(item.response))
-            return
-        variant = EVENTS.chosen(item)
-        event: Any = getattr(item, variant.name)
-        if isinstance(event, ImageGenCallPartialImageEvent):
-            self._take_partial_image(event)
-        elif not variant.option.fallback:
-            self._print(variant.plan.tag.removeprefix("response."))
-        if _is_final(item):
-            self._take_call(view(event.item))
-
-    def outcome(self) -> int:
-        """Prints the failure, if any; returns the exit code."""
-        if self._failure:
-            self._print(self._failure)
-        elif not self._written:
-            self._print("the response has no image")
-        for line in self._words:
-            self._print(line)
-        return 0 if self._written and not self._failure else 1
-
-    def _take_partial_image(self, event: ImageGenCallPartialImageEvent) -> None:
-        self._print(f"partial image {event.partial_image_index}")
-        if self._save_partial_images and event.partial_image_b64.image:
-            suffix = f".partial{event.partial_image_index}{self._output.suffix}"
-            self._write(self._output.with_suffix(suffix), event.partial_image_b64.image)
-
-    def _take_call(self, call: CallView) -> None:
-        if call.image is None:
-            if isinstance(call.result, str):
-                self._print(f"the result is not an image, but text: {printable(call.result[:200])}")
-            return
-        self._written += 1
-        path = self._output
-        if self._written > 1:
-            path = path.with_stem(f"{path.stem}-{self._written}")
-        self._write(path, call.image)
-        for declared, source in (
-            (call.declared_format, "output_format"),
-            (FORMATS[path.suffix.lower()], "the file name"),
-        ):
-            if declared and declared != call.format:
-                actual = call.format or "of unknown format"
-                self._print(f"warning: {source} declares {declared}, the file is {actual}")
-
-    def _write(self, path: Path, image: bytes) -> None:
-        path.write_bytes(image)
-        facts = (image_format(image) or "unknown format", *_pixels(image), f"{len(image):,} bytes")
-        print(f"{path}: {', '.join(facts)}", flush=True)
-
-    @staticmethod
-    def _print(text: str) -> None:
-        if sys.stderr is not None:
-            print(f"imagecall: {printable(text)}", file=sys.stderr, flush=True)
-
-
-def _is_final(event: StreamEvent) -> bool:
-    """True for an event with the final item of an image call."""
-    event_done = event.output_item_done_event
-    return event_done.HasField("item") and not CALLS.chosen(event_done.item).option.fallback
-
-
-def _pixels(image: bytes) -> Iterator[str]:
-    """Yields the size of an image in pixels, if its header has it and Pillow is installed."""
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ModuleNotFoundError:
-        return
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Only a header.
-            with Image.open(io.BytesIO(image)) as opened:
-                yield f"{opened.width} x {opened.height} pixels"
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError):
-        return

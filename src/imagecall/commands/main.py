@@ -11,12 +11,14 @@ from typing import Final
 
 import imagecall
 from imagecall.access.setting import SettingError
+from imagecall.commands.codes import REFUSED, is_refusal
 from imagecall.errors import GenerationError, ImagecallError, printable
 
 _COMMANDS: Final = {
     "serve": "run the gRPC server",
     "generate": "generate an image from a prompt",
-    "convert": "convert an item, or a whole document",
+    "convert": "convert an item, a whole document, or many",
+    "extract": "write the images in JSON to files",
     "check": "check a server of the schema, rule by rule",
     "health": "ask a server for its health",
     "describe": "list the variants and their JSON",
@@ -33,6 +35,8 @@ _EXTRAS: Final = {
     "PIL": "embedded",
     "opentelemetry": "observe",
     "prometheus_client": "observe",
+    "fsspec": "bulk",
+    "pyarrow": "bulk",
 }
 """Extra of this package that installs a module."""
 
@@ -40,7 +44,8 @@ _EXTRAS: Final = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command.
 
-    Returns its exit code: 0, 1 for refused input, 2 for wrong usage, 130 for an interrupt.
+    Returns its exit code: 0, 1 for refused input, 2 for wrong usage, 130 for an interrupt, and
+    others that the help of the command names.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -58,14 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _fail(f"{error.reason or error.code}{place}: {error}")
         if isinstance(error, GenerationError) and error.retry_seconds is not None:
             _fail(f"try again in {error.retry_seconds:g} s")
-        return 1
+        return REFUSED if is_refusal(error) else int(options.failed_call)
     except SettingError as error:
         _fail(str(error))
         return 2
     except ModuleNotFoundError as error:
         return _fail(_missing(error))
     except TimeoutError:
-        return _fail("it took longer than the time limit")
+        _fail("it took longer than the time limit")
+        return int(options.failed_call)
     except OSError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -106,4 +112,5 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
             module = import_module(f"imagecall.commands.{name}")
             module.add_options(command)
             command.set_defaults(run=module.run, check=module.fault, parser=command)
+            command.set_defaults(failed_call=getattr(module, "FAILED_CALL", REFUSED))
     return parser

@@ -9,7 +9,7 @@ from typing import Any, Final
 import grpc
 
 from imagecall.commands.arguments import client_tls
-from imagecall.conversion.document import KINDS
+from imagecall.conversion.document import KINDS, Kind
 from imagecall.json.diagnosis import diagnose
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.rpc.channel import bearer, blocking_channel
@@ -24,16 +24,21 @@ _UNLIMITED: Final = [("grpc.max_receive_message_length", -1)]
 _SECONDS: Final = 60.0
 
 
-def parse_json(data: bytes, options: argparse.Namespace) -> ImageGenerationCall | Document:
-    """Parses JSON on the server of the options. Raises ImagecallError."""
+def parse_json(
+    data: bytes, kind: Kind | None, options: argparse.Namespace
+) -> ImageGenerationCall | Document:
+    """Parses a document of a kind, or an item, on the server of the options.
+
+    Raises ImagecallError.
+    """
     try:
         text = data.decode()
     except UnicodeDecodeError:
         raise diagnose(data) from None
     with _service(options) as stub:
-        if options.document:
-            kind: Any = KINDS[options.document]
-            request = pb.ParseDocumentRequest(json=text, kind=kind)
+        if kind:
+            number: Any = KINDS[kind]
+            request = pb.ParseDocumentRequest(json=text, kind=number)
             document: Document = stub.ParseDocument(request, **_options()).document
             return document
         profile = pb.Profile.Value(f"PROFILE_{(options.profile or 'unspecified').upper()}")

@@ -88,15 +88,20 @@ def serialized_from_json(
     Takes half the time and memory for a large image, which is not copied into a message object.
     Raises ConversionError.
     """
-    if (wire := _plain_wire(text, variant, profile, max_bytes)) is not None:
+    if (wire := plain_wire(text, variant, profile, max_bytes)) is not None:
         return wire
     call = ImageGenerationCall()
     images = _read_by_plan(call, text, variant, profile, max_bytes, True)
     return attach_images(call, images) if images else call.SerializeToString()
 
 
-def _plain_wire(text: bytes | str, variant: str, profile: Profile, max_bytes: int) -> bytes | None:
-    """Serialized message of a plain item. None: the item must be read by the plan."""
+def plain_wire(
+    text: bytes | str, variant: str, profile: Profile, max_bytes: int = MAX_BYTES
+) -> bytes | None:
+    """Serialized message of a plain item, by the fast path. None: the plan reads the text.
+
+    A text that is no item of the variant has None too.
+    """
     if profile is not _WIRE or len(text) >= ASIDE or max_bytes < _MAX_UTF8 * ASIDE:
         return None
     try:
@@ -120,7 +125,7 @@ def read_call(
     With `apart`, returns the large images by marker: the message has markers in place of them, and
     imagecall.wire.splice.attach_images puts them back. Raises ConversionError.
     """
-    if (wire := _plain_wire(text, variant, profile, max_bytes)) is not None:
+    if (wire := plain_wire(text, variant, profile, max_bytes)) is not None:
         target.MergeFromString(wire)
         return _NO_IMAGES
     return _read_by_plan(target, text, variant, profile, max_bytes, apart)

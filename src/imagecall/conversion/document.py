@@ -31,7 +31,7 @@ from imagecall.v1.document_kind_pb2 import DocumentKind
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 
-Kind: TypeAlias = Literal["request", "response", "event"]
+Kind: TypeAlias = Literal["request", "response", "event", "batch_request", "batch_response"]
 
 _PREFIX: Final = "DOCUMENT_KIND_"
 _ANY_INDEX: Final = "*"
@@ -105,7 +105,7 @@ def kind_name(number: int) -> Kind:
 
 
 def document_from_json(text: bytes | str, *, kind: Kind, max_bytes: int = MAX_BYTES) -> Document:
-    """Reads a request, a response or a stream event, a JSON object, and takes its items out.
+    """Reads a request, a response, an event or a Batch line, and takes its items out.
 
     An object at a position for items is an item if its "type" is that of an image generation call.
     Everything else stays in the document's JSON unchanged. Items are read in the WIRE profile.

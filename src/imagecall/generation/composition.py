@@ -10,7 +10,11 @@ from imagecall.json.text import join_elements, join_members, members, parse, quo
 from imagecall.v1.document_kind_pb2 import DocumentKind
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
-from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding
+from imagecall.v1.image_generation_service_pb2 import (
+    GenerateImageResponse,
+    StreamEnd,
+    StreamEnding,
+)
 from imagecall.v1.image_response_pb2 import ImageResponse
 
 _ITEM_DONE: Final = "output_item_done_event"
@@ -19,8 +23,8 @@ _STATUSES: Final = {number: tag.removeprefix("response.") for tag, number in END
 _COMPLETED: Final = _STATUSES[StreamEnding.STREAM_ENDING_COMPLETED]
 
 
-def compose(stream: Sequence[StreamItem], include_document: bool) -> ImageResponse:
-    """Composes the response of a stream's end and of the final items in the stream's events.
+def compose(stream: Sequence[StreamItem], include_document: bool) -> GenerateImageResponse:
+    """Composes the whole answer of a stream's end and of the final items in the stream's events.
 
     A response whose status is not final gets the status of the stream's ending; without an ending
     it is completed, as every image has come.
@@ -28,7 +32,8 @@ def compose(stream: Sequence[StreamItem], include_document: bool) -> ImageRespon
     [*events, end] = stream
     assert isinstance(end, StreamEnd)
     items = [*_final_items(events), *end.response.calls]
-    response = ImageResponse()
+    answer = GenerateImageResponse()
+    response = answer.response
     response.CopyFrom(end.response)
     if response.status in _UNFINISHED:
         response.status = _STATUSES.get(end.ending, _COMPLETED)
@@ -36,7 +41,7 @@ def compose(stream: Sequence[StreamItem], include_document: bool) -> ImageRespon
         response.document.CopyFrom(_document(response, items))
     del response.calls[:]
     response.calls.extend(item for item in items if not CALLS.chosen(item).option.fallback)
-    return response
+    return answer
 
 
 def _final_items(events: Sequence[StreamItem]) -> list[ImageGenerationCall]:

@@ -7,9 +7,11 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
+from imagecall.errors import ConversionError
 from imagecall.formats import MEDIA_TYPES, image_format
 from imagecall.generation.backend import Backend, Part
 from imagecall.generation.chunked_fields import image_fields
+from imagecall.generation.image_tool import image_tool
 from imagecall.observing.generation import (
     FINAL,
     IMAGE_TOOL,
@@ -31,6 +33,7 @@ from imagecall.v1.image_generation_service_pb2 import (
     StreamImageRequest,
     StreamImageResponse,
 )
+from imagecall.v1.image_request_pb2 import ImageRequest
 from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
 from imagecall.wire.chunks import RawChunk
@@ -63,7 +66,7 @@ class ObservedBackend:
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
         """Generates images and returns them when all are done."""
-        with observed_generation(self._provider, request.request.model) as generation:
+        with observed_generation(self._provider, _model(request.request)) as generation:
             answer = await self._backend.generate_image(request)
             for call in answer.response.calls:
                 _note_call(generation, call)
@@ -72,7 +75,7 @@ class ObservedBackend:
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         """Generates images and yields the events of the generation."""
-        with observed_generation(self._provider, request.request.model) as generation:
+        with observed_generation(self._provider, _model(request.request)) as generation:
             stream = _Stream(generation)
             async with aclosing(self._backend.stream_image(request)) as parts:
                 async for part in parts:
@@ -82,6 +85,15 @@ class ObservedBackend:
     async def close(self) -> None:
         """Closes the backend."""
         await self._backend.close()
+
+
+def _model(request: ImageRequest) -> str:
+    """Returns the model of a request: without one, that of its image tool."""
+    try:
+        tool = image_tool(request.tools)
+    except ConversionError:  # The backend refuses the request.
+        return request.model
+    return request.model or (tool and tool.value("model")) or ""
 
 
 class _Stream:

@@ -13,7 +13,11 @@ from imagecall.json.text import MAX_BYTES, join_members, members, parse
 from imagecall.turns import take_turn
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
-from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding
+from imagecall.v1.image_generation_service_pb2 import (
+    GenerateImageResponse,
+    StreamEnd,
+    StreamEnding,
+)
 from imagecall.v1.image_response_pb2 import ImageResponse
 
 _PLAN: Final = object_plan(ImageResponse.DESCRIPTOR)
@@ -61,10 +65,10 @@ def response_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> Read
 
 def response_to_json(response: ImageResponse) -> bytes:
     """Writes the fields of a response that are JSON keys, as a JSON object."""
-    summary = ImageResponse()
-    summary.CopyFrom(response)
-    for name in _NO_KEYS:
-        summary.ClearField(name)  # type: ignore[arg-type]  # a name of its fields
+    values = {field.name: value for field, value in response.ListFields()}
+    for name in _NO_KEYS:  # Such as calls, which are large.
+        values.pop(name, None)
+    summary = ImageResponse(**values)
     pieces: list[Piece] = []
     _PLAN.write(summary, pieces)
     return join(pieces, MAX_BYTES)
@@ -84,14 +88,28 @@ def end_of(
     delivered: Delivered = lambda index, call: False,
 ) -> StreamEnd:
     """End of a stream whose last event has a response."""
-    end = StreamEnd(ending=ending, response=read.response)  # type: ignore[arg-type]  # a number of StreamEnding
+    end = StreamEnd(ending=ending)  # type: ignore[arg-type]  # a number of StreamEnding
+    _fill(end.response, read, include_document, delivered)
+    return end
+
+
+def whole_of(read: ReadResponse, include_document: bool) -> GenerateImageResponse:
+    """Answer that is one response."""
+    answer = GenerateImageResponse()
+    _fill(answer.response, read, include_document, lambda index, call: False)
+    return answer
+
+
+def _fill(
+    response: ImageResponse, read: ReadResponse, include_document: bool, delivered: Delivered
+) -> None:
+    response.CopyFrom(read.response)
     for index, call in read.calls():
         if not delivered(index, call):
-            end.response.calls.add().CopyFrom(call)
-    take_turn()
+            response.calls.add().CopyFrom(call)
+            take_turn()
     if include_document:
-        end.response.document.CopyFrom(read.document)
-    return end
+        response.document.CopyFrom(read.document)
 
 
 def ending_of(response: ImageResponse) -> int:

@@ -74,7 +74,7 @@ def _read_part(request: ImageRequest, raw: bytes, value: JsonValue) -> bytes | N
             return join_members(members(raw) | {"text": _PLACE})
         case {"type": "input_image", "image_url": str(url)} if url:
             form = members(raw) | {"image_url": _PLACE}
-            image = _from_url(url)
+            image = image_from_url(url)
         case {"type": "input_image", "file_id": str(name)} if name:
             form = members(raw) | {"file_id": _PLACE}
             image = InputImage(file_id=name)
@@ -87,7 +87,7 @@ def _read_part(request: ImageRequest, raw: bytes, value: JsonValue) -> bytes | N
     return join_members(form)
 
 
-def _from_url(url: str) -> InputImage:
+def image_from_url(url: str) -> InputImage:
     """Image by its URL, or by its bytes if they would be written as the same data: URL."""
     head, _, data = url.partition(";base64,")
     try:

@@ -35,8 +35,9 @@ class LargeImage:
         """Yields the base64, in slices of little more than 1 MiB at most."""
         rest = b""
         for part in self.data:
+            view = memoryview(part)
             for start in range(0, len(part), SLICE):
-                data: bytes | memoryview = part[start : start + SLICE]
+                data: bytes | memoryview = view[start : start + SLICE]
                 if rest:
                     data = rest + data
                 whole = len(data) // 3 * 3

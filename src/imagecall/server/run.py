@@ -5,15 +5,17 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from imagecall.access.admission import Admission
 from imagecall.access.certificates import Certificates
 from imagecall.access.setting import SettingError
 from imagecall.access.tokens import Tokens
+from imagecall.backends import embedded
 from imagecall.backends.choice import EMBEDDED
 from imagecall.doors.door import Door
 from imagecall.doors.grpc.server import GrpcServer
@@ -91,12 +93,33 @@ def doors(settings: ServerSettings, parts: Parts) -> dict[str, Door]:
             observer=parts.observer,
             share_port=parts.share_port,
             forward_headers=settings.forward_headers,
+            main_model=settings.main_model,
+            models=listed_models(settings),
+            cors_origins=settings.cors_origins,
+            backend_name=shown_name(settings.backend.name or EMBEDDED),
         )
     if settings.metrics is not None and parts.observer:
         configured["metrics"] = MetricsServer(
             settings.metrics, parts.observer.metrics_text, share_port=parts.share_port
         )
     return configured
+
+
+def shown_name(backend: str) -> str:
+    """Returns the URI of a backend without what may be secret: user, password and query."""
+    if "://" not in backend:
+        return backend
+    parts = urlsplit(backend)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def listed_models(settings: ServerSettings) -> Sequence[str]:
+    """Returns the models that GET /v1/models lists."""
+    if settings.listed_models:
+        return settings.listed_models
+    if settings.main_model is not None:
+        return [settings.main_model]
+    return [embedded.MODEL] if settings.backend.name in (None, EMBEDDED) else []
 
 
 def check(settings: ServerSettings) -> None:

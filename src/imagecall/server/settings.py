@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from imagecall.access.limits import Limits
+from imagecall.access.origins import read_origin
 from imagecall.access.setting import (
     Setting,
     SettingError,
@@ -40,6 +41,9 @@ CONFIG: Final = "IMAGECALL_CONFIG"
 
 TOKEN: Final = "IMAGECALL_TOKEN"
 """Environment variable with the bearer token for a server that a command calls."""
+
+SERVER: Final = "IMAGECALL_SERVER"
+"""Environment variable with the address of the server of `imagecall generate`."""
 
 WORKER: Final = "IMAGECALL_IS_WORKER"
 """Environment variable that is set in each worker process of a server."""
@@ -199,6 +203,31 @@ class ServerSettings:
         "the default; off: none",
         separator=",",
     )
+    main_model: str | None = setting(
+        None,
+        "main-model",
+        str,
+        "MODEL",
+        "model that calls the image tool for requests of the Images API, whose own model is that "
+        "of the tool; a Responses API needs one, other backends none",
+    )
+    listed_models: tuple[str, ...] = setting(
+        (),
+        "listed-model",
+        str,
+        "MODEL",
+        "model that GET /v1/models lists; may be repeated",
+        separator=",",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        (),
+        "cors-origin",
+        sentence(read_origin),
+        "ORIGIN",
+        "origin of web pages that may call the HTTP door, such as https://app.example.com; may be "
+        "repeated",
+        separator=",",
+    )
     drain_delay_seconds: float = setting(
         1.0,
         "drain-delay-seconds",
@@ -300,7 +329,7 @@ def read_settings(
 def misspelt(environment: Mapping[str, str]) -> Iterator[str]:
     """Yields a warning for each unknown IMAGECALL_ variable, with the nearest known name."""
     names = {definition.variable for definition in settings_of(ServerSettings)}
-    names |= {API_KEY, CONFIG, TOKEN, WORKER}
+    names |= {API_KEY, CONFIG, SERVER, TOKEN, WORKER}
     for name in environment:
         if name.startswith(_PREFIX) and name not in names:
             matches = get_close_matches(name, names, n=1)

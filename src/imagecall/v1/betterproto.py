@@ -41,6 +41,17 @@ class DocumentKind(betterproto.Enum):
     EVENT = 3
     """The data of one event of a stream."""
 
+    BATCH_REQUEST = 4
+    """
+    A line of the input of the Batch API: an object with a request in "body".
+    """
+
+    BATCH_RESPONSE = 5
+    """
+    A line of the output of the Batch API: an object with a response in the
+     "body" of its "response".
+    """
+
 
 class InChunks(betterproto.Enum):
     """Use of chunks for the value of a field; see StreamImageResponse."""
@@ -1269,8 +1280,8 @@ class ImageGenerationCall(betterproto.Message):
 @dataclass(eq=False, repr=False)
 class Document(betterproto.Message):
     """
-    A whole request, response or event: its image generation calls as messages, and
-     the rest of its JSON unchanged.
+    A whole request, response, event or line of the Batch API: its image generation
+     calls as messages, and the rest of its JSON unchanged.
     """
 
     kind: "DocumentKind" = betterproto.enum_field(1)
@@ -1288,8 +1299,9 @@ class Document(betterproto.Message):
     The calls, each array in the order of its elements. In a request: those of
      "input". In a response: those of "instructions", then of "output". In an
      event: those of the "instructions" of its "response", its "item", those of
-     the "output" of its "response". An object there is a call if its "type" is
-     that of a variant of ImageGenerationCall.
+     the "output" of its "response". In a Batch line: those of its request or
+     response. An object there is a call if its "type" is that of a variant of
+     ImageGenerationCall.
     """
 
 

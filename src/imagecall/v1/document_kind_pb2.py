@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n imagecall/v1/document_kind.proto\x12\x0cimagecall.v1*}\n\x0c\x44ocumentKind\x12\x1d\n\x19\x44OCUMENT_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44OCUMENT_KIND_REQUEST\x10\x01\x12\x1a\n\x16\x44OCUMENT_KIND_RESPONSE\x10\x02\x12\x17\n\x13\x44OCUMENT_KIND_EVENT\x10\x03\x42y\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1\xa2\x02\x03IVX\xaa\x02\x0cImagecall.V1\xca\x02\x0cImagecall\\V1\xe2\x02\x18Imagecall\\V1\\GPBMetadata\xea\x02\rImagecall::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n imagecall/v1/document_kind.proto\x12\x0cimagecall.v1*\xc0\x01\n\x0c\x44ocumentKind\x12\x1d\n\x19\x44OCUMENT_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44OCUMENT_KIND_REQUEST\x10\x01\x12\x1a\n\x16\x44OCUMENT_KIND_RESPONSE\x10\x02\x12\x17\n\x13\x44OCUMENT_KIND_EVENT\x10\x03\x12\x1f\n\x1b\x44OCUMENT_KIND_BATCH_REQUEST\x10\x04\x12 \n\x1c\x44OCUMENT_KIND_BATCH_RESPONSE\x10\x05\x42y\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1\xa2\x02\x03IVX\xaa\x02\x0cImagecall.V1\xca\x02\x0cImagecall\\V1\xe2\x02\x18Imagecall\\V1\\GPBMetadata\xea\x02\rImagecall::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,6 +32,6 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'imagecall.v1.document_kind_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\014imagecall.v1P\001Z\030imagecall/v1;imagecallv1\242\002\003IVX\252\002\014Imagecall.V1\312\002\014Imagecall\\V1\342\002\030Imagecall\\V1\\GPBMetadata\352\002\rImagecall::V1'
-  _globals['_DOCUMENTKIND']._serialized_start=50
-  _globals['_DOCUMENTKIND']._serialized_end=175
+  _globals['_DOCUMENTKIND']._serialized_start=51
+  _globals['_DOCUMENTKIND']._serialized_end=243
 # @@protoc_insertion_point(module_scope)

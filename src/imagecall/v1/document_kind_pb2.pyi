@@ -30,6 +30,12 @@ class _DocumentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Document
     """The body of a response: an object with "object": "response"."""
     DOCUMENT_KIND_EVENT: _DocumentKind.ValueType  # 3
     """The data of one event of a stream."""
+    DOCUMENT_KIND_BATCH_REQUEST: _DocumentKind.ValueType  # 4
+    """A line of the input of the Batch API: an object with a request in "body"."""
+    DOCUMENT_KIND_BATCH_RESPONSE: _DocumentKind.ValueType  # 5
+    """A line of the output of the Batch API: an object with a response in the
+    "body" of its "response".
+    """
 
 class DocumentKind(_DocumentKind, metaclass=_DocumentKindEnumTypeWrapper):
     """Kind of a whole JSON document."""
@@ -42,4 +48,10 @@ DOCUMENT_KIND_RESPONSE: DocumentKind.ValueType  # 2
 """The body of a response: an object with "object": "response"."""
 DOCUMENT_KIND_EVENT: DocumentKind.ValueType  # 3
 """The data of one event of a stream."""
+DOCUMENT_KIND_BATCH_REQUEST: DocumentKind.ValueType  # 4
+"""A line of the input of the Batch API: an object with a request in "body"."""
+DOCUMENT_KIND_BATCH_RESPONSE: DocumentKind.ValueType  # 5
+"""A line of the output of the Batch API: an object with a response in the
+"body" of its "response".
+"""
 Global___DocumentKind: _TypeAlias = DocumentKind  # noqa: Y015

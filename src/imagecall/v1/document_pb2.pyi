@@ -22,8 +22,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Document(_message.Message):
-    """A whole request, response or event: its image generation calls as messages, and
-    the rest of its JSON unchanged.
+    """A whole request, response, event or line of the Batch API: its image generation
+    calls as messages, and the rest of its JSON unchanged.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -43,8 +43,9 @@ class Document(_message.Message):
         """The calls, each array in the order of its elements. In a request: those of
         "input". In a response: those of "instructions", then of "output". In an
         event: those of the "instructions" of its "response", its "item", those of
-        the "output" of its "response". An object there is a call if its "type" is
-        that of a variant of ImageGenerationCall.
+        the "output" of its "response". In a Batch line: those of its request or
+        response. An object there is a call if its "type" is that of a variant of
+        ImageGenerationCall.
         """
 
     def __init__(

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from imagecall.backends.embedded import MODEL
 from imagecall.backends.embedded.order import Order
 from imagecall.generation.call_events import CallEvents, EventSequence, compact
 from imagecall.generation.messages import Fields, message_events, message_item
@@ -20,7 +21,6 @@ from imagecall.turns import take_turn
 from imagecall.v1.image_generation_service_pb2 import StreamEnding
 from imagecall.v1.stream_event_pb2 import StreamEvent
 
-_MODEL: Final = "imagecall-test-card"
 _OPENING: Final = ("response.created", "response.in_progress")
 _NO_IMAGE: Final = 'No image was drawn, as "tool_choice" allows none.'
 _FAILURES: Final[dict[str, Fields]] = {
@@ -85,18 +85,15 @@ class Answer:
             for fields in message_events(self._message_id, self._text(), index):
                 yield self._events.event(fields)
 
-    def response(self, image: bytes | None) -> ReadResponse:
-        """Response at the end, with `image`, or with an empty image for None."""
+    def response(self) -> ReadResponse:
+        """Response at the end, with an empty image."""
         ending = self._order.faults.ending
         status = ending if ending in _FAILURES else "completed"
         response = self._response | _FAILURES.get(ending, {})
         response |= {"status": status, "completed_at": int(time.time())}
         response["output"] = list(self._output())
         response["usage"] = _usage(self._prompt)
-        read = response_from_json(compact(response))
-        if image is not None:
-            read.document.calls[-1].call.output_image_generation_call.result.image = image
-        return read
+        return response_from_json(compact(response))
 
     def _output(self) -> Iterator[JsonValue]:
         if self._order.draws:
@@ -133,7 +130,7 @@ def _response_object(order: Order, name: str) -> Fields:
         body.pop("tools", None)
     keys = response_keys(body, name)
     raws: Fields = {key: msgspec.Raw(raw) for key, raw in keys.items()}
-    return raws if keys["model"] != b'""' else raws | {"model": _MODEL}
+    return raws if keys["model"] != b'""' else raws | {"model": MODEL}
 
 
 def _usage(prompt: str) -> Fields:

@@ -21,10 +21,11 @@ from imagecall.backends.embedded.test_card.card import Card, draw
 from imagecall.backends.embedded.test_card.padding import pad
 from imagecall.errors import ConversionError, damaged_answer, pointer_to
 from imagecall.generation.backend import Part
+from imagecall.generation.chunked_fields import image_fields
 from imagecall.generation.fairness import fair_turn
 from imagecall.generation.offload import run_offloaded
 from imagecall.generation.parts import parts_with_image
-from imagecall.generation.response import end_of
+from imagecall.generation.response import end_of, whole_of
 from imagecall.turns import take_turn
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
@@ -177,15 +178,16 @@ def _drawn(card: Card, sharpness: float, size: int | None) -> Picture:
 def _response(
     order: Order, picture: Picture | None, include_document: bool
 ) -> GenerateImageResponse:
-    answer = Answer(order)
-    read = answer.response(picture.data if picture else None)
-    take_turn()
-    end = end_of(read, answer.ending, include_document)
-    return GenerateImageResponse(response=end.response)
+    whole = whole_of(Answer(order).response(), include_document)
+    if picture is not None:
+        for place in image_fields(whole):
+            take_turn()
+            place.value = picture.data
+    return whole
 
 
 def _end(answer: Answer, include_document: bool) -> StreamEnd:
-    return end_of(answer.response(None), answer.ending, include_document, _delivered)
+    return end_of(answer.response(), answer.ending, include_document, _delivered)
 
 
 async def _others(order: Order, events: Iterator[StreamEvent]) -> AsyncGenerator[Part, None]:

@@ -25,7 +25,13 @@ from imagecall.generation.fairness import fair_turn
 from imagecall.generation.offload import offloaded, run_offloaded
 from imagecall.generation.parts import in_parts
 from imagecall.generation.request import request_to_json
-from imagecall.generation.response import ReadResponse, end_of, ending_of, response_from_json
+from imagecall.generation.response import (
+    ReadResponse,
+    end_of,
+    ending_of,
+    response_from_json,
+    whole_of,
+)
 from imagecall.json.text import MAX_BYTES, parse
 from imagecall.rpc.client_tls import WITHOUT_FILES, ClientTls
 from imagecall.rpc.headers import FORWARDED, Header
@@ -36,7 +42,6 @@ from imagecall.v1.image_generation_service_pb2 import (
     StreamImageRequest,
 )
 from imagecall.v1.image_request_pb2 import ImageRequest
-from imagecall.v1.image_response_pb2 import ImageResponse
 
 
 class HttpBackend:
@@ -89,10 +94,8 @@ class HttpBackend:
             start = await received.beginning()
             if begins_json(start):
                 read = await self._response(received, start, answer.headers)
-                response = (await offloaded(end_of, read, 0, request.include_document)).response
-            else:
-                response = await self._composed(received, start, request)
-        return GenerateImageResponse(response=response)
+                return await offloaded(whole_of, read, request.include_document)
+            return await self._composed(received, start, request)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         body = await _body_of(request.request, stream=True)
@@ -141,7 +144,7 @@ class HttpBackend:
 
     async def _composed(
         self, body: Body, start: bytes, request: GenerateImageRequest
-    ) -> ImageResponse:
+    ) -> GenerateImageResponse:
         """Composes one response from the stream with which an API answered."""
         stream_request = StreamImageRequest(
             request=request.request, include_document=request.include_document
@@ -151,7 +154,7 @@ class HttpBackend:
                 item
                 async for item in reassemble(counted(parts, size_of_part, COPIES), self._max_bytes)
             ]
-        return compose(items, request.include_document)
+        return await offloaded(compose, items, request.include_document)
 
     async def _response(self, body: Body, start: bytes, headers: Mapping[str, str]) -> ReadResponse:
         """Reads a whole answer. Raises GenerationError, also for an error sent with status 200."""

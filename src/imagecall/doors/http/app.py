@@ -3,16 +3,9 @@
 An ASGI app that other apps can mount. imagecall.doors.http.answers makes its answers.
 """
 
-import time
-from collections.abc import (
-    AsyncGenerator,
-    Awaitable,
-    Callable,
-    Collection,
-    Mapping,
-)
-from contextlib import aclosing
-from typing import Final
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import wraps
+from typing import Final, TypeAlias
 
 import msgspec
 from google.protobuf import text_format
@@ -21,22 +14,27 @@ from pybase64 import b64encode
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from imagecall.access.admission import Admission
-from imagecall.access.budget import counted
 from imagecall.conversion.batch import Count, parse_call, uncounted
 from imagecall.conversion.view import view
+from imagecall.doors.http import openapi
 from imagecall.doors.http.answers import whole_answer
 from imagecall.doors.http.body import read_body
+from imagecall.doors.http.calls import Calls
 from imagecall.doors.http.errors import API, JSON, error_response, http_error
-from imagecall.doors.http.event_stream import Arrived, EventStream
+from imagecall.doors.http.event_stream import EventStream
 from imagecall.doors.http.head import CheckedHead
+from imagecall.doors.http.images.door import EDIT_PATHS, GENERATION_PATHS, ImagesDoor
 from imagecall.doors.http.keepalive import KEEPALIVE_SECONDS
 from imagecall.doors.http.middleware import Admitted
-from imagecall.doors.http.page import page
+from imagecall.doors.http.models import MODELS_PATHS, Models
+from imagecall.doors.http.openapi import OPENAPI_PATH
+from imagecall.doors.http.page import page_of
 from imagecall.doors.http.responses import (
     NoResponse,
     StreamResponse,
@@ -47,9 +45,7 @@ from imagecall.doors.http.upgrade import WithoutWebSocket
 from imagecall.doors.internal_error import internal_error
 from imagecall.errors import ImagecallError
 from imagecall.formats import media_type
-from imagecall.generation.assembly import ImagesApart, reassemble, size_of_part
 from imagecall.generation.backend import Backend
-from imagecall.generation.call_context import CALL, CallContext
 from imagecall.generation.chunked_fields import image_fields
 from imagecall.generation.offload import offloaded, run_offloaded
 from imagecall.generation.request import ReadRequest, request_from_json
@@ -57,7 +53,8 @@ from imagecall.generation.response_keys import new_response_id, response_keys
 from imagecall.json.text import members
 from imagecall.observing.asgi import Observed, expect_posts
 from imagecall.observing.observer import Observer
-from imagecall.rpc.headers import AUTHORIZATION, FORWARDED, forwarded, lower
+from imagecall.observing.request_id import HEADER as REQUEST_ID
+from imagecall.rpc.headers import FORWARDED
 from imagecall.sizes import OFFLOAD
 from imagecall.turns import take_turn
 from imagecall.v1.conversion_service_pb2 import Profile
@@ -76,6 +73,8 @@ PATHS: Final = (
 )
 """Paths of the API: OpenAI's, OpenRouter's, and those of OpenRouter's first SDKs."""
 
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+
 _CONVERT: Final = "/convert"
 _PAGE: Final = "/"
 _HEALTH: Final = "/health"
@@ -89,6 +88,10 @@ def http_app(
     *,
     forward_headers: Collection[str] = FORWARDED,
     keepalive_seconds: float = KEEPALIVE_SECONDS,
+    main_model: str | None = None,
+    models: Sequence[str] = (),
+    cors_origins: Collection[str] = (),
+    backend_name: str = "",
 ) -> Starlette:
     """Returns the ASGI app, which does not close the backend.
 
@@ -98,36 +101,73 @@ def http_app(
         observer: counts and traces the calls. None: calls are not observed.
         forward_headers: names of the headers of a caller that a backend may forward.
         keepalive_seconds: longest silence of a stream.
+        main_model: model that calls the image tool, for requests of the Images API. None: the
+            backend needs none.
+        models: ids of the models that GET /v1/models lists.
+        cors_origins: origins of web pages that may call.
+        backend_name: name of the backend, for the page.
     """
     admission = admission or Admission()
     count = observer.count_item if observer else uncounted
-    door = _Door(backend, admission, forward_headers, keepalive_seconds, count)
-    paths = {**dict.fromkeys(PATHS, True), _CONVERT: False}
+    calls = Calls(backend, admission, forward_headers)
+    door = _Door(calls, keepalive_seconds, count)
+    images = ImagesDoor(calls, keepalive_seconds, main_model, cors_origins)
+    generating: dict[str, Endpoint] = {
+        **dict.fromkeys(PATHS, door.responses),
+        **dict.fromkeys(GENERATION_PATHS, images.generations),
+        **dict.fromkeys(EDIT_PATHS, images.edits),
+    }
+    listed = Models(admission, models)
+    paths = {**dict.fromkeys(generating, True), _CONVERT: False}
     if observer:
         expect_posts(observer, paths)
+    routes = [
+        *(
+            Route(path, _guarded(endpoint), methods=["POST"])
+            for path, endpoint in generating.items()
+        ),
+        Route(_CONVERT, _guarded(door.convert), methods=["POST"]),
+        *(Route(path, _guarded(listed.list), methods=["GET"]) for path in MODELS_PATHS),
+        *(
+            Route(f"{path}/{{name:path}}", _guarded(listed.retrieve), methods=["GET"])
+            for path in MODELS_PATHS
+        ),
+        Route(_PAGE, page_of(backend_name), methods=["GET"]),
+        Route(_HEALTH, door.health, methods=["GET"]),
+        Route(OPENAPI_PATH, openapi.endpoint(admission.needs_token), methods=["GET"]),
+    ]
     return Starlette(
-        routes=[
-            *(Route(path, _guarded(door.responses), methods=["POST"]) for path in PATHS),
-            Route(_CONVERT, _guarded(door.convert), methods=["POST"]),
-            Route(_PAGE, page, methods=["GET"]),
-            Route(_HEALTH, door.health, methods=["GET"]),
-        ],
+        routes=routes,
         middleware=[
-            Middleware(Observed, observer, paths, (_PAGE, _HEALTH)),
+            Middleware(Observed, observer, paths, (_PAGE, _HEALTH, OPENAPI_PATH)),
             Middleware(CheckedHead, admission),
+            *_cors(cors_origins),
             Middleware(WithoutWebSocket),
-            Middleware(Admitted, admission),
+            Middleware(Admitted, admission, cors_origins),
         ],
         exception_handlers={HTTPException: http_error, ImagecallError: error_response},
     )
 
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+def _cors(origins: Collection[str]) -> list[Middleware]:
+    """Returns the middleware that lets web pages of these origins read answers."""
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=[REQUEST_ID, "retry-after", "x-should-retry"],
+        )
+    ]
 
 
 def _guarded(endpoint: Endpoint) -> Endpoint:
     """Wraps an endpoint: 500 for an unexpected exception, no answer after a disconnect."""
 
+    @wraps(endpoint)
     async def guarded(request: Request) -> Response:
         try:
             return await endpoint(request)
@@ -142,61 +182,35 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
 
 
 class _Door:
-    def __init__(
-        self,
-        backend: Backend,
-        admission: Admission,
-        forward_headers: Collection[str],
-        keepalive_seconds: float,
-        count: Count,
-    ) -> None:
-        self._backend = backend
-        self._admission = admission
+    def __init__(self, calls: Calls, keepalive_seconds: float, count: Count) -> None:
+        self._calls = calls
+        self._admission = calls.admission
         self._count = count
-        # The token of this server is not for the upstream API.
-        self._forward = lower(forward_headers) - (
-            {AUTHORIZATION} if admission.needs_token else set()
-        )
-        self._max_bytes = admission.limits.json_bytes
+        self._max_bytes = self._admission.limits.json_bytes
         self._keepalive_seconds = keepalive_seconds
 
     async def responses(self, request: Request) -> Response:
         """POST /v1/responses, plain and as a stream."""
         body = await read_body(request, self._max_bytes)
         posted, keys = await run_offloaded(len(body), self._read, body)
-        CALL.set(self._call_context(request))
+        self._calls.begin(request)
         if not posted.stream:
             return await unless_gone(request, self._answer(posted.request, keys))
         stream_request = StreamImageRequest(
             request=posted.request, include_document=True, include_other_events=True
         )
-        return StreamResponse(
-            self._arriving(stream_request), EventStream(keys), self._keepalive_seconds
-        )
+        arriving = self._calls.stream(stream_request)
+        return StreamResponse(arriving, EventStream(keys), self._keepalive_seconds)
 
     def _read(self, body: bytes) -> tuple[ReadRequest, dict[str, bytes]]:
         """Reads the body of a request, and the keys of its response."""
         posted = request_from_json(body, max_bytes=self._max_bytes)
         return posted, response_keys(members(body), new_response_id())
 
-    def _call_context(self, request: Request) -> CallContext:
-        """Returns the part of a request that a backend may forward."""
-        connection = ",".join(request.headers.getlist("connection"))  # RFC 9110, section 7.6.1.
-        names = self._forward - {name.strip().lower() for name in connection.split(",")}
-        seconds = self._admission.limits.call_seconds
-        return CallContext(forwarded(request.headers.items(), names), time.monotonic() + seconds)
-
-    async def _arriving(self, request: StreamImageRequest) -> AsyncGenerator[Arrived, None]:
-        large = ImagesApart()
-        async with aclosing(self._backend.stream_image(request)) as parts:
-            limit = self._admission.limits.image_bytes
-            async for item in reassemble(counted(parts, size_of_part), limit, large.keep):
-                yield Arrived(item, large.take())
-
     async def _answer(self, request: ImageRequest, keys: Mapping[str, bytes]) -> Response:
         generate_request = GenerateImageRequest(request=request, include_document=True)
-        answer = await self._backend.generate_image(generate_request)
-        return WholeResponse(await offloaded(whole_answer, answer.response, keys))
+        response = await self._calls.generate(generate_request)
+        return WholeResponse(await offloaded(whole_answer, response, keys))
 
     async def convert(self, request: Request) -> Response:
         """POST /convert: converts an item to protobuf text, for the page."""

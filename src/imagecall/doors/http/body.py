@@ -1,4 +1,4 @@
-"""Bodies of requests: JSON, plain or compressed, read within a limit."""
+"""Bodies of requests, plain or compressed, read within a limit."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -22,27 +22,44 @@ _ACCEPTED: Final = {"Accept-Encoding": "gzip, deflate"}
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Reads the body, and decodes its content coding.
+    """Reads a JSON body, and decodes its content coding.
+
+    Raises HTTPException: 415 for another type; and as `arriving_body` does.
+    """
+    if media_type_of(request) != JSON:
+        raise HTTPException(415, f"the Content-Type must be {JSON}")
+    body = bytearray()
+    async with aclosing(arriving_body(request, max_bytes)) as pieces:
+        async for piece in pieces:
+            body += piece
+    return bytes(body)
+
+
+def media_type_of(request: Request) -> str:
+    """Returns the media type of a body, in lower case and without its parameters."""
+    return _word(request.headers.get("content-type", "").partition(";")[0])
+
+
+async def arriving_body(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    """Yields the pieces of a body as they arrive, with its content coding decoded.
 
     Raises ConversionError: TOO_LARGE, as soon as the body exceeds the limit; GenerationError:
     TOO_MANY_CALLS, if the budget of memory has no room; HTTPException: 400 for a damaged body, 415
-    for another type or coding.
+    for another coding.
     """
-    if _word(request.headers.get("content-type", "").partition(";")[0]) != JSON:
-        raise HTTPException(415, f"the Content-Type must be {JSON}")
     inflater = _inflater(request)
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > max_bytes:
         raise too_large(int(length), max_bytes)
-    body = bytearray()
+    size = 0
     memory = MEMORY.get()
     async with aclosing(_decoded(request, inflater) if inflater else request.stream()) as pieces:
         async for piece in pieces:
-            body += piece
-            if len(body) > max_bytes:
-                raise too_large(len(body), max_bytes)
+            size += len(piece)
+            if size > max_bytes:
+                raise too_large(size, max_bytes)
             memory.add(FACTOR * len(piece))
-    return bytes(body)
+            yield piece
 
 
 async def _decoded(request: Request, inflater: Inflater) -> AsyncGenerator[bytes, None]:

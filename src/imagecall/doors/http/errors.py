@@ -18,7 +18,10 @@ from imagecall.errors import MAX_RETRY_SECONDS, GenerationError, ImagecallError
 from imagecall.observing.observer import note_failure
 
 API: Final = "/v1/responses"
-"""Path of the API."""
+"""Path of the Responses API."""
+
+IMAGES_API: Final = "/v1/images/generations"
+"""Path of the Images API."""
 
 JSON: Final = "application/json"
 
@@ -32,7 +35,7 @@ async def http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = error.detail
     if error.status_code in (404, 405):
-        message = f"{message}: the API is at POST {API}"
+        message = f"{message}: the APIs are at POST {API} and POST {IMAGES_API}"
     fields = {
         "code": error.status_code,
         "message": message,

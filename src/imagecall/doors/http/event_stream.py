@@ -6,7 +6,7 @@ are missing keys of a response object and of an item. No value of the API is cha
 of an item whose id differs between its first and its last event: SDKs accept only the first.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeGuard
 
 from imagecall.conversion.converter import EVENTS, event_pieces
@@ -45,9 +45,6 @@ from imagecall.json.text import MAX_VALUES, JsonValue, elements, join_members, m
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding
 from imagecall.v1.image_response_pb2 import ImageResponse
 
-END_OF_STREAM: Final = b"data: [DONE]\n\n"
-"""Last line of every stream."""
-
 _CREATED: Final = "response.created"
 _IN_PROGRESS: Final = "response.in_progress"
 _TYPES: Final = {number: tag for tag, number in spellings(StreamEnding.DESCRIPTOR).items() if tag}
@@ -81,12 +78,15 @@ class EventStream:
         self._id = b""
         self._items = OutputItems()
 
+    def size_of(self, arrived: Arrived) -> int:
+        """Returns the number of bytes to format."""
+        return arrived.item.ByteSize()
+
     def lines(self, arrived: Arrived) -> Iterator[Sequence[Piece]]:
         """Yields the lines of an event or of the end, each in pieces. Raises GenerationError."""
         try:
             if isinstance(arrived.item, StreamEnd):
                 yield from map(self._line, self._end(arrived.item, arrived.apart))
-                yield [END_OF_STREAM]
             else:
                 yield from map(self._line, self._event(arrived))
         except ConversionError as error:
@@ -110,8 +110,7 @@ class EventStream:
             tag = str(parse(join(event["type"])))
             numbered = event | {_NUMBER: [str(number).encode()]}
             pieces = check_depth_of(join_member_pieces(numbered))
-        name = b"event: %b\n" % tag.encode() if tag.isprintable() else b""
-        return [name + b"data: ", *map(_in_one_line, pieces), b"\n\n"]
+        return server_sent(tag, pieces)
 
     def _event(self, arrived: Arrived) -> Iterator[Event | Arrived]:
         variant = EVENTS.chosen(arrived.item)
@@ -241,6 +240,12 @@ class EventStream:
         for followed in self._items:
             if not followed.done:
                 yield from ending(followed, followed.final, completed)
+
+
+def server_sent(tag: str, pieces: Iterable[Piece]) -> Sequence[Piece]:
+    """Returns the lines of a server-sent event: its type, and its JSON in one line."""
+    name = b"event: %b\n" % tag.encode() if tag.isprintable() else b""
+    return [name + b"data: ", *map(_in_one_line, pieces), b"\n\n"]
 
 
 def _of_document(response: ImageResponse, apart: Apart) -> list[Placed]:

@@ -1,6 +1,7 @@
 """ASGI middleware: token, origin and host, pace of the body and of the answer, admission."""
 
 import asyncio
+from collections.abc import Collection
 from typing import Final
 
 from starlette.exceptions import HTTPException
@@ -125,7 +126,7 @@ def _not_local(site: str) -> HTTPException:
     """
     message = (
         f"a page of {quoted(site)} may not call a server without tokens: "
-        "start it with --tokens-file FILE, or with --without-tokens on"
+        "start it with --tokens-file FILE, --without-tokens on, or --cors-origin ORIGIN"
     )
     return HTTPException(403, message)
 
@@ -137,18 +138,26 @@ def _stopped(admitted: bool) -> GenerationError:
 
 
 class Admitted:
-    """Middleware that admits requests; GET and HEAD, such as for the page, need no admission."""
+    """Middleware that admits requests; GET and HEAD, such as for the page, need no admission.
 
-    def __init__(self, app: ASGIApp, admission: Admission) -> None:
+    Args:
+        app: wrapped app.
+        admission: admits the requests.
+        origins: origins of web pages that may call.
+    """
+
+    def __init__(self, app: ASGIApp, admission: Admission, origins: Collection[str] = ()) -> None:
         self._app = app
         self._admission = admission
+        self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)
-        if self._admission.local and (site := _foreign_site(request)) is not None:
+        site = _foreign_site(request) if self._admission.local else None
+        if site is not None and site not in self._origins:
             await (await http_error(request, _not_local(site)))(scope, receive, send)
             return
         if request.method in _READING:

@@ -6,29 +6,30 @@ The policy names the digests of the page's own script and style: no other script
 import hashlib
 import re
 from base64 import b64encode
-from functools import cache
+from collections.abc import Awaitable, Callable
+from html import escape
 from importlib.resources import files
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+_BACKEND: Final = b'data-backend="%b"'
 _INLINE: Final = re.compile(rb"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
-async def page(request: Request) -> Response:
-    """GET /: serves the page."""
-    text = _text()
+def page_of(backend: str) -> Callable[[Request], Awaitable[Response]]:
+    """Returns the endpoint of the page, which names the backend that it uses."""
+    text = files("imagecall.doors.http").joinpath("page.html").read_bytes()
+    text = text.replace(_BACKEND % b"", _BACKEND % escape(backend).encode(), 1)
     headers = {"Content-Security-Policy": _policy(text), "X-Content-Type-Options": "nosniff"}
-    return Response(text, media_type="text/html", headers=headers)
+
+    async def page(request: Request) -> Response:
+        return Response(text, media_type="text/html", headers=headers)
+
+    return page
 
 
-@cache
-def _text() -> bytes:
-    return files("imagecall.doors.http").joinpath("page.html").read_bytes()
-
-
-@cache
 def _policy(text: bytes) -> str:
     digests = {
         kind.decode(): b64encode(hashlib.sha256(content).digest()).decode()

@@ -1,16 +1,15 @@
 """Responses of the HTTP door: a JSON text in pieces, and a stream of events."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
-from typing import Any, Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from imagecall.doors.http.errors import JSON, NotTaken
-from imagecall.doors.http.event_stream import END_OF_STREAM, Arrived, EventStream
 from imagecall.doors.http.keepalive import COMMENT, TimedItems, TimedSend
 from imagecall.doors.internal_error import internal_error
 from imagecall.errors import GenerationError, ImagecallError
@@ -19,9 +18,14 @@ from imagecall.generation.offload import run_offloaded
 from imagecall.json.pieces import Piece, size_of, slices_of
 from imagecall.observing.observer import note_failure
 from imagecall.sizes import PIECE
-from imagecall.v1.image_generation_service_pb2 import StreamEnd
+
+_Item = TypeVar("_Item")
+_FormattedItem = TypeVar("_FormattedItem", contravariant=True)
 
 _SSE: Final = "text/event-stream"
+_END_OF_STREAM: Final = b"data: [DONE]\n\n"
+"""Last line of every stream."""
+
 _STOPPED: Final = "the server ended the call"
 
 
@@ -74,7 +78,20 @@ class WholeResponse(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class StreamResponse(Response):
+class Events(Protocol[_FormattedItem]):
+    """Formatter of the items of one stream as server-sent events."""
+
+    def size_of(self, item: _FormattedItem, /) -> int:
+        """Returns the number of bytes to format."""
+
+    def lines(self, item: _FormattedItem, /) -> Iterator[Sequence[Piece]]:
+        """Yields the lines of an item, each in pieces. Raises ImagecallError."""
+
+    def error(self, error: ImagecallError, /) -> Sequence[Piece]:
+        """Returns the line of an error in the middle of a stream."""
+
+
+class StreamResponse(Response, Generic[_Item]):
     """Stream of events, with comments during silences; the stream ends if the client disconnects.
 
     A failure before the first byte has an HTTP status of its own.
@@ -82,8 +99,8 @@ class StreamResponse(Response):
 
     def __init__(
         self,
-        arriving: AsyncGenerator[Arrived, None],
-        events: EventStream,
+        arriving: AsyncGenerator[_Item, None],
+        events: Events[_Item],
         keepalive_seconds: float,
     ) -> None:
         super().__init__(media_type=_SSE)
@@ -119,7 +136,7 @@ class StreamResponse(Response):
                     await self._send_error(internal_error(error), send)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _first(self, items: TimedItems[Arrived]) -> Arrived | None:
+    async def _first(self, items: TimedItems[_Item]) -> _Item | None:
         """Returns the first item; None where the stream begins with a comment."""
         try:
             return await items.next(self._keepalive_seconds)
@@ -128,23 +145,22 @@ class StreamResponse(Response):
         except Exception as error:  # The text of any exception would reach the client.
             raise internal_error(error) from None
 
-    async def _send_all(
-        self, first: Arrived | None, items: TimedItems[Arrived], send: Send
-    ) -> None:
+    async def _send_all(self, first: _Item | None, items: TimedItems[_Item], send: Send) -> None:
         timed = TimedSend(send, self._keepalive_seconds)
         item = first
-        while item is None or not isinstance(item.item, StreamEnd):
-            await (timed(_piece(COMMENT)) if item is None else self._send_item(item, timed))
-            item = await items.next(timed.seconds_left)
-        await self._send_item(item, timed)
+        with suppress(StopAsyncIteration):
+            while True:
+                await (timed(_piece(COMMENT)) if item is None else self._send_item(item, timed))
+                item = await items.next(timed.seconds_left)
+        await _send_pieces([_END_OF_STREAM], send)
 
     async def _send_error(self, error: ImagecallError, send: Send) -> None:
         note_failure(error)
-        await _send_pieces([*self._events.error(error), END_OF_STREAM], send)
+        await _send_pieces([*self._events.error(error), _END_OF_STREAM], send)
 
-    async def _send_item(self, arrived: Arrived, send: Send) -> None:
-        lines = self._events.lines(arrived)
-        size = arrived.item.ByteSize()
+    async def _send_item(self, item: _Item, send: Send) -> None:
+        lines = self._events.lines(item)
+        size = self._events.size_of(item)
         while (line := await run_offloaded(size, next, lines, None)) is not None:
             await _send_pieces(line, send)
             await asyncio.sleep(0)  # For other tasks: an end may be thousands of lines.

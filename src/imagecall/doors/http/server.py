@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import ceil
@@ -79,6 +79,10 @@ class HttpServer:
         observer: records the calls. None: calls are not recorded.
         forward_headers: names of the headers of a caller that a backend may forward.
         keepalive_seconds: longest silence of a stream.
+        main_model: model that calls the image tool, for requests of the Images API.
+        models: ids of the models that GET /v1/models lists.
+        cors_origins: origins of web pages that may call.
+        backend_name: name of the backend, for the page.
     """
 
     def __init__(
@@ -93,6 +97,10 @@ class HttpServer:
         observer: Observer | None = None,
         forward_headers: Collection[str] = FORWARDED,
         keepalive_seconds: float = KEEPALIVE_SECONDS,
+        main_model: str | None = None,
+        models: Sequence[str] = (),
+        cors_origins: Collection[str] = (),
+        backend_name: str = "",
     ) -> None:
         admission = admission or Admission()
         limits = admission.limits
@@ -108,6 +116,10 @@ class HttpServer:
                 observer,
                 forward_headers=forward_headers,
                 keepalive_seconds=keepalive_seconds,
+                main_model=main_model,
+                models=models,
+                cors_origins=cors_origins,
+                backend_name=backend_name,
             ),
             http=partial(_Connection, limits.stall_seconds),  # type: ignore[arg-type]  # a factory
             ws="none",

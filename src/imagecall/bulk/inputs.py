@@ -1,0 +1,101 @@
+"""Files that are named on a command line: themselves, those in folders, or standard input."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BufferedReader, FileIO
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from imagecall.bulk.faults import Fault
+from imagecall.bulk.records import Batch, foreign, json_records
+
+STANDARD_INPUT: Final = "-"
+
+Format: TypeAlias = Literal["json", "binary", "parquet"]
+
+FORMATS: Final[dict[str, Format]] = {
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".sse": "json",
+    ".txt": "json",
+    ".log": "json",
+    ".binpb": "binary",
+    ".pb": "binary",
+    ".parquet": "parquet",
+}
+"""Format of a file by the extension of its name. A folder gives the files of these."""
+
+JSON_EXTENSIONS: Final = tuple(name for name, format in FORMATS.items() if format == "json")
+
+_HEAD: Final = 64 * 1024
+_BUFFER: Final = 1024 * 1024
+
+
+def inputs(
+    names: Sequence[str], extensions: Sequence[str] = JSON_EXTENSIONS
+) -> Iterator[tuple[str, Path]]:
+    """Yields the files, each with its path below the folder that was named.
+
+    A folder gives its files with one of the extensions, also those in its folders, in order. Raises
+    OSError for a folder without such a file.
+    """
+    for name in names or [STANDARD_INPUT]:
+        path = Path(name)
+        if name == STANDARD_INPUT or not path.is_dir():
+            yield name, Path(path.name)
+            continue
+        files = sorted(each for each in path.rglob("*") if _is_input(each, path, extensions))
+        if not files:
+            raise OSError(f"the folder {name} has no file that ends with {', '.join(extensions)}")
+        for file in files:
+            yield str(file), file.relative_to(path)
+
+
+def _is_input(file: Path, folder: Path, extensions: Sequence[str]) -> bool:
+    is_hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return file.suffix.lower() in extensions and not is_hidden and file.is_file()
+
+
+@contextmanager
+def opened(name: str) -> Iterator[BufferedReader]:
+    """Opens a file, or standard input. Raises OSError."""
+    if name == STANDARD_INPUT and sys.stdin is None:
+        raise OSError("standard input is closed")
+    source = sys.stdin.fileno() if name == STANDARD_INPUT else name
+    raw = FileIO(source, closefd=name != STANDARD_INPUT)
+    file: BufferedReader = BufferedReader(raw, _BUFFER)
+    with file:
+        yield file
+
+
+def head_of(stream: BufferedReader) -> bytes:
+    """Start of a file, which stays to be read."""
+    return stream.peek(_HEAD)[:_HEAD]
+
+
+def format_of(name: str, default: Format = "json") -> Format:
+    """Format by the extension of a name."""
+    return FORMATS.get(Path(name).suffix.lower(), default)
+
+
+def read_json(name: str, *, lines: bool = False) -> Iterator[Batch]:
+    """Yields the records of a file with JSON, as `json_records` does.
+
+    A file that cannot be read is a fault.
+    """
+    try:
+        with opened(name) as stream:
+            head = head_of(stream)
+            if sentence := foreign(head):
+                yield Batch(faults=[Fault(0, "", "UNREADABLE", sentence)])
+                return
+            yield from json_records(stream, head, lines=lines)
+    except OSError as error:
+        yield unreadable(error)
+
+
+def unreadable(error: OSError) -> Batch:
+    """Batch of a file that cannot be read."""
+    return Batch(faults=[Fault(0, "", "UNREADABLE", error.strerror or str(error))])

@@ -1,0 +1,214 @@
+"""Records of a file in batches: lines of JSON, server-sent events, an array, or one document.
+
+A byte order mark at the start of a file is left out, as are blank lines. A record larger than a
+limit is a fault, and the rest of the file is read.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from io import BufferedReader
+from itertools import chain, count
+from typing import Final, NamedTuple
+
+import jiter
+
+from imagecall.bulk.faults import Fault
+from imagecall.json.text import elements
+
+MAX_RECORD_BYTES: Final = 48 * 1024 * 1024
+"""Largest record. Up to five copies of a record are in memory while it is converted."""
+
+_MAX_BATCH_BYTES: Final = 1024 * 1024
+_MAX_BATCH_RECORDS: Final = 2000
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_SSE_LINE: Final = re.compile(rb"(?:data|event|id|retry)?:")
+_SSE_END: Final = b"[DONE]"
+_SPACES: Final = b" \t\r\n"
+_FOREIGN: Final = {
+    b"\x1f\x8b": "gzip data: gunzip -c FILE | imagecall ...",
+    b"\x28\xb5\x2f\xfd": "zstd data: zstd -dc FILE | imagecall ...",
+    b"BZh": "bzip2 data: bunzip2 -c FILE | imagecall ...",
+    b"\xfd7zXZ": "xz data: xz -dc FILE | imagecall ...",
+    b"PK\x03\x04": "a ZIP archive: unzip -p FILE | imagecall ...",
+    b"\xff\xfe": "UTF-16: iconv -f UTF-16 -t UTF-8 FILE | imagecall ...",
+    b"\xfe\xff": "UTF-16: iconv -f UTF-16 -t UTF-8 FILE | imagecall ...",
+}
+"""First bytes of files that are not read, with a phrase for each."""
+
+
+class Record(NamedTuple):
+    """JSON text, or a serialized message, and its first line or its number in the file, from 1."""
+
+    line: int
+    data: bytes
+
+
+_BLANK: Final = Record(0, b"")
+
+
+@dataclass
+class Batch:
+    """Some consecutive records of a file, and the faults found while they were read.
+
+    The columns are lists of their own, as a process receives them much faster than records.
+
+    Attributes:
+        numbers: first line, or number in the file, of each record.
+        texts: data of each record.
+        source: number of the file among the inputs.
+        message: name of the message that each record becomes; "" for any.
+        is_json: True if the texts are JSON, False if they are serialized messages.
+    """
+
+    numbers: Sequence[int] = ()
+    texts: Sequence[bytes] = ()
+    faults: list[Fault] = field(default_factory=list)
+    source: int = 0
+    message: str = ""
+    is_json: bool = True
+
+    @property
+    def records(self) -> Iterable[tuple[int, bytes]]:
+        """Number and data of each record."""
+        return zip(self.numbers, self.texts, strict=True)
+
+
+def foreign(head: bytes) -> str:
+    """Sentence for the start of a file of another format; "" for a file that can be read."""
+    for start, phrase in _FOREIGN.items():
+        if head.startswith(start):
+            return f"the file is {phrase}"
+    return ""
+
+
+def json_records(stream: BufferedReader, head: bytes, *, lines: bool) -> Iterator[Batch]:
+    """Reads JSON Lines, server-sent events or one document: with `lines`, JSON Lines.
+
+    `head` is the start of the file, which is still to be read from the stream.
+    """
+    text = head.removeprefix(_BYTE_ORDER_MARK).lstrip()
+    if not lines and _SSE_LINE.match(text):
+        return batches(_events(_lines(stream)))
+    if not lines and _is_document(text):
+        return batches(_whole(stream))
+    return map(_without_blanks, _line_batches(stream))
+
+
+def batches(records: Iterable[Record | Fault]) -> Iterator[Batch]:
+    """Collects records into batches of about a mebibyte."""
+    size = 0
+    collected: list[Record] = []
+    faults: list[Fault] = []
+    for record in records:
+        if isinstance(record, Fault):
+            faults.append(record)
+            continue
+        collected.append(record)
+        size += len(record.data)
+        if size >= _MAX_BATCH_BYTES or len(collected) >= _MAX_BATCH_RECORDS:
+            yield _batch(collected, faults)
+            collected, faults, size = [], [], 0
+    if collected or faults:
+        yield _batch(collected, faults)
+
+
+def _batch(records: Sequence[Record], faults: list[Fault]) -> Batch:
+    return Batch([record.line for record in records], [record.data for record in records], faults)
+
+
+def too_large(line: int) -> Fault:
+    """Fault of a record that is larger than the limit."""
+    return Fault(line, "", "TOO_LARGE", f"the record has more than {MAX_RECORD_BYTES:,} bytes")
+
+
+def _is_document(text: bytes) -> bool:
+    """True for the start of one document on several lines; False for that of JSON Lines."""
+    if text.startswith(b"["):
+        return True
+    first, _, rest = text.partition(b"\n")
+    second = rest.lstrip(b"\r\n")[:1]
+    if not second:
+        return first.strip() == b"{"
+    try:
+        jiter.from_json(first)
+    except ValueError:
+        return second != b"{"
+    return False
+
+
+def _line_batches(stream: BufferedReader) -> Iterator[Batch]:
+    """Yields the lines of a file, also the blank ones, without their line feeds."""
+    number, size = 1, 0
+    pieces: list[bytes] = []  # of the line that has begun
+    mark = _BYTE_ORDER_MARK
+    for block in chain(iter(partial(stream.read1, _MAX_BATCH_BYTES), b""), [b"\n"]):
+        first, *others = block.removeprefix(mark).split(b"\n")
+        mark = b""
+        size += len(first)
+        pieces = [*pieces, first] if size <= MAX_RECORD_BYTES else []
+        if not others:
+            continue
+        faults = [too_large(number)] if size > MAX_RECORD_BYTES else []
+        lines = [b"".join(pieces), *others[:-1]]
+        pieces, size = [others[-1]], len(others[-1])
+        yield Batch(range(number, number + len(lines)), lines, faults)
+        number += len(lines)
+
+
+def _without_blanks(batch: Batch) -> Batch:
+    if all(map(bytes.strip, batch.texts)):
+        return batch
+    records = [Record(number, text) for number, text in batch.records if text.strip()]
+    return _batch(records, batch.faults)
+
+
+def _lines(stream: BufferedReader) -> Iterator[Record | Fault]:
+    """Yields the lines, without white space at their ends."""
+    for batch in _line_batches(stream):
+        yield from batch.faults
+        for number, text in batch.records:
+            yield Record(number, text.rstrip(_SPACES))
+
+
+def _whole(stream: BufferedReader) -> Iterator[Record | Fault]:
+    data = stream.read(MAX_RECORD_BYTES + 1)
+    if len(data) > MAX_RECORD_BYTES:
+        yield too_large(1)
+        return
+    data = data.removeprefix(_BYTE_ORDER_MARK).strip(_SPACES)
+    try:
+        records = elements(data) if data.startswith(b"[") else [data]
+    except ValueError:
+        records = [data]
+    yield from map(Record, count(1), records)
+
+
+def _events(lines: Iterable[Record | Fault]) -> Iterator[Record | Fault]:
+    """Yields the data of server-sent events, each with its first line of data.
+
+    The format: https://html.spec.whatwg.org/multipage/server-sent-events.html. The last event may
+    lack its blank line. The end mark [DONE] is left out.
+    """
+    line, size = 0, 0
+    data: list[bytes] = []
+    for record in chain(lines, [_BLANK]):
+        if isinstance(record, Fault):
+            yield record
+            continue
+        name, _, value = record.data.partition(b":")
+        if name == b"data":
+            line = line or record.line
+            size += len(value) + 1
+            data += [value] if size <= MAX_RECORD_BYTES else []
+        elif not record.data:
+            yield from _event(line, size, b"\n".join(data).strip())
+            line, size, data = 0, 0, []
+
+
+def _event(line: int, size: int, data: bytes) -> Iterator[Record | Fault]:
+    if size > MAX_RECORD_BYTES:
+        yield too_large(line)
+    elif data and data != _SSE_END:
+        yield Record(line, data)

@@ -1,0 +1,80 @@
+"""Conversion of many records, for the command line."""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from imagecall.bulk.conversion import Reading
+from imagecall.bulk.faults import FaultLog
+from imagecall.bulk.inputs import FORMATS, Format, format_of, inputs
+from imagecall.bulk.many import Input, Task, convert
+from imagecall.bulk.outputs import check_apart, planned
+from imagecall.commands.codes import exit_code
+from imagecall.commands.one import is_shown
+from imagecall.commands.progress import Progress
+from imagecall.conversion.converter import CALLS
+
+_EXTENSION: Final[dict[Format, str]] = {
+    "json": ".jsonl",
+    "binary": ".binpb",
+    "parquet": ".parquet",
+}
+
+
+def convert_many(options: argparse.Namespace) -> int:
+    """Converts many records; prints what was refused, and the counts."""
+    output = None if options.output in (None, Path("-")) else options.output
+    named = list(inputs(options.files, (*FORMATS,)))
+    formats = {name: options.source or format_of(name) for name, _ in named}
+    target = options.target or _target(output, formats.values())
+    _check_output(output, target)
+    reading = Reading(options.kind, options.variant or CALLS.default, options.profile == "strict")
+    task = Task(target, reading, options.lines, options.column)
+    work = [
+        Input(name, formats[name], path)
+        for name, path in _planned(named, output, _EXTENSION[target])
+        if not (options.skip_existing and path is not None and path.exists())
+    ]
+    progress = Progress([each.name for each in work])
+    with FaultLog(options.errors) as log:
+        try:
+            for part in convert(task, work, options.jobs or 1):
+                log.add(work[part.source].name, part.faults)
+                progress.add(part.source, part.read_bytes, part.done, len(part.faults))
+        finally:
+            progress.clear()
+        log.finish()
+    print(f"imagecall: {progress.summary(len(named) - len(work))}", file=sys.stderr)
+    return exit_code(progress.done + (not progress.refused), progress.refused)
+
+
+def _target(output: Path | None, sources: Iterable[Format]) -> Format:
+    """Format by the name of the output; without one, binary for JSON, and else JSON."""
+    is_json = all(source == "json" for source in sources)
+    return format_of(str(output or ""), "binary" if is_json else "json")
+
+
+def _check_output(output: Path | None, target: Format) -> None:
+    """Raises OSError for an output that cannot have the format."""
+    if output is None and target == "parquet":
+        raise OSError("Parquet is written to a file: it takes -o FILE")
+    if output is None and target == "binary" and is_shown():
+        raise OSError("a terminal shows no binary output: it takes -o FILE, or --to json")
+
+
+def _planned(
+    named: Sequence[tuple[str, Path]], output: Path | None, extension: str
+) -> list[tuple[str, Path | None]]:
+    """Inputs with their outputs: one for all, or one for each in a folder."""
+    if output is not None and _is_folder(output, named):
+        return [*planned(named, output, extension)]
+    if output is not None:
+        for name, _ in named:
+            check_apart(name, output)
+    return [(name, output) for name, _ in named]
+
+
+def _is_folder(output: Path, named: Sequence[tuple[str, Path]]) -> bool:
+    return output.is_dir() or (len(named) > 1 and not output.suffix)

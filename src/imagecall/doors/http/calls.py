@@ -1,0 +1,57 @@
+"""Calls of the HTTP door to the backend."""
+
+import time
+from collections.abc import AsyncGenerator, Collection
+from contextlib import aclosing
+
+from starlette.requests import Request
+
+from imagecall.access.admission import Admission
+from imagecall.access.budget import counted
+from imagecall.doors.http.event_stream import Arrived
+from imagecall.generation.assembly import ImagesApart, reassemble, size_of_part
+from imagecall.generation.backend import Backend
+from imagecall.generation.call_context import CALL, CallContext
+from imagecall.rpc.headers import AUTHORIZATION, forwarded, lower
+from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
+from imagecall.v1.image_response_pb2 import ImageResponse
+
+
+class Calls:
+    """Calls to a backend, within the limits of an admission.
+
+    Args:
+        backend: generates images.
+        admission: has the limits.
+        forward_headers: names of the headers of a caller that a backend may forward.
+    """
+
+    def __init__(
+        self, backend: Backend, admission: Admission, forward_headers: Collection[str]
+    ) -> None:
+        self._backend = backend
+        self.admission = admission
+        # The token of this server is not for the upstream API.
+        self._forward = lower(forward_headers) - (
+            {AUTHORIZATION} if admission.needs_token else set()
+        )
+
+    def begin(self, request: Request) -> None:
+        """Sets the context of the calls of a request: its deadline, and headers to forward."""
+        connection = ",".join(request.headers.getlist("connection"))  # RFC 9110, section 7.6.1.
+        names = self._forward - {name.strip().lower() for name in connection.split(",")}
+        seconds = self.admission.limits.call_seconds
+        deadline = time.monotonic() + seconds
+        CALL.set(CallContext(forwarded(request.headers.items(), names), deadline))
+
+    async def generate(self, request: GenerateImageRequest) -> ImageResponse:
+        """Returns the response of the backend."""
+        return (await self._backend.generate_image(request)).response
+
+    async def stream(self, request: StreamImageRequest) -> AsyncGenerator[Arrived, None]:
+        """Yields the events and the end of the backend's stream."""
+        large = ImagesApart()
+        async with aclosing(self._backend.stream_image(request)) as parts:
+            limit = self.admission.limits.image_bytes
+            async for item in reassemble(counted(parts, size_of_part), limit, large.keep):
+                yield Arrived(item, large.take())

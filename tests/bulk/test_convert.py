@@ -1,0 +1,367 @@
+"""`imagecall convert` of many records: every kind of input, and back to the same values."""
+
+import contextlib
+import hashlib
+import io
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from google.protobuf.proto import parse_length_prefixed
+
+import imagecall
+from imagecall.bulk.parquet import read_parquet
+from imagecall.v1.document_kind_pb2 import DocumentKind
+from tests.bulk.command import (
+    PNG,
+    batch_response,
+    event,
+    item,
+    lines,
+    response,
+    rows,
+    run,
+    sse,
+)
+from tests.commands.command import COMMAND
+from tests.commands.command import run as run_process
+from tests.json_value import json_value
+
+ITEMS = [
+    item("a"),
+    item("b", PNG + bytes(300_000), size="auto", other={"deep": [1.50, "x"]}),
+    item(None, None, status="new_status"),
+    {"type": "openrouter:image_generation", "status": "completed", "imageB64": "aGk="},
+    {"type": "message", "content": []},
+]
+SMALL = [each for each in ITEMS if each.get("id") != "b"]
+DOCUMENTS = [
+    response(item("a"), {"type": "message"}, item("b", PNG + bytes(300_000))),
+    {"model": "m", "input": "a fox"},
+    event("created", response=response()),
+    batch_response(response(item("c"))),
+    {"custom_id": "1", "method": "POST", "body": {"input": [item("d")]}},
+]
+
+
+def values(text: bytes) -> list[Any]:
+    return [json_value(line) for line in text.splitlines() if line.strip()]
+
+
+def messages(path: Path, message_class: Any) -> list[Any]:
+    file = io.BytesIO(path.read_bytes())
+    return list(iter(lambda: parse_length_prefixed(message_class, file), None))
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("records", [ITEMS, DOCUMENTS], ids=["items", "documents"])
+def test_lines_go_to_protobuf_and_back(records: list[Any], jobs: str, tmp_path: Path) -> None:
+    text = lines(*records * 30)
+    (tmp_path / "in.jsonl").write_bytes(text)
+    command = [*COMMAND, "convert", "--jobs", jobs, "in.jsonl", "-o", "out.binpb"]
+    there = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    assert b"150 converted, 0 refused" in there.stderr
+    back = run("convert", "--lines", tmp_path / "out.binpb", "-o", tmp_path / "back.jsonl")
+    assert back.code == 0
+    assert values((tmp_path / "back.jsonl").read_bytes()) == values(text)
+
+
+def test_items_are_calls_and_everything_else_is_a_document(tmp_path: Path) -> None:
+    for name, records in (("items", ITEMS), ("documents", DOCUMENTS)):
+        (tmp_path / name).write_bytes(lines(*records))
+        run("convert", "--lines", tmp_path / name, "-o", tmp_path / f"{name}.binpb")
+    calls = messages(tmp_path / "items.binpb", imagecall.ImageGenerationCall)
+    assert [call.SerializeToString() for call in calls] == [
+        imagecall.serialized_from_json(json.dumps(each)) for each in ITEMS
+    ]
+    documents = messages(tmp_path / "documents.binpb", imagecall.Document)
+    kinds = [DocumentKind.Name(each.kind).removeprefix("DOCUMENT_KIND_") for each in documents]
+    assert kinds == ["RESPONSE", "REQUEST", "EVENT", "BATCH_RESPONSE", "BATCH_REQUEST"]
+
+
+def test_a_file_has_one_message_and_the_others_are_faults(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(lines(b"{", item("a"), response(), item("b")))
+    report = tmp_path / "report"
+    done = run("convert", "--lines", tmp_path / "in", "-o", tmp_path / "out", "--errors", report)
+    assert done.code == 3
+    assert [(row["line"], row["reason"]) for row in rows(report)] == [
+        (1, "NOT_JSON"),
+        (3, "OTHER_MESSAGE"),
+    ]
+    assert len(messages(tmp_path / "out", imagecall.ImageGenerationCall)) == 2
+
+
+def test_a_stream_and_a_document_become_lines(tmp_path: Path) -> None:
+    events = [event("created", response=response()), event("output_item.done", item=item())]
+    (tmp_path / "a.sse").write_bytes(sse(*events))
+    (tmp_path / "b.json").write_text(json.dumps(response(item()), indent=2))
+    run("convert", tmp_path / "a.sse", tmp_path / "b.json", "-o", tmp_path / "out.jsonl")
+    text = (tmp_path / "out.jsonl").read_bytes()
+    assert values(text) == [json_value(json.dumps(each)) for each in [*events, response(item())]]
+
+
+def test_a_folder_becomes_a_folder_and_is_resumed(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "deep/b.jsonl", "deep/b.json"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(lines(item(name)))
+    options: list[str | Path] = [
+        "convert",
+        tmp_path / "in",
+        "-o",
+        tmp_path / "out",
+        "--skip-existing",
+    ]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.binpb").write_bytes(b"from before")
+    done = run(*options)
+    assert (done.code, "2 converted, 0 refused, 1 files skipped" in done.err) == (0, True)
+    names = [
+        str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.binpb")
+    ]
+    assert sorted(names) == ["a.binpb", "deep/b.json.binpb", "deep/b.jsonl.binpb"]
+    assert (tmp_path / "out/a.binpb").read_bytes() == b"from before"
+    again = run(*options)
+    assert (again.code, "0 converted, 0 refused, 3 files skipped" in again.err) == (0, True)
+
+
+def test_a_killed_run_leaves_no_output_that_a_resumed_one_would_skip(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "in")
+    command = [*COMMAND, "convert", "--lines", "in", "-o", "out.binpb"]
+    process = subprocess.Popen(command, cwd=tmp_path)
+    with (tmp_path / "in").open("wb") as pipe:
+        pipe.write(lines(item()) * 20_000)
+        process.kill()
+    process.wait()
+    assert not (tmp_path / "out.binpb").exists()
+
+
+def test_broken_lines_are_listed_and_the_rest_goes_on(tmp_path: Path) -> None:
+    broken = itertools.cycle(
+        [
+            (b'{"type":"image_generation_call","id":5}', "/id", "WRONG_TYPE"),
+            (b'{"type":"image_generation_call","id":"\xff"}', "/id", "NOT_UTF8"),
+            (b'{"type":"image_generation_call","id":"a', "/id", "NOT_JSON"),
+            (b"[]", "", "WRONG_TYPE"),
+            (b"{}", "/type", "MISSING_KEY"),
+        ]
+    )
+    faults, text = [], b"\xef\xbb\xbf"
+    for number in range(1, 3001):
+        if number % 10:
+            text += lines(item(f"ig_{number}"))
+        else:
+            line, pointer, reason = next(broken)
+            text += line + (b"\r\n" if number % 20 else b"\n")
+            faults.append((number, pointer, reason))
+    (tmp_path / "in.jsonl").write_bytes(text)
+    report = tmp_path / "report.jsonl"
+    output = tmp_path / "out.jsonl"
+    done = run("convert", tmp_path / "in.jsonl", "-o", output, "--errors", report)
+    assert done.code == 3
+    assert "2,700 converted, 300 refused" in done.err
+    assert done.err.count("\n") == 22  # 20 of them, the count of the others, and the summary
+    assert [(row["line"], row["pointer"], row["reason"]) for row in rows(report)] == faults
+    assert [value["id"] for value in rows(output)] == [f"ig_{n}" for n in range(1, 3001) if n % 10]
+
+
+def test_damaged_messages_are_faults(tmp_path: Path) -> None:
+    good = imagecall.serialized_from_json(json.dumps(item()))
+    framed = bytes([len(good)]) + good
+    wrong = b"\x03\xff\xff\xff"
+    for data, code, numbers in (
+        (framed + wrong + framed, 3, [2]),
+        (framed + framed[:-1], 3, [2]),
+        (b"\xff" * 20, 1, [1]),
+        (b"", 0, []),
+    ):
+        (tmp_path / "in").write_bytes(data)
+        report = tmp_path / "report"
+        options: list[str | Path] = [
+            "--from",
+            "binary",
+            "-o",
+            tmp_path / "out.jsonl",
+            "--errors",
+            report,
+        ]
+        assert run("convert", "--lines", tmp_path / "in", *options).code == code
+        assert [row["line"] for row in rows(report)] == numbers
+        assert {row["reason"] for row in rows(report)} <= {"MALFORMED_PROTOBUF"}
+
+
+def test_a_document_with_line_ends_in_it_is_one_line(tmp_path: Path) -> None:
+    value = response(item(note={"a": [1, 2]}), {"type": "message", "text": "a\nb"})
+    (tmp_path / "in.json").write_text(json.dumps(value, indent=2))
+    done = run(
+        "convert", "--lines", "--kind", "response", tmp_path / "in.json", "-o", tmp_path / "x"
+    )
+    assert done.code == 1  # With --lines, each line of it is a record.
+    run("convert", tmp_path / "in.json", tmp_path / "in.json", "-o", tmp_path / "out.jsonl")
+    assert rows(tmp_path / "out.jsonl") == [value, value]
+
+
+def test_standard_input_and_output_are_used(tmp_path: Path) -> None:
+    there = run_process("convert", "--lines", "--to", "binary", stdin=lines(*ITEMS))
+    assert there.returncode == 0
+    back = run_process("convert", "--lines", "--from", "binary", "-o", "-", stdin=there.stdout)
+    assert values(back.stdout) == values(lines(*ITEMS))
+
+
+def test_the_kind_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(lines({"tools": []}, response()))
+    done = run("convert", "--lines", "--kind", "request", tmp_path / "in", "-o", tmp_path / "out")
+    assert done.code == 0
+    assert {each.kind for each in messages(tmp_path / "out", imagecall.Document)} == {1}
+
+
+def test_the_profile_and_the_variant_hold_for_each_line(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(lines(item(None), item("a")))
+    variant: list[str | Path] = ["--variant", "input_image_generation_call1", "--profile", "strict"]
+    done = run("convert", "--lines", tmp_path / "in", *variant, "-o", tmp_path / "out")
+    assert "in:1: MISSING_KEY at /id" in done.err
+    [call] = messages(tmp_path / "out", imagecall.ImageGenerationCall)
+    assert call.input_image_generation_call1.id == "a"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--lines", "--to", "text"],
+        ["--lines", "--server", "127.0.0.1:1"],
+        ["--skip-existing"],
+        ["--jobs", "0"],
+        ["--kind", "nothing"],
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
+    assert run("convert", *arguments).code == 2
+
+
+def test_an_output_that_is_an_input_is_refused(tmp_path: Path) -> None:
+    text = lines(item())
+    (tmp_path / "in.jsonl").write_bytes(text)
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "in.jsonl")
+    for output in ("in.jsonl", "link.jsonl"):
+        done = run("convert", tmp_path / "in.jsonl", "-o", tmp_path / output)
+        assert (done.code, "is both input and output" in done.err) == (1, True)
+    done = run("convert", "--lines", "--to", "json", tmp_path / "in.jsonl", "-o", tmp_path)
+    assert done.code == 1
+    assert (tmp_path / "in.jsonl").read_bytes() == text
+
+
+def test_one_document_is_known_by_its_keys(tmp_path: Path) -> None:
+    for value in DOCUMENTS:
+        (tmp_path / "in.json").write_text(json.dumps(value))
+        run("convert", tmp_path / "in.json", "--to", "binary", "-o", tmp_path / "out.binpb")
+        document = imagecall.Document.FromString((tmp_path / "out.binpb").read_bytes())
+        assert json.loads(imagecall.document_to_json(document)) == value
+        back: list[str | Path] = ["--from", "binary", "--to", "json", "-o", tmp_path / "back.json"]
+        assert run("convert", tmp_path / "out.binpb", *back).code == 0
+        assert json.loads((tmp_path / "back.json").read_text()) == value
+
+
+def test_lines_go_to_parquet_and_back(tmp_path: Path) -> None:
+    text = lines(*ITEMS, *DOCUMENTS, b"{", *SMALL * 600)
+    (tmp_path / "in.jsonl").write_bytes(text)
+    there = run("convert", tmp_path / "in.jsonl", "-o", tmp_path / "out.parquet")
+    assert (there.code, "in.jsonl:11: NOT_JSON" in there.err) == (3, True)
+    table = pq.read_table(tmp_path / "out.parquet")
+    first = table.slice(0, 1).to_pylist()[0]
+    assert (first["id"], first["status"], first["format"]) == ("a", "completed", "png")
+    assert (first["size"], first["sha256"]) == (len(PNG), hashlib.sha256(PNG).hexdigest())
+    assert first["call"] == imagecall.serialized_from_json(json.dumps(ITEMS[0]))
+    assert table["document"].null_count == len(ITEMS) + len(SMALL) * 600
+    for output in ("back.jsonl", "back.binpb"):
+        options = ("-o", tmp_path / output)
+        back = run("convert", tmp_path / "out.parquet", *options)
+        assert (back.code, back.err[-10:]) == (0, "a second)\n")
+    good = [*ITEMS, *DOCUMENTS, *SMALL * 600]
+    assert values((tmp_path / "back.jsonl").read_bytes()) == values(lines(*good))
+
+
+@pytest.mark.parametrize("type", [pa.string(), pa.large_string(), pa.binary(), pa.large_binary()])
+@pytest.mark.parametrize("column", ["json", "body"])
+def test_a_column_of_json_is_read(column: str, type: pa.DataType, tmp_path: Path) -> None:
+    texts = [json.dumps(item("a")), None, "{", json.dumps(response(item("b")))]
+    key = pa.array(range(4))
+    rows_of_json = pa.array(texts, pa.string()).cast(type)
+    pq.write_table(pa.table({"key": key, column: rows_of_json}), tmp_path / "in.parquet")
+    report = tmp_path / "report"
+    options = () if column == "json" else ("--column", column)
+    done = run(
+        *("convert", tmp_path / "in.parquet", "-o", tmp_path / "out.jsonl", *options),
+        *("--to", "json", "--errors", report),
+    )
+    assert done.code == 3
+    reasons = [(row["line"], row["reason"]) for row in rows(report)]
+    assert sorted(reasons) == [(2, "NO_VALUE"), (3, "NOT_JSON"), (4, "OTHER_MESSAGE")]
+    assert rows(tmp_path / "out.jsonl") == [item("a")]
+    fully = run("convert", tmp_path / "in.parquet", *options, "-o", tmp_path / "out.parquet")
+    assert fully.code == 3
+    assert pq.read_table(tmp_path / "out.parquet")["id"].to_pylist() == ["a", None]
+
+
+def test_rows_of_large_images_are_read_a_few_at_a_time(tmp_path: Path) -> None:
+    text = json.dumps(item("a", PNG + bytes(1_000_000)))
+    table = pa.table({"json": [text] * 40})
+    pq.write_table(table, tmp_path / "in.parquet", compression=None, use_dictionary=False)
+    sizes = [len(batch.texts) for batch in read_parquet(str(tmp_path / "in.parquet"), None)]
+    assert sizes == [1] * 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["in.parquet", "-o", "out.jsonl"], "name the column of JSON by --column: a, b"),
+        (["in.parquet", "--column", "c", "-o", "out.jsonl"], "there is no column c"),
+        (["in.parquet", "--column", "a", "-o", "out.jsonl"], "must be of text or bytes, not int64"),
+        (["--from", "parquet", "-o", "out.jsonl"], "Parquet is read from a file"),
+        (["in.jsonl", "--to", "parquet"], "Parquet is written to a file"),
+        (["no.parquet", "-o", "out.jsonl"], "No such file"),
+        (["in.jsonl", "--from", "parquet", "-o", "out.jsonl"], "UNREADABLE"),
+    ],
+)
+def test_parquet_that_cannot_be_read_or_written_is_a_sentence(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.jsonl").write_bytes(lines(item()))
+    pq.write_table(pa.table({"a": [1], "b": ["{}"]}), "in.parquet")
+    done = run("convert", *arguments)
+    assert done.code == 1
+    assert message in done.err
+
+
+def workers_of(pid: int) -> list[int]:
+    """Processes of --jobs that a process has started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_killed_process_of_jobs_ends_the_run_without_an_output(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "in")
+    command = [*COMMAND, "convert", "--lines", "in", "-o", "out.binpb", "--jobs", "2"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
+    with contextlib.suppress(BrokenPipeError), (tmp_path / "in").open("wb") as pipe:
+        while not (workers := workers_of(process.pid)):
+            pipe.write(lines(item()) * 1000)
+            pipe.flush()
+        os.kill(workers[0], signal.SIGKILL)
+        pipe.write(lines(item()) * 50_000)
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert b"a process of --jobs ended before its work was done" in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
