@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from rounds import Figure, print_row
+
 import imagecall
 from imagecall.wire.varint import write_varint
 
@@ -115,13 +117,14 @@ def measure(name: str, image_bytes: int, count: int, rounds: int) -> None:
         loop_seconds, loop_cpu = map(min, zip(*runs["loop"], strict=True))
         for candidate, command in candidates.items():
             seconds, cpu = map(min, zip(*runs[candidate], strict=True))
-            peak = "" if candidate == "jq" else f"{peak_of(command) / MIB:>8,.0f} MiB"
-            print(
-                f"{candidate:16}{count / seconds:>9,.0f} items/s{size / MIB / seconds:>8,.0f} MiB/s"
-                f"{loop_seconds / seconds:>7.2f} of the loop, by processor time"
-                f"{loop_cpu / cpu:>6.2f}{peak}",
-                flush=True,
-            )
+            figures: dict[str, Figure] = {
+                "of the loop": loop_seconds / seconds,
+                "by processor time": loop_cpu / cpu,
+                "MiB/s": f"{size / MIB / seconds:,.0f}",
+            }
+            if candidate != "jq":
+                figures["MiB at the peak"] = f"{peak_of(command) / MIB:,.0f}"
+            print_row(f"{candidate}, {name}", f"{count / seconds:,.0f} items/s", figures)
 
 
 def main() -> None:
