@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError, Message
 
 import imagecall
 from imagecall.errors import CODES, ConversionError
+from imagecall.v1.document_kind_pb2 import DocumentKind
 from tests.cases import ROOT, cases, refusals
 from tests.json_value import json_value
 from tests.mutations import PIECES
@@ -139,6 +140,6 @@ def _read_back(subject: Subject, message: Any, text: bytes) -> Any:
     if isinstance(message, imagecall.ImageGenerationCall):
         return imagecall.from_json(text, variant=message.WhichOneof("variant") or "")
     if isinstance(message, imagecall.Document):
-        kinds: Any = {1: "request", 2: "response", 3: "event"}
-        return imagecall.document_from_json(text, kind=kinds[message.kind])
+        kind: Any = DocumentKind.Name(message.kind).removeprefix("DOCUMENT_KIND_").lower()
+        return imagecall.document_from_json(text, kind=kind)
     return subject.read(text)

@@ -7,9 +7,10 @@ from collections.abc import (
     AsyncIterator,
     Callable,
     Iterable,
+    Iterator,
     Sequence,
 )
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
@@ -47,11 +48,28 @@ _Output = TypeVar("_Output")
 
 
 class _Connection(NamedTuple):
-    """Channel with its stubs."""
+    """Channel with its stubs, and the streams in progress."""
 
     channel: grpc.aio.Channel
     generation: "ImageGenerationServiceAsyncStub"
     conversion: "ConversionServiceAsyncStub"
+    streams: set[Any]
+
+    @contextmanager
+    def stream(self, call: Any) -> Iterator[Any]:
+        """Keeps a stream for `close` while it is read; cancels the stream at the end."""
+        self.streams.add(call)
+        try:
+            yield call
+        finally:
+            self.streams.discard(call)
+            call.cancel()
+
+    async def close(self) -> None:
+        """Cancels the calls. The channels of older versions of grpcio would not cancel streams."""
+        for call in list(self.streams):
+            call.cancel()
+        await self.channel.close()
 
 
 class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
@@ -75,7 +93,7 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
         self._closed = True
         if pool := self._pools.pop(asyncio.get_running_loop(), None):
             for connection in pool.close():
-                await connection.channel.close()
+                await connection.close()
 
     async def generate(
         self,
@@ -137,12 +155,9 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
         """
         message = stream_request(request, include_document, include_other_events)
         async with self._call(timeout, metadata) as (connection, options):
-            call = connection.generation.StreamImage(message, **options)
-            try:
+            with connection.stream(connection.generation.StreamImage(message, **options)) as call:
                 async for item in reassemble(call, self._max_image_bytes):
                     yield event_of(item)
-            finally:
-                call.cancel()
 
     async def get_response(
         self,
@@ -237,13 +252,10 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
             else conversion.requests(items)
         )
         async with self._call(timeout, metadata) as (connection, options):
-            call = connection.conversion.ConvertCalls(requests, **options)
-            try:
+            with connection.stream(connection.conversion.ConvertCalls(requests, **options)) as call:
                 async for response in call:
                     for output in conversion.results(response):
                         yield output
-            finally:
-                call.cancel()
             conversion.finish()
 
     @asynccontextmanager
@@ -292,5 +304,5 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
     def _connect(self) -> _Connection:
         channel = aio_channel(self._target, self._credentials, self._options, self._interceptors)
         return _Connection(
-            channel, ImageGenerationServiceStub(channel), ConversionServiceStub(channel)
+            channel, ImageGenerationServiceStub(channel), ConversionServiceStub(channel), set()
         )
