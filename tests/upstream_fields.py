@@ -11,7 +11,8 @@ from typing import Any, Final, get_args
 
 from google.protobuf.descriptor import Descriptor
 
-from imagecall.conversion.fields import IMAGE_RESULT, key_of
+from imagecall.conversion.fields import key_of
+from imagecall.conversion.images import IMAGE_RESULT
 from imagecall.conversion.plan import is_union
 from imagecall.v1 import options_pb2
 from imagecall.v1.image_generation_tool_pb2 import (

@@ -113,16 +113,16 @@ class Memory:
 
         Raises GenerationError (TOO_MANY_CALLS) if they never do: the work may already be billed.
         """
-        with suppress(GenerationError):
+        try:
             return self.add(size)  # Most bytes fit at once, without a timer.
+        except GenerationError as error:
+            full = error
         try:
             async with asyncio.timeout(_ROOM_SECONDS):
                 while True:
-                    try:
+                    await self._budget.released()
+                    with suppress(GenerationError):
                         return self.add(size)
-                    except GenerationError as error:
-                        full = error
-                        await self._budget.released()
         except TimeoutError:
             full.may_be_billed = True
             raise full from None

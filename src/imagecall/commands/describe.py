@@ -7,7 +7,8 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from imagecall.conversion.converter import CALLS
 from imagecall.conversion.document import kind_name
-from imagecall.conversion.fields import IMAGE_RESULT, enum_of, key_of, message_of, spellings
+from imagecall.conversion.fields import enum_of, key_of, message_of, spellings
+from imagecall.conversion.images import IMAGE_RESULT
 from imagecall.conversion.unions import Variant
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 

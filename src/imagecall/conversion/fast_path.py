@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from google.protobuf.descriptor import FieldDescriptor
 
-from imagecall.conversion.fields import decode_base64, is_canonical_base64
+from imagecall.conversion.images import decode_base64, is_canonical_base64
 from imagecall.json.pieces import Piece, image_piece
 from imagecall.json.text import are_members, check_depth, join_members, quote
 from imagecall.json.text import members as members_of

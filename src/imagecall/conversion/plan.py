@@ -13,7 +13,6 @@ from google.protobuf.message_factory import GetMessageClass
 
 from imagecall.conversion.fast_path import ExtraFields, Member, plain_read, plain_write
 from imagecall.conversion.fields import (
-    IMAGE_RESULT,
     INTEGERS,
     Codec,
     Write,
@@ -21,7 +20,6 @@ from imagecall.conversion.fields import (
     enum_codec,
     enum_of,
     holds_other_spellings,
-    image_codec,
     key_of,
     member_start,
     message_of,
@@ -31,6 +29,7 @@ from imagecall.conversion.fields import (
     string_codec,
     strings_codec,
 )
+from imagecall.conversion.images import IMAGE_RESULT, image_codec
 from imagecall.conversion.objects import TYPE, ObjectPlan, Plan, RawObjectPlan, as_object
 from imagecall.conversion.unions import UnionPlan, Variant
 from imagecall.errors import ConversionError, pointer_to

@@ -7,7 +7,7 @@ images; `message_json` holds the message's form, with an empty string in place o
 from base64 import b64encode
 from typing import Final
 
-from imagecall.conversion.fields import decode_base64
+from imagecall.conversion.images import decode_base64
 from imagecall.conversion.objects import raw_value
 from imagecall.errors import ConversionError, pointer_to
 from imagecall.formats import media_type

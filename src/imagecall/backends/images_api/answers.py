@@ -15,7 +15,7 @@ from imagecall.backends.http_api.errors import error_event, error_fields, not_un
 from imagecall.backends.http_api.large_base64 import LargeBase64, Use
 from imagecall.backends.http_api.sse import JsonReader, SseEvent, SseReader
 from imagecall.backends.secret_words import Secrets, without_secrets
-from imagecall.conversion.fields import decode_base64
+from imagecall.conversion.images import decode_base64
 from imagecall.conversion.view import image_in
 from imagecall.errors import ConversionError, GenerationError, damaged_answer
 from imagecall.generation.image_events import FinalImage, ImageLink, PartialImage

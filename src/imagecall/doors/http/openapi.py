@@ -12,7 +12,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import imagecall
-from imagecall.conversion.fields import IMAGE_RESULT, key_of, spellings
+from imagecall.conversion.fields import key_of, spellings
+from imagecall.conversion.images import IMAGE_RESULT
 from imagecall.conversion.plan import is_union
 from imagecall.doors.http.errors import JSON
 from imagecall.doors.http.images.body import COUNT, IMAGE_KEYS, MASK, STREAM
