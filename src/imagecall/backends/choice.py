@@ -95,7 +95,7 @@ def backend_from_uri(
             **limits,
         )
     if uri.startswith(("grpc://", "grpcs://")):
-        from imagecall.backends.grpc import GrpcBackend
+        from imagecall.backends.grpc.backend import GrpcBackend
 
         return GrpcBackend(server_address(uri), api_key, headers, tls=tls, **limits)
     if is_factory(uri):
