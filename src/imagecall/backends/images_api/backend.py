@@ -6,8 +6,8 @@ the answer is read.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Final, Unpack
 from urllib.parse import urlsplit
 
@@ -98,13 +98,14 @@ class ImagesBackend:
             memory.add(_REQUEST_COPIES * request.ByteSize())
             call, sent = await offloaded(self._read, request, streams)
             answer = Answer(call.model, call.partial_images, call.id_of)
-            async with aclosing(self._events(call, sent)) as events:
-                async for event in events:
-                    if isinstance(event, LateError):
-                        yield answer.failed_end(response_error(event.error))
-                        return
-                    for made in answer.of(event):
-                        yield made
+            with _in_request(call):
+                async with aclosing(self._events(call, sent)) as events:
+                    async for event in events:
+                        if isinstance(event, LateError):
+                            yield answer.failed_end(response_error(event.error))
+                            return
+                        for made in answer.of(event):
+                            yield made
             for made in answer.end():
                 yield made
 
@@ -198,6 +199,16 @@ class ImagesBackend:
         settings = {name: value for name, value in vars(link).items() if name != "url"}
         image = await self._fetcher.image_at(url)
         return ImageLink(str(url), **settings) if image is None else FinalImage(image, **settings)
+
+
+@contextmanager
+def _in_request(call: ImagesCall) -> Iterator[None]:
+    """Gives an error of the API the pointer of its culprit in the request."""
+    try:
+        yield
+    except GenerationError as error:
+        error.pointer = call.place_of(error.pointer)
+        raise
 
 
 def _form_of(base_url: str) -> tuple[str, bool]:
