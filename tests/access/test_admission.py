@@ -143,7 +143,7 @@ def test_a_faulty_file_of_tokens_is_a_sentence_that_does_not_quote_it(
 async def test_a_token_for_us_is_not_passed_on(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     file.write_text(f"alice {ALICE}\n")
-    from imagecall.backends.grpc import GrpcBackend
+    from imagecall.backends.grpc.backend import GrpcBackend
     from imagecall.rpc.addresses import ServerAddress
 
     inner_file = tmp_path / "inner"

@@ -12,7 +12,7 @@ import pytest
 from imagecall.access.admission import Admission
 from imagecall.backends.choice import backend_from_uri
 from imagecall.backends.embedded.backend import EmbeddedBackend
-from imagecall.backends.grpc import GrpcBackend
+from imagecall.backends.grpc.backend import GrpcBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.client import AsyncImageClient
 from imagecall.errors import ConversionError, GenerationError

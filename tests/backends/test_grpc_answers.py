@@ -11,7 +11,7 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
-from imagecall.backends.grpc import GrpcBackend
+from imagecall.backends.grpc.backend import GrpcBackend
 from imagecall.observing.observer import Observer
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.v1 import image_generation_service_pb2 as pb

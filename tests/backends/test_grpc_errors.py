@@ -21,7 +21,7 @@ from google.rpc.error_details_pb2 import (
 )
 from google.rpc.status_pb2 import Status
 
-from imagecall.backends.grpc import GrpcBackend
+from imagecall.backends.grpc.backend import GrpcBackend
 from imagecall.client import AsyncImageClient
 from imagecall.errors import GenerationError
 from imagecall.rpc.addresses import ServerAddress

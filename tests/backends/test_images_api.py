@@ -680,6 +680,37 @@ async def test_the_sentence_of_an_error_beside_its_code_is_the_message(
     assert failed.value.metadata["upstream_code"] == "server_error"
 
 
+@pytest.mark.parametrize(
+    ("param", "pointer"),
+    [
+        ("prompt", "/input"),
+        ("size", "/tools/0/parameters/size"),
+        ("seed", "/tools/0/parameters/seed"),
+        ("mask", "/tools/0/parameters/input_image_mask"),
+        ("images[0].image_url", "/input/0"),
+        ("images[1].image_url", "/input/1"),
+        ("image", "/input/0"),
+        ("user", "/user"),
+        ("model", "/model"),
+        ("/size", "/tools/0/parameters/size"),
+        ("", ""),
+        (None, ""),
+    ],
+)
+@pytest.mark.parametrize("ask", [generate, stream])
+async def test_an_error_of_the_api_names_the_place_in_the_request(
+    api: ImagesApi, backend: ImagesBackend, ask: Callable[..., Any], param: Any, pointer: str
+) -> None:
+    body = {"error": {"message": "no", "code": "c", "param": param}}
+    api.say(json.dumps(body).encode(), status=400, content_type=JSON)
+    settings = {"size": "1x1", "seed": 1, "input_image_mask": {"image_url": DATA_URL}}
+    tool = {"type": "openrouter:image_generation", "parameters": settings}
+    keys = {"input": [CALL, user(DATA_URL)], "tools": [tool], "user": "u", "model": "m"}
+    with pytest.raises(GenerationError) as failed:
+        await ask(backend, request_from_json(json.dumps(keys)).request)
+    assert failed.value.pointer == pointer
+
+
 async def test_an_error_after_the_image_ends_the_stream_as_failed(
     api: ImagesApi, backend: ImagesBackend
 ) -> None:

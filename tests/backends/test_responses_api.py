@@ -380,6 +380,12 @@ async def test_a_status_of_the_api_is_a_reason_and_a_code(
         }
 
 
+async def test_a_parameter_that_is_a_pointer_is_kept(api: Upstream, backend: HttpBackend) -> None:
+    body = {"error": {"message": "no", "param": "/tools/0/a~1b"}}
+    api.say(json.dumps(body).encode(), status=400, content_type=JSON)
+    assert (await failure(backend, streaming=False)).pointer == "/tools/0/a~1b"
+
+
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [

@@ -14,7 +14,7 @@ from grpclib.metadata import Deadline
 from grpclib.server import Server
 
 from imagecall.backends.embedded.backend import EmbeddedBackend
-from imagecall.backends.grpc import GrpcBackend
+from imagecall.backends.grpc.backend import GrpcBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.conformance.session import STREAM, CheckSettings, Session
 from imagecall.conformance.suite import RULES, Outcome, run

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from imagecall.access.admission import Admission
 from imagecall.access.setting import settings_of
 from imagecall.backends.embedded.backend import EmbeddedBackend
-from imagecall.backends.grpc import GrpcBackend
+from imagecall.backends.grpc.backend import GrpcBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.generation.observed_backend import ObservedBackend
 from imagecall.rpc.addresses import ServerAddress

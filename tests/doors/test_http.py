@@ -25,7 +25,7 @@ import imagecall
 from imagecall.access.admission import Admission
 from imagecall.access.limits import Limits
 from imagecall.backends.embedded.backend import EmbeddedBackend
-from imagecall.backends.grpc import GrpcBackend
+from imagecall.backends.grpc.backend import GrpcBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.client import AsyncImageClient
 from imagecall.doors.http import server as http_server

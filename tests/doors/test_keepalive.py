@@ -12,7 +12,7 @@ import openrouter
 import pytest
 
 from imagecall.backends.embedded.backend import EmbeddedBackend
-from imagecall.backends.grpc import GrpcBackend
+from imagecall.backends.grpc.backend import GrpcBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.doors.http.keepalive import COMMENT
 from imagecall.generation.backend import Backend

@@ -10,7 +10,7 @@ import pytest
 from imagecall.access.admission import Admission
 from imagecall.access.limits import Limits
 from imagecall.backends.embedded.backend import EmbeddedBackend
-from imagecall.backends.grpc import GrpcBackend
+from imagecall.backends.grpc.backend import GrpcBackend
 from imagecall.client import AsyncImageClient
 from imagecall.errors import GenerationError
 from imagecall.rpc.addresses import ServerAddress

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from imagecall.backends.embedded.backend import EmbeddedBackend
-from imagecall.backends.grpc import GrpcBackend
+from imagecall.backends.grpc.backend import GrpcBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.generation.backend import Backend
 from imagecall.generation.observed_backend import ObservedBackend

@@ -16,7 +16,7 @@ from imagecall.access.admission import Admission
 from imagecall.access.limits import Limits
 from imagecall.access.tokens import Tokens
 from imagecall.backends.embedded.backend import EmbeddedBackend
-from imagecall.backends.grpc import GrpcBackend
+from imagecall.backends.grpc.backend import GrpcBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.observing.logs import JsonFormatter, TextFormatter
 from imagecall.rpc.addresses import ServerAddress

@@ -8,7 +8,7 @@ import aiohttp
 import grpc
 import pytest
 
-from imagecall.backends.grpc import GrpcBackend
+from imagecall.backends.grpc.backend import GrpcBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.observing.logs import JsonFormatter
 from imagecall.observing.operations import http_called, rpc_served

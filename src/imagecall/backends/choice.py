@@ -4,7 +4,7 @@ A backend is imported when it is chosen, since Pillow and aiohttp take a while t
 """
 
 from collections.abc import Collection, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from imagecall.access.limits import Limits
 from imagecall.backends.python import backend_from_factory, is_factory
@@ -13,6 +13,9 @@ from imagecall.json.text import MAX_BYTES
 from imagecall.rpc.addresses import server_address
 from imagecall.rpc.client_tls import WITHOUT_FILES, ClientTls
 from imagecall.rpc.headers import FORWARDED, Header
+
+if TYPE_CHECKING:
+    from imagecall.backends.http_api.connection import ApiOptions
 
 _IMAGES: Final = "images+"
 """Start of the URI of an Images API."""
@@ -45,10 +48,7 @@ def backend_from_uri(
     """Creates the backend that a URI names.
 
     Args:
-        uri: "embedded"; the base URL of a Responses API, http:// or https://, or of an Images API,
-            images+http:// or images+https://; or another server of this schema, as
-            grpc://HOST:PORT, or grpcs://HOST:PORT with TLS; or a class or function of a Python
-            module, as PACKAGE.MODULE:FACTORY, which makes the backend.
+        uri: one of FORMS; the base URL of an API may also be http://.
         api_key: API key, or token, for the backend.
         headers: headers of each request to the backend.
         tls: files for TLS of grpcs:// and https://, and the name of the certificate.
@@ -66,38 +66,47 @@ def backend_from_uri(
         ("grpcs://", "https://", f"{_IMAGES}https://")
     ):
         raise ValueError(f"the backend {uri!r} has no TLS: a certificate or authorities need it")
-    limits = {"max_bytes": max_bytes, "max_image_bytes": max_image_bytes}
+    options: ApiOptions = {
+        "headers": headers,
+        "tls": tls,
+        "forward_headers": forward_headers,
+        "max_bytes": max_bytes,
+    }
+    if uri.removeprefix(_IMAGES).startswith(("http://", "https://")):
+        return _of_http_api(uri, api_key, max_image_bytes, fetch_images, options)
+    if uri.startswith(("grpc://", "grpcs://")):
+        from imagecall.backends.grpc.backend import GrpcBackend
+
+        return GrpcBackend(
+            server_address(uri),
+            api_key,
+            headers,
+            tls=tls,
+            max_bytes=max_bytes,
+            max_image_bytes=max_image_bytes,
+        )
     if uri == EMBEDDED:
         from imagecall.backends.embedded.backend import EmbeddedBackend
 
         return EmbeddedBackend(max_embedded_bytes)
-    if uri.startswith(("http://", "https://")):
-        from imagecall.backends.responses_api.backend import HttpBackend
+    if is_factory(uri):
+        return backend_from_factory(uri)
+    raise ValueError(f"there is no backend {uri!r}; choose {'; or '.join(FORMS)}")
 
-        return HttpBackend(
-            uri,
-            api_key,
-            headers=headers,
-            tls=tls,
-            forward_headers=forward_headers,
-            **limits,
-        )
-    if uri.startswith((f"{_IMAGES}http://", f"{_IMAGES}https://")):
+
+def _of_http_api(
+    uri: str, api_key: str, max_image_bytes: int, fetch_images: bool, options: "ApiOptions"
+) -> Backend:
+    if uri.startswith(_IMAGES):
         from imagecall.backends.images_api.backend import ImagesBackend
 
         return ImagesBackend(
             uri.removeprefix(_IMAGES),
             api_key,
-            headers=headers,
-            tls=tls,
-            forward_headers=forward_headers,
             fetch_images=fetch_images,
-            **limits,
+            max_image_bytes=max_image_bytes,
+            **options,
         )
-    if uri.startswith(("grpc://", "grpcs://")):
-        from imagecall.backends.grpc import GrpcBackend
+    from imagecall.backends.responses_api.backend import HttpBackend
 
-        return GrpcBackend(server_address(uri), api_key, headers, tls=tls, **limits)
-    if is_factory(uri):
-        return backend_from_factory(uri)
-    raise ValueError(f"there is no backend {uri!r}; choose {'; or '.join(FORMS)}")
+    return HttpBackend(uri, api_key, max_image_bytes=max_image_bytes, **options)

@@ -44,14 +44,14 @@ def _imported(uri: str, name: str) -> ModuleType:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             raise ValueError(f"the backend {uri!r}: there is no module {error.name}") from None
         raise _failed(uri, f"the module {name} cannot be imported", error) from error
-    except Exception as error:
+    except Exception as error:  # The module's code may raise any.
         raise _failed(uri, f"the module {name} cannot be imported", error) from error
 
 
 def _made(uri: str, factory: Any) -> Any:
     try:
         return factory()
-    except Exception as error:
+    except Exception as error:  # The factory's code may raise any.
         raise _failed(uri, "its factory failed", error) from error
 
 

@@ -48,7 +48,7 @@ async def _run(items: AsyncGenerator[_T, None], queue: _Queue[_T]) -> None:
         async with aclosing(items):
             async for item in items:
                 await queue.put((item,))
-    except Exception as error:
+    except Exception as error:  # Raised again in the task that takes the items.
         await queue.put(error)
     else:
         await queue.put(None)

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from io import BytesIO
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, TypedDict
 from urllib.parse import quote, urlsplit
 
 import aiohttp
@@ -65,6 +65,16 @@ class Endpoint(NamedTuple):
         return self._replace(target=self.target._replace(url=url))
 
 
+class ApiOptions(TypedDict, total=False):
+    """Arguments of HttpApi by name, for the backends that call an API."""
+
+    headers: Sequence[Header]
+    tls: ClientTls
+    forward_headers: Collection[str]
+    idle_seconds: float
+    max_bytes: int
+
+
 class HttpApi:
     """Client of an HTTP API.
 
@@ -76,10 +86,11 @@ class HttpApi:
         tls: files for TLS, reloaded when they change, and the name of the certificate.
         forward_headers: names of the caller's headers, or metadata, that are forwarded.
         idle_seconds: longest silence of the API before a call fails.
-        max_bytes: largest answer that is read as one JSON text.
+        max_bytes: largest answer, or event of a stream, without its images.
 
     Attributes:
         secrets: words to mask in texts of the API.
+        idle_seconds, max_bytes: the arguments.
 
     Raises ValueError for a URL, proxy, key or header that cannot be used, OSError for a faulty file
     of TLS.
@@ -107,8 +118,8 @@ class HttpApi:
             self._own[AUTHORIZATION] = ("Authorization", f"Bearer {key}")
         self._forward = lower(forward_headers)
         self.secrets = secrets_of(key, headers)
-        self._idle_seconds = idle_seconds
-        self._max_bytes = max_bytes
+        self.idle_seconds = idle_seconds
+        self.max_bytes = max_bytes
         self._session: aiohttp.ClientSession | None = None
 
     def endpoint(self, path: str, method: str = "POST") -> Endpoint:
@@ -130,7 +141,7 @@ class HttpApi:
         and for a status that is no success.
         """
         with client_call(endpoint.operation) as observed, masked_errors(self.secrets), failures():
-            async with asyncio.timeout(self._idle_seconds):
+            async with asyncio.timeout(self.idle_seconds):
                 answer = await self._opened().request(
                     endpoint.method,
                     URL(endpoint.target.url).extend_query(query),
@@ -146,13 +157,13 @@ class HttpApi:
                 if answer.status not in _SUCCESSES.get(endpoint.method, (200,)):
                     start = await _start_of_error(answer)
                     raise error_answer(answer.status, answer.headers, start, self.secrets)
-                yield answer, Body.of(answer, self._idle_seconds, self._max_bytes)
+                yield answer, Body.of(answer, self.idle_seconds, self.max_bytes)
 
     @asynccontextmanager
     async def get(self, url: URL) -> AsyncIterator[Body]:
         """Requests a URL of the API's own origin; yields the body of the answer.
 
-        Raises GenerationError as `post` does.
+        Raises GenerationError as `request` does.
         """
         with masked_errors(self.secrets), failures():
             async with self._opened().get(
@@ -166,7 +177,7 @@ class HttpApi:
                 if answer.status != 200:
                     start = await _start_of_error(answer)
                     raise error_answer(answer.status, answer.headers, start, self.secrets)
-                yield Body.of(answer, self._idle_seconds, self._max_bytes)
+                yield Body.of(answer, self.idle_seconds, self.max_bytes)
 
     async def close(self) -> None:
         """Closes the connections."""

@@ -200,7 +200,12 @@ def _word(fields: Mapping[str, Any], key: str) -> str:
 
 
 def _pointer(param: JsonValue) -> str:
-    """JSON Pointer for a parameter that OpenAI names in the form `tools[0].size`."""
+    """JSON Pointer for a parameter that OpenAI names in the form `tools[0].size`.
+
+    A parameter that is a pointer already, as those of this project's door are, is kept.
+    """
+    if isinstance(param, str) and param.startswith("/"):
+        return param
     tokens = _PARAM.findall(param) if isinstance(param, str) and param != _NONE else []
     return pointer_to(*tokens)
 

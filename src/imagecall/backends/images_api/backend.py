@@ -6,9 +6,9 @@ the answer is read.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from contextlib import aclosing
-from typing import Final
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from typing import Final, Unpack
 from urllib.parse import urlsplit
 
 from imagecall.access.budget import MEMORY
@@ -20,7 +20,7 @@ from imagecall.backends.http_api.body import (
     begins_json,
     is_whole_json,
 )
-from imagecall.backends.http_api.connection import IDLE_SECONDS, Endpoint, HttpApi
+from imagecall.backends.http_api.connection import ApiOptions, Endpoint, HttpApi
 from imagecall.backends.http_api.errors import not_understood, response_error
 from imagecall.backends.http_api.sse import JsonReader, slices
 from imagecall.backends.images_api.answers import ImageEvent, ImagesJson, ImagesStream, LateError
@@ -34,9 +34,6 @@ from imagecall.generation.fairness import fair_turn
 from imagecall.generation.image_answer import Answer, Made
 from imagecall.generation.image_events import FinalImage, ImageLink
 from imagecall.generation.offload import offloaded
-from imagecall.json.text import MAX_BYTES
-from imagecall.rpc.client_tls import WITHOUT_FILES, ClientTls
-from imagecall.rpc.headers import FORWARDED, Header
 from imagecall.sizes import PIECE
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
@@ -58,9 +55,8 @@ class ImagesBackend:
             is kept behind the path. A URL that ends with "/images", or a host of openrouter.ai,
             is an API of OpenRouter's form.
         fetch_images: True to fetch images of which the API sends a URL at another, public host.
-        api_key, headers, tls, forward_headers, idle_seconds: as of HttpApi.
-        max_bytes: largest answer, or event of a stream, without its images.
         max_image_bytes: largest image.
+        api_key, options: as of HttpApi.
 
     Raises ValueError for a URL, proxy, key or header that cannot be used, OSError for a faulty file
     of TLS.
@@ -71,30 +67,16 @@ class ImagesBackend:
         base_url: str,
         api_key: str = "",
         *,
-        headers: Sequence[Header] = (),
-        tls: ClientTls = WITHOUT_FILES,
-        forward_headers: Collection[str] = FORWARDED,
         fetch_images: bool = False,
-        idle_seconds: float = IDLE_SECONDS,
-        max_bytes: int = MAX_BYTES,
         max_image_bytes: int = Limits.image_bytes,
+        **options: Unpack[ApiOptions],
     ) -> None:
         base_url, self._is_openrouter = _form_of(base_url)
-        self._api = HttpApi(
-            base_url,
-            api_key,
-            headers=headers,
-            tls=tls,
-            forward_headers=forward_headers,
-            idle_seconds=idle_seconds,
-            max_bytes=max_bytes,
-        )
+        self._api = HttpApi(base_url, api_key, **options)
         self._endpoints: Mapping[Method, Endpoint] = {
             method: self._api.endpoint(method.value) for method in Method
         }
         self._fetcher = ImageFetcher(self._api, base_url, fetch_images, max_image_bytes)
-        self._idle_seconds = idle_seconds
-        self._max_bytes = max_bytes
         self._max_image_bytes = max_image_bytes
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
@@ -116,13 +98,14 @@ class ImagesBackend:
             memory.add(_REQUEST_COPIES * request.ByteSize())
             call, sent = await offloaded(self._read, request, streams)
             answer = Answer(call.model, call.partial_images, call.id_of)
-            async with aclosing(self._events(call, sent)) as events:
-                async for event in events:
-                    if isinstance(event, LateError):
-                        yield answer.failed_end(response_error(event.error))
-                        return
-                    for made in answer.of(event):
-                        yield made
+            with _in_request(call):
+                async with aclosing(self._events(call, sent)) as events:
+                    async for event in events:
+                        if isinstance(event, LateError):
+                            yield answer.failed_end(response_error(event.error))
+                            return
+                        for made in answer.of(event):
+                            yield made
             for made in answer.end():
                 yield made
 
@@ -150,7 +133,7 @@ class ImagesBackend:
         self, call: ImagesCall, body: Body, start: bytes, headers: Mapping[str, str]
     ) -> AsyncGenerator[ImageEvent, None]:
         most = max(call.count, 1) * self._max_image_bytes
-        json = ImagesJson(self._api.secrets, self._max_bytes, most)
+        json = ImagesJson(self._api.secrets, self._api.max_bytes, most)
         with MEMORY.get().part() as memory:
             received = start
             while received:
@@ -168,7 +151,7 @@ class ImagesBackend:
         if not reader.may_be_whole:
             return await body.read()
         try:
-            return await body.read(min(WHOLE_SECONDS, self._idle_seconds))
+            return await body.read(min(WHOLE_SECONDS, self._api.idle_seconds))
         except TRANSPORT_ERRORS as error:
             if await offloaded(is_whole_json, reader.text):
                 return b""
@@ -185,7 +168,7 @@ class ImagesBackend:
             call.count,
             call.partial_images,
             self._api.secrets,
-            self._max_bytes,
+            self._api.max_bytes,
             self._max_image_bytes,
         )
         received = start
@@ -216,6 +199,16 @@ class ImagesBackend:
         settings = {name: value for name, value in vars(link).items() if name != "url"}
         image = await self._fetcher.image_at(url)
         return ImageLink(str(url), **settings) if image is None else FinalImage(image, **settings)
+
+
+@contextmanager
+def _in_request(call: ImagesCall) -> Iterator[None]:
+    """Gives an error of the API the pointer of its culprit in the request."""
+    try:
+        yield
+    except GenerationError as error:
+        error.pointer = call.place_of(error.pointer)
+        raise
 
 
 def _form_of(base_url: str) -> tuple[str, bool]:

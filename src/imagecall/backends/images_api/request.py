@@ -27,6 +27,8 @@ _DATA: Final = "data:"
 _OTHER_KEYS: Final = ("prompt", "image", "images", "mask", "stream", "input_references")
 """Keys of a body that come from elsewhere than the image tool."""
 
+_IMAGE_KEYS: Final = ("image", "image[]", "images", "input_references")
+"""Keys of input images: as fields of a form, with brackets or without, and in JSON."""
 
 _FORM_NAME: Final = re.compile(r"[^\x00-\x1f\x7f\"\\]+")
 """Name that the header of a form's field can hold."""
@@ -56,6 +58,8 @@ class ImagesCall:
         partial_images: number of partial images that the caller requests.
         count: number of images that the caller requests.
         digest: SHA-256 digest of the request, for the ids of its calls.
+        places: JSON Pointer, in the body of a POST /responses, of each key that has another place
+            there.
     """
 
     keys: Mapping[str, bytes]
@@ -65,6 +69,16 @@ class ImagesCall:
     partial_images: int
     count: int
     digest: bytes
+    places: Mapping[str, str]
+
+    def place_of(self, pointer: str) -> str:
+        """Returns the place, in the body of a POST /responses, of a place in the API's body."""
+        key, slash, rest = pointer.removeprefix("/").partition("/")
+        if key in _IMAGE_KEYS and self.images:
+            index = rest.partition("/")[0]
+            pointers = {str(number): image.pointer for number, image in enumerate(self.images)}
+            return pointers.get(index, self.images[0].pointer)
+        return self.places[key] + slash + rest if key in self.places else pointer
 
     def id_of(self, output_index: int) -> str:
         """Id of the call at an index of the output, since an Images API has no ids."""
@@ -88,7 +102,14 @@ def images_call(request: ImageRequest) -> ImagesCall:
     mask = settings.mask(bool(images))
     keys = {"prompt": quote(request.prompt)} | settings.keys(bool(images)) | others
     return ImagesCall(
-        keys, images, mask, settings.model, settings.partial_images, settings.count, digest
+        keys,
+        images,
+        mask,
+        settings.model,
+        settings.partial_images,
+        settings.count,
+        digest,
+        {"prompt": pointer_to("input")} | settings.places(),
     )
 
 
@@ -119,6 +140,11 @@ class _Settings:
             raws.pop(key, None)
         model = {"model": quote(self.model)} if self.model else {}
         return model | raws
+
+    def places(self) -> dict[str, str]:
+        """JSON Pointer of each key of the tool, and of the mask."""
+        places = {key: self._pointer(key) for key in self._raws}
+        return places | {"mask": self._pointer("input_image_mask")}
 
     def mask(self, edits: bool) -> Source | None:
         """Mask of the first input image. Raises ConversionError."""

@@ -5,17 +5,17 @@ first bytes of the answer decide how the answer is read.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
-from typing import Final
+from typing import Final, Unpack
 
 from aiohttp import ClientResponse
 
 from imagecall.access.budget import COPIES, counted
 from imagecall.access.limits import Limits
 from imagecall.backends.http_api.body import TRANSPORT_ERRORS, Body, begins_json
-from imagecall.backends.http_api.connection import IDLE_SECONDS, HttpApi
+from imagecall.backends.http_api.connection import ApiOptions, HttpApi
 from imagecall.backends.http_api.errors import error_event, not_understood
 from imagecall.backends.http_api.sse import slices
 from imagecall.backends.responses_api.stream import ResponseStream
@@ -37,9 +37,7 @@ from imagecall.generation.response import (
     whole_of,
 )
 from imagecall.generation.stored_responses import OfStored, checked_id, costs_nothing
-from imagecall.json.text import MAX_BYTES, parse
-from imagecall.rpc.client_tls import WITHOUT_FILES, ClientTls
-from imagecall.rpc.headers import FORWARDED, Header
+from imagecall.json.text import parse
 from imagecall.sizes import PIECE
 from imagecall.v1.image_generation_service_pb2 import (
     CancelImageResponseRequest,
@@ -66,13 +64,8 @@ class HttpBackend:
     Args:
         base_url: URL of the API without "/responses": "https://openrouter.ai/api/v1". A query
             is kept behind the path.
-        api_key: bearer token of each request. "": requests have no token.
-        headers: headers of each request.
-        tls: files for TLS, reloaded when they change, and the name of the certificate.
-        forward_headers: names of the caller's headers, or metadata, that are forwarded.
-        idle_seconds: longest silence of the API before a call fails.
-        max_bytes: largest answer, or event of a stream without its image.
         max_image_bytes: largest image of a stream.
+        api_key, options: as of HttpApi.
 
     Raises ValueError for a URL, proxy, key or header that cannot be used, OSError for a faulty file
     of TLS.
@@ -83,22 +76,10 @@ class HttpBackend:
         base_url: str,
         api_key: str = "",
         *,
-        headers: Sequence[Header] = (),
-        tls: ClientTls = WITHOUT_FILES,
-        forward_headers: Collection[str] = FORWARDED,
-        idle_seconds: float = IDLE_SECONDS,
-        max_bytes: int = MAX_BYTES,
         max_image_bytes: int = Limits.image_bytes,
+        **options: Unpack[ApiOptions],
     ) -> None:
-        self._api = HttpApi(
-            base_url,
-            api_key,
-            headers=headers,
-            tls=tls,
-            forward_headers=forward_headers,
-            idle_seconds=idle_seconds,
-            max_bytes=max_bytes,
-        )
+        self._api = HttpApi(base_url, api_key, **options)
         self._endpoint = self._api.endpoint("/responses")
         self._stored = {
             GetImageResponseRequest: self._api.endpoint("/responses/{id}", "GET"),
@@ -106,7 +87,6 @@ class HttpBackend:
             DeleteImageResponseRequest: self._api.endpoint("/responses/{id}", "DELETE"),
         }
         self._secrets = self._api.secrets
-        self._max_bytes = max_bytes
         self._max_image_bytes = max_image_bytes
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
@@ -183,7 +163,7 @@ class HttpBackend:
         """Yields the parts of a stream. Raises GenerationError."""
         if start.startswith(b"<"):
             raise not_understood("HTML", may_be_billed=True)
-        stream = ResponseStream(request, self._secrets, self._max_bytes, max_image_bytes)
+        stream = ResponseStream(request, self._secrets, self._api.max_bytes, max_image_bytes)
         received = start
         failure: Exception | None = None
         while received and not stream.ended:
@@ -210,11 +190,9 @@ class HttpBackend:
         stream_request = StreamImageRequest(
             request=request.request, include_document=request.include_document
         )
-        async with aclosing(self._parts(body, start, stream_request, self._max_bytes)) as parts:
-            items = [
-                item
-                async for item in reassemble(counted(parts, size_of_part, COPIES), self._max_bytes)
-            ]
+        async with aclosing(self._parts(body, start, stream_request, self._api.max_bytes)) as parts:
+            held = counted(parts, size_of_part, COPIES)
+            items = [item async for item in reassemble(held, self._api.max_bytes)]
         return await offloaded(compose, items, request.include_document)
 
     async def _response(self, body: Body, start: bytes, headers: Mapping[str, str]) -> ReadResponse:
@@ -241,7 +219,7 @@ class HttpBackend:
     def _read_response(self, body: bytes, headers: Mapping[str, str]) -> ReadResponse:
         body = without_secrets(body, self._secrets)
         try:
-            read = response_from_json(body, max_bytes=self._max_bytes)
+            read = response_from_json(body, max_bytes=self._api.max_bytes)
         except ConversionError as error:
             if body.startswith(b"{"):
                 raise damaged_answer(f"{error.pointer or 'it'}: {error}") from None

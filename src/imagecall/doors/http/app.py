@@ -3,7 +3,7 @@
 An ASGI app that other apps can mount. imagecall.doors.http.answers makes its answers.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Final, TypeAlias
 
@@ -73,6 +73,12 @@ _CONVERT: Final = "/convert"
 _PAGE: Final = "/"
 _HEALTH: Final = "/health"
 _PREVIEW_BYTES: Final = 64
+_POSTS: Final = {
+    **dict.fromkeys((*PATHS, *GENERATION_PATHS, *EDIT_PATHS), True),
+    _CONVERT: False,
+}
+"""Observed paths of a POST, and True for those that generate images."""
+
 _OF_STORED: Final = dict.fromkeys((*STORED_PATHS, *CANCEL_PATHS), False)
 """Observed paths of stored responses, none of which generates images."""
 
@@ -108,38 +114,29 @@ def http_app(
     calls = Calls(backend, admission, forward_headers)
     door = _Door(calls, keepalive_seconds, count)
     images = ImagesDoor(calls, keepalive_seconds, main_model, cors_origins)
-    generating: dict[str, Endpoint] = {
-        **dict.fromkeys(PATHS, door.responses),
-        **dict.fromkeys(GENERATION_PATHS, images.generations),
-        **dict.fromkeys(EDIT_PATHS, images.edits),
-    }
-    stored = StoredDoor(calls)
-    listed = Models(admission, models)
-    paths = {**dict.fromkeys(generating, True), _CONVERT: False}
+    stored, listed = StoredDoor(calls), Models(admission, models)
+    model_paths = [f"{path}/{{name:path}}" for path in MODELS_PATHS]
     if observer:
-        expect_posts(observer, paths)
-    routes = [
-        *(
-            Route(path, _guarded(endpoint), methods=["POST"])
-            for path, endpoint in generating.items()
-        ),
-        *(Route(path, _guarded(stored.get), methods=["GET"]) for path in STORED_PATHS),
-        *(Route(path, _guarded(stored.delete), methods=["DELETE"]) for path in STORED_PATHS),
-        *(Route(path, _guarded(stored.cancel), methods=["POST"]) for path in CANCEL_PATHS),
-        Route(_CONVERT, _guarded(door.convert), methods=["POST"]),
-        *(Route(path, _guarded(listed.list), methods=["GET"]) for path in MODELS_PATHS),
-        *(
-            Route(f"{path}/{{name:path}}", _guarded(listed.retrieve), methods=["GET"])
-            for path in MODELS_PATHS
-        ),
-        Route(_PAGE, page_of(backend_name), methods=["GET"]),
-        Route(_HEALTH, door.health, methods=["GET"]),
-        Route(OPENAPI_PATH, openapi.endpoint(admission.needs_token), methods=["GET"]),
-    ]
+        expect_posts(observer, _POSTS)
     return Starlette(
-        routes=routes,
+        routes=[
+            *_routes("POST", PATHS, door.responses),
+            *_routes("POST", GENERATION_PATHS, images.generations),
+            *_routes("POST", EDIT_PATHS, images.edits),
+            *_routes("GET", STORED_PATHS, stored.get),
+            *_routes("DELETE", STORED_PATHS, stored.delete),
+            *_routes("POST", CANCEL_PATHS, stored.cancel),
+            *_routes("POST", [_CONVERT], door.convert),
+            *_routes("GET", MODELS_PATHS, listed.list),
+            *_routes("GET", model_paths, listed.retrieve),
+            *_routes("GET", [_PAGE], page_of(backend_name)),
+            *_routes("GET", [_HEALTH], door.health),
+            *_routes("GET", [OPENAPI_PATH], openapi.endpoint(admission.needs_token)),
+        ],
         middleware=[
-            Middleware(Observed, observer, {**paths, **_OF_STORED}, (_PAGE, _HEALTH, OPENAPI_PATH)),
+            Middleware(
+                Observed, observer, {**_POSTS, **_OF_STORED}, (_PAGE, _HEALTH, OPENAPI_PATH)
+            ),
             Middleware(CheckedHead, admission),
             *_cors(cors_origins),
             Middleware(WithoutWebSocket),
@@ -147,6 +144,10 @@ def http_app(
         ],
         exception_handlers={HTTPException: http_error, ImagecallError: error_response},
     )
+
+
+def _routes(method: str, paths: Iterable[str], endpoint: Endpoint) -> list[Route]:
+    return [Route(path, _guarded(endpoint), methods=[method]) for path in paths]
 
 
 def _cors(origins: Collection[str]) -> list[Middleware]:

@@ -107,15 +107,11 @@ def _images_request(**images: Any) -> _Schema:
 
 
 def _components() -> _Schema:
-    image: _Schema = {
-        "anyOf": [
-            _STRING,
-            _object(image_url={"anyOf": [_STRING, _object(["url"], url=_STRING)]}),
-            _object(["file_id"], file_id=_STRING),
-        ]
-    }
-    images = {key: {"anyOf": [image, {"type": "array", "items": image}]} for key in IMAGE_KEYS}
-    files = {"image": _FILE, "image[]": {"type": "array", "items": _FILE}, MASK: _FILE}
+    return _of_responses() | _of_images() | _of_models() | _of_both()
+
+
+def _of_responses() -> _Schema:
+    """Schemas of the Responses API, and of its stored responses."""
     output = {"anyOf": [_message(OutputImageGenerationCall.DESCRIPTOR), {"type": "object"}]}
     return {
         "ResponsesRequest": _object(
@@ -138,6 +134,21 @@ def _components() -> _Schema:
             object={"const": "response"},
             deleted={"type": "boolean"},
         ),
+    }
+
+
+def _of_images() -> _Schema:
+    """Schemas of the Images API."""
+    image: _Schema = {
+        "anyOf": [
+            _STRING,
+            _object(image_url={"anyOf": [_STRING, _object(["url"], url=_STRING)]}),
+            _object(["file_id"], file_id=_STRING),
+        ]
+    }
+    images = {key: {"anyOf": [image, {"type": "array", "items": image}]} for key in IMAGE_KEYS}
+    files = {"image": _FILE, "image[]": {"type": "array", "items": _FILE}, MASK: _FILE}
+    return {
         "ImagesRequest": _images_request(**images, **{MASK: image}),
         "ImagesForm": _images_request(**files),
         "ImagesResponse": _object(
@@ -151,7 +162,12 @@ def _components() -> _Schema:
             output_format=_STRING,
         ),
         "Image": _object(b64_json=_BASE64, url=_STRING, media_type=_STRING, revised_prompt=_STRING),
-        "Usage": _message(Usage.DESCRIPTOR),
+    }
+
+
+def _of_models() -> _Schema:
+    """Schemas of the list of models."""
+    return {
         "Model": _object(
             ["id", "object", "created", "owned_by"],
             id=_STRING,
@@ -164,15 +180,13 @@ def _components() -> _Schema:
             object={"const": "list"},
             data={"type": "array", "items": _ref("Model")},
         ),
-        "Health": _object(["status"], status={"enum": ["SERVING", "NOT_SERVING"]}),
-        "Converted": _object(
-            ["text", "variant", "message_bytes", "json_bytes"],
-            text=_STRING,
-            variant=_STRING,
-            message_bytes={"type": "integer"},
-            json_bytes={"type": "integer"},
-        ),
-        "Item": {"type": "object", "required": ["type"]},
+    }
+
+
+def _of_both() -> _Schema:
+    """Schemas of both APIs, and of the server's own endpoints."""
+    return {
+        "Usage": _message(Usage.DESCRIPTOR),
         "Error": _object(
             ["error"],
             error=_object(
@@ -182,6 +196,15 @@ def _components() -> _Schema:
                 type=_STRING,
                 param={"type": ["string", "null"]},
             ),
+        ),
+        "Health": _object(["status"], status={"enum": ["SERVING", "NOT_SERVING"]}),
+        "Item": {"type": "object", "required": ["type"]},
+        "Converted": _object(
+            ["text", "variant", "message_bytes", "json_bytes"],
+            text=_STRING,
+            variant=_STRING,
+            message_bytes={"type": "integer"},
+            json_bytes={"type": "integer"},
         ),
     }
 

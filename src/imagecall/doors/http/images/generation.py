@@ -57,7 +57,7 @@ async def generate_all(calls: Calls, request: ImageRequest, count: int) -> list[
                 tasks = [
                     group.create_task(_generate(calls, request, number)) for number in range(count)
                 ]
-        except ExceptionGroup as errors:
+        except ExceptionGroup as errors:  # Of a TaskGroup: its first error ended the others.
             raise errors.exceptions[0] from None
         return [task.result() for task in tasks]
 

@@ -6,8 +6,6 @@ replaces the token of this server in answers that quote it.
 """
 
 import asyncio
-import json
-import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -18,20 +16,18 @@ from google.protobuf.message import DecodeError, Message
 
 from imagecall.access.budget import COPIES, MEMORY
 from imagecall.access.limits import Limits
-from imagecall.access.watched_files import WatchedFiles
+from imagecall.backends.grpc.channels import Channels
+from imagecall.backends.grpc.errors import error_of_status
 from imagecall.backends.masking import MaskedStream, masked, masked_errors, masked_message
 from imagecall.backends.secret_words import has_secret, secrets_of
-from imagecall.errors import GenerationError, ImagecallError, damaged_answer
+from imagecall.errors import GenerationError, damaged_answer
 from imagecall.generation.backend import Part
 from imagecall.generation.call_context import CALL
 from imagecall.generation.checked_answer import (
     BACKEND,
-    MAX_MESSAGE_BYTES,
     AnswerLimits,
     CheckedStream,
     checked_response,
-    too_large_message,
-    too_large_response,
 )
 from imagecall.generation.offload import run_offloaded
 from imagecall.generation.response import WithResponse
@@ -45,11 +41,10 @@ from imagecall.json.text import MAX_BYTES
 from imagecall.observing.observer import ClientCall, client_call
 from imagecall.observing.operations import rpc_called
 from imagecall.rpc.addresses import ServerAddress
-from imagecall.rpc.channel import aio_channel, bearer, credentials_of, name_options
+from imagecall.rpc.channel import bearer
 from imagecall.rpc.client_tls import WITHOUT_FILES, ClientTls
-from imagecall.rpc.handshake import cause_of
 from imagecall.rpc.headers import Header, Metadata, by_name, check_metadata_name
-from imagecall.rpc.status import error_of, is_lost, is_not_sent, passed_on
+from imagecall.rpc.status import error_of, passed_on
 from imagecall.v1.image_generation_service_pb2 import (
     DESCRIPTOR,
     CancelImageResponseRequest,
@@ -71,38 +66,7 @@ IDLE_SECONDS: Final = 300.0
 _STATUS_SECONDS: Final = 5.0
 """Longest wait for the status of a call after the end of its stream."""
 
-_LONGEST_CALL_SECONDS: Final = 24 * 3600.0
-"""Longest time that a replaced connection stays open for its calls in progress."""
-
-_MAX_BACKOFF_MS: Final = 5000
-_CONNECTIONS: Final = 8
-"""Connections to the backend. Servers limit the calls per connection, those of imagecall to 64."""
-
-_PING_MS: Final = 310_000
-"""Time without a frame after which a connection is pinged. By default, servers of Go, Java and C++
-end a connection that pings more often than once in five minutes while nothing is sent."""
-
-_PONG_MS: Final = 20_000
-"""Longest wait for the answer to a ping, and for the acknowledgement of sent data."""
-
-_OVERHEAD_BYTES: Final = 64 * 1024
-"""Largest overhead of a request of this server around its JSON."""
-
 _SERVICE: Final = f"/{DESCRIPTOR.services_by_name['ImageGenerationService'].full_name}"
-_OWN_LIMIT: Final = "CLIENT: Received message larger than max"
-"""Start of the message of gRPC's core for an answer over a limit of this process."""
-
-_PAST_LIMIT: Final = re.compile(
-    r"(?:SERVER: |CLIENT: |grpc: |gRPC |Error, )?"
-    r"(?:attempted to send |trying to send |received |sent |decoded |encoded )?"
-    r"message\b.{0,60}\b(?:larger than|exceeds|too large)\b",
-    re.IGNORECASE,
-)
-"""Messages for a size past a limit, from their start: of gRPC for Go, Java, C++, .NET and
-Node.js, and of tonic. A backend's own sentence that quotes such a message does not match."""
-
-_OF_ANSWER: Final = re.compile(r"\b(sen[dt]|encoded)\b", re.IGNORECASE)
-"""Words of such a message if the backend cannot send its answer."""
 
 
 class GrpcBackend:
@@ -133,9 +97,6 @@ class GrpcBackend:
         max_image_bytes: int = Limits.image_bytes,
     ) -> None:
         self._address = address
-        self._tls = tls
-        self._credentials = WatchedFiles(tls.files, lambda: credentials_of(address, tls))
-        self._in_use = self._credentials.get()
         own = by_name(headers, token)
         for name in own:
             check_metadata_name(name)
@@ -143,15 +104,13 @@ class GrpcBackend:
         self._secrets = secrets_of(token, headers)
         self._idle_seconds = idle_seconds
         self._limits = AnswerLimits(max_image_bytes, max_bytes)
-        self._channels: list[grpc.aio.Channel] = []
-        self._closing: set[asyncio.Task[None]] = set()
-        self._calls = 0
+        self._channels = Channels(address, tls, self._limits)
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
         return await self._unary(request, partial(self._response, GenerateImageResponse))
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
-        method: Any = self._next_channel().unary_stream(
+        method: Any = self._channels.next().unary_stream(
             f"{_SERVICE}/StreamImage", request_serializer=StreamImageRequest.SerializeToString
         )
         stream, answer = CheckedStream(self._limits), MaskedStream(self._secrets)
@@ -184,16 +143,12 @@ class GrpcBackend:
         return await self._stored(request, self._deletion)
 
     async def close(self) -> None:
-        for closing in self._closing:
-            closing.cancel()
-        await asyncio.gather(*self._closing, return_exceptions=True)
-        for channel in self._channels:
-            await channel.close()
+        await self._channels.close()
 
     async def _unary(self, request: Message, read: Callable[[bytes], _T]) -> _T:
         """Calls the method of a request, and reads its answer."""
         name = request.DESCRIPTOR.name.removesuffix("Request")
-        method: Any = self._next_channel().unary_unary(
+        method: Any = self._channels.next().unary_unary(
             f"{_SERVICE}/{name}", request_serializer=type(request).SerializeToString
         )
         with self._observed(name) as observed, self._failures():
@@ -280,88 +235,7 @@ class GrpcBackend:
             except grpc.RpcError as error:
                 failure = error_of(error)
                 if not failure.status:
-                    failure = _of_grpc(failure, self._limits, stream, tls=self._address.tls)
+                    failure = error_of_status(failure, self._limits, stream, tls=self._address.tls)
                 if stream and stream.has_parts and isinstance(failure, GenerationError):
                     failure.may_be_billed = True
                 raise failure from None
-
-    def _next_channel(self) -> grpc.aio.Channel:
-        """Returns the channels in rotation; creates a channel on its first use."""
-        if self._credentials.get() is not self._in_use:
-            self._replace_channels()
-        number = self._calls % _CONNECTIONS
-        self._calls += 1
-        if number >= len(self._channels):
-            number = len(self._channels)
-            self._channels.append(self._new_channel())
-        return self._channels[number]
-
-    def _replace_channels(self) -> None:
-        """Leaves each channel to its calls in progress: the files of TLS have changed."""
-        for channel in self._channels:
-            closing = asyncio.create_task(channel.close(_LONGEST_CALL_SECONDS))
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
-        self._channels = []
-        self._in_use = self._credentials.get()
-
-    def _new_channel(self) -> grpc.aio.Channel:
-        options: list[tuple[str, Any]] = [
-            ("grpc.max_receive_message_length", -1),
-            ("grpc.service_config", _service_config(self._limits)),
-            ("grpc.enable_retries", 0),  # The caller may retry.
-            ("grpc.max_reconnect_backoff_ms", _MAX_BACKOFF_MS),
-            ("grpc.use_local_subchannel_pool", 1),  # Else all channels share a connection.
-            ("grpc.keepalive_time_ms", _PING_MS),
-            ("grpc.keepalive_timeout_ms", _PONG_MS),
-            ("grpc.http2.max_pings_without_data", 0),  # Else gRPC pings a silent call only twice.
-        ]
-        options += name_options(self._tls)
-        return aio_channel(self._address.target, self._in_use, options)
-
-
-def _service_config(limits: AnswerLimits) -> str:
-    """Returns gRPC's service config, with the largest answer of each method."""
-    methods = [
-        {
-            "name": [{"service": _SERVICE.removeprefix("/"), "method": method.name}],
-            "maxResponseMessageBytes": MAX_MESSAGE_BYTES
-            if method.server_streaming
-            else limits.text_bytes,
-        }
-        for method in DESCRIPTOR.services_by_name["ImageGenerationService"].methods
-    ]
-    return json.dumps({"methodConfig": methods})
-
-
-def _of_grpc(
-    error: ImagecallError, limits: AnswerLimits, stream: CheckedStream | None, *, tls: bool
-) -> ImagecallError:
-    """Returns the error for a status without details, which gRPC itself may have created."""
-    message = str(error)
-    match error.code:
-        case "UNAVAILABLE" if is_not_sent(message):
-            cause = cause_of(message, tls=tls)
-            text = f"the {BACKEND} is not reachable" + (f": {cause}" if cause else "")
-            return GenerationError("UPSTREAM_UNREACHABLE", text)
-        case "UNAVAILABLE" if is_lost(message):
-            text = f"the connection to the {BACKEND} was lost"
-            return GenerationError("UPSTREAM_DISCONNECTED", text, may_be_billed=True)
-        case "RESOURCE_EXHAUSTED" if _OWN_LIMIT in message:
-            return too_large_message() if stream else too_large_response(limits)
-        case "RESOURCE_EXHAUSTED" | "OUT_OF_RANGE" if _PAST_LIMIT.match(message):
-            return _past_limit(message, limits)
-    return error
-
-
-def _past_limit(message: str, limits: AnswerLimits) -> GenerationError:
-    """Returns the error for a request or an answer over a limit of the backend."""
-    if _OF_ANSWER.search(message):
-        text = f"the {BACKEND} cannot send its answer: {message}; raise its limit, or use a stream"
-        return GenerationError("UPSTREAM_ANSWER_TOO_LARGE", text, may_be_billed=True)
-    limit = limits.text_bytes + _OVERHEAD_BYTES
-    text = (
-        f"the request is too large for the {BACKEND}: {message}; "
-        f"raise the receive limit of that server to {limit:,} bytes, this one's largest request"
-    )
-    return GenerationError("UPSTREAM_TOO_LARGE", text)

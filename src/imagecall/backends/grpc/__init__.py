@@ -1,0 +1,1 @@
+"""Backend that calls another server of the schema."""
