@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections import Counter
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -13,8 +14,14 @@ from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.grpc.backend import GrpcBackend
 from imagecall.client import AsyncImageClient
 from imagecall.errors import GenerationError
+from imagecall.generation.backend import Part
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.v1.extra_field_pb2 import ExtraField
+from imagecall.v1.image_generation_service_pb2 import (
+    GenerateImageRequest,
+    GenerateImageResponse,
+    StreamImageRequest,
+)
 from imagecall.v1.image_generation_tool_pb2 import ImageGenerationTool, Tool
 from imagecall.v1.image_request_pb2 import ImageRequest
 from tests.doors.test_generation import serving
@@ -90,13 +97,32 @@ async def test_hundreds_of_calls_at_once_are_all_answered_through_a_server_befor
         assert await outcomes(client, count) == {"answered": count}
 
 
+class Held(EmbeddedBackend):
+    """Answers nothing before it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = asyncio.Event()
+
+    async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
+        await self.released.wait()
+        return await super().generate_image(request)
+
+    async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
+        await self.released.wait()
+        async for part in super().stream_image(request):
+            yield part
+
+
 @pytest.mark.parametrize("most", [1, 30])
 async def test_calls_past_the_limit_are_refused_with_a_time_to_retry(most: int) -> None:
-    admission = Admission(Limits(calls=most))
+    backend, ended = Held(), Counter[str]()
     async with (
-        serving(EmbeddedBackend(), admission) as address,
+        serving(backend, Admission(Limits(calls=most))) as address,
         one_connection(address) as client,
     ):
-        ended = await outcomes(client, MANY)
-    assert ended.keys() == {"answered", "TOO_MANY_CALLS"}
-    assert ended.total() == MANY
+        for next_one in asyncio.as_completed([outcome(client, n, False) for n in range(MANY)]):
+            ended[await next_one] += 1
+            if ended["TOO_MANY_CALLS"] == MANY - most:
+                backend.released.set()
+    assert ended == {"answered": most, "TOO_MANY_CALLS": MANY - most}
