@@ -14,7 +14,7 @@ from google.rpc.status_pb2 import Status
 from imagecall.conversion.converter import event_from_json
 from imagecall.generation.parts import in_parts
 from imagecall.generation.response import end_of, response_from_json
-from imagecall.v1.image_generation_service_pb2 import StreamImageResponse
+from imagecall.v1.image_generation_service_pb2 import StreamImageRequest, StreamImageResponse
 from imagecall.wire.chunks import RawChunk
 from tests.streams import PNG, Event, happy, item, message_of, response
 
@@ -92,7 +92,10 @@ def stream(
     found = events or happy(image)[:-1]
     parts = [message_of(p) for event in found for p in in_parts(event_from_json(json.dumps(event)))]
     end = end_of(
-        response_from_json(json.dumps(response(item(image)))), ending, False, lambda *_: True
+        response_from_json(json.dumps(response(item(image)))),
+        ending,
+        StreamImageRequest(),
+        lambda *_: True,
     )
     return [*parts, *(message_of(part) for part in in_parts(end))]
 

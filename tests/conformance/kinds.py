@@ -40,10 +40,12 @@ def each(change: Callable[[Any], object]) -> Faulty:
     return stream(changed)
 
 
-def done(change: Callable[[Any], object]) -> Faulty:
-    """Changes the event with the finished image."""
+def done(change: Callable[[Any], object], *, document: bool = True) -> Faulty:
+    """Changes the event with the finished image; leaves out a `document` that refers to it."""
 
     def changed(part: Any) -> None:
+        if not document and part.HasField("end"):
+            part.end.response.ClearField("document")
         item = part.event.output_item_done_event.item
         if part.event.WhichOneof("variant") == DONE and item.WhichOneof("variant") == (
             "output_image_generation_call"

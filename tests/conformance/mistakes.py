@@ -56,7 +56,7 @@ MISTAKES: dict[str, tuple[str, Faulty]] = {
     "doc_bad_json": ("json", plain(lambda answer: setattr(answer.response.document, "json", "{"))),
     "no_id": ("call-id", done_call(lambda call: call.ClearField("id"))),
     "no_status": ("call-status", done_call(lambda call: call.ClearField("status"))),
-    "no_index": ("output-index", done(changes.without_index)),
+    "no_index": ("output-index", done(changes.without_index, document=False)),
     "other_id": ("call-id", done_call(lambda call: setattr(call, "id", "ig_other"))),
     # Further ones: at least one for each rule.
     "empty_part": ("message-part", stream(lambda parts: [pb.StreamImageResponse(), *parts])),
@@ -76,7 +76,10 @@ MISTAKES: dict[str, tuple[str, Faulty]] = {
     "bad_text": ("chunk-text", stream(changes.bad_text)),
     "doc_no_calls": ("document", plain(changes.document_without_calls)),
     "hang_after_end": ("status", Faulty(last=changes.hang)),
-    "other_index": ("output-index", done(lambda event: setattr(event, "output_index", 7))),
+    "other_index": (
+        "output-index",
+        done(lambda event: setattr(event, "output_index", 7), document=False),
+    ),
     "number": ("sequence-number", each(changes.other_number)),
     "number_gap": ("sequence-number", each(changes.gap_number)),
     "no_added_status": ("call-status", added(lambda call: call.ClearField("status"))),

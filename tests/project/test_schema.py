@@ -119,7 +119,10 @@ def test_every_field_of_every_convertible_message_occurs_in_some_case() -> None:
         document_pb2.Document,
     ):
         _reachable(root.DESCRIPTOR, wanted)
-    assert wanted - seen == set()
+    in_answers_only = {
+        f"imagecall.v1.DocumentCall.{name}" for name in ("call_index", "output_index")
+    }
+    assert wanted - seen == in_answers_only
 
 
 def _collect(message: object, seen: set[str]) -> None:

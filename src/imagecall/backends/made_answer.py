@@ -11,16 +11,19 @@ from imagecall.generation.composition import compose
 from imagecall.generation.image_answer import Made
 from imagecall.generation.offload import run_offloaded
 from imagecall.generation.parts import parts_with_image
-from imagecall.v1.image_generation_service_pb2 import GenerateImageResponse
+from imagecall.v1.image_generation_service_pb2 import (
+    GenerateImageRequest,
+    GenerateImageResponse,
+)
 
 _IMAGE_COPIES: Final = 2
 """Copies of an image while a whole response is composed."""
 
 
 async def whole_response(
-    answer: AsyncGenerator[Made, None], *, include_document: bool
+    answer: AsyncGenerator[Made, None], request: GenerateImageRequest
 ) -> GenerateImageResponse:
-    """Composes the response of an answer; closes the answer."""
+    """Composes the response of an answer to a request; closes the answer."""
     items, size = [], 0
     with MEMORY.get().part() as memory:
         async with aclosing(answer):
@@ -30,7 +33,7 @@ async def whole_response(
                     _put_image(made)
                     size += made.image_bytes
                 items.append(made.message)
-        return await run_offloaded(size, compose, items, include_document)
+        return await run_offloaded(size, compose, items, request)
 
 
 async def parts_of(

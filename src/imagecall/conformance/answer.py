@@ -40,7 +40,7 @@ class PlainAnswer:
     def fault(self) -> ImagecallError | None:
         """First fault of the answer."""
         try:
-            checked_response(GenerateImageResponse, self.message or b"", LIMITS)
+            checked_response(GenerateImageResponse, self.message or b"", LIMITS, calls_once=True)
         except ImagecallError as error:
             return error
         return None
@@ -61,7 +61,7 @@ class StreamAnswer:
     Attributes:
         name: phrase for the request.
         partial_images: number of partial images that the request asks for.
-        other_events: True if the request asks for the events of other items.
+        other_events: True if the request asks for the events of other items, and for the document.
         messages: serialized messages of the stream.
         error: failure of the call.
         has_status: True if a status followed the messages.
@@ -80,7 +80,7 @@ class StreamAnswer:
     @cached_property
     def fault(self) -> ImagecallError | None:
         """First fault of the answer."""
-        stream = CheckedStream(LIMITS)
+        stream = CheckedStream(LIMITS, calls_once=self.other_events)
         try:
             for message in self.messages:
                 stream.check(message)

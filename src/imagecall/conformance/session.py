@@ -126,7 +126,7 @@ class Session:
         if self._streams is None:
             self.spend(1)
             whole = StreamAnswer("StreamImage with partial images", 2, True)
-            flags = {"include_document": True, "include_other_events": True}
+            flags = dict.fromkeys(("include_document", "include_other_events", "calls_once"), True)
             await self._fill(whole, flags)
             self._streams = [whole]
             with suppress(Skipped):
@@ -140,7 +140,9 @@ class Session:
         """The answer to GenerateImage that rules share."""
         if self._plain is None:
             self.spend(1)
-            request = pb.GenerateImageRequest(request=self.request(), include_document=True)
+            request = pb.GenerateImageRequest(
+                request=self.request(), include_document=True, calls_once=True
+            )
             self._plain = PlainAnswer("GenerateImage")
             try:
                 self._plain.message = await self.unary(PLAIN, request.SerializeToString())

@@ -31,6 +31,14 @@ from imagecall.v1.document_kind_pb2 import DocumentKind
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 
+PlacedCall: TypeAlias = tuple[ImageGenerationCall, Apart]
+"""Call, and its images that are set apart."""
+
+Elsewhere: TypeAlias = Mapping[str, PlacedCall]
+"""Calls of a document that are not in the document, by their pointers."""
+
+_NOWHERE: Final[Elsewhere] = {}
+
 Kind: TypeAlias = Literal["request", "response", "event", "batch_request", "batch_response"]
 
 _PREFIX: Final = "DOCUMENT_KIND_"
@@ -190,33 +198,30 @@ def document_to_json(document: Document, *, max_bytes: int = MAX_BYTES) -> bytes
     The inverse of `document_from_json`. Items that are in the JSON already are checked. Raises
     ConversionError, also if the pointer of an item is not a position for items, or is not null.
     """
-    return join(document_pieces(document, max_bytes=max_bytes), max_bytes)
+    return whole_document(document, max_bytes=max_bytes)
 
 
-def document_pieces(
-    document: Document, apart: Apart = NOTHING_APART, *, max_bytes: int = MAX_BYTES
-) -> list[Piece]:
-    """Pieces of the text that `document_to_json` writes, for a document and the images beside it.
-
-    `max_bytes` limits the document's JSON without the items. Raises ConversionError.
-    """
-    data, edited = _put_back(document, apart, max_bytes)
-    return check_depth_of(join_member_pieces(edited) if edited else [data])
+def whole_document(
+    document: Document, elsewhere: Elsewhere = _NOWHERE, *, max_bytes: int = MAX_BYTES
+) -> bytes:
+    """Writes a document as `document_to_json` does, with items of which some are elsewhere."""
+    data, edited = _put_back(document, NOTHING_APART, max_bytes, elsewhere)
+    return join(check_depth_of(join_member_pieces(edited) if edited else [data]), max_bytes)
 
 
 def document_members(
-    document: Document, apart: Apart = NOTHING_APART
+    document: Document, apart: Apart = NOTHING_APART, elsewhere: Elsewhere = _NOWHERE
 ) -> dict[str, Sequence[Piece]]:
     """Pieces of each value of a document's object, by key. Checks no limit of the whole text.
 
     Raises ConversionError.
     """
-    data, edited = _put_back(document, apart, sys.maxsize)
+    data, edited = _put_back(document, apart, sys.maxsize, elsewhere)
     return dict(edited) or {key: [raw] for key, raw in members(data).items()}
 
 
 def _put_back(
-    document: Document, apart: Apart, max_bytes: int
+    document: Document, apart: Apart, max_bytes: int, elsewhere: Elsewhere
 ) -> tuple[bytes, dict[str, list[Piece]]]:
     """Returns a document's JSON, and the pieces of each of its values by key, if it has items."""
     refuse_unknown_fields(document, "")
@@ -227,7 +232,13 @@ def _put_back(
     for index, call in enumerate(document.calls):
         take_turn()
         refuse_unknown_fields(call, call.pointer)
-        calls[call.pointer] = call.call, under(apart, f"calls[{index}].call")
+        if call.pointer in elsewhere:
+            calls[call.pointer] = elsewhere[call.pointer]
+        elif call.HasField("call_index") or call.HasField("output_index"):
+            message = "the call is elsewhere in the answer of which the document is a part"
+            raise ConversionError("NOT_CANONICAL", call.pointer, message)
+        else:
+            calls[call.pointer] = call.call, under(apart, f"calls[{index}].call")
     items: list[_PlacedItem] = []
 
     def put_back(

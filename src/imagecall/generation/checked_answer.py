@@ -9,12 +9,12 @@ or the event, the expected value and the value found.
 """
 
 from codecs import getincrementaldecoder
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-from imagecall.conversion.converter import event_to_json, to_json
-from imagecall.conversion.document import document_to_json
+from imagecall.conversion.converter import event_to_json, from_json, to_json
+from imagecall.conversion.document import PlacedCall, whole_document
 from imagecall.conversion.view import view
 from imagecall.errors import (
     ConversionError,
@@ -25,8 +25,10 @@ from imagecall.errors import (
 )
 from imagecall.formats import MAX_PROLOG_BYTES, MEDIA_TYPES
 from imagecall.generation.assembly import Reassembly, StreamItem, read_part
+from imagecall.generation.calls_once import OUTPUT, elsewhere
 from imagecall.generation.chunked_fields import image_fields
-from imagecall.generation.response import OUTPUT, WithResponse, ending_of, response_to_json
+from imagecall.generation.response import WithResponse, ending_of, response_to_json
+from imagecall.json.pieces import NOTHING_APART
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
     StreamEnd,
@@ -42,6 +44,9 @@ MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """Largest message of a stream that a client with default options accepts."""
 
 BACKEND: Final = "gRPC backend"
+_ANY_CALL: Final = from_json('{"type":"image_generation_call"}')
+"""Stands for a call that an event had, of which the JSON is checked already."""
+
 _COMPLETED: Final = "completed"
 _DONE: Final = "output_item_done_event"
 
@@ -63,10 +68,12 @@ def _faults() -> Iterator[None]:
 
 
 class CheckedStream:
-    """Answer to StreamImage, checked while it arrives."""
+    """Answer to StreamImage, checked while it arrives; `calls_once` is that of the request."""
 
-    def __init__(self, limits: AnswerLimits) -> None:
+    def __init__(self, limits: AnswerLimits, *, calls_once: bool = False) -> None:
         self._limits = limits
+        self._calls_once = calls_once
+        self._sent: dict[int, PlacedCall] = {}
         self._texts = _Texts(limits.text_bytes)
         self._stream = Reassembly(lambda: _Value(limits, self._texts), _image_of)
         self._has_image = False
@@ -112,7 +119,8 @@ class CheckedStream:
                 self._has_events or item.HasField("response")
             ):
                 raise damaged("StreamEnd.response is not set, and no event came", "response")
-            _check_response(item.response, f"{name}.response", self._limits)
+            sent = self._sent if self._calls_once else None
+            _check_response(item.response, f"{name}.response", self._limits, sent)
             return
         self._has_events = True
         if not _is_newer(item):
@@ -121,6 +129,8 @@ class CheckedStream:
             if item.WhichOneof("variant") == _DONE:
                 event = getattr(item, _DONE)
                 self._has_image |= event.HasField("item") and _has_image(event.item)
+                if event.HasField("item") and event.HasField("output_index"):
+                    self._sent[event.output_index] = _ANY_CALL, NOTHING_APART
 
     def _settled(self, end: StreamEnd, serialized: bytes) -> bytes:
         """Returns the end with its ending, where the backend left the ending unset."""
@@ -134,9 +144,12 @@ class CheckedStream:
 
 
 def checked_response(
-    kind: type[WithResponse], serialized: bytes, limits: AnswerLimits
+    kind: type[WithResponse], serialized: bytes, limits: AnswerLimits, *, calls_once: bool = False
 ) -> WithResponse:
-    """Reads an answer to a unary method, such as GenerateImage. Raises GenerationError."""
+    """Reads an answer to a unary method, such as GenerateImage. Raises GenerationError.
+
+    `calls_once` is that of the request.
+    """
     name = kind.DESCRIPTOR.name
     if len(serialized) > limits.text_bytes:
         raise too_large_response(limits)
@@ -148,7 +161,7 @@ def checked_response(
         short.CopyFrom(answer)
         for place in image_fields(short):
             place.value = b""
-        _check_response(short.response, "response", limits)
+        _check_response(short.response, "response", limits, {} if calls_once else None)
     answer.response.status = _status_of(answer.response, False, "ImageResponse.status")
     return answer
 
@@ -168,8 +181,17 @@ def too_large_message(size: int | None = None) -> GenerationError:
     return damaged_answer(text, BACKEND, "message-size")
 
 
-def _check_response(response: ImageResponse, name: str, limits: AnswerLimits) -> None:
-    """Raises ConversionError unless all of a response can be written as JSON."""
+def _check_response(
+    response: ImageResponse,
+    name: str,
+    limits: AnswerLimits,
+    sent: Mapping[int, PlacedCall] | None,
+) -> None:
+    """Raises ConversionError unless all of a response can be written as JSON.
+
+    `sent` has the calls that the events before had, by their output_index. None: the document has
+    all its calls itself.
+    """
     response.DiscardUnknownFields()
     with _writing(name):
         response_to_json(response)
@@ -179,7 +201,8 @@ def _check_response(response: ImageResponse, name: str, limits: AnswerLimits) ->
     if not response.HasField("document"):
         return
     with _writing(f"{name}.document"):
-        document_to_json(response.document, max_bytes=limits.text_bytes)
+        found = {} if sent is None else elsewhere(response, sent=sent)
+        whole_document(response.document, found, max_bytes=limits.text_bytes)
     lifted = sum(call.pointer.startswith(OUTPUT) for call in response.document.calls)
     if lifted < len(response.calls):
         count = f"{lifted} calls of the output, and {name}.calls has {len(response.calls)}"

@@ -5,12 +5,14 @@ from typing import Any, Final
 
 from imagecall.conversion.converter import CALLS, EVENTS, to_json
 from imagecall.generation.assembly import StreamItem
+from imagecall.generation.calls_once import OUTPUT, leave_out_calls
 from imagecall.generation.response import ENDINGS, response_to_json
 from imagecall.json.text import join_elements, join_members, members, parse, quote
 from imagecall.v1.document_kind_pb2 import DocumentKind
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
+    GenerateImageRequest,
     GenerateImageResponse,
     StreamEnd,
     StreamEnding,
@@ -23,7 +25,7 @@ _STATUSES: Final = {number: tag.removeprefix("response.") for tag, number in END
 _COMPLETED: Final = _STATUSES[StreamEnding.STREAM_ENDING_COMPLETED]
 
 
-def compose(stream: Sequence[StreamItem], include_document: bool) -> GenerateImageResponse:
+def compose(stream: Sequence[StreamItem], request: GenerateImageRequest) -> GenerateImageResponse:
     """Composes the whole answer of a stream's end and of the final items in the stream's events.
 
     A response whose status is not final gets the status of the stream's ending; without an ending
@@ -37,10 +39,12 @@ def compose(stream: Sequence[StreamItem], include_document: bool) -> GenerateIma
     response.CopyFrom(end.response)
     if response.status in _UNFINISHED:
         response.status = _STATUSES.get(end.ending, _COMPLETED)
-    if include_document and not _has_output(response.document):
+    if request.include_document and not _has_output(response.document):
         response.document.CopyFrom(_document(response, items))
     del response.calls[:]
     response.calls.extend(item for item in items if not CALLS.chosen(item).option.fallback)
+    if request.calls_once:
+        leave_out_calls(response)
     return answer
 
 
@@ -71,7 +75,7 @@ def _document(response: ImageResponse, items: Sequence[ImageGenerationCall]) -> 
             output.append(to_json(item))
         else:
             output.append(b"null")
-            document.calls.add(pointer=f"/output/{index}", call=item)
+            document.calls.add(pointer=f"{OUTPUT}{index}", call=item)
     keys |= {"output": join_elements(output), "status": quote(response.status)}
     document.json = join_members({"object": b'"response"'} | keys).decode()
     return document

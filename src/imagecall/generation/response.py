@@ -1,11 +1,12 @@
 """Converts a response object of the API to an ImageResponse and a Document, and back."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from imagecall.conversion.document import document_from_json
 from imagecall.conversion.fields import key_of, spellings
 from imagecall.conversion.plan import object_plan
+from imagecall.generation.calls_once import output_calls
 from imagecall.generation.words import put_words, words_of
 from imagecall.json.large_strings import NO_SPANS
 from imagecall.json.pieces import Piece, join
@@ -14,11 +15,15 @@ from imagecall.turns import take_turn
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
+    CancelImageResponseRequest,
     CancelImageResponseResponse,
+    GenerateImageRequest,
     GenerateImageResponse,
+    GetImageResponseRequest,
     GetImageResponseResponse,
     StreamEnd,
     StreamEnding,
+    StreamImageRequest,
 )
 from imagecall.v1.image_response_pb2 import ImageResponse
 
@@ -32,8 +37,10 @@ WithResponse = TypeVar(
 )
 """Answer that is one message with a response."""
 
-OUTPUT: Final = "/output/"
-"""Prefix of the JSON Pointers of the calls of a response."""
+ForResponse: TypeAlias = (
+    GenerateImageRequest | StreamImageRequest | GetImageResponseRequest | CancelImageResponseRequest
+)
+"""Request with include_document and calls_once."""
 
 _MESSAGE: Final = b'"message"'
 
@@ -49,11 +56,9 @@ class ReadResponse(NamedTuple):
     response: ImageResponse
     document: Document
 
-    def calls(self) -> Iterator[tuple[int, ImageGenerationCall]]:
-        """Yields each call of the response's output, with its index there."""
-        for call in self.document.calls:
-            if call.pointer.startswith(OUTPUT):
-                yield int(call.pointer.removeprefix(OUTPUT)), call.call
+    def calls(self) -> list[ImageGenerationCall]:
+        """Returns the calls of the response's output."""
+        return [place.call for _, place in output_calls(self.document)]
 
 
 def response_from_json(text: bytes | str, *, max_bytes: int = MAX_BYTES) -> ReadResponse:
@@ -92,31 +97,34 @@ Delivered: TypeAlias = Callable[[int, ImageGenerationCall], bool]
 def end_of(
     read: ReadResponse,
     ending: int,
-    include_document: bool,
+    request: StreamImageRequest,
     delivered: Delivered = lambda index, call: False,
 ) -> StreamEnd:
-    """End of a stream whose last event has a response."""
+    """End of a stream whose last event has a response, which is used up."""
     end = StreamEnd(ending=ending)  # type: ignore[arg-type]  # a number of StreamEnding
-    _fill(end.response, read, include_document, delivered)
+    _fill(end.response, read, request, delivered)
     return end
 
 
-def whole_of(kind: type[WithResponse], read: ReadResponse, include_document: bool) -> WithResponse:
-    """Answer that is one response."""
+def whole_of(kind: type[WithResponse], read: ReadResponse, request: ForResponse) -> WithResponse:
+    """Answer that is one response, which is used up."""
     answer = kind()
-    _fill(answer.response, read, include_document, lambda index, call: False)
+    _fill(answer.response, read, request, lambda index, call: False)
     return answer
 
 
 def _fill(
-    response: ImageResponse, read: ReadResponse, include_document: bool, delivered: Delivered
+    response: ImageResponse, read: ReadResponse, request: ForResponse, delivered: Delivered
 ) -> None:
     response.CopyFrom(read.response)
-    for index, call in read.calls():
-        if not delivered(index, call):
-            response.calls.add().CopyFrom(call)
+    for index, place in output_calls(read.document):
+        if not delivered(index, place.call):
+            response.calls.add().CopyFrom(place.call)
             take_turn()
-    if include_document:
+            if request.calls_once:
+                place.ClearField("call")
+                place.call_index = len(response.calls) - 1
+    if request.include_document:
         response.document.CopyFrom(read.document)
 
 

@@ -58,7 +58,7 @@ class ImageService(ABC):
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
         """Generates images and returns them when all are done."""
         answer = self._answer(request.request)
-        return await whole_response(answer, include_document=request.include_document)
+        return await whole_response(answer, request)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         """Generates images and yields the events of the generation."""

@@ -1319,7 +1319,23 @@ class DocumentCall(betterproto.Message):
     """JSON Pointer (RFC 6901) of the place, such as "/output/0"."""
 
     call: "ImageGenerationCall" = betterproto.message_field(2)
-    """The call, as the variant that belongs to its place."""
+    """
+    The call, as the variant that belongs to its place. Not set where one of the
+     fields below is.
+    """
+
+    call_index: Optional[int] = betterproto.uint32_field(3, optional=True)
+    """
+    Index in ImageResponse.calls, if the call is there instead. Only in an answer
+     whose request has calls_once.
+    """
+
+    output_index: Optional[int] = betterproto.uint32_field(4, optional=True)
+    """
+    The output_index of an OutputItemDoneEvent, if its item is the call. Of several
+     such events, the last. Only in an answer to StreamImage whose request has
+     calls_once.
+    """
 
 
 @dataclass(eq=False, repr=False)
@@ -2406,6 +2422,13 @@ class GenerateImageRequest(betterproto.Message):
      include_document; a gRPC backend may ignore it.
     """
 
+    calls_once: bool = betterproto.bool_field(3)
+    """
+    True to get each call once: a call of ImageResponse.calls is not in the document
+     too. See DocumentCall. The HTTP door always sets calls_once; a gRPC backend may
+     ignore it.
+    """
+
 
 @dataclass(eq=False, repr=False)
 class GenerateImageResponse(betterproto.Message):
@@ -2428,8 +2451,8 @@ class StreamImageRequest(betterproto.Message):
     include_document: bool = betterproto.bool_field(2)
     """
     True to get the whole response too, as a Document in the StreamEnd. Its images
-     are then sent twice. The HTTP door always sets include_document; a gRPC backend
-     may ignore it.
+     are then sent twice, unless calls_once is set. The HTTP door always sets
+     include_document; a gRPC backend may ignore it.
     """
 
     include_other_events: bool = betterproto.bool_field(3)
@@ -2439,6 +2462,13 @@ class StreamImageRequest(betterproto.Message):
      that ends the API's stream is not among these events: StreamEnd replaces that
      event. The HTTP door always sets include_other_events; a gRPC backend may
      ignore it.
+    """
+
+    calls_once: bool = betterproto.bool_field(4)
+    """
+    True to get each call once: a call of an OutputItemDoneEvent, or of
+     ImageResponse.calls, is not in the document too. See DocumentCall. The HTTP door
+     always sets calls_once; a gRPC backend may ignore it.
     """
 
 
@@ -2527,6 +2557,9 @@ class GetImageResponseRequest(betterproto.Message):
      none.
     """
 
+    calls_once: bool = betterproto.bool_field(4)
+    """True to get each call once, as in GenerateImageRequest."""
+
 
 @dataclass(eq=False, repr=False)
 class GetImageResponseResponse(betterproto.Message):
@@ -2551,6 +2584,9 @@ class CancelImageResponseRequest(betterproto.Message):
     True to get the whole response too, as a Document. The HTTP door always sets
      include_document; a gRPC backend may ignore it.
     """
+
+    calls_once: bool = betterproto.bool_field(3)
+    """True to get each call once, as in GenerateImageRequest."""
 
 
 @dataclass(eq=False, repr=False)

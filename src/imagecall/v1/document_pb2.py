@@ -27,7 +27,7 @@ from imagecall.v1 import image_generation_call_pb2 as imagecall_dot_v1_dot_image
 from imagecall.v1 import options_pb2 as imagecall_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bimagecall/v1/document.proto\x12\x0cimagecall.v1\x1a imagecall/v1/document_kind.proto\x1a(imagecall/v1/image_generation_call.proto\x1a\x1aimagecall/v1/options.proto\"s\n\x08\x44ocument\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.imagecall.v1.DocumentKind\x12\x12\n\x04json\x18\x02 \x01(\tB\x04\xd8\xe3\x18\x02\x12)\n\x05\x63\x61lls\x18\x03 \x03(\x0b\x32\x1a.imagecall.v1.DocumentCall\"P\n\x0c\x44ocumentCall\x12\x0f\n\x07pointer\x18\x01 \x01(\t\x12/\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32!.imagecall.v1.ImageGenerationCallBy\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1\xa2\x02\x03IVX\xaa\x02\x0cImagecall.V1\xca\x02\x0cImagecall\\V1\xe2\x02\x18Imagecall\\V1\\GPBMetadata\xea\x02\rImagecall::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bimagecall/v1/document.proto\x12\x0cimagecall.v1\x1a imagecall/v1/document_kind.proto\x1a(imagecall/v1/image_generation_call.proto\x1a\x1aimagecall/v1/options.proto\"s\n\x08\x44ocument\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.imagecall.v1.DocumentKind\x12\x12\n\x04json\x18\x02 \x01(\tB\x04\xd8\xe3\x18\x02\x12)\n\x05\x63\x61lls\x18\x03 \x03(\x0b\x32\x1a.imagecall.v1.DocumentCall\"\xa4\x01\n\x0c\x44ocumentCall\x12\x0f\n\x07pointer\x18\x01 \x01(\t\x12/\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32!.imagecall.v1.ImageGenerationCall\x12\x17\n\ncall_index\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x0coutput_index\x18\x04 \x01(\rH\x01\x88\x01\x01\x42\r\n\x0b_call_indexB\x0f\n\r_output_indexBy\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1\xa2\x02\x03IVX\xaa\x02\x0cImagecall.V1\xca\x02\x0cImagecall\\V1\xe2\x02\x18Imagecall\\V1\\GPBMetadata\xea\x02\rImagecall::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,6 +39,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DOCUMENT'].fields_by_name['json']._serialized_options = b'\330\343\030\002'
   _globals['_DOCUMENT']._serialized_start=149
   _globals['_DOCUMENT']._serialized_end=264
-  _globals['_DOCUMENTCALL']._serialized_start=266
-  _globals['_DOCUMENTCALL']._serialized_end=346
+  _globals['_DOCUMENTCALL']._serialized_start=267
+  _globals['_DOCUMENTCALL']._serialized_end=431
 # @@protoc_insertion_point(module_scope)

@@ -71,22 +71,44 @@ class DocumentCall(_message.Message):
 
     POINTER_FIELD_NUMBER: _builtins.int
     CALL_FIELD_NUMBER: _builtins.int
+    CALL_INDEX_FIELD_NUMBER: _builtins.int
+    OUTPUT_INDEX_FIELD_NUMBER: _builtins.int
     pointer: _builtins.str
     """JSON Pointer (RFC 6901) of the place, such as "/output/0"."""
+    call_index: _builtins.int
+    """Index in ImageResponse.calls, if the call is there instead. Only in an answer
+    whose request has calls_once.
+    """
+    output_index: _builtins.int
+    """The output_index of an OutputItemDoneEvent, if its item is the call. Of several
+    such events, the last. Only in an answer to StreamImage whose request has
+    calls_once.
+    """
     @_builtins.property
     def call(self) -> _image_generation_call_pb2.ImageGenerationCall:
-        """The call, as the variant that belongs to its place."""
+        """The call, as the variant that belongs to its place. Not set where one of the
+        fields below is.
+        """
 
     def __init__(
         self,
         *,
         pointer: _builtins.str = ...,
         call: _image_generation_call_pb2.ImageGenerationCall | None = ...,
+        call_index: _builtins.int | None = ...,
+        output_index: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_call_index", b"_call_index", "_output_index", b"_output_index", "call", b"call", "call_index", b"call_index", "output_index", b"output_index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "pointer", b"pointer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_call_index", b"_call_index", "_output_index", b"_output_index", "call", b"call", "call_index", b"call_index", "output_index", b"output_index", "pointer", b"pointer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__call_index: _TypeAlias = _typing.Literal["call_index"]  # noqa: Y015
+    _WhichOneofArgType__call_index: _TypeAlias = _typing.Literal["_call_index", b"_call_index"]  # noqa: Y015
+    _WhichOneofReturnType__output_index: _TypeAlias = _typing.Literal["output_index"]  # noqa: Y015
+    _WhichOneofArgType__output_index: _TypeAlias = _typing.Literal["_output_index", b"_output_index"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__call_index) -> _WhichOneofReturnType__call_index | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__output_index) -> _WhichOneofReturnType__output_index | None: ...
 
 Global___DocumentCall: _TypeAlias = DocumentCall  # noqa: Y015

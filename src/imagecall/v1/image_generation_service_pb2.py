@@ -29,7 +29,7 @@ from imagecall.v1 import options_pb2 as imagecall_dot_v1_dot_options__pb2
 from imagecall.v1 import stream_event_pb2 as imagecall_dot_v1_dot_stream__event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+imagecall/v1/image_generation_service.proto\x12\x0cimagecall.v1\x1a\x18imagecall/v1/chunk.proto\x1a imagecall/v1/image_request.proto\x1a!imagecall/v1/image_response.proto\x1a\x1aimagecall/v1/options.proto\x1a\x1fimagecall/v1/stream_event.proto\"]\n\x14GenerateImageRequest\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.imagecall.v1.ImageRequest\x12\x18\n\x10include_document\x18\x02 \x01(\x08\"F\n\x15GenerateImageResponse\x12-\n\x08response\x18\x01 \x01(\x0b\x32\x1b.imagecall.v1.ImageResponse\"y\n\x12StreamImageRequest\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.imagecall.v1.ImageRequest\x12\x18\n\x10include_document\x18\x02 \x01(\x08\x12\x1c\n\x14include_other_events\x18\x03 \x01(\x08\"\x97\x01\n\x13StreamImageResponse\x12$\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x13.imagecall.v1.ChunkH\x00\x12*\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x19.imagecall.v1.StreamEventH\x00\x12&\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x17.imagecall.v1.StreamEndH\x00\x42\x06\n\x04part\"~\n\tStreamEnd\x12*\n\x06\x65nding\x18\x01 \x01(\x0e\x32\x1a.imagecall.v1.StreamEnding\x12-\n\x08response\x18\x02 \x01(\x0b\x32\x1b.imagecall.v1.ImageResponse\x12\x16\n\x0emissing_events\x18\x03 \x01(\x05\"P\n\x17GetImageResponseRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x18\n\x10include_document\x18\x02 \x01(\x08\x12\x0f\n\x07include\x18\x03 \x03(\t\"I\n\x18GetImageResponseResponse\x12-\n\x08response\x18\x01 \x01(\x0b\x32\x1b.imagecall.v1.ImageResponse\"B\n\x1a\x43\x61ncelImageResponseRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x18\n\x10include_document\x18\x02 \x01(\x08\"L\n\x1b\x43\x61ncelImageResponseResponse\x12-\n\x08response\x18\x01 \x01(\x0b\x32\x1b.imagecall.v1.ImageResponse\"(\n\x1a\x44\x65leteImageResponseRequest\x12\n\n\x02id\x18\x01 \x01(\t\":\n\x1b\x44\x65leteImageResponseResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\x08*\x9c\x02\n\x0cStreamEnding\x12\x1d\n\x19STREAM_ENDING_UNSPECIFIED\x10\x00\x12\x33\n\x17STREAM_ENDING_COMPLETED\x10\x01\x1a\x16\xc2\xe3\x18\x12response.completed\x12\x35\n\x18STREAM_ENDING_INCOMPLETE\x10\x02\x1a\x17\xc2\xe3\x18\x13response.incomplete\x12-\n\x14STREAM_ENDING_FAILED\x10\x03\x1a\x13\xc2\xe3\x18\x0fresponse.failed\x12\x33\n\x17STREAM_ENDING_CANCELLED\x10\x04\x1a\x16\xc2\xe3\x18\x12response.cancelled\x12\x1d\n\x19STREAM_ENDING_UNANNOUNCED\x10\x05\x32\x92\x04\n\x16ImageGenerationService\x12X\n\rGenerateImage\x12\".imagecall.v1.GenerateImageRequest\x1a#.imagecall.v1.GenerateImageResponse\x12T\n\x0bStreamImage\x12 .imagecall.v1.StreamImageRequest\x1a!.imagecall.v1.StreamImageResponse0\x01\x12\x66\n\x10GetImageResponse\x12%.imagecall.v1.GetImageResponseRequest\x1a&.imagecall.v1.GetImageResponseResponse\"\x03\x90\x02\x01\x12o\n\x13\x43\x61ncelImageResponse\x12(.imagecall.v1.CancelImageResponseRequest\x1a).imagecall.v1.CancelImageResponseResponse\"\x03\x90\x02\x02\x12o\n\x13\x44\x65leteImageResponse\x12(.imagecall.v1.DeleteImageResponseRequest\x1a).imagecall.v1.DeleteImageResponseResponse\"\x03\x90\x02\x02\x42y\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1\xa2\x02\x03IVX\xaa\x02\x0cImagecall.V1\xca\x02\x0cImagecall\\V1\xe2\x02\x18Imagecall\\V1\\GPBMetadata\xea\x02\rImagecall::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+imagecall/v1/image_generation_service.proto\x12\x0cimagecall.v1\x1a\x18imagecall/v1/chunk.proto\x1a imagecall/v1/image_request.proto\x1a!imagecall/v1/image_response.proto\x1a\x1aimagecall/v1/options.proto\x1a\x1fimagecall/v1/stream_event.proto\"q\n\x14GenerateImageRequest\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.imagecall.v1.ImageRequest\x12\x18\n\x10include_document\x18\x02 \x01(\x08\x12\x12\n\ncalls_once\x18\x03 \x01(\x08\"F\n\x15GenerateImageResponse\x12-\n\x08response\x18\x01 \x01(\x0b\x32\x1b.imagecall.v1.ImageResponse\"\x8d\x01\n\x12StreamImageRequest\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.imagecall.v1.ImageRequest\x12\x18\n\x10include_document\x18\x02 \x01(\x08\x12\x1c\n\x14include_other_events\x18\x03 \x01(\x08\x12\x12\n\ncalls_once\x18\x04 \x01(\x08\"\x97\x01\n\x13StreamImageResponse\x12$\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x13.imagecall.v1.ChunkH\x00\x12*\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x19.imagecall.v1.StreamEventH\x00\x12&\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x17.imagecall.v1.StreamEndH\x00\x42\x06\n\x04part\"~\n\tStreamEnd\x12*\n\x06\x65nding\x18\x01 \x01(\x0e\x32\x1a.imagecall.v1.StreamEnding\x12-\n\x08response\x18\x02 \x01(\x0b\x32\x1b.imagecall.v1.ImageResponse\x12\x16\n\x0emissing_events\x18\x03 \x01(\x05\"d\n\x17GetImageResponseRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x18\n\x10include_document\x18\x02 \x01(\x08\x12\x0f\n\x07include\x18\x03 \x03(\t\x12\x12\n\ncalls_once\x18\x04 \x01(\x08\"I\n\x18GetImageResponseResponse\x12-\n\x08response\x18\x01 \x01(\x0b\x32\x1b.imagecall.v1.ImageResponse\"V\n\x1a\x43\x61ncelImageResponseRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x18\n\x10include_document\x18\x02 \x01(\x08\x12\x12\n\ncalls_once\x18\x03 \x01(\x08\"L\n\x1b\x43\x61ncelImageResponseResponse\x12-\n\x08response\x18\x01 \x01(\x0b\x32\x1b.imagecall.v1.ImageResponse\"(\n\x1a\x44\x65leteImageResponseRequest\x12\n\n\x02id\x18\x01 \x01(\t\":\n\x1b\x44\x65leteImageResponseResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\x08*\x9c\x02\n\x0cStreamEnding\x12\x1d\n\x19STREAM_ENDING_UNSPECIFIED\x10\x00\x12\x33\n\x17STREAM_ENDING_COMPLETED\x10\x01\x1a\x16\xc2\xe3\x18\x12response.completed\x12\x35\n\x18STREAM_ENDING_INCOMPLETE\x10\x02\x1a\x17\xc2\xe3\x18\x13response.incomplete\x12-\n\x14STREAM_ENDING_FAILED\x10\x03\x1a\x13\xc2\xe3\x18\x0fresponse.failed\x12\x33\n\x17STREAM_ENDING_CANCELLED\x10\x04\x1a\x16\xc2\xe3\x18\x12response.cancelled\x12\x1d\n\x19STREAM_ENDING_UNANNOUNCED\x10\x05\x32\x92\x04\n\x16ImageGenerationService\x12X\n\rGenerateImage\x12\".imagecall.v1.GenerateImageRequest\x1a#.imagecall.v1.GenerateImageResponse\x12T\n\x0bStreamImage\x12 .imagecall.v1.StreamImageRequest\x1a!.imagecall.v1.StreamImageResponse0\x01\x12\x66\n\x10GetImageResponse\x12%.imagecall.v1.GetImageResponseRequest\x1a&.imagecall.v1.GetImageResponseResponse\"\x03\x90\x02\x01\x12o\n\x13\x43\x61ncelImageResponse\x12(.imagecall.v1.CancelImageResponseRequest\x1a).imagecall.v1.CancelImageResponseResponse\"\x03\x90\x02\x02\x12o\n\x13\x44\x65leteImageResponse\x12(.imagecall.v1.DeleteImageResponseRequest\x1a).imagecall.v1.DeleteImageResponseResponse\"\x03\x90\x02\x02\x42y\n\x0cimagecall.v1P\x01Z\x18imagecall/v1;imagecallv1\xa2\x02\x03IVX\xaa\x02\x0cImagecall.V1\xca\x02\x0cImagecall\\V1\xe2\x02\x18Imagecall\\V1\\GPBMetadata\xea\x02\rImagecall::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,30 +51,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMAGEGENERATIONSERVICE'].methods_by_name['CancelImageResponse']._serialized_options = b'\220\002\002'
   _globals['_IMAGEGENERATIONSERVICE'].methods_by_name['DeleteImageResponse']._loaded_options = None
   _globals['_IMAGEGENERATIONSERVICE'].methods_by_name['DeleteImageResponse']._serialized_options = b'\220\002\002'
-  _globals['_STREAMENDING']._serialized_start=1195
-  _globals['_STREAMENDING']._serialized_end=1479
+  _globals['_STREAMENDING']._serialized_start=1276
+  _globals['_STREAMENDING']._serialized_end=1560
   _globals['_GENERATEIMAGEREQUEST']._serialized_start=217
-  _globals['_GENERATEIMAGEREQUEST']._serialized_end=310
-  _globals['_GENERATEIMAGERESPONSE']._serialized_start=312
-  _globals['_GENERATEIMAGERESPONSE']._serialized_end=382
-  _globals['_STREAMIMAGEREQUEST']._serialized_start=384
-  _globals['_STREAMIMAGEREQUEST']._serialized_end=505
-  _globals['_STREAMIMAGERESPONSE']._serialized_start=508
-  _globals['_STREAMIMAGERESPONSE']._serialized_end=659
-  _globals['_STREAMEND']._serialized_start=661
-  _globals['_STREAMEND']._serialized_end=787
-  _globals['_GETIMAGERESPONSEREQUEST']._serialized_start=789
-  _globals['_GETIMAGERESPONSEREQUEST']._serialized_end=869
-  _globals['_GETIMAGERESPONSERESPONSE']._serialized_start=871
-  _globals['_GETIMAGERESPONSERESPONSE']._serialized_end=944
-  _globals['_CANCELIMAGERESPONSEREQUEST']._serialized_start=946
-  _globals['_CANCELIMAGERESPONSEREQUEST']._serialized_end=1012
-  _globals['_CANCELIMAGERESPONSERESPONSE']._serialized_start=1014
-  _globals['_CANCELIMAGERESPONSERESPONSE']._serialized_end=1090
-  _globals['_DELETEIMAGERESPONSEREQUEST']._serialized_start=1092
-  _globals['_DELETEIMAGERESPONSEREQUEST']._serialized_end=1132
-  _globals['_DELETEIMAGERESPONSERESPONSE']._serialized_start=1134
-  _globals['_DELETEIMAGERESPONSERESPONSE']._serialized_end=1192
-  _globals['_IMAGEGENERATIONSERVICE']._serialized_start=1482
-  _globals['_IMAGEGENERATIONSERVICE']._serialized_end=2012
+  _globals['_GENERATEIMAGEREQUEST']._serialized_end=330
+  _globals['_GENERATEIMAGERESPONSE']._serialized_start=332
+  _globals['_GENERATEIMAGERESPONSE']._serialized_end=402
+  _globals['_STREAMIMAGEREQUEST']._serialized_start=405
+  _globals['_STREAMIMAGEREQUEST']._serialized_end=546
+  _globals['_STREAMIMAGERESPONSE']._serialized_start=549
+  _globals['_STREAMIMAGERESPONSE']._serialized_end=700
+  _globals['_STREAMEND']._serialized_start=702
+  _globals['_STREAMEND']._serialized_end=828
+  _globals['_GETIMAGERESPONSEREQUEST']._serialized_start=830
+  _globals['_GETIMAGERESPONSEREQUEST']._serialized_end=930
+  _globals['_GETIMAGERESPONSERESPONSE']._serialized_start=932
+  _globals['_GETIMAGERESPONSERESPONSE']._serialized_end=1005
+  _globals['_CANCELIMAGERESPONSEREQUEST']._serialized_start=1007
+  _globals['_CANCELIMAGERESPONSEREQUEST']._serialized_end=1093
+  _globals['_CANCELIMAGERESPONSERESPONSE']._serialized_start=1095
+  _globals['_CANCELIMAGERESPONSERESPONSE']._serialized_end=1171
+  _globals['_DELETEIMAGERESPONSEREQUEST']._serialized_start=1173
+  _globals['_DELETEIMAGERESPONSEREQUEST']._serialized_end=1213
+  _globals['_DELETEIMAGERESPONSERESPONSE']._serialized_start=1215
+  _globals['_DELETEIMAGERESPONSERESPONSE']._serialized_end=1273
+  _globals['_IMAGEGENERATIONSERVICE']._serialized_start=1563
+  _globals['_IMAGEGENERATIONSERVICE']._serialized_end=2093
 # @@protoc_insertion_point(module_scope)

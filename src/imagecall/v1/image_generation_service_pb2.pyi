@@ -83,9 +83,15 @@ class GenerateImageRequest(_message.Message):
 
     REQUEST_FIELD_NUMBER: _builtins.int
     INCLUDE_DOCUMENT_FIELD_NUMBER: _builtins.int
+    CALLS_ONCE_FIELD_NUMBER: _builtins.int
     include_document: _builtins.bool
     """True to get the whole response too, as a Document. The HTTP door always sets
     include_document; a gRPC backend may ignore it.
+    """
+    calls_once: _builtins.bool
+    """True to get each call once: a call of ImageResponse.calls is not in the document
+    too. See DocumentCall. The HTTP door always sets calls_once; a gRPC backend may
+    ignore it.
     """
     @_builtins.property
     def request(self) -> _image_request_pb2.ImageRequest:
@@ -96,10 +102,11 @@ class GenerateImageRequest(_message.Message):
         *,
         request: _image_request_pb2.ImageRequest | None = ...,
         include_document: _builtins.bool = ...,
+        calls_once: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_document", b"include_document", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls_once", b"calls_once", "include_document", b"include_document", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -138,10 +145,11 @@ class StreamImageRequest(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     INCLUDE_DOCUMENT_FIELD_NUMBER: _builtins.int
     INCLUDE_OTHER_EVENTS_FIELD_NUMBER: _builtins.int
+    CALLS_ONCE_FIELD_NUMBER: _builtins.int
     include_document: _builtins.bool
     """True to get the whole response too, as a Document in the StreamEnd. Its images
-    are then sent twice. The HTTP door always sets include_document; a gRPC backend
-    may ignore it.
+    are then sent twice, unless calls_once is set. The HTTP door always sets
+    include_document; a gRPC backend may ignore it.
     """
     include_other_events: _builtins.bool
     """True to get the events that concern no image generation call too, each as an
@@ -149,6 +157,11 @@ class StreamImageRequest(_message.Message):
     that ends the API's stream is not among these events: StreamEnd replaces that
     event. The HTTP door always sets include_other_events; a gRPC backend may
     ignore it.
+    """
+    calls_once: _builtins.bool
+    """True to get each call once: a call of an OutputItemDoneEvent, or of
+    ImageResponse.calls, is not in the document too. See DocumentCall. The HTTP door
+    always sets calls_once; a gRPC backend may ignore it.
     """
     @_builtins.property
     def request(self) -> _image_request_pb2.ImageRequest:
@@ -162,10 +175,11 @@ class StreamImageRequest(_message.Message):
         request: _image_request_pb2.ImageRequest | None = ...,
         include_document: _builtins.bool = ...,
         include_other_events: _builtins.bool = ...,
+        calls_once: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_document", b"include_document", "include_other_events", b"include_other_events", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls_once", b"calls_once", "include_document", b"include_document", "include_other_events", b"include_other_events", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -279,6 +293,7 @@ class GetImageResponseRequest(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     INCLUDE_DOCUMENT_FIELD_NUMBER: _builtins.int
     INCLUDE_FIELD_NUMBER: _builtins.int
+    CALLS_ONCE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifier of the response: ImageResponse.id. 1 to 1,024 letters, digits and
     characters of "-_=+:~"; others are INVALID_ARGUMENT (UNSUPPORTED).
@@ -287,6 +302,8 @@ class GetImageResponseRequest(_message.Message):
     """True to get the whole response too, as a Document. The HTTP door always sets
     include_document; a gRPC backend may ignore it.
     """
+    calls_once: _builtins.bool
+    """True to get each call once, as in GenerateImageRequest."""
     @_builtins.property
     def include(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Further parts of the response that the API is asked for, in the words of that
@@ -300,10 +317,11 @@ class GetImageResponseRequest(_message.Message):
         id: _builtins.str = ...,
         include_document: _builtins.bool = ...,
         include: _abc.Iterable[_builtins.str] | None = ...,
+        calls_once: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "include", b"include", "include_document", b"include_document"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls_once", b"calls_once", "id", b"id", "include", b"include", "include_document", b"include_document"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -343,21 +361,25 @@ class CancelImageResponseRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     INCLUDE_DOCUMENT_FIELD_NUMBER: _builtins.int
+    CALLS_ONCE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifier of the response, as that of GetImageResponseRequest."""
     include_document: _builtins.bool
     """True to get the whole response too, as a Document. The HTTP door always sets
     include_document; a gRPC backend may ignore it.
     """
+    calls_once: _builtins.bool
+    """True to get each call once, as in GenerateImageRequest."""
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         include_document: _builtins.bool = ...,
+        calls_once: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "include_document", b"include_document"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls_once", b"calls_once", "id", b"id", "include_document", b"include_document"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

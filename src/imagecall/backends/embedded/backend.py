@@ -21,6 +21,7 @@ from imagecall.backends.embedded.test_card.card import Card, draw
 from imagecall.backends.embedded.test_card.padding import pad
 from imagecall.errors import ConversionError, damaged_answer, pointer_to
 from imagecall.generation.backend import Part
+from imagecall.generation.calls_once import leave_out_sent
 from imagecall.generation.chunked_fields import image_fields
 from imagecall.generation.fairness import fair_turn
 from imagecall.generation.offload import run_offloaded
@@ -81,7 +82,7 @@ class EmbeddedBackend:
         if order.faults.ending == "cut":
             raise damaged_answer("it ends in the middle")
         picture = await self._picture(order, 1.0) if order.has_image else None
-        return await run_offloaded(order.size, _response, order, picture, request.include_document)
+        return await run_offloaded(order.size, _response, order, picture, request)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         order = await self._order(request.request)
@@ -103,7 +104,7 @@ class EmbeddedBackend:
         if request.include_other_events:
             async for part in _others(order, answer.message()):
                 yield part
-        end = await run_offloaded(order.size, _end, answer, request.include_document)
+        end = await run_offloaded(order.size, _end, answer, request)
         async for part in _with_picture(end, final):
             yield part
 
@@ -176,9 +177,9 @@ def _drawn(card: Card, sharpness: float, size: int | None) -> Picture:
 
 
 def _response(
-    order: Order, picture: Picture | None, include_document: bool
+    order: Order, picture: Picture | None, request: GenerateImageRequest
 ) -> GenerateImageResponse:
-    whole = whole_of(GenerateImageResponse, Answer(order).response(), include_document)
+    whole = whole_of(GenerateImageResponse, Answer(order).response(), request)
     if picture is not None:
         for place in image_fields(whole):
             take_turn()
@@ -186,8 +187,11 @@ def _response(
     return whole
 
 
-def _end(answer: Answer, include_document: bool) -> StreamEnd:
-    return end_of(answer.response(), answer.ending, include_document, _delivered)
+def _end(answer: Answer, request: StreamImageRequest) -> StreamEnd:
+    read = answer.response()
+    if request.calls_once:
+        leave_out_sent(read.document, _delivered)
+    return end_of(read, answer.ending, request, _delivered)
 
 
 async def _others(order: Order, events: Iterator[StreamEvent]) -> AsyncGenerator[Part, None]:

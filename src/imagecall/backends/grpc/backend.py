@@ -30,7 +30,7 @@ from imagecall.generation.checked_answer import (
     checked_response,
 )
 from imagecall.generation.offload import run_offloaded
-from imagecall.generation.response import WithResponse
+from imagecall.generation.response import ForResponse, WithResponse
 from imagecall.generation.stored_responses import (
     OfStored,
     checked_id,
@@ -107,13 +107,14 @@ class GrpcBackend:
         self._channels = Channels(address, tls, self._limits)
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
-        return await self._unary(request, partial(self._response, GenerateImageResponse))
+        return await self._unary(request, partial(self._response, GenerateImageResponse, request))
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         method: Any = self._channels.next().unary_stream(
             f"{_SERVICE}/StreamImage", request_serializer=StreamImageRequest.SerializeToString
         )
-        stream, answer = CheckedStream(self._limits), MaskedStream(self._secrets)
+        stream = CheckedStream(self._limits, calls_once=request.calls_once)
+        answer = MaskedStream(self._secrets)
         with self._observed("StreamImage") as observed, self._failures(stream):
             call = method(request, **self._options(observed))
             try:
@@ -130,12 +131,16 @@ class GrpcBackend:
     async def get_image_response(
         self, request: GetImageResponseRequest
     ) -> GetImageResponseResponse:
-        return await self._stored(request, partial(self._response, GetImageResponseResponse))
+        return await self._stored(
+            request, partial(self._response, GetImageResponseResponse, request)
+        )
 
     async def cancel_image_response(
         self, request: CancelImageResponseRequest
     ) -> CancelImageResponseResponse:
-        return await self._stored(request, partial(self._response, CancelImageResponseResponse))
+        return await self._stored(
+            request, partial(self._response, CancelImageResponseResponse, request)
+        )
 
     async def delete_image_response(
         self, request: DeleteImageResponseRequest
@@ -213,8 +218,10 @@ class GrpcBackend:
     def _metadata(self, metadata: Any) -> Metadata:
         return tuple((name, masked(value, self._secrets)) for name, value in passed_on(metadata))
 
-    def _response(self, kind: type[WithResponse], serialized: bytes) -> WithResponse:
-        response = checked_response(kind, serialized, self._limits)
+    def _response(
+        self, kind: type[WithResponse], request: ForResponse, serialized: bytes
+    ) -> WithResponse:
+        response = checked_response(kind, serialized, self._limits, calls_once=request.calls_once)
         if has_secret(serialized, self._secrets):
             return masked_message(response, self._secrets)
         return response

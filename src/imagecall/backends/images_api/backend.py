@@ -81,7 +81,7 @@ class ImagesBackend:
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
         answer = self._answer(request.request, streams=False)
-        return await whole_response(answer, include_document=request.include_document)
+        return await whole_response(answer, request)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
         answer = self._answer(request.request, streams=True)

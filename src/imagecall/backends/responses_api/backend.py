@@ -95,9 +95,7 @@ class HttpBackend:
             start = await received.beginning()
             if begins_json(start):
                 read = await self._response(received, start, answer.headers)
-                return await offloaded(
-                    whole_of, GenerateImageResponse, read, request.include_document
-                )
+                return await offloaded(whole_of, GenerateImageResponse, read, request)
             return await self._composed(received, start, request)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
@@ -107,7 +105,7 @@ class HttpBackend:
             if begins_json(start):
                 read = await self._response(received, start, answer.headers)
                 ending = ending_of(read.response)
-                end = await offloaded(end_of, read, ending, request.include_document)
+                end = await offloaded(end_of, read, ending, request)
                 for part in in_parts(end):
                     yield part
                 return
@@ -145,7 +143,7 @@ class HttpBackend:
     ) -> WithResponse:
         async with self._of_stored(request, query) as (answer, received):
             read = await self._response(received, await received.beginning(), answer.headers)
-            return await offloaded(whole_of, kind, read, request.include_document)
+            return await offloaded(whole_of, kind, read, request)
 
     @asynccontextmanager
     async def _of_stored(
@@ -193,7 +191,7 @@ class HttpBackend:
         async with aclosing(self._parts(body, start, stream_request, self._api.max_bytes)) as parts:
             held = counted(parts, size_of_part, COPIES)
             items = [item async for item in reassemble(held, self._api.max_bytes)]
-        return await offloaded(compose, items, request.include_document)
+        return await offloaded(compose, items, request)
 
     async def _response(self, body: Body, start: bytes, headers: Mapping[str, str]) -> ReadResponse:
         """Reads a whole answer. Raises GenerationError, also for an error sent with status 200."""

@@ -4,6 +4,7 @@ The id identifies an item. Some APIs use another id in the response at the end, 
 several items; the index in the output identifies the items of these.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable
 from typing import Final, TypeAlias
@@ -12,6 +13,8 @@ from imagecall.conversion.converter import CALLS, EVENTS
 from imagecall.conversion.view import view
 from imagecall.errors import quoted
 from imagecall.generation.chunked_fields import image_fields, text_fields
+from imagecall.turns import take_turn
+from imagecall.v1.chunk_pb2 import ChunkEnd
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.stream_event_pb2 import StreamEvent
 
@@ -31,6 +34,7 @@ class Items:
         self._final: list[Key] = []
         self._empty: set[str] = set()
         self._awaited: dict[Key, str] = {}
+        self._digests: dict[int, bytes] = {}
 
     @property
     def open(self) -> list[str]:
@@ -47,8 +51,8 @@ class Items:
         """Number of final items."""
         return len(self._final)
 
-    def note(self, event: StreamEvent) -> None:
-        """Updates the items with an event."""
+    def note(self, event: StreamEvent, streamed: ChunkEnd | None = None) -> None:
+        """Updates the items with an event, of which an image was streamed before."""
         variant = EVENTS.chosen(event)
         message = getattr(event, variant.name)
         if variant.option.fallback or "item" not in message.DESCRIPTOR.fields_by_name:
@@ -63,6 +67,8 @@ class Items:
                 for same in [other for other in keys if is_same(other, key)]:
                     del keys[same]
             self._note_result(message.item, key)
+            if key[0] is not None:
+                self._digests[key[0]] = _digest(message.item, streamed)
         elif not any(is_same(key, final) for final in self._final):
             self._open[key] = _called(name)
 
@@ -81,6 +87,10 @@ class Items:
         return bool(name and name not in self._empty) and any(
             name == final for _, final in self._final
         )
+
+    def is_sent(self, index: int, call: ImageGenerationCall) -> bool:
+        """True if the last final item at an index of the output was equal to this call."""
+        return self._digests.get(index) == _digest(call)
 
     def delivered(
         self, calls: list[ImageGenerationCall]
@@ -108,6 +118,21 @@ def _has_result(call: ImageGenerationCall) -> bool:
     return bool(image_fields(call)) or any(
         place.value for place in text_fields(call) if "result" in place.path
     )
+
+
+def _digest(call: ImageGenerationCall, streamed: ChunkEnd | None = None) -> bytes:
+    """Digest of an item, and of its images, of which one may have been streamed before."""
+    short, digest = ImageGenerationCall(), hashlib.sha256()
+    short.CopyFrom(call)
+    for place in image_fields(short):
+        image, place.value = place.value, b""
+        take_turn()
+        if streamed is not None and streamed.field.endswith(f".item.{place.path}"):
+            digest.update(streamed.sha256)
+        else:
+            digest.update(hashlib.sha256(image).digest())
+    digest.update(short.SerializeToString(deterministic=True))
+    return digest.digest()
 
 
 def _called(name: str | None) -> str:

@@ -61,7 +61,7 @@ class LargeStrings:
             read = response_of(text)
         except ConversionError:
             return Use.HOLD
-        for _, call in read.calls() if read else ():
+        for call in read.calls() if read else ():
             if any(place.value == marker.marker for place in image_fields(call)):
                 return Use.SKIP if self._items.has_id(call) else Use.HOLD
         return Use.HOLD

@@ -30,6 +30,7 @@ from imagecall.backends.secret_words import Secrets, without_secrets
 from imagecall.conversion.converter import EVENTS, event_from_json
 from imagecall.errors import ConversionError, GenerationError, damaged_answer, too_large_answer
 from imagecall.generation.backend import Part
+from imagecall.generation.calls_once import leave_out_sent
 from imagecall.generation.parts import in_parts
 from imagecall.generation.response import ENDINGS, ReadResponse, end_of
 from imagecall.generation.words import put_words
@@ -200,11 +201,14 @@ class ResponseStream:
         except ConversionError as error:
             raise self._damaged(f"{error.pointer or 'an event'}: {error}") from None
         path = fill(event, large)
-        self._items.note(event)
         if path:
             assert self._chunker is not None
-            yield self._chunker.finish(path)
+            last = self._chunker.finish(path)
             self._chunker = None
+            self._items.note(event, last.end)
+            yield last
+        else:
+            self._items.note(event)
         yield from in_parts(event, {path} if path else ())
 
     def _keep_response(self, event: Event) -> None:
@@ -221,12 +225,14 @@ class ResponseStream:
         if read is None:
             yield from self._end_without_response(event, ending)
             return
-        calls = [call for _, call in read.calls()]
+        calls = read.calls()
         if ending == _COMPLETED and not (calls or self._items.done):
             self._check_output(read)
         delivered = self._items.delivered(calls)
-        end = end_of(read, ending, self._request.include_document, delivered)
+        end = end_of(read, ending, self._request, delivered)
         fill_end(end, large)
+        if self._request.calls_once:
+            leave_out_sent(end.response.document, self._items.is_sent)
         yield from self._send(end)
 
     def _response_at_end(self, event: Event, ending: int) -> ReadResponse | None:

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from imagecall.conversion.converter import call_pieces
-from imagecall.conversion.document import document_members
+from imagecall.conversion.document import PlacedCall, document_members
 from imagecall.errors import ConversionError, GenerationError, ImagecallError, damaged_answer
+from imagecall.generation.calls_once import elsewhere
 from imagecall.generation.response import response_to_json
 from imagecall.generation.response_keys import final_keys
 from imagecall.json.pieces import (
@@ -85,14 +86,18 @@ def error_object(error: ImagecallError, status: int) -> dict[str, object]:
 
 
 def response_members(
-    response: ImageResponse, apart: Apart = NOTHING_APART
+    response: ImageResponse,
+    apart: Apart = NOTHING_APART,
+    sent: Mapping[int, PlacedCall] | None = None,
 ) -> dict[str, Sequence[Piece]]:
     """Returns the JSON pieces of each value of a response object, with the images set apart.
 
+    `sent` has the items of the OutputItemDoneEvents before the response, by their output_index.
     Raises ConversionError if the response does not convert to JSON.
     """
     if response.HasField("document"):
-        return document_members(response.document, under(apart, "document"))
+        found = elsewhere(response, apart, sent)
+        return document_members(response.document, under(apart, "document"), found)
     values: dict[str, Sequence[Piece]] = {
         key: [raw] for key, raw in members(response_to_json(response)).items()
     }

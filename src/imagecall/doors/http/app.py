@@ -198,7 +198,10 @@ class _Door:
         if not posted.stream:
             return await unless_gone(request, self._answer(posted.request, keys))
         stream_request = StreamImageRequest(
-            request=posted.request, include_document=True, include_other_events=True
+            request=posted.request,
+            include_document=True,
+            include_other_events=True,
+            calls_once=True,
         )
         arriving = self._calls.stream(stream_request)
         return StreamResponse(arriving, EventStream(keys), self._keepalive_seconds)
@@ -209,7 +212,9 @@ class _Door:
         return posted, response_keys(members(body), new_response_id())
 
     async def _answer(self, request: ImageRequest, keys: Mapping[str, bytes]) -> Response:
-        generate_request = GenerateImageRequest(request=request, include_document=True)
+        generate_request = GenerateImageRequest(
+            request=request, include_document=True, calls_once=True
+        )
         response = await self._calls.generate(generate_request)
         return WholeResponse(await offloaded(whole_answer, response, keys))
 

@@ -7,9 +7,11 @@ of an item whose id differs between its first and its last event: SDKs accept on
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, Final, NamedTuple, TypeGuard
 
 from imagecall.conversion.converter import EVENTS, event_pieces
+from imagecall.conversion.document import PlacedCall
 from imagecall.conversion.fields import spellings
 from imagecall.doors.http.answers import error_object, http_status_of, response_members
 from imagecall.doors.http.item_events import (
@@ -30,6 +32,7 @@ from imagecall.doors.http.output_items import (
 )
 from imagecall.errors import ConversionError, ImagecallError, damaged_answer, pointer_to
 from imagecall.generation.assembly import StreamItem
+from imagecall.generation.calls_once import elsewhere
 from imagecall.generation.response_keys import final_keys
 from imagecall.json.pieces import (
     NOTHING_APART,
@@ -77,6 +80,7 @@ class EventStream:
         self._number = 0
         self._id = b""
         self._items = OutputItems()
+        self._sent: dict[int, PlacedCall] = {}
 
     def size_of(self, arrived: Arrived) -> int:
         """Returns the number of bytes to format."""
@@ -194,6 +198,8 @@ class EventStream:
         if followed is None:
             followed = self._items.add(index, item.id, item.type)
         self._items.name(followed, item.id, item.type)
+        if not begins and variant_event.HasField(_INDEX):
+            self._sent[variant_event.output_index] = deepcopy(item.call), item.apart
         item.complete(followed.id)
         if begins and followed.added:
             return
@@ -214,18 +220,18 @@ class EventStream:
             yield from self._beginning()
         response = under(apart, "response")
         values: dict[str, Sequence[Piece]] = _in_pieces(final_keys(self._keys))
-        values |= response_members(end.response, response)
+        values |= response_members(end.response, response, self._sent)
         tag = _TYPES.get(end.ending, _COMPLETED)
         if self._id:
             values["id"] = [self._id]
         if end.ending not in _TYPES or values["status"] == [self._keys["status"]]:
             values["status"] = [quote(tag.removeprefix("response."))]
-        output = _of_document(end.response, response)
+        output = _of_document(end.response, response, self._sent)
         yield from self._missing(output or _of_calls(end.response, response), tag == _COMPLETED)
         if not output:
             finals = (item.final.pieces() for item in self._items if item.final is not None)
             values[_OUTPUT] = join_element_pieces(finals)
-        self._items = OutputItems()  # Frees the items' images while the end is sent.
+        self._items, self._sent = OutputItems(), {}  # Frees images while the end is sent.
         yield event(tag, response=join_member_pieces(values))
 
     def _missing(self, output: Sequence[Placed], completed: bool) -> Iterator[Event]:
@@ -248,13 +254,20 @@ def server_sent(tag: str, pieces: Iterable[Piece]) -> Sequence[Piece]:
     return [name + b"data: ", *map(_in_one_line, pieces), b"\n\n"]
 
 
-def _of_document(response: ImageResponse, apart: Apart) -> list[Placed]:
+def _of_document(
+    response: ImageResponse, apart: Apart, sent: Mapping[int, PlacedCall]
+) -> list[Placed]:
     """Returns the output items of a response's document; none without a document."""
     raws = members(response.document.json.encode()) if response.HasField("document") else {}
     output = raws.get(_OUTPUT, _NULL)
     calls = {
-        call.pointer: OutputItem(call.call, under(apart, f"document.calls[{number}].call"))
-        for number, call in enumerate(response.document.calls)
+        place.pointer: OutputItem(place.call, under(apart, f"document.calls[{number}].call"))
+        for number, place in enumerate(response.document.calls)
+        if place.HasField("call")
+    }
+    calls |= {
+        pointer: OutputItem(call, images)
+        for pointer, (call, images) in elsewhere(response, apart, sent).items()
     }
     placed: list[Placed] = []
     for index, raw in enumerate(elements(output) if output.startswith(b"[") else []):

@@ -47,7 +47,7 @@ class StoredDoor:
         """GET /v1/responses/{id}: returns a stored response."""
         await self._begin(request)
         asked = GetImageResponseRequest(
-            id=_id(request), include_document=True, include=_included(request)
+            id=_id(request), include_document=True, include=_included(request), calls_once=True
         )
         return await unless_gone(request, self._get(asked))
 
@@ -61,7 +61,7 @@ class StoredDoor:
         """
         await self._begin(request)
         _refuse_parameters(request)
-        asked = CancelImageResponseRequest(id=_id(request), include_document=True)
+        asked = CancelImageResponseRequest(id=_id(request), include_document=True, calls_once=True)
         answer = await self._calls.stored.cancel_image_response(asked)
         return await _whole(answer.response, asked.id)
 
