@@ -21,9 +21,10 @@ import platform
 import re
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,11 @@ import grpc
 import openai.types.responses.response_output_item as openai_items
 import pybase64
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
-from rounds import measured, print_row, time_of
+from rounds import measured, measured_calls, print_row, time_of
 
 import imagecall
+from imagecall.conversion.batch import CallStream
+from imagecall.json.text import MAX_BYTES
 from imagecall.server.allocator import keep_freed_memory
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
@@ -171,53 +174,90 @@ def in_new_process(*arguments: str) -> str:
 
 
 async def measure_server(count: int) -> None:
-    """Prints the items per second of ConvertCalls, and of ParseCall."""
-    program = Path(sys.executable).with_name("imagecall")
-    server = await asyncio.create_subprocess_exec(
-        program, "serve", "--grpc", "127.0.0.1:0", "--http", "off", stdout=asyncio.subprocess.PIPE
-    )
+    """Prints the items per second of ConvertCalls, and its ratios to ParseCall and to an echo."""
+    program = str(Path(sys.executable).with_name("imagecall"))
+    command = (program, "serve", "--grpc", "127.0.0.1:0", "--http", "off")
+    lines = [item(88) for _ in range(count)]
+    async with AsyncExitStack() as stack:
+        ours = await stack.enter_async_context(stub_of(*command))
+        echo = await stack.enter_async_context(stub_of(sys.executable, __file__, "--echo"))
+        for size in (1, 64, 256, 1024):
+            few = lines if size > 1 else lines[: count // 10]
+            rounds = await measured_calls(
+                {
+                    "ours": partial(convert_all, ours, few, size),
+                    "echo": partial(convert_all, echo, few, size),
+                    "ParseCall": partial(parse_all, ours, lines[: count // 10]),
+                },
+                0,
+            )
+            seconds, of_calls = rounds.seconds("ours"), rounds.ratio("ParseCall", "ours")
+            figures = {
+                "echo": rounds.ratio("echo", "ours"),
+                "ParseCall": of_calls.per(count / 10 / len(few)),
+            }
+            rate = f"{len(few) / seconds:,.0f} items/s"
+            print_row(f"ConvertCalls, {size} items a message", rate, figures)
+
+
+@asynccontextmanager
+async def stub_of(*command: str) -> AsyncIterator[Any]:
+    """Runs a server process; yields a stub."""
+    server = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert server.stdout
     address = (await server.stdout.readline()).decode().split()[-1]
-    lines = b"\n".join(item(88) for _ in range(count))
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub: Any = ConversionServiceStub(channel)
-        unary = await unary_rate(stub, lines.split(b"\n")[: count // 10])
-        for size in (1, 64, 256, 1024):
-            rate = await stream_rate(stub, lines if size > 1 else lines[: len(lines) // 10], size)
-            row = f"ConvertCalls, {size} items a message"
-            print_row(row, f"{rate:,.0f} items/s", {"of ParseCall": rate / unary})
-    server.terminate()
-    await server.wait()
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            yield ConversionServiceStub(channel)
+    finally:
+        server.terminate()
+        await server.wait()
 
 
-async def unary_rate(stub: Any, texts: list[bytes]) -> float:
-    """Returns the calls per second of ParseCall with 32 calls in progress."""
+async def serve_echo() -> None:
+    """Runs a bare server, which converts one message of each size and then repeats the answer."""
+    ready: dict[int, bytes] = {}
+
+    async def convert(requests: Any, context: Any) -> AsyncIterator[bytes]:
+        async for request in requests:
+            if len(request) not in ready:
+                message = pb.ConvertCallsRequest.FromString(request)
+                [ready[len(request)]] = CallStream(MAX_BYTES, sys.maxsize).answer(message)
+            yield ready[len(request)]
+
+    server = grpc.aio.server()
+    handler = grpc.stream_stream_rpc_method_handler(convert)
+    name = pb.DESCRIPTOR.services_by_name["ConversionService"].full_name
+    server.add_registered_method_handlers(name, {"ConvertCalls": handler})
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(f"listening grpc 127.0.0.1:{port}", flush=True)
+    await server.wait_for_termination()
+
+
+async def parse_all(stub: Any, texts: list[bytes]) -> None:
+    """Converts items by ParseCall, with 32 calls in progress."""
     pending = iter(texts)
 
     async def work() -> None:
         for text in pending:
             await stub.ParseCall(pb.ParseCallRequest(json=text))
 
-    start = time.perf_counter()
     await asyncio.gather(*(work() for _ in range(32)))
-    return len(texts) / (time.perf_counter() - start)
 
 
-async def stream_rate(stub: Any, lines: bytes, size: int) -> float:
-    """Returns the items per second of ConvertCalls, from JSON Lines to messages."""
-    texts = lines.split(b"\n")
+async def convert_all(stub: Any, texts: list[bytes], size: int) -> None:
+    """Converts items by ConvertCalls, with `size` items a message."""
 
     async def requests() -> AsyncIterator[pb.ConvertCallsRequest]:
         for start in range(0, len(texts), size):
             batch = [pb.Conversion(json=text) for text in texts[start : start + size]]
             yield pb.ConvertCallsRequest(conversions=batch)
 
-    start = time.perf_counter()
     count = 0
     async for answer in stub.ConvertCalls(requests()):
         count += sum(result.HasField("call") for result in answer.results)
     assert count == len(texts)
-    return count / (time.perf_counter() - start)
 
 
 def main() -> None:
@@ -226,9 +266,12 @@ def main() -> None:
     parser.add_argument("--times", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--memory", help=argparse.SUPPRESS)
+    parser.add_argument("--echo", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.keep:
         keep_freed_memory()
+    if options.echo:
+        return asyncio.run(serve_echo())
     if options.times:
         return measure_times(options.times)
     if options.memory:
@@ -249,7 +292,10 @@ def main() -> None:
         }
         print_row(f"{direction} 64 MB, peak memory", peaks.pop("ours"), peaks)
     count = 10_000 if options.quick else 100_000
-    print(f"\n{count:,} items of 88 B as JSON Lines, one client, both on these cores")
+    print(
+        f"\n{count:,} items of 88 B, one client, both on these cores: speed as a part of an echo's"
+    )
+    print("of ready messages, and of ParseCall's")
     asyncio.run(measure_server(count))
     return None
 

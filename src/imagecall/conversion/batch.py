@@ -9,7 +9,13 @@ from typing import Any, Final, TypeAlias
 
 from google.rpc import code_pb2
 
-from imagecall.conversion.converter import CALLS, Profile, call_pieces, read_call
+from imagecall.conversion.converter import (
+    CALLS,
+    Profile,
+    call_pieces,
+    read_call,
+    serialized_from_json,
+)
 from imagecall.conversion.document import document_from_json, document_to_json, kind_name
 from imagecall.errors import ConversionError
 from imagecall.json.pieces import NOTHING_APART, Apart, join
@@ -27,10 +33,14 @@ from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.wire.chunks import Assembly, RawChunk, split
 from imagecall.wire.cost import parsed
-from imagecall.wire.splice import attach_images, detach_images
+from imagecall.wire.splice import detach_images
+from imagecall.wire.varint import start_of, tag_of
 
-_OVERHEAD: Final = 64
-"""Most bytes of tags and lengths around a result in a message, and around its text or chunk."""
+_VARIANTS: Final = {tag_of(field): field.name for field in ImageGenerationCall.DESCRIPTOR.fields}
+"""Variants by the first byte of a serialized call, which is the tag of its only field."""
+
+_TAGS: Final = {field.name: tag_of(field) for field in ConversionResult.DESCRIPTOR.fields}
+_RESULTS: Final = tag_of(ConvertCallsResponse.DESCRIPTOR.fields_by_name["results"])
 
 _CHUNK: Final = "_chunk"
 _DOCUMENT: Final = "document"
@@ -65,17 +75,43 @@ def parse_call(
     count: Count = uncounted,
 ) -> Mapping[str, bytes]:
     """Runs `read_call` with the variant and profile of a request. Raises ConversionError."""
-    if profile not in _PROFILES:
-        message = f"{profile} is not a profile; choose one of {', '.join(ProfileNumber.keys())}"
-        raise ConversionError("UNKNOWN_PROFILE", "", message)
     named = variant or CALLS.default
     try:
-        images = read_call(target, json, named, _PROFILES[profile], max_bytes, apart)
+        images = read_call(target, json, named, _profile_of(profile), max_bytes, apart)
     except ConversionError as error:
-        count("parse", named if named in CALLS.variants else "unknown", error.reason)
+        _count_refusal(named, error, count)
         raise
     count("parse", _variant_of(target), "ok")
     return images
+
+
+def serialized_call(
+    json: str | bytes, variant: str, profile: int, max_bytes: int, count: Count = uncounted
+) -> bytes:
+    """Runs `serialized_from_json` as `parse_call` runs `read_call`. Raises ConversionError."""
+    named = variant or CALLS.default
+    try:
+        wire = serialized_from_json(
+            json, variant=named, profile=_profile_of(profile), max_bytes=max_bytes
+        )
+    except ConversionError as error:
+        _count_refusal(named, error, count)
+        raise
+    count("parse", _VARIANTS[wire[0]], "ok")
+    return wire
+
+
+def _profile_of(number: int) -> Profile:
+    """Returns the profile of a request. Raises ConversionError."""
+    if number not in _PROFILES:
+        message = f"{number} is not a profile; choose one of {', '.join(ProfileNumber.keys())}"
+        raise ConversionError("UNKNOWN_PROFILE", "", message)
+    return _PROFILES[number]
+
+
+def _count_refusal(variant: str, error: ConversionError, count: Count) -> None:
+    if error.reason != "UNKNOWN_PROFILE":
+        count("parse", variant if variant in CALLS.variants else "unknown", error.reason)
 
 
 def format_call(
@@ -156,10 +192,6 @@ def error_in_place(message: conversion_error_pb2.ConversionError) -> ConversionE
     return ConversionError(reason if message.reason else "", message.pointer, message.message, code)
 
 
-Sized: TypeAlias = tuple[ConversionResult, int]
-"""Result, and its size in bytes, at most `_OVERHEAD` too small."""
-
-
 class CallStream:
     """State of one stream of conversions: the count of items, and the chunks of the current one."""
 
@@ -176,25 +208,28 @@ class CallStream:
         """Bytes received of an item whose last chunk has not come."""
         return self._assembly.size if self._assembly else 0
 
-    def answer(self, request: ConvertCallsRequest) -> Iterator[ConvertCallsResponse]:
+    def answer(self, request: ConvertCallsRequest) -> Iterator[bytes]:
         """Yields the results for the items of a request, in messages that any client accepts.
+
+        A message is a serialized ConvertCallsResponse.
 
         Raises ConversionError: TOO_MANY_ITEMS; CHUNKS_DAMAGED if the chunks of an item are not in
         order, as it is then unknown which items the later chunks belong to.
         """
-        response, size = ConvertCallsResponse(), 0
+        results: list[bytes] = []
+        size = 0
         damage: ConversionError | None = None
         try:
-            for result, result_size in self._results(request.conversions):
-                if size and size + result_size > MESSAGE:
-                    yield response
-                    response, size = ConvertCallsResponse(), 0
-                response.results.append(result)
-                size += result_size + _OVERHEAD
+            for result in self._results(request.conversions):
+                if size and size + len(result) > MESSAGE:
+                    yield b"".join(results)
+                    results, size = [], 0
+                results.append(result)
+                size += len(result)
         except ConversionError as error:
             damage = error  # Raised after the results before it have been sent.
-        if size:
-            yield response
+        if results:
+            yield b"".join(results)
         if damage is not None:
             raise damage
 
@@ -203,7 +238,7 @@ class CallStream:
         if self._assembly is not None:
             self._assembly.check()
 
-    def _results(self, conversions: Iterable[Conversion]) -> Iterator[Sized]:
+    def _results(self, conversions: Iterable[Conversion]) -> Iterator[bytes]:
         for conversion in conversions:
             take_turn()
             kind = conversion.WhichOneof("input") or ""
@@ -218,8 +253,7 @@ class CallStream:
             try:
                 yield from self._convert(kind, conversion)
             except ConversionError as error:
-                result = ConversionResult(index=self._index, error=in_place(error))
-                yield result, result.ByteSize()
+                yield self._result("error", in_place(error).SerializeToString())
             self._index += 1
 
     def _add(self, kind: str, conversion: Conversion) -> bool:
@@ -238,51 +272,41 @@ class CallStream:
         assembly, self._assembly = self._assembly, None
         return assembly.whole() if assembly else b""
 
-    def _convert(self, kind: str, conversion: Conversion) -> Iterator[Sized]:
+    def _convert(self, kind: str, conversion: Conversion) -> Iterable[bytes]:
         value: Any = self._whole() if kind.endswith(_CHUNK) else kind and getattr(conversion, kind)
         match kind.removesuffix(_CHUNK):
             case "json" if conversion.document_kind:
-                return self._parse_document(value, conversion.document_kind)
+                kind_number = conversion.document_kind
+                document = parse_document(value, kind_number, self._max_bytes, self._count)
+                return self._results_of("document", document.SerializeToString())
             case "json":
-                return self._parse_call(value, conversion)
+                variant, profile = conversion.variant, conversion.profile
+                wire = serialized_call(value, variant, profile, self._max_bytes, self._count)
+                return self._results_of("call", wire)
             case "call" if isinstance(value, bytes):
-                return self._written(format_serialized(value, self._max_bytes, self._count))
+                json = format_serialized(value, self._max_bytes, self._count)
+                return self._results_of("json", json)
             case "call":
-                return self._written(
-                    format_call(value, NOTHING_APART, self._max_bytes, self._count)
-                )
-            case "document" if isinstance(value, bytes):
-                document = parsed(Document, value)
-                return self._written(format_document(document, self._max_bytes, self._count))
+                json = format_call(value, NOTHING_APART, self._max_bytes, self._count)
+                return self._results_of("json", json)
             case "document":
-                return self._written(format_document(value, self._max_bytes, self._count))
+                document = parsed(Document, value) if isinstance(value, bytes) else value
+                json = format_document(document, self._max_bytes, self._count)
+                return self._results_of("json", json)
         message = "the Conversion is empty: set json, call or document, or a chunk of one"
         raise ConversionError("EMPTY_ONEOF", "", message)
 
-    def _parse_call(self, json: str | bytes, conversion: Conversion) -> Iterator[Sized]:
-        result = ConversionResult(index=self._index)
-        apart = len(json) > MESSAGE
-        variant, profile = conversion.variant, conversion.profile
-        images = parse_call(
-            result.call, json, variant, profile, self._max_bytes, apart, self._count
+    def _results_of(self, name: str, data: bytes) -> Iterable[bytes]:
+        """Returns the results with the output of an item: one, or one for each chunk."""
+        if len(data) <= MESSAGE:
+            return (self._result(name, data),)
+        chunks = (chunk.SerializeToString() for chunk in split(data))
+        return (self._result(name + _CHUNK, chunk) for chunk in chunks)
+
+    def _result(self, name: str, data: bytes) -> bytes:
+        """Returns a result of the current item, as a field of a ConvertCallsResponse."""
+        index = start_of(_TAGS["index"], self._index) if self._index else b""
+        output = start_of(_TAGS[name], len(data))
+        return b"".join(
+            (start_of(_RESULTS, len(index) + len(output) + len(data)), index, output, data)
         )
-        if not images and (size := result.ByteSize()) <= MESSAGE:
-            return iter([(result, size)])
-        return self._chunks("call_chunk", attach_images(result.call, images))
-
-    def _parse_document(self, json: str | bytes, kind: int) -> Iterator[Sized]:
-        document = parse_document(json, kind, self._max_bytes, self._count)
-        result = ConversionResult(index=self._index, document=document)
-        if (size := result.ByteSize()) <= MESSAGE:
-            return iter([(result, size)])
-        return self._chunks("document_chunk", document.SerializeToString())
-
-    def _written(self, json: bytes) -> Iterator[Sized]:
-        if len(json) <= MESSAGE:
-            return iter([(ConversionResult(index=self._index, json=json.decode()), len(json))])
-        return self._chunks("json_chunk", json)
-
-    def _chunks(self, field: str, data: bytes) -> Iterator[Sized]:
-        for chunk in split(data):
-            answer: Any = {field: chunk}
-            yield ConversionResult(index=self._index, **answer), len(chunk.data)

@@ -125,7 +125,7 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
 
     async def ConvertCalls(
         self, request_iterator: AsyncIterator[pb.ConvertCallsRequest], context: Context
-    ) -> AsyncIterator[pb.ConvertCallsResponse]:
+    ) -> AsyncIterator[Any]:
         stream = CallStream(self._max_bytes, self._max_items, self._count)
         memory = MEMORY.get()
         async for request in request_iterator:
