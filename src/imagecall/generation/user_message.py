@@ -4,8 +4,9 @@
 images; `message_json` holds the message's form, with an empty string in place of each of them.
 """
 
-from base64 import b64encode
 from typing import Final
+
+from pybase64 import b64encode
 
 from imagecall.conversion.images import decode_base64
 from imagecall.conversion.objects import raw_value
@@ -13,6 +14,7 @@ from imagecall.errors import ConversionError, pointer_to
 from imagecall.formats import media_type
 from imagecall.json.diagnosis import MAX_DEPTH
 from imagecall.json.text import JsonValue, elements, join_elements, join_members, members, quote
+from imagecall.turns import take_turn
 from imagecall.v1.image_request_pb2 import ImageRequest, InputImage
 
 _PLACE: Final = b'""'
@@ -188,8 +190,12 @@ def _source(image: InputImage, pointer: str) -> bytes:
     """URL or file id of an image, as JSON text."""
     match image.WhichOneof("source"):
         case "image" if image.image:
-            declared = media_type(image.image) or _UNKNOWN_TYPE
-            return b'"data:%b;base64,%b"' % (declared.encode(), b64encode(image.image))
+            data = image.image
+            declared = media_type(data) or _UNKNOWN_TYPE
+            take_turn()
+            text = b64encode(data)
+            take_turn()
+            return b'"data:%b;base64,%b"' % (declared.encode(), text)
         case "url":
             return quote(image.url)
         case "file_id":

@@ -296,4 +296,5 @@ def elements(text: bytes) -> list[bytes]:
 
 def join_elements(raws: Iterable[bytes]) -> bytes:
     """Array that has these raw values: the inverse of `elements`."""
+    take_turn()
     return b"[" + b",".join(raws) + b"]"

@@ -5,7 +5,6 @@ engines take: "image" for one image, "image[]" for several, as OpenAI's SDKs sen
 a URL or a file_id is JSON, which OpenAI takes. OpenRouter has one method, with JSON only.
 """
 
-from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from io import BytesIO
@@ -13,6 +12,7 @@ from typing import Final, NamedTuple
 
 import aiohttp
 import msgspec
+from pybase64 import b64encode
 
 from imagecall.backends.http_api.connection import RequestBody
 from imagecall.backends.images_api.request import ImagesCall, Source
