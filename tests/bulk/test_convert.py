@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,56 @@ def test_a_killed_run_leaves_no_output_that_a_resumed_one_would_skip(tmp_path: P
         process.kill()
     process.wait()
     assert not (tmp_path / "out.binpb").exists()
+
+
+NOTHING_TO_CONVERT: dict[str, Callable[[Path], object]] = {
+    "missing": lambda path: None,
+    "folder": Path.mkdir,
+    "loop of links": lambda path: path.symlink_to(path),
+    "no permission": lambda path: path.touch(mode=0),
+    "compressed": lambda path: path.write_bytes(b"\x1f\x8b\x08" + bytes(20)),
+    "broken Parquet": lambda path: path.write_bytes(b"PAR1" + bytes(20) + b"PAR1"),
+    "broken lines": lambda path: path.write_bytes(lines(b"{", b"[]")),
+}
+"""Inputs of which nothing is converted, each with the function that makes it."""
+
+
+@pytest.mark.parametrize("target", ["jsonl", "binpb", "parquet"])
+@pytest.mark.parametrize("kind", NOTHING_TO_CONVERT)
+def test_an_input_that_gives_nothing_replaces_and_makes_no_output(
+    kind: str, target: str, tmp_path: Path
+) -> None:
+    if kind == "no permission" and os.geteuid() == 0:
+        pytest.skip("root may read every file")
+    source = tmp_path / ("in.parquet" if "Parquet" in kind else "in.jsonl")
+    NOTHING_TO_CONVERT[kind](source)
+    there, new = tmp_path / f"there.{target}", tmp_path / f"new/new.{target}"
+    there.write_bytes(b"from before")
+    for output in (there, new):
+        done = run("convert", "--lines", source, "-o", output)
+        assert done.code == 1
+        assert done.err
+    assert there.read_bytes() == b"from before"
+    assert not new.parent.exists()
+
+
+def test_an_input_without_records_gives_an_empty_output(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").touch()
+    (tmp_path / "out.binpb").write_bytes(b"from before")
+    assert run("convert", tmp_path / "in.jsonl", "-o", tmp_path / "out.binpb").code == 0
+    assert (tmp_path / "out.binpb").read_bytes() == b""
+
+
+def test_inputs_that_give_nothing_do_not_stop_the_others(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(lines(item("a")))
+    (tmp_path / "broken.jsonl").write_bytes(lines(b"{"))
+    names = [tmp_path / name for name in ("no.jsonl", "broken.jsonl", "in.jsonl")]
+    done = run("convert", *names, "-o", tmp_path / "out.jsonl")
+    assert (done.code, "1 converted, 2 refused" in done.err) == (3, True)
+    assert rows(tmp_path / "out.jsonl") == [item("a")]
+    (tmp_path / "out").mkdir()
+    assert run("convert", *names, "-o", tmp_path / "out").code == 3
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["in.binpb"]
 
 
 def test_broken_lines_are_listed_and_the_rest_goes_on(tmp_path: Path) -> None:

@@ -119,10 +119,28 @@ def convert(task: Task, inputs: Sequence[Input], jobs: int) -> Iterator[Output]:
     """
     outputs = in_order(task, task.batches(inputs), jobs)
     for path, of_path in groupby(outputs, lambda output: inputs[output.source].output):
-        with written(path) as file, _writer(file, task.target) as write:
-            for output in of_path:
-                write(output.content)
-                yield output
+        yield from _written(of_path, path, task.target)
+
+
+def _written(outputs: Iterator[Output], path: Path | None, target: Format) -> Iterator[Output]:
+    """Writes a file, and yields what was written.
+
+    No file is made, and none is replaced, if faults are all that there is.
+    """
+    is_faulty = False
+    for output in outputs:
+        if output.done:
+            outputs = chain([output], outputs)
+            break
+        is_faulty |= bool(output.faults)
+        yield output
+    else:
+        if is_faulty:
+            return
+    with written(path) as file, _writer(file, target) as write:
+        for output in outputs:
+            write(output.content)
+            yield output
 
 
 @contextmanager
