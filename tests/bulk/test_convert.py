@@ -308,6 +308,70 @@ def test_an_output_that_is_an_input_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "in.jsonl").read_bytes() == text
 
 
+@pytest.mark.parametrize(
+    ("command", "report"),
+    [
+        *itertools.product(["convert", "extract"], ["in.jsonl", "link", "hard link"]),
+        *itertools.product(["convert"], ["out.binpb", "link to out"]),
+    ],
+)
+def test_a_report_that_is_an_input_or_the_output_is_refused(
+    command: str, report: str, tmp_path: Path
+) -> None:
+    text = lines(item(), b"{")
+    (tmp_path / "in.jsonl").write_bytes(text)
+    (tmp_path / "link").symlink_to(tmp_path / "in.jsonl")
+    (tmp_path / "hard link").hardlink_to(tmp_path / "in.jsonl")
+    (tmp_path / "link to out").symlink_to(tmp_path / "out.binpb")
+    for source in ("in.jsonl", "."):
+        options = ("-o", "out.binpb", "--errors", report)
+        done = run_process(command, source, *options, cwd=tmp_path)
+        assert done.returncode == 1
+        assert b"would overwrite" in done.stderr
+        assert not (tmp_path / "out.binpb").exists()
+    assert (tmp_path / "in.jsonl").read_bytes() == text
+
+
+def test_standard_input_and_output_are_apart_from_the_report_and_each_other(
+    tmp_path: Path,
+) -> None:
+    text = lines(item(), b"{")
+    (tmp_path / "in.jsonl").write_bytes(text)
+    for arguments, message in (
+        (["--errors", "in.jsonl"], "would overwrite the input -"),
+        (["--errors", "out"], "would overwrite the output"),
+        (["-o", "in.jsonl"], "- is both input and output"),
+        (["in.jsonl", "-o", "-", "--errors", "out"], "would overwrite the output"),
+    ):
+        command = [*COMMAND, "convert", "--lines", "--to", "json", *arguments]
+        with (tmp_path / "in.jsonl").open() as given, (tmp_path / "out").open("w") as output:
+            done = subprocess.run(
+                command,
+                cwd=tmp_path,
+                stdin=given,
+                stdout=output,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        assert (done.returncode, message in done.stderr) == (1, True), done.stderr
+        assert (tmp_path / "in.jsonl").read_bytes() == text
+
+
+def test_files_of_a_folder_that_are_not_read_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.jsonl", ".hidden.csv", *(f"{n}.csv" for n in range(7))):
+        (folder / name).write_bytes(lines(item("a")))
+    named = ", ".join(str(folder / f"{n}.csv") for n in range(5))
+    left_out = f", 7 files left out by their extensions: {named}, ...\n"
+    assert run("convert", folder, "-o", tmp_path / "out.jsonl").err.endswith(left_out)
+    assert run("extract", folder, "-o", tmp_path / "images").err.endswith(left_out)
+    for name in ("a.jsonl", ".hidden.csv", "0.csv"):
+        done = run("convert", "--lines", folder / name, "-o", tmp_path / "out.jsonl")
+        assert (done.code, "left out" in done.err) == (0, False)
+
+
 def test_one_document_is_known_by_its_keys(tmp_path: Path) -> None:
     for value in DOCUMENTS:
         (tmp_path / "in.json").write_text(json.dumps(value))

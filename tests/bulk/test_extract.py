@@ -294,9 +294,16 @@ def test_without_an_image_no_folder_is_made(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("start", "word"),
-    [(b"\x1f\x8b\x08", "gunzip"), (b"PK\x03\x04", "ZIP"), (b"\xff\xfe{\0", "UTF-16")],
+    [
+        (b"\x1f\x8b\x08", "gunzip"),
+        (b"PK\x03\x04", "ZIP"),
+        (b"PAR1", "Parquet"),
+        (b"\xff\xfe{\0", "UTF-16"),
+    ],
 )
-def test_a_compressed_file_is_refused_in_words(start: bytes, word: str, tmp_path: Path) -> None:
+def test_a_file_of_another_format_is_refused_in_words(
+    start: bytes, word: str, tmp_path: Path
+) -> None:
     (tmp_path / "in").write_bytes(start + bytes(20))
     done = run("extract", tmp_path / "in", "-o", tmp_path / "out")
     assert done.code == 1

@@ -32,6 +32,7 @@ _FOREIGN: Final = {
     b"BZh": "bzip2 data: bunzip2 -c FILE | imagecall ...",
     b"\xfd7zXZ": "xz data: xz -dc FILE | imagecall ...",
     b"PK\x03\x04": "a ZIP archive: unzip -p FILE | imagecall ...",
+    b"PAR1": "Parquet: imagecall convert --from parquet --to json FILE | imagecall ...",
     b"\xff\xfe": "UTF-16: iconv -f UTF-16 -t UTF-8 FILE | imagecall ...",
     b"\xfe\xff": "UTF-16: iconv -f UTF-16 -t UTF-8 FILE | imagecall ...",
 }
