@@ -455,6 +455,26 @@ def test_parquet_that_cannot_be_read_or_written_is_a_sentence(
     assert message in done.err
 
 
+@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("files", [("in.jsonl", "-o", "out.parquet"), ("no.parquet",)])
+def test_without_pyarrow_a_run_for_parquet_ends_as_wrong_usage(
+    files: tuple[str, ...], jobs: str, tmp_path: Path
+) -> None:
+    (tmp_path / "in.jsonl").write_bytes(lines(item()))
+    program = (
+        "import sys\n"
+        "sys.modules['pyarrow'] = None\n"
+        "from imagecall.commands.main import main\n"
+        f"sys.exit(main(['convert', '--errors', 'report', '--jobs', '{jobs}', *{files!r}]))\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "the package pyarrow is not installed: pip install " in done.stderr
+    assert "[bulk]'" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
 def workers_of(pid: int) -> list[int]:
     """Processes of --jobs that a process has started."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

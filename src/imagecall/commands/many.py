@@ -30,6 +30,8 @@ def convert_many(options: argparse.Namespace) -> int:
     formats = {name: options.source or format_of(name) for name in named.names}
     target = options.target or _target(output, formats.values())
     _check_output(output, target)
+    if "parquet" in (target, *formats.values()):
+        import imagecall.bulk.parquet  # noqa: F401  # A missing package ends the run here.
     reading = Reading(options.kind, options.variant or CALLS.default, options.profile == "strict")
     task = Task(target, reading, options.lines, options.column)
     plan = _planned(named.files, output, _EXTENSION[target])
