@@ -9,7 +9,6 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 from imagecall.bulk.faults import Fault
 from imagecall.bulk.records import Batch, foreign, json_records
-from imagecall.errors import printable
 
 STANDARD_INPUT: Final = "-"
 
@@ -58,7 +57,7 @@ class Inputs(NamedTuple):
         if not self.left_out:
             return ""
         more = "" if len(self.left_out) <= _MAX_NAMED else ", ..."
-        names = printable(", ".join(self.left_out[:_MAX_NAMED]))
+        names = ", ".join(self.left_out[:_MAX_NAMED])
         return f", {len(self.left_out):,} files left out by their extensions: {names}{more}"
 
 

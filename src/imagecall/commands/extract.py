@@ -11,6 +11,7 @@ from imagecall.bulk.inputs import inputs, read_json
 from imagecall.bulk.kinds import RECORD_KINDS
 from imagecall.bulk.outputs import check_report
 from imagecall.commands.codes import EPILOG, exit_code
+from imagecall.commands.status_line import print_line
 from imagecall.errors import printable
 
 
@@ -71,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     named = inputs(options.files)
     if options.errors:
         check_report(options.errors, named.names, [])
-    with FaultLog(options.errors) as log:
+    with FaultLog(options.errors, print_line) as log:
         files = ImageFiles(options.output, options.name, options.force)
         extraction = Extraction(files, log, options.kind, options.partial_images)
         for name in named.names:
@@ -80,5 +81,5 @@ def run(options: argparse.Namespace) -> int:
                     print(printable(line))
         sys.stdout.flush()
         log.finish()
-        print(f"imagecall: {extraction.summary()}{named.summary()}", file=sys.stderr)
+        print_line(f"{extraction.summary()}{named.summary()}")
     return exit_code(extraction.written + extraction.present, extraction.refused)

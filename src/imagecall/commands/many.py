@@ -1,7 +1,6 @@
 """Conversion of many records, for the command line."""
 
 import argparse
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -14,6 +13,7 @@ from imagecall.bulk.outputs import check_apart, check_report, planned
 from imagecall.commands.codes import exit_code
 from imagecall.commands.one import is_shown
 from imagecall.commands.progress import Progress
+from imagecall.commands.status_line import print_line
 from imagecall.conversion.converter import CALLS
 
 _EXTENSION: Final[dict[Format, str]] = {
@@ -42,8 +42,8 @@ def convert_many(options: argparse.Namespace) -> int:
         for name, path in plan
         if not (options.skip_existing and path is not None and path.exists())
     ]
-    progress = Progress([each.name for each in work])
-    with FaultLog(options.errors) as log:
+    progress = Progress([each.name for each in work], is_hidden=output is None and is_shown())
+    with FaultLog(options.errors, progress.print) as log:
         try:
             for part in convert(task, work, options.jobs or 1):
                 log.add(work[part.source].name, part.faults)
@@ -51,8 +51,7 @@ def convert_many(options: argparse.Namespace) -> int:
         finally:
             progress.clear()
         log.finish()
-    summary = progress.summary(len(plan) - len(work)) + named.summary()
-    print(f"imagecall: {summary}", file=sys.stderr)
+    print_line(progress.summary(len(plan) - len(work)) + named.summary())
     return exit_code(progress.done + (not progress.refused), progress.refused)
 
 
