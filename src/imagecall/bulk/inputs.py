@@ -1,5 +1,7 @@
 """Files that are named on a command line: themselves, those in folders, or standard input."""
 
+import os
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -97,6 +99,17 @@ def opened(name: str) -> Iterator[BufferedReader]:
     file: BufferedReader = BufferedReader(raw, _BUFFER)
     with file:
         yield file
+
+
+def size_of(name: str) -> int | None:
+    """Bytes of a file, 0 if it is missing; None for standard input, a pipe or a device."""
+    if name == STANDARD_INPUT:
+        return None
+    try:
+        status = os.stat(name)
+    except OSError:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def head_of(stream: BufferedReader) -> bytes:

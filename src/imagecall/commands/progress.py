@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
+from imagecall.bulk.inputs import size_of
 from imagecall.commands.status_line import TerminalLine
 
 _SECONDS: Final = 0.2
@@ -23,7 +23,7 @@ class Progress(TerminalLine):
     def __init__(self, names: Sequence[str], is_hidden: bool) -> None:
         super().__init__(is_hidden)
         self.done = self.refused = 0
-        self._sizes = [_size(name) for name in names]
+        self._sizes = [size_of(name) or 0 for name in names]
         self._total = sum(self._sizes)
         self._source = self._read_bytes = 0
         self._start = time.monotonic()
@@ -58,11 +58,3 @@ class Progress(TerminalLine):
 
     def _seconds(self) -> float:
         return max(time.monotonic() - self._start, 0.001)
-
-
-def _size(name: str) -> int:
-    """Bytes of a file; 0 for standard input, a pipe, and what cannot be read."""
-    try:
-        return Path(name).stat().st_size
-    except OSError:
-        return 0
