@@ -85,7 +85,9 @@ def _in_order(
         most = _MAX_PENDING_BYTES - size if size <= _MAX_SENT_BYTES else 0
         yield from _finished(pending, workers, most)
         worker = min(workers, key=_Worker.load)
-        if _MIN_SENT_BYTES <= size <= _MAX_SENT_BYTES and worker.load() < _MAX_SENT_BATCHES:
+        if size > _MAX_SENT_BYTES:
+            yield task(batch)
+        elif size >= _MIN_SENT_BYTES and worker.load() < _MAX_SENT_BATCHES:
             pending.append(worker.send(batch))
         else:
             pending.append(_Work(size, [task(batch)]))

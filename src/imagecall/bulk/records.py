@@ -56,7 +56,8 @@ class Batch:
     Attributes:
         numbers: first line, or number in the file, of each record.
         texts: data of each record.
-        lines: whole lines, which `split` makes records of: a process receives them much faster.
+        lines: whole lines, each with its line feed, which `split` makes records of: a process
+            receives them much faster than records.
         first: number of the first of these lines.
         source: number of the file among the inputs.
         message: name of the message that each record becomes; "" for any.
@@ -81,7 +82,7 @@ class Batch:
         """Batch with the lines as records, but for blank ones; the batch itself without lines."""
         if not self.lines:
             return self
-        texts = self.lines.removesuffix(b"\n").split(b"\n")
+        texts = self.lines.split(b"\n")[:-1]
         numbers: Sequence[int] = range(self.first, self.first + len(texts))
         if not all(map(bytes.strip, texts)):
             numbers = [number for number, text in zip(numbers, texts, strict=True) if text.strip()]
@@ -170,19 +171,34 @@ def _line_batches(stream: BufferedReader) -> Iterator[Batch]:
         pieces = [*pieces, first] if size <= MAX_RECORD_BYTES else []
         if not line_feed:
             continue
-        faults = [too_large(number)] if size > MAX_RECORD_BYTES else []
         end = others.rfind(b"\n") + 1
-        lines = b"".join([*pieces, b"\n", others[:end]])
-        yield Batch(lines=lines, first=number, faults=faults)
+        if size <= _MAX_BATCH_BYTES:
+            yield Batch(lines=b"".join([*pieces, b"\n", others[:end]]), first=number)
+        else:  # A long line is no part of others, as `split` would copy it.
+            is_taken = size <= MAX_RECORD_BYTES
+            yield Batch([number], [_taken(pieces)]) if is_taken else _too_large(number)
+            yield Batch(lines=others[:end], first=number + 1)
+        number += 1 + others.count(b"\n")
         pieces, size = [others[end:]], len(others) - end
-        number += lines.count(b"\n")
+
+
+def _too_large(line: int) -> Batch:
+    return Batch(faults=[too_large(line)])
+
+
+def _taken(pieces: list[bytes]) -> bytes:
+    """Joins pieces, and removes them from their list: they may be large."""
+    data = b"".join(pieces)
+    pieces.clear()
+    return data
 
 
 def _lines(stream: BufferedReader) -> Iterator[Record | Fault]:
     """Yields the lines, without white space at their ends."""
     for batch in _line_batches(stream):
         yield from batch.faults
-        for number, text in enumerate(batch.lines.removesuffix(b"\n").split(b"\n"), batch.first):
+        yield from map(Record, batch.numbers, batch.texts)
+        for number, text in enumerate(batch.lines.split(b"\n")[:-1], batch.first):
             yield Record(number, text.rstrip(_SPACES))
 
 
