@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -473,6 +474,23 @@ def test_without_pyarrow_a_run_for_parquet_ends_as_wrong_usage(
     assert "the package pyarrow is not installed: pip install " in done.stderr
     assert "[bulk]'" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.parametrize("target", ["binpb", "jsonl", "parquet"])
+def test_records_of_27_mb_are_converted_in_300_mib(target: str, tmp_path: Path) -> None:
+    result = b64encode(os.urandom(20_000_000)).decode()
+    with (tmp_path / "in.jsonl").open("w") as file:
+        file.writelines(json.dumps(item(f"{n}", result=result)) + "\n" for n in range(2))
+    program = (
+        "import resource, subprocess, sys\n"
+        "subprocess.run(sys.argv[1:], check=True)\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+    )
+    command = [*COMMAND, "convert", "in.jsonl", "-o", f"out.{target}", "--jobs", "2"]
+    measured = [sys.executable, "-c", program, *command]
+    done = subprocess.run(measured, cwd=tmp_path, capture_output=True, check=True)
+    kibibyte = 1 if sys.platform == "darwin" else 1024
+    assert int(done.stdout) * kibibyte < 300 * 1024 * 1024
 
 
 def workers_of(pid: int) -> list[int]:

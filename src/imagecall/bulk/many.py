@@ -26,8 +26,8 @@ from imagecall.errors import ConversionError
 _SMALL_BYTES: Final = 24 * 1024 * 1024
 """Bytes of inputs that one process converts before another one has started."""
 
-Content: TypeAlias = Any
-"""Converted records: pieces of bytes, or for Parquet a pyarrow.RecordBatch."""
+Content: TypeAlias = list[Any]
+"""Converted records: pieces of bytes, or for Parquet a pyarrow.RecordBatch. Empty once written."""
 
 
 class Output(NamedTuple):
@@ -149,6 +149,7 @@ def _written(outputs: Iterator[Output], path: Path | None, target: Format) -> It
     with written(path) as file, _writer(file, target) as write:
         for output in outputs:
             write(output.content)
+            output.content.clear()  # The output may live until the next is there.
             yield output
 
 
@@ -178,7 +179,7 @@ def _rows_of(batch: Batch) -> tuple[Batch, Content]:
             messages.append(message)
         except ConversionError as error:
             faults.append(fault_of(error, number))
-    return replace(batch, numbers=numbers, texts=messages, faults=faults), columns.finish()
+    return replace(batch, numbers=numbers, texts=messages, faults=faults), [columns.finish()]
 
 
 def read_binary(name: str) -> Iterator[Batch]:

@@ -20,7 +20,7 @@ from imagecall.json.text import elements
 MAX_RECORD_BYTES: Final = 48 * 1024 * 1024
 """Largest record. Up to five copies of a record are in memory while it is converted."""
 
-_MAX_BATCH_BYTES: Final = 1024 * 1024
+_MAX_BATCH_BYTES: Final = 512 * 1024
 _MAX_BATCH_RECORDS: Final = 2000
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _SSE_LINE: Final = re.compile(rb"(?:data|event|id|retry)?:")
@@ -117,7 +117,7 @@ def json_records(stream: BufferedReader, head: bytes, *, lines: bool) -> Iterato
 
 
 def batches(records: Iterable[Record | Fault]) -> Iterator[Batch]:
-    """Collects records into batches of about a mebibyte."""
+    """Collects records into batches of about half a mebibyte."""
     size = 0
     collected: list[Record] = []
     faults: list[Fault] = []
@@ -162,34 +162,33 @@ def _is_document(text: bytes) -> bool:
 def _line_batches(stream: BufferedReader) -> Iterator[Batch]:
     """Yields the lines of a file."""
     number, size = 1, 0
-    pieces: list[bytes] = []  # of the line that has begun
+    begun = bytearray()  # Of the line that has begun.
     mark = _BYTE_ORDER_MARK
     for block in chain(iter(partial(stream.read1, _MAX_BATCH_BYTES), b""), [b"\n"]):
         first, line_feed, others = block.removeprefix(mark).partition(b"\n")
         mark = b""
         size += len(first)
-        pieces = [*pieces, first] if size <= MAX_RECORD_BYTES else []
+        if size <= MAX_RECORD_BYTES:
+            begun += first
         if not line_feed:
             continue
         end = others.rfind(b"\n") + 1
         if size <= _MAX_BATCH_BYTES:
-            yield Batch(lines=b"".join([*pieces, b"\n", others[:end]]), first=number)
-        else:  # A long line is no part of others, as `split` would copy it.
-            is_taken = size <= MAX_RECORD_BYTES
-            yield Batch([number], [_taken(pieces)]) if is_taken else _too_large(number)
+            yield Batch(lines=b"".join([begun, b"\n", others[:end]]), first=number)
+        elif size <= MAX_RECORD_BYTES:  # A long line is no part of `lines`: `split` would copy it.
+            yield Batch([number], [_taken(begun)])
             yield Batch(lines=others[:end], first=number + 1)
+        else:
+            fault = too_large(number)
+            yield Batch(lines=others[:end], first=number + 1, faults=[fault])
         number += 1 + others.count(b"\n")
-        pieces, size = [others[end:]], len(others) - end
+        begun, size = bytearray(others[end:]), len(others) - end
 
 
-def _too_large(line: int) -> Batch:
-    return Batch(faults=[too_large(line)])
-
-
-def _taken(pieces: list[bytes]) -> bytes:
-    """Joins pieces, and removes them from their list: they may be large."""
-    data = b"".join(pieces)
-    pieces.clear()
+def _taken(line: bytearray) -> bytes:
+    """Bytes of a line, which is empty afterwards: it may be large."""
+    data = bytes(line)
+    line.clear()
     return data
 
 
@@ -197,8 +196,8 @@ def _lines(stream: BufferedReader) -> Iterator[Record | Fault]:
     """Yields the lines, without white space at their ends."""
     for batch in _line_batches(stream):
         yield from batch.faults
-        yield from map(Record, batch.numbers, batch.texts)
-        for number, text in enumerate(batch.lines.split(b"\n")[:-1], batch.first):
+        texts = chain(batch.texts, batch.lines.split(b"\n")[:-1])
+        for number, text in zip(chain(batch.numbers, count(batch.first)), texts, strict=False):
             yield Record(number, text.rstrip(_SPACES))
 
 
