@@ -91,7 +91,10 @@ def _add_options_of_many(parser: argparse.ArgumentParser) -> None:
         help="column of JSON in Parquet (default: its messages; or json; or the only column)",
     )
     many.add_argument(
-        "--jobs", type=positive, metavar="N", help="processes that convert (default: 1)"
+        "--jobs",
+        type=positive,
+        metavar="N",
+        help="processes that convert, this one among them (default: 1); small inputs take one",
     )
     many.add_argument(
         "--errors",
