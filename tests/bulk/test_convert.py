@@ -9,6 +9,8 @@ import os
 import signal
 import subprocess
 import sys
+from base64 import b64encode
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,56 @@ def test_a_killed_run_leaves_no_output_that_a_resumed_one_would_skip(tmp_path: P
     assert not (tmp_path / "out.binpb").exists()
 
 
+NOTHING_TO_CONVERT: dict[str, Callable[[Path], object]] = {
+    "missing": lambda path: None,
+    "folder": Path.mkdir,
+    "loop of links": lambda path: path.symlink_to(path),
+    "no permission": lambda path: path.touch(mode=0),
+    "compressed": lambda path: path.write_bytes(b"\x1f\x8b\x08" + bytes(20)),
+    "broken Parquet": lambda path: path.write_bytes(b"PAR1" + bytes(20) + b"PAR1"),
+    "broken lines": lambda path: path.write_bytes(lines(b"{", b"[]")),
+}
+"""Inputs of which nothing is converted, each with the function that makes it."""
+
+
+@pytest.mark.parametrize("target", ["jsonl", "binpb", "parquet"])
+@pytest.mark.parametrize("kind", NOTHING_TO_CONVERT)
+def test_an_input_that_gives_nothing_replaces_and_makes_no_output(
+    kind: str, target: str, tmp_path: Path
+) -> None:
+    if kind == "no permission" and os.geteuid() == 0:
+        pytest.skip("root may read every file")
+    source = tmp_path / ("in.parquet" if "Parquet" in kind else "in.jsonl")
+    NOTHING_TO_CONVERT[kind](source)
+    there, new = tmp_path / f"there.{target}", tmp_path / f"new/new.{target}"
+    there.write_bytes(b"from before")
+    for output in (there, new):
+        done = run("convert", "--lines", source, "-o", output)
+        assert done.code == 1
+        assert done.err
+    assert there.read_bytes() == b"from before"
+    assert not new.parent.exists()
+
+
+def test_an_input_without_records_gives_an_empty_output(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").touch()
+    (tmp_path / "out.binpb").write_bytes(b"from before")
+    assert run("convert", tmp_path / "in.jsonl", "-o", tmp_path / "out.binpb").code == 0
+    assert (tmp_path / "out.binpb").read_bytes() == b""
+
+
+def test_inputs_that_give_nothing_do_not_stop_the_others(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(lines(item("a")))
+    (tmp_path / "broken.jsonl").write_bytes(lines(b"{"))
+    names = [tmp_path / name for name in ("no.jsonl", "broken.jsonl", "in.jsonl")]
+    done = run("convert", *names, "-o", tmp_path / "out.jsonl")
+    assert (done.code, "1 converted, 2 refused" in done.err) == (3, True)
+    assert rows(tmp_path / "out.jsonl") == [item("a")]
+    (tmp_path / "out").mkdir()
+    assert run("convert", *names, "-o", tmp_path / "out").code == 3
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["in.binpb"]
+
+
 def test_broken_lines_are_listed_and_the_rest_goes_on(tmp_path: Path) -> None:
     broken = itertools.cycle(
         [
@@ -257,6 +309,70 @@ def test_an_output_that_is_an_input_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "in.jsonl").read_bytes() == text
 
 
+@pytest.mark.parametrize(
+    ("command", "report"),
+    [
+        *itertools.product(["convert", "extract"], ["in.jsonl", "link", "hard link"]),
+        *itertools.product(["convert"], ["out.binpb", "link to out"]),
+    ],
+)
+def test_a_report_that_is_an_input_or_the_output_is_refused(
+    command: str, report: str, tmp_path: Path
+) -> None:
+    text = lines(item(), b"{")
+    (tmp_path / "in.jsonl").write_bytes(text)
+    (tmp_path / "link").symlink_to(tmp_path / "in.jsonl")
+    (tmp_path / "hard link").hardlink_to(tmp_path / "in.jsonl")
+    (tmp_path / "link to out").symlink_to(tmp_path / "out.binpb")
+    for source in ("in.jsonl", "."):
+        options = ("-o", "out.binpb", "--errors", report)
+        done = run_process(command, source, *options, cwd=tmp_path)
+        assert done.returncode == 1
+        assert b"would overwrite" in done.stderr
+        assert not (tmp_path / "out.binpb").exists()
+    assert (tmp_path / "in.jsonl").read_bytes() == text
+
+
+def test_standard_input_and_output_are_apart_from_the_report_and_each_other(
+    tmp_path: Path,
+) -> None:
+    text = lines(item(), b"{")
+    (tmp_path / "in.jsonl").write_bytes(text)
+    for arguments, message in (
+        (["--errors", "in.jsonl"], "would overwrite the input -"),
+        (["--errors", "out"], "would overwrite the output"),
+        (["-o", "in.jsonl"], "- is both input and output"),
+        (["in.jsonl", "-o", "-", "--errors", "out"], "would overwrite the output"),
+    ):
+        command = [*COMMAND, "convert", "--lines", "--to", "json", *arguments]
+        with (tmp_path / "in.jsonl").open() as given, (tmp_path / "out").open("w") as output:
+            done = subprocess.run(
+                command,
+                cwd=tmp_path,
+                stdin=given,
+                stdout=output,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        assert (done.returncode, message in done.stderr) == (1, True), done.stderr
+        assert (tmp_path / "in.jsonl").read_bytes() == text
+
+
+def test_files_of_a_folder_that_are_not_read_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.jsonl", ".hidden.csv", *(f"{n}.csv" for n in range(7))):
+        (folder / name).write_bytes(lines(item("a")))
+    named = ", ".join(str(folder / f"{n}.csv") for n in range(5))
+    left_out = f", 7 files left out by their extensions: {named}, ...\n"
+    assert run("convert", folder, "-o", tmp_path / "out.jsonl").err.endswith(left_out)
+    assert run("extract", folder, "-o", tmp_path / "images").err.endswith(left_out)
+    for name in ("a.jsonl", ".hidden.csv", "0.csv"):
+        done = run("convert", "--lines", folder / name, "-o", tmp_path / "out.jsonl")
+        assert (done.code, "left out" in done.err) == (0, False)
+
+
 def test_one_document_is_known_by_its_keys(tmp_path: Path) -> None:
     for value in DOCUMENTS:
         (tmp_path / "in.json").write_text(json.dumps(value))
@@ -338,6 +454,43 @@ def test_parquet_that_cannot_be_read_or_written_is_a_sentence(
     done = run("convert", *arguments)
     assert done.code == 1
     assert message in done.err
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("files", [("in.jsonl", "-o", "out.parquet"), ("no.parquet",)])
+def test_without_pyarrow_a_run_for_parquet_ends_as_wrong_usage(
+    files: tuple[str, ...], jobs: str, tmp_path: Path
+) -> None:
+    (tmp_path / "in.jsonl").write_bytes(lines(item()))
+    program = (
+        "import sys\n"
+        "sys.modules['pyarrow'] = None\n"
+        "from imagecall.commands.main import main\n"
+        f"sys.exit(main(['convert', '--errors', 'report', '--jobs', '{jobs}', *{files!r}]))\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "the package pyarrow is not installed: pip install " in done.stderr
+    assert "[bulk]'" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.parametrize("target", ["binpb", "jsonl", "parquet"])
+def test_records_of_27_mb_are_converted_in_300_mib(target: str, tmp_path: Path) -> None:
+    result = b64encode(os.urandom(20_000_000)).decode()
+    with (tmp_path / "in.jsonl").open("w") as file:
+        file.writelines(json.dumps(item(f"{n}", result=result)) + "\n" for n in range(2))
+    program = (
+        "import resource, subprocess, sys\n"
+        "subprocess.run(sys.argv[1:], check=True)\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+    )
+    command = [*COMMAND, "convert", "in.jsonl", "-o", f"out.{target}", "--jobs", "2"]
+    measured = [sys.executable, "-c", program, *command]
+    done = subprocess.run(measured, cwd=tmp_path, capture_output=True, check=True)
+    kibibyte = 1 if sys.platform == "darwin" else 1024
+    assert int(done.stdout) * kibibyte < 300 * 1024 * 1024
 
 
 def workers_of(pid: int) -> list[int]:

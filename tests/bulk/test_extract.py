@@ -280,11 +280,30 @@ def test_a_folder_gives_its_files_and_a_missing_file_does_not_stop_the_rest(tmp_
     assert "has no file that ends with" in run("extract", tmp_path / "empty", "-o", tmp_path).err
 
 
+def test_without_an_image_no_folder_is_made(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(lines(item(image=None)))
+    for source in ("in", "no"):
+        assert run("extract", tmp_path / source, "-o", tmp_path / "out", "--force").code == 1
+        assert not (tmp_path / "out").exists()
+    (tmp_path / "in").write_bytes(lines(item()))
+    (tmp_path / "out").write_bytes(b"mine")
+    done = run("extract", tmp_path / "in", "-o", tmp_path / "out", "--force")
+    assert (done.code, "File exists" in done.err) == (1, True)
+    assert (tmp_path / "out").read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize(
     ("start", "word"),
-    [(b"\x1f\x8b\x08", "gunzip"), (b"PK\x03\x04", "ZIP"), (b"\xff\xfe{\0", "UTF-16")],
+    [
+        (b"\x1f\x8b\x08", "gunzip"),
+        (b"PK\x03\x04", "ZIP"),
+        (b"PAR1", "Parquet"),
+        (b"\xff\xfe{\0", "UTF-16"),
+    ],
 )
-def test_a_compressed_file_is_refused_in_words(start: bytes, word: str, tmp_path: Path) -> None:
+def test_a_file_of_another_format_is_refused_in_words(
+    start: bytes, word: str, tmp_path: Path
+) -> None:
     (tmp_path / "in").write_bytes(start + bytes(20))
     done = run("extract", tmp_path / "in", "-o", tmp_path / "out")
     assert done.code == 1

@@ -6,6 +6,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import grpc
 import pytest
 
 import imagecall
@@ -90,22 +91,71 @@ async def test_no_items_have_no_results(kind: type[AnyClient], address: str) -> 
         assert await called(client, "parse_calls", []) == []
 
 
-async def test_a_failure_of_the_iterable_is_raised_after_the_results_before_it(
-    kind: type[AnyClient], address: str
-) -> None:
-    def items() -> Iterator[str]:
-        yield from (item(number) for number in range(300))
-        raise KeyError("no more")
+class Unusual(BaseException):
+    """Exception that is no Exception, as are KeyboardInterrupt and SystemExit."""
 
+
+def failing_items(failure: BaseException) -> Iterator[str]:
+    yield from (item(number) for number in range(300))
+    raise failure
+
+
+async def failing_items_that_arrive(failure: BaseException) -> AsyncIterator[str]:
+    for each in failing_items(failure):
+        yield each
+
+
+FAILURES = [KeyError("no more"), ValueError("wrong"), Unusual(), asyncio.CancelledError()]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
+@pytest.mark.parametrize("items", [failing_items, failing_items_that_arrive])
+async def test_a_failure_of_the_iterable_is_raised_after_the_results_before_it(
+    items: Any, failure: BaseException, kind: type[AnyClient], address: str
+) -> None:
     results: list[Any] = []
-    async with opened(kind(address)) as client:
-        with pytest.raises(KeyError, match="no more"):
+    async with opened(kind(address, max_calls=1)) as client:
+        caught: BaseException | None = None
+        try:
             if isinstance(client, AsyncImageClient):
-                async for result in client.parse_calls(items()):
+                async for result in client.parse_calls(items(failure)):
                     results.append(result)
             else:
-                await asyncio.to_thread(results.extend, client.parse_calls(items()))
-    assert len(results) == 300
+                calls = client.parse_calls(failing_items(failure))
+                await asyncio.to_thread(results.extend, calls)
+        except BaseException as error:
+            caught = error
+        assert caught is failure
+        assert len(results) == 300
+        assert len(await called(client, "parse_calls", [item(1)])) == 1
+
+
+class Failing(grpc.GenericRpcHandler):
+    """Server that reads all requests, and fails the call."""
+
+    def service(self, handler_call_details: Any) -> Any:
+        return grpc.stream_stream_rpc_method_handler(self._read)
+
+    async def _read(self, requests: Any, context: Any) -> AsyncIterator[bytes]:
+        async for _ in requests:
+            pass
+        await context.abort(grpc.StatusCode.DATA_LOSS, "lost")
+        yield b""
+
+
+async def test_a_failure_of_the_iterable_is_raised_when_the_call_fails_too(
+    kind: type[AnyClient],
+) -> None:
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Failing(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with opened(kind(f"127.0.0.1:{port}")) as client:
+        with pytest.raises(KeyError, match="no more"):
+            await called(client, "parse_calls", failing_items(KeyError("no more")))
+        with pytest.raises(imagecall.ImagecallError, match="lost"):
+            await called(client, "parse_calls", [item(1)])
+    await server.stop(0)
 
 
 async def test_items_that_arrive_asynchronously_are_converted(

@@ -17,10 +17,10 @@ COMMAND: Final = [str(Path(sys.executable).with_name("imagecall"))]
 Done = subprocess.CompletedProcess[bytes]
 
 
-def run(*arguments: str, stdin: bytes | str = b"") -> Done:
+def run(*arguments: str, stdin: bytes | str = b"", cwd: Path | None = None) -> Done:
     """Runs a command as a user does."""
     return subprocess.run(
-        [*COMMAND, *arguments], input=_bytes(stdin), capture_output=True, check=False
+        [*COMMAND, *arguments], input=_bytes(stdin), capture_output=True, cwd=cwd, check=False
     )
 
 

@@ -137,4 +137,4 @@ def test_standard_output_has_an_image_alone(arguments: list[str], tmp_path: Path
 def test_the_help_names_the_exit_codes(tmp_path: Path) -> None:
     text = " ".join(run("--help", cwd=tmp_path).stdout.decode().split())
     assert "0 for an image; 1 if the input was refused" in text
-    assert "2 for wrong usage; 4 if the call failed" in text
+    assert "2 for wrong usage, or a package that is not installed; 4 if the call failed" in text

@@ -1,9 +1,13 @@
 """A terminal: it gets no control characters of a server, and may be the source of a prompt."""
 
 import asyncio
+import fcntl
 import os
 import pty
+import struct
 import subprocess
+import termios
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -65,9 +69,10 @@ class Hostile(grpc.GenericRpcHandler):
         return conversion_pb.FormatCallResponse(json=HOSTILE).SerializeToString()
 
 
-async def on_terminal(*arguments: str, data: bytes = b"", cwd: Path) -> str:
+async def on_terminal(*arguments: str, data: bytes = b"", cwd: Path, columns: int = 80) -> str:
     """Runs the command with a terminal for its output and errors; returns what is shown."""
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     process = await asyncio.create_subprocess_exec(
         *COMMAND, *arguments, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs, cwd=cwd
     )
@@ -115,6 +120,59 @@ async def test_a_terminal_gets_no_control_characters_of_a_server(
     assert shown.startswith("imagecall: ") or "owned" in shown
     assert not FORBIDDEN & set(shown.replace(OWN_LINE, ""))
     assert not [line for line in shown.splitlines() if line.startswith("imagecall: fine")]
+
+
+def shown_lines(shown: str, columns: int) -> list[str]:
+    """Lines that stay on a terminal. Fails for a drawn line that is longer than the terminal is."""
+    lines = shown.split("\n")
+    drawn = [part for line in lines for part in line.split(OWN_LINE)[1:-1]]
+    assert not [part for part in drawn if len(part) >= columns]
+    return [line.split(OWN_LINE)[-1] for line in lines]
+
+
+@pytest.mark.parametrize("columns", [0, 1, 2, 30, 500])
+async def test_the_line_of_progress_is_one_line_of_the_terminal(
+    columns: int, tmp_path: Path
+) -> None:
+    image = b64encode(bytes(200_000)).decode()
+    record = ITEM.replace(b"}", f',"result":"{image}"}}\n'.encode())
+    (tmp_path / "in.jsonl").write_bytes((record * 20 + b"{\n") * 6)
+    options = ("in.jsonl", "-o", "out.binpb")
+    shown = await on_terminal("convert", *options, cwd=tmp_path, columns=columns)
+    assert columns == 1 or "[" in shown  # The bar was drawn.
+    *faults, summary, end = shown_lines(shown, columns or 80)
+    assert [line[:32] for line in faults] == [
+        f"imagecall: in.jsonl:{n}: NOT_JSON"[:32] for n in range(21, 127, 21)
+    ]
+    assert summary.startswith("imagecall: 120 converted, 6 refused (")
+    assert end == ""
+
+
+async def test_the_line_of_progress_is_cleared_before_an_error(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_bytes(ITEM + b"\n")
+    (tmp_path / "out/b.binpb").mkdir(parents=True)
+    shown = await on_terminal("convert", "a.jsonl", "b.jsonl", "-o", "out", cwd=tmp_path)
+    assert shown.startswith(f"{OWN_LINE}[")
+    error, end = shown_lines(shown, 80)
+    assert error.startswith("imagecall: [Errno 21] Is a directory: ")
+    assert end == ""
+
+
+async def test_no_line_of_progress_is_among_records_on_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(ITEM + b"\n")
+    shown = await on_terminal("convert", "--lines", "in.jsonl", "--to", "json", cwd=tmp_path)
+    assert OWN_LINE not in shown
+    assert shown.startswith(ITEM.decode() + "\n") or shown.startswith('{"type"')
+
+
+@pytest.mark.parametrize("columns", [1, 7, 80])
+async def test_the_line_of_a_call_is_one_line_of_the_terminal(columns: int, tmp_path: Path) -> None:
+    options = ("-o", "fox.png", *SMALL)
+    shown = await on_terminal("generate", "a fox", *options, cwd=tmp_path, columns=columns)
+    first, image, *_ = shown_lines(shown, columns)
+    assert first == "imagecall: backend: embedded"
+    assert image.startswith("fox.png: png, 64 x 64 pixels")
 
 
 def run(

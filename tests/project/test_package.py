@@ -76,13 +76,17 @@ def test_the_core_alone_converts_describes_and_calls(installed: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "extra"),
-    [(["serve"], "server"), (["generate", "a fox", "-o", "fox.png"], "embedded")],
+    [
+        (["serve"], "server"),
+        (["generate", "a fox", "-o", "fox.png"], "embedded"),
+        (["convert", "in.parquet", "-o", "out.binpb"], "bulk"),
+    ],
 )
 def test_an_extra_that_is_missing_is_named(
     installed: Path, arguments: list[str], extra: str, tmp_path: Path
 ) -> None:
     command = [str(installed / "imagecall"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert f"pip install 'imagecall[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr

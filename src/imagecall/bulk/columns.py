@@ -49,10 +49,10 @@ def values(column: pa.Array) -> Iterator[bytes | None]:
 
 
 class BytesColumn:
-    """Column of texts or bytes under construction; a value is copied once, as it is added."""
+    """Column of texts or bytes under construction; the values are copied once, at the end."""
 
     def __init__(self) -> None:
-        self._data = pa.BufferOutputStream()
+        self._values: list[bytes] = []
         self._offsets = array("i", [0])
         self._is_valid: list[bool] = []
 
@@ -62,14 +62,14 @@ class BytesColumn:
         if end > _MAX_COLUMN_BYTES:
             raise ValueError("the batch has more than 2 GiB in a column: make batches smaller")
         if value:
-            self._data.write(value)
+            self._values.append(value)
         self._offsets.append(end)
         self._is_valid.append(value is not None)
 
     def finish(self, type: pa.DataType) -> pa.Array:
         """Returns the column, of type pa.binary() or pa.string()."""
         validity = pa.array(self._is_valid, pa.bool_()).buffers()[1]
-        buffers = [validity, pa.py_buffer(self._offsets), self._data.getvalue()]
+        buffers = [validity, pa.py_buffer(self._offsets), pa.py_buffer(b"".join(self._values))]
         return pa.Array.from_buffers(type, len(self._is_valid), buffers)
 
 

@@ -65,7 +65,7 @@ class Reading:
 
 def first_message(reading: Reading, batch: Batch) -> str:
     """Name of the message of the first record that can be converted; "" for none."""
-    for text in batch.texts:
+    for text in batch.split().texts:
         try:
             return reading.serialized(text)[0]
         except ConversionError:

@@ -44,7 +44,7 @@ class Extraction:
         """Writes the images of some records of a file; yields a line for each file."""
         self.refused += len(batch.faults)
         self._log.add(file, batch.faults)
-        for line, text in batch.records:
+        for line, text in batch.split().records:
             try:
                 images = [*images_in(text, self._kind)]
             except ConversionError as error:

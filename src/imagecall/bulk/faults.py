@@ -1,14 +1,13 @@
 """Faults of records, each with its file and line, and the log of them."""
 
 import json
-import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple
 
-from imagecall.errors import ConversionError, printable
+from imagecall.errors import ConversionError
 
 MAX_SHOWN: Final = 20
 """Most faults that are printed: a file may have a million."""
@@ -53,10 +52,12 @@ class FaultLog:
 
     Args:
         path: file of the faults. None: they are only printed.
+        print_line: function that prints a line.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, print_line: Callable[[str], object]) -> None:
         self.count = 0
+        self._print = print_line
         self._files = ExitStack()
         self._file = None
         if path is not None:
@@ -88,11 +89,6 @@ class FaultLog:
         if (hidden := self.count - MAX_SHOWN) > 0:
             where = "" if self._file else "; --errors FILE lists all"
             self._print(f"and {hidden:,} more{where}")
-
-    @staticmethod
-    def _print(text: str) -> None:
-        if sys.stderr is not None:
-            print(f"imagecall: {printable(text)}", file=sys.stderr)
 
 
 def _sentence(file: str, fault: Fault) -> str:

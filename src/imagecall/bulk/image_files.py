@@ -67,13 +67,12 @@ class ImageFiles:
     """Writer of the images of one run.
 
     Args:
-        folder: folder of the files, which is made if it is missing.
+        folder: folder of the files, made for the first of them if it is missing.
         template: name of a file, with {id}, {n} and {ext}.
         force: True to replace files that are there from before.
     """
 
     def __init__(self, folder: Path, template: str, force: bool) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._template = template
         self._force = force
@@ -82,8 +81,10 @@ class ImageFiles:
     def write(self, id: str, image: bytes, label: str = "") -> Written:
         """Writes an image of an item, with a label of its own between id and number.
 
-        An image that the item had before is not written again. Raises NotWritten.
+        An image that the item had before is not written again. Raises NotWritten, and OSError for a
+        folder that cannot be made.
         """
+        self._folder.mkdir(parents=True, exist_ok=True)
         stem = _safe(id) + label
         digest = hashlib.sha256(image).digest()
         if id and (name := self._names.find(stem, digest)):

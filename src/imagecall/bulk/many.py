@@ -1,11 +1,11 @@
 """Conversion of many records of many files."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, Final, NamedTuple, TypeAlias
 
 from imagecall.bulk.conversion import (
     Reading,
@@ -17,14 +17,17 @@ from imagecall.bulk.conversion import (
 )
 from imagecall.bulk.delimited import read_delimited
 from imagecall.bulk.faults import Fault, fault_of
-from imagecall.bulk.inputs import Format, opened, read_json, unreadable
+from imagecall.bulk.inputs import Format, opened, read_json, size_of, unreadable
 from imagecall.bulk.jobs import in_order
 from imagecall.bulk.outputs import written
 from imagecall.bulk.records import Batch, batches
 from imagecall.errors import ConversionError
 
-Content: TypeAlias = Any
-"""Converted records: pieces of bytes, or for Parquet a pyarrow.RecordBatch."""
+_SMALL_BYTES: Final = 24 * 1024 * 1024
+"""Bytes of inputs that one process converts before another one has started."""
+
+Content: TypeAlias = list[Any]
+"""Converted records: pieces of bytes, or for Parquet a pyarrow.RecordBatch. Empty once written."""
 
 
 class Output(NamedTuple):
@@ -74,7 +77,8 @@ class Task:
 
     def __call__(self, batch: Batch) -> Output:
         """Converts a batch, in any process."""
-        read_bytes = sum(map(len, batch.texts))
+        read_bytes = batch.size
+        batch = batch.split()
         messages = messages_of(self.reading, batch) if batch.is_json else batch
         content: Content
         match self.target:
@@ -116,13 +120,37 @@ def convert(task: Task, inputs: Sequence[Input], jobs: int) -> Iterator[Output]:
     """Converts files and writes their outputs; yields what was written.
 
     Consecutive inputs with the same output are written to it one after the other. Raises OSError.
+
+    Args:
+        jobs: most processes that convert. Small files are converted by this one.
     """
-    outputs = in_order(task, task.batches(inputs), jobs)
-    for path, of_path in groupby(outputs, lambda output: inputs[output.source].output):
-        with written(path) as file, _writer(file, task.target) as write:
-            for output in of_path:
-                write(output.content)
-                yield output
+    sizes = [size_of(each.name) for each in inputs]
+    is_small = sum(_SMALL_BYTES if size is None else size for size in sizes) < _SMALL_BYTES
+    with closing(in_order(task, task.batches(inputs), 1 if is_small else jobs)) as outputs:
+        for path, of_path in groupby(outputs, lambda output: inputs[output.source].output):
+            yield from _written(of_path, path, task.target)
+
+
+def _written(outputs: Iterator[Output], path: Path | None, target: Format) -> Iterator[Output]:
+    """Writes a file, and yields what was written.
+
+    No file is made, and none is replaced, if faults are all that there is.
+    """
+    is_faulty = False
+    for output in outputs:
+        if output.done:
+            outputs = chain([output], outputs)
+            break
+        is_faulty |= bool(output.faults)
+        yield output
+    else:
+        if is_faulty:
+            return
+    with written(path) as file, _writer(file, target) as write:
+        for output in outputs:
+            write(output.content)
+            output.content.clear()  # The output may live until the next is there.
+            yield output
 
 
 @contextmanager
@@ -151,7 +179,7 @@ def _rows_of(batch: Batch) -> tuple[Batch, Content]:
             messages.append(message)
         except ConversionError as error:
             faults.append(fault_of(error, number))
-    return replace(batch, numbers=numbers, texts=messages, faults=faults), columns.finish()
+    return replace(batch, numbers=numbers, texts=messages, faults=faults), [columns.finish()]
 
 
 def read_binary(name: str) -> Iterator[Batch]:

@@ -1,17 +1,20 @@
 """Output of a conversion: a file that is complete or not there, or standard output."""
 
 import os
+import stat
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from imagecall.bulk.inputs import STANDARD_INPUT
 
-STANDARD_OUTPUT: Final = "-"
+_STANDARD_INPUT: Final = 0
+_STANDARD_OUTPUT: Final = 1
+"""Open files."""
 
 
 def planned(
@@ -35,11 +38,34 @@ def planned(
     return [(name, output) for output, name in outputs.items()]
 
 
-def check_apart(name: str, output: Path) -> None:
-    """Raises OSError if an output is the input of this name."""
-    is_file = name != STANDARD_INPUT and output.is_file() and Path(name).is_file()
-    if is_file and output.samefile(name):
+def check_apart(name: str, output: Path | None) -> None:
+    """Raises OSError if an output, of which None is standard output, is the input of this name."""
+    source = _STANDARD_INPUT if name == STANDARD_INPUT else name
+    if _is_same_file(source, _STANDARD_OUTPUT if output is None else output):
         raise OSError(f"{name} is both input and output")
+
+
+def check_report(report: Path, inputs: Iterable[str], outputs: Iterable[Path | None]) -> None:
+    """Raises OSError if a report of faults would overwrite an input or an output."""
+    for name in inputs:
+        if _is_same_file(_STANDARD_INPUT if name == STANDARD_INPUT else name, report):
+            raise OSError(f"--errors {report} would overwrite the input {name}")
+    for output in {*outputs}:
+        if _is_same_file(_STANDARD_OUTPUT if output is None else output, report):
+            raise OSError(f"--errors {report} would overwrite the output")
+
+
+def _is_same_file(one: str | Path | int, other: str | Path | int) -> bool:
+    """True for two paths, or open files, of one regular file, which need not exist."""
+    try:
+        first, second = os.stat(one), os.stat(other)
+    except OSError:
+        return _resolved(one) == _resolved(other)
+    return stat.S_ISREG(first.st_mode) and os.path.samestat(first, second)
+
+
+def _resolved(file: str | Path | int) -> Path | int:
+    return file if isinstance(file, int) else Path(os.path.realpath(file))
 
 
 @contextmanager

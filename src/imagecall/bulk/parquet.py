@@ -1,6 +1,6 @@
 """Parquet: rows of JSON, or of serialized messages, read in batches and written in row groups."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imagecall.bulk import records
-from imagecall.bulk.columns import CALL, DOCUMENT, MESSAGES, values
+from imagecall.bulk.columns import CALL, DOCUMENT, FACTS, MESSAGES, values
 from imagecall.bulk.faults import Fault
 from imagecall.bulk.inputs import STANDARD_INPUT
 from imagecall.bulk.records import Batch, Record, batches
@@ -19,7 +19,7 @@ _JSON: Final = "json"
 _MAX_BATCH_BYTES: Final = 1024 * 1024
 _MAX_BATCH_ROWS: Final = 2000
 _MAX_READ_BYTES: Final = 1024 * 1024
-_MAX_GROUP_BYTES: Final = 32 * 1024 * 1024
+_MAX_GROUP_BYTES: Final = 16 * 1024 * 1024
 
 
 def read_parquet(name: str, column: str | None) -> Iterator[Batch]:
@@ -82,18 +82,24 @@ def _sentence(error: Exception) -> str:
 
 
 class ParquetWriter:
-    """Writer of rows in the schema `MESSAGES`, in row groups of at most 32 MiB and a batch."""
+    """Writer of rows in the schema `MESSAGES`, in row groups of at most 16 MiB, or of a batch."""
 
     def __init__(self, file: BinaryIO) -> None:
         options: Any = {"compression": "zstd", "use_dictionary": ["status", "format"]}
+        options["write_statistics"] = (
+            FACTS.names
+        )  # Those of a message are copies of whole messages.
         self._writer = pq.ParquetWriter(file, MESSAGES, **options)
         self._pending: list[pa.RecordBatch] = []
         self._pending_bytes = 0
 
-    def write(self, rows: pa.RecordBatch) -> None:
+    def write(self, batches: Iterable[pa.RecordBatch]) -> None:
         """Writes rows, once there are enough for a row group."""
-        self._pending.append(rows)
-        self._pending_bytes += rows.nbytes
+        for rows in batches:
+            if self._pending_bytes + rows.nbytes > _MAX_GROUP_BYTES:
+                self._flush()
+            self._pending.append(rows)
+            self._pending_bytes += rows.nbytes
         if self._pending_bytes >= _MAX_GROUP_BYTES:
             self._flush()
 
@@ -106,6 +112,7 @@ class ParquetWriter:
         if self._pending:
             self._writer.write_table(pa.Table.from_batches(self._pending))
             self._pending, self._pending_bytes = [], 0
+            pa.default_memory_pool().release_unused()
 
 
 @contextmanager

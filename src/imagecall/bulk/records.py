@@ -6,7 +6,7 @@ limit is a fault, and the rest of the file is read.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BufferedReader
 from itertools import chain, count
@@ -20,7 +20,7 @@ from imagecall.json.text import elements
 MAX_RECORD_BYTES: Final = 48 * 1024 * 1024
 """Largest record. Up to five copies of a record are in memory while it is converted."""
 
-_MAX_BATCH_BYTES: Final = 1024 * 1024
+_MAX_BATCH_BYTES: Final = 512 * 1024
 _MAX_BATCH_RECORDS: Final = 2000
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _SSE_LINE: Final = re.compile(rb"(?:data|event|id|retry)?:")
@@ -32,6 +32,7 @@ _FOREIGN: Final = {
     b"BZh": "bzip2 data: bunzip2 -c FILE | imagecall ...",
     b"\xfd7zXZ": "xz data: xz -dc FILE | imagecall ...",
     b"PK\x03\x04": "a ZIP archive: unzip -p FILE | imagecall ...",
+    b"PAR1": "Parquet: imagecall convert --from parquet --to json FILE | imagecall ...",
     b"\xff\xfe": "UTF-16: iconv -f UTF-16 -t UTF-8 FILE | imagecall ...",
     b"\xfe\xff": "UTF-16: iconv -f UTF-16 -t UTF-8 FILE | imagecall ...",
 }
@@ -52,11 +53,12 @@ _BLANK: Final = Record(0, b"")
 class Batch:
     """Some consecutive records of a file, and the faults found while they were read.
 
-    The columns are lists of their own, as a process receives them much faster than records.
-
     Attributes:
         numbers: first line, or number in the file, of each record.
         texts: data of each record.
+        lines: whole lines, each with its line feed, which `split` makes records of: a process
+            receives them much faster than records.
+        first: number of the first of these lines.
         source: number of the file among the inputs.
         message: name of the message that each record becomes; "" for any.
         is_json: True if the texts are JSON, False if they are serialized messages.
@@ -64,10 +66,28 @@ class Batch:
 
     numbers: Sequence[int] = ()
     texts: Sequence[bytes] = ()
+    lines: bytes = b""
+    first: int = 1
     faults: list[Fault] = field(default_factory=list)
     source: int = 0
     message: str = ""
     is_json: bool = True
+
+    @property
+    def size(self) -> int:
+        """Bytes of the records."""
+        return len(self.lines) + sum(map(len, self.texts))
+
+    def split(self) -> "Batch":
+        """Batch with the lines as records, but for blank ones; the batch itself without lines."""
+        if not self.lines:
+            return self
+        texts = self.lines.split(b"\n")[:-1]
+        numbers: Sequence[int] = range(self.first, self.first + len(texts))
+        if not all(map(bytes.strip, texts)):
+            numbers = [number for number, text in zip(numbers, texts, strict=True) if text.strip()]
+            texts = [text for text in texts if text.strip()]
+        return replace(self, numbers=numbers, texts=texts, lines=b"")
 
     @property
     def records(self) -> Iterable[tuple[int, bytes]]:
@@ -93,11 +113,11 @@ def json_records(stream: BufferedReader, head: bytes, *, lines: bool) -> Iterato
         return batches(_events(_lines(stream)))
     if not lines and _is_document(text):
         return batches(_whole(stream))
-    return map(_without_blanks, _line_batches(stream))
+    return _line_batches(stream)
 
 
 def batches(records: Iterable[Record | Fault]) -> Iterator[Batch]:
-    """Collects records into batches of about a mebibyte."""
+    """Collects records into batches of about half a mebibyte."""
     size = 0
     collected: list[Record] = []
     faults: list[Fault] = []
@@ -115,7 +135,8 @@ def batches(records: Iterable[Record | Fault]) -> Iterator[Batch]:
 
 
 def _batch(records: Sequence[Record], faults: list[Fault]) -> Batch:
-    return Batch([record.line for record in records], [record.data for record in records], faults)
+    numbers = [record.line for record in records]
+    return Batch(numbers, [record.data for record in records], faults=faults)
 
 
 def too_large(line: int) -> Fault:
@@ -139,36 +160,44 @@ def _is_document(text: bytes) -> bool:
 
 
 def _line_batches(stream: BufferedReader) -> Iterator[Batch]:
-    """Yields the lines of a file, also the blank ones, without their line feeds."""
+    """Yields the lines of a file."""
     number, size = 1, 0
-    pieces: list[bytes] = []  # of the line that has begun
+    begun = bytearray()  # Of the line that has begun.
     mark = _BYTE_ORDER_MARK
     for block in chain(iter(partial(stream.read1, _MAX_BATCH_BYTES), b""), [b"\n"]):
-        first, *others = block.removeprefix(mark).split(b"\n")
+        first, line_feed, others = block.removeprefix(mark).partition(b"\n")
         mark = b""
         size += len(first)
-        pieces = [*pieces, first] if size <= MAX_RECORD_BYTES else []
-        if not others:
+        if size <= MAX_RECORD_BYTES:
+            begun += first
+        if not line_feed:
             continue
-        faults = [too_large(number)] if size > MAX_RECORD_BYTES else []
-        lines = [b"".join(pieces), *others[:-1]]
-        pieces, size = [others[-1]], len(others[-1])
-        yield Batch(range(number, number + len(lines)), lines, faults)
-        number += len(lines)
+        end = others.rfind(b"\n") + 1
+        if size <= _MAX_BATCH_BYTES:
+            yield Batch(lines=b"".join([begun, b"\n", others[:end]]), first=number)
+        elif size <= MAX_RECORD_BYTES:  # A long line is no part of `lines`: `split` would copy it.
+            yield Batch([number], [_taken(begun)])
+            yield Batch(lines=others[:end], first=number + 1)
+        else:
+            fault = too_large(number)
+            yield Batch(lines=others[:end], first=number + 1, faults=[fault])
+        number += 1 + others.count(b"\n")
+        begun, size = bytearray(others[end:]), len(others) - end
 
 
-def _without_blanks(batch: Batch) -> Batch:
-    if all(map(bytes.strip, batch.texts)):
-        return batch
-    records = [Record(number, text) for number, text in batch.records if text.strip()]
-    return _batch(records, batch.faults)
+def _taken(line: bytearray) -> bytes:
+    """Bytes of a line, which is empty afterwards: it may be large."""
+    data = bytes(line)
+    line.clear()
+    return data
 
 
 def _lines(stream: BufferedReader) -> Iterator[Record | Fault]:
     """Yields the lines, without white space at their ends."""
     for batch in _line_batches(stream):
         yield from batch.faults
-        for number, text in batch.records:
+        texts = chain(batch.texts, batch.lines.split(b"\n")[:-1])
+        for number, text in zip(chain(batch.numbers, count(batch.first)), texts, strict=False):
             yield Record(number, text.rstrip(_SPACES))
 
 

@@ -251,12 +251,13 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
             if isinstance(items, AsyncIterable)
             else conversion.requests(items)
         )
-        async with self._call(timeout, metadata) as (connection, options):
-            with connection.stream(connection.conversion.ConvertCalls(requests, **options)) as call:
-                async for response in call:
-                    for output in conversion.results(response):
-                        yield output
-            conversion.finish()
+        with conversion.checked():
+            async with self._call(timeout, metadata) as (connection, options):
+                converting = connection.conversion.ConvertCalls(requests, **options)
+                with connection.stream(converting) as call:
+                    async for response in call:
+                        for output in conversion.results(response):
+                            yield output
 
     @asynccontextmanager
     async def _call(

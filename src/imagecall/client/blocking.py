@@ -217,14 +217,13 @@ class ImageClient(Client[Interceptor]):
         timeout: float | None,
         metadata: Metadata,
     ) -> Generator[_Output | ConversionError, None, None]:
-        with self._call(timeout, metadata) as (connection, options):
+        with conversion.checked(), self._call(timeout, metadata) as (connection, options):
             call = connection.conversion.ConvertCalls(conversion.requests(items), **options)
             try:
                 for response in call:
                     yield from conversion.results(response)
             finally:
                 call.cancel()
-            conversion.finish()
 
     @contextmanager
     def _call(

@@ -3,7 +3,9 @@
 The server answers each item at its place: a result, or an error that stops no other item.
 """
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final, Generic, TypeVar
 
 from imagecall.conversion.batch import error_in_place
@@ -52,29 +54,25 @@ class BulkConversion(Generic[_Item, _Output]):
         self._assembly: Assembly | None = None
         self._sent = 0
         self._answered = 0
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
 
     def requests(self, items: Iterable[_Item]) -> Iterator[ConvertCallsRequest]:
         """Yields the requests for the items."""
         batch = _Batch()
-        try:
+        with self._reading():
             for item in items:
                 yield from batch.add(self._convert(item))
                 self._sent += 1
-        except Exception as failure:  # gRPC would only log it.
-            self._failure = failure
         yield from batch.rest()
 
     async def requests_of(self, items: AsyncIterable[_Item]) -> AsyncIterator[ConvertCallsRequest]:
         """Yields the requests for items that arrive."""
         batch = _Batch()
-        try:
+        with self._reading():
             async for item in items:
                 for request in batch.add(self._convert(item)):
                     yield request
                 self._sent += 1
-        except Exception as failure:  # gRPC would only log it.
-            self._failure = failure
         for request in batch.rest():
             yield request
 
@@ -89,8 +87,32 @@ class BulkConversion(Generic[_Item, _Output]):
                 self._answered += 1
                 yield output
 
-    def finish(self) -> None:
-        """Ends the stream. Raises the failure of the iterable, or ConversionError for a gap."""
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Keeps an exception of the iterable for `checked`, and ends the requests.
+
+        gRPC would log the exception, and the call might never end.
+        """
+        try:
+            yield
+        except GeneratorExit:  # gRPC reads no more requests.
+            raise
+        except BaseException as failure:  # Also SystemExit, which is the caller's.
+            if _is_cancelled(failure):  # By gRPC, as the call has ended.
+                raise
+            self._failure = failure
+
+    @contextmanager
+    def checked(self) -> Iterator[None]:
+        """Context of the call.
+
+        Raises the exception of the iterable, however the call ended, and ConversionError for a gap.
+        """
+        try:
+            yield
+        except Exception:
+            if self._failure is None:
+                raise
         if self._failure is not None:
             raise self._failure
         if self._answered != self._sent:
@@ -164,6 +186,17 @@ class _Batch:
         request, self._request, self._size = self._request, ConvertCallsRequest(), 0
         if request.conversions:
             yield request
+
+
+def _is_cancelled(failure: BaseException) -> bool:
+    """True if the exception is the cancellation of the task that runs."""
+    if not isinstance(failure, asyncio.CancelledError):
+        return False
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # A thread without an event loop.
+        return False
+    return task is not None and task.cancelling() > 0
 
 
 def _is_utf8(data: bytes) -> bool:

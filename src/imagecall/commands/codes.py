@@ -6,12 +6,13 @@ from imagecall.errors import ImagecallError
 
 DONE: Final = 0
 REFUSED: Final = 1
+WRONG_USAGE: Final = 2
 SOME_REFUSED: Final = 3
 CALL_FAILED: Final = 4
 
 EPILOG: Final = (
     "Exit code: 0 for all records; 3 if some were refused and the rest is done; 1 if none is done, "
-    "or a file cannot be read or written; 2 for wrong usage."
+    "or a file cannot be read or written; 2 for wrong usage, or a package that is not installed."
 )
 """Exit codes of the commands on many records."""
 

@@ -25,7 +25,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "files",
         nargs="*",
         metavar="FILE",
-        help="input; several files and folders are converted as --lines; - or none: standard input",
+        help="input: JSON, JSON Lines, a saved stream of events, messages or Parquet; several "
+        "files and folders are converted as --lines; - or none: standard input",
     )
     parser.add_argument(
         "-o",
@@ -81,7 +82,8 @@ def _add_options_of_many(parser: argparse.ArgumentParser) -> None:
     many.add_argument(
         "--lines",
         action="store_true",
-        help="the JSON is JSON Lines, and binary is messages that each follow their length",
+        help="the JSON is JSON Lines, and binary is messages that each follow their length; "
+        "Parquet has rows in any case",
     )
     many.add_argument(
         "--column",
@@ -89,10 +91,16 @@ def _add_options_of_many(parser: argparse.ArgumentParser) -> None:
         help="column of JSON in Parquet (default: its messages; or json; or the only column)",
     )
     many.add_argument(
-        "--jobs", type=positive, metavar="N", help="processes that convert (default: 1)"
+        "--jobs",
+        type=positive,
+        metavar="N",
+        help="processes that convert, this one among them (default: 1); small inputs take one",
     )
     many.add_argument(
-        "--errors", type=Path, metavar="FILE", help="write what was refused, as JSON Lines"
+        "--errors",
+        type=Path,
+        metavar="FILE",
+        help="write what was refused, as JSON Lines, to a file of its own",
     )
     many.add_argument(
         "--skip-existing", action="store_true", help="leave out inputs whose output is there"

@@ -9,7 +9,9 @@ from imagecall.bulk.faults import FaultLog
 from imagecall.bulk.image_files import DEFAULT_NAME, ImageFiles, name_fault
 from imagecall.bulk.inputs import inputs, read_json
 from imagecall.bulk.kinds import RECORD_KINDS
+from imagecall.bulk.outputs import check_report
 from imagecall.commands.codes import EPILOG, exit_code
+from imagecall.commands.status_line import print_line
 from imagecall.errors import printable
 
 
@@ -21,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="FILE",
         help="JSON, JSON Lines, output of the Batch API or a saved stream of events; a folder of "
-        "them; - or none: standard input",
+        "them; - or none: standard input (Parquet: imagecall convert makes JSON Lines of it)",
     )
     parser.add_argument(
         "-o",
@@ -56,7 +58,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--errors",
         type=Path,
         metavar="FILE",
-        help="write what was refused, and what had no image, as JSON Lines",
+        help="write what was refused, and what had no image, as JSON Lines, to a file of its own",
     )
 
 
@@ -67,14 +69,17 @@ def fault(options: argparse.Namespace) -> str | None:
 
 def run(options: argparse.Namespace) -> int:
     """Writes the images, and a line for each."""
-    with FaultLog(options.errors) as log:
+    named = inputs(options.files)
+    if options.errors:
+        check_report(options.errors, named.names, [])
+    with FaultLog(options.errors, print_line) as log:
         files = ImageFiles(options.output, options.name, options.force)
         extraction = Extraction(files, log, options.kind, options.partial_images)
-        for name, _ in inputs(options.files):
+        for name in named.names:
             for batch in read_json(name, lines=options.lines):
                 for line in extraction.take(name, batch):
                     print(printable(line))
         sys.stdout.flush()
         log.finish()
-        print(f"imagecall: {extraction.summary()}", file=sys.stderr)
+        print_line(f"{extraction.summary()}{named.summary()}")
     return exit_code(extraction.written + extraction.present, extraction.refused)

@@ -60,8 +60,9 @@ FORMATS: Final = {
 
 _EPILOG: Final = (
     "Exit code: 0 for an image; 1 if the input was refused, such as a size that the model lacks or "
-    "a file that cannot be read; 2 for wrong usage; 4 if the call failed or gave no image; 130 for "
-    f"an interrupt. ${SERVER} may hold the address of --server, and --backend has precedence."
+    "a file that cannot be read; 2 for wrong usage, or a package that is not installed; 4 if the "
+    "call failed or gave no image; 130 for an interrupt. "
+    f"${SERVER} may hold the address of --server, and --backend has precedence."
 )
 
 _LIMITS: Final = Limits(json_bytes=MAX_BYTES, embedded_bytes=Limits.image_bytes)

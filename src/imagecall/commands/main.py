@@ -11,7 +11,7 @@ from typing import Final
 
 import imagecall
 from imagecall.access.setting import SettingError
-from imagecall.commands.codes import REFUSED, is_refusal
+from imagecall.commands.codes import REFUSED, WRONG_USAGE, is_refusal
 from imagecall.errors import GenerationError, ImagecallError, printable
 
 _COMMANDS: Final = {
@@ -44,8 +44,8 @@ _EXTRAS: Final = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command.
 
-    Returns its exit code: 0, 1 for refused input, 2 for wrong usage, 130 for an interrupt, and
-    others that the help of the command names.
+    Returns its exit code: 0, 1 for refused input, 2 for wrong usage or a package that is not
+    installed, 130 for an interrupt, and others that the help of the command names.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -66,9 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return REFUSED if is_refusal(error) else int(options.failed_call)
     except SettingError as error:
         _fail(str(error))
-        return 2
+        return WRONG_USAGE
     except ModuleNotFoundError as error:
-        return _fail(_missing(error))
+        _fail(_missing(error))
+        return WRONG_USAGE
     except TimeoutError:
         _fail("it took longer than the time limit")
         return int(options.failed_call)

@@ -1,7 +1,6 @@
 """Conversion of many records, for the command line."""
 
 import argparse
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -10,10 +9,11 @@ from imagecall.bulk.conversion import Reading
 from imagecall.bulk.faults import FaultLog
 from imagecall.bulk.inputs import FORMATS, Format, format_of, inputs
 from imagecall.bulk.many import Input, Task, convert
-from imagecall.bulk.outputs import check_apart, planned
+from imagecall.bulk.outputs import check_apart, check_report, planned
 from imagecall.commands.codes import exit_code
 from imagecall.commands.one import is_shown
 from imagecall.commands.progress import Progress
+from imagecall.commands.status_line import print_line
 from imagecall.conversion.converter import CALLS
 
 _EXTENSION: Final[dict[Format, str]] = {
@@ -26,19 +26,24 @@ _EXTENSION: Final[dict[Format, str]] = {
 def convert_many(options: argparse.Namespace) -> int:
     """Converts many records; prints what was refused, and the counts."""
     output = None if options.output in (None, Path("-")) else options.output
-    named = list(inputs(options.files, (*FORMATS,)))
-    formats = {name: options.source or format_of(name) for name, _ in named}
+    named = inputs(options.files, (*FORMATS,))
+    formats = {name: options.source or format_of(name) for name in named.names}
     target = options.target or _target(output, formats.values())
     _check_output(output, target)
+    if "parquet" in (target, *formats.values()):
+        import imagecall.bulk.parquet  # noqa: F401  # A missing package ends the run here.
     reading = Reading(options.kind, options.variant or CALLS.default, options.profile == "strict")
     task = Task(target, reading, options.lines, options.column)
+    plan = _planned(named.files, output, _EXTENSION[target])
+    if options.errors:
+        check_report(options.errors, named.names, [path for _, path in plan])
     work = [
         Input(name, formats[name], path)
-        for name, path in _planned(named, output, _EXTENSION[target])
+        for name, path in plan
         if not (options.skip_existing and path is not None and path.exists())
     ]
-    progress = Progress([each.name for each in work])
-    with FaultLog(options.errors) as log:
+    progress = Progress([each.name for each in work], is_hidden=output is None and is_shown())
+    with FaultLog(options.errors, progress.print) as log:
         try:
             for part in convert(task, work, options.jobs or 1):
                 log.add(work[part.source].name, part.faults)
@@ -46,7 +51,7 @@ def convert_many(options: argparse.Namespace) -> int:
         finally:
             progress.clear()
         log.finish()
-    print(f"imagecall: {progress.summary(len(named) - len(work))}", file=sys.stderr)
+    print_line(progress.summary(len(plan) - len(work)) + named.summary())
     return exit_code(progress.done + (not progress.refused), progress.refused)
 
 
@@ -70,9 +75,8 @@ def _planned(
     """Inputs with their outputs: one for all, or one for each in a folder."""
     if output is not None and _is_folder(output, named):
         return [*planned(named, output, extension)]
-    if output is not None:
-        for name, _ in named:
-            check_apart(name, output)
+    for name, _ in named:
+        check_apart(name, output)
     return [(name, output) for name, _ in named]
 
 

@@ -1,31 +1,33 @@
 """Progress of a conversion: counts, and a bar with them on a terminal."""
 
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
+
+from imagecall.bulk.inputs import size_of
+from imagecall.commands.status_line import TerminalLine
 
 _SECONDS: Final = 0.2
 _WIDTH: Final = 24
 
 
-class Progress:
+class Progress(TerminalLine):
     """Counts of records, and a bar on a terminal.
 
     Args:
         names: names of the files that are converted. The bar counts the bytes of those that have a
             size; without any, only the counts are shown.
+        is_hidden: True to show no bar, as the records are printed on the terminal.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], is_hidden: bool) -> None:
+        super().__init__(is_hidden)
         self.done = self.refused = 0
-        self._sizes = [_size(name) for name in names]
+        self._sizes = [size_of(name) or 0 for name in names]
         self._total = sum(self._sizes)
         self._source = self._read_bytes = 0
         self._start = time.monotonic()
-        self._shown = 0.0
-        self._is_shown = sys.stderr is not None and sys.stderr.isatty()
+        self._drawn = 0.0
 
     def add(self, source: int, read_bytes: int, done: int, refused: int) -> None:
         """Adds records of a file, and shows the bar from time to time."""
@@ -34,14 +36,9 @@ class Progress:
         self.done += done
         self.refused += refused
         now = time.monotonic()
-        if self._is_shown and now - self._shown >= _SECONDS:
-            self._shown = now
-            self._show(self._bar() + self.summary())
-
-    def clear(self) -> None:
-        """Clears the bar."""
-        if self._is_shown:
-            self._show("")
+        if self.is_terminal and now - self._drawn >= _SECONDS:
+            self._drawn = now
+            self.draw(self._bar() + self.summary())
 
     def summary(self, skipped: int = 0) -> str:
         """Line with the counts, and the speed."""
@@ -61,15 +58,3 @@ class Progress:
 
     def _seconds(self) -> float:
         return max(time.monotonic() - self._start, 0.001)
-
-    @staticmethod
-    def _show(text: str) -> None:
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
-
-
-def _size(name: str) -> int:
-    """Bytes of a file; 0 for standard input, a pipe, and what cannot be read."""
-    try:
-        return Path(name).stat().st_size
-    except OSError:
-        return 0

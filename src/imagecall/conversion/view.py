@@ -2,10 +2,9 @@
 
 import base64
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
-
-from google.protobuf.message import Message
 
 from imagecall.conversion.converter import CALLS
 from imagecall.conversion.fields import spellings
@@ -73,27 +72,21 @@ def view(call: ImageGenerationCall) -> CallView:
     """
     variant = CALLS.chosen(call)
     message = getattr(call, variant.name)
-    result = _get(message, "result")
-    base64_result = _get(message, "image_b64")
-    other_status = _get(message, "unknown_status")
-    known_status = _STATUSES.get(getattr(message, "status", 0))
+    values = {field.name: value for field, value in message.ListFields()}
+    result = values.get("result")
+    base64_result = values.get("image_b64")
+    other_status = values.get("unknown_status")
+    known_status = _STATUSES.get(values.get("status", 0))
     return CallView(
         variant=variant.name,
         type=variant.plan.tag or message.type,
-        id=_get(message, "id"),
+        id=values.get("id"),
         status=known_status if other_status is None else other_status,
         has_result=result is not None,
         result=None if result is None else _value(result),
-        declared_format=_string(message, "output_format"),
+        declared_format=_string(values, "output_format"),
         image_b64=None if base64_result is None else _value(base64_result),
     )
-
-
-def _get(message: Message, field: str) -> Any:
-    """Value of a field; None if the variant lacks the field or the field is not set."""
-    if field not in message.DESCRIPTOR.fields_by_name or not message.HasField(field):
-        return None
-    return getattr(message, field)
 
 
 def _value(result: ImageResult) -> bytes | str | None:
@@ -101,13 +94,13 @@ def _value(result: ImageResult) -> bytes | str | None:
     return None if kind in (None, "null_value") else getattr(result, kind)
 
 
-def _string(message: Any, key: str) -> str | None:
+def _string(values: Mapping[str, Any], key: str) -> str | None:
     """String value of a key, from its field or from the extra fields; None for no string."""
-    value: JsonValue = _get(message, key)
+    value: JsonValue = values.get(key)
     if value is None:
-        extras = getattr(message, "extra_fields", ())
-        text = next((extra.json for extra in extras if extra.name == key), "null")
-        value = parse(text.encode())
+        extras = values.get("extra_fields", ())
+        text = next((extra.json for extra in extras if extra.name == key), None)
+        value = None if text is None else parse(text.encode())
     return value if isinstance(value, str) else None
 
 

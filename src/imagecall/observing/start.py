@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 def observer_from(metrics: bool, traces: bool, log_calls: bool) -> Observer | None:
     """Builds the observer of calls; returns None if all three settings are off.
 
-    Raises OSError with a sentence if a package is missing, or an OTEL_... variable is faulty.
+    Raises ModuleNotFoundError for a package of the extra `observe`, and OSError with a sentence for
+    a faulty variable OTEL_...
     """
     if not (metrics or traces or log_calls):
         return None
@@ -22,11 +23,6 @@ def observer_from(metrics: bool, traces: bool, log_calls: bool) -> Observer | No
             _traces() if traces else None,
             log_calls=log_calls,
         )
-    except ModuleNotFoundError as error:
-        raise OSError(
-            "--metrics and --traces need a package that is not installed "
-            f"({error.name}): pip install 'imagecall[observe]'"
-        ) from None
     except ValueError as error:
         raise OSError(f"a variable OTEL_... is faulty: {error}") from None
 
