@@ -6,7 +6,7 @@ import io
 import json
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from tests.doors.test_http import door_before
 from tests.soak.attackers import resets
 from tests.soak.server import running
 from tests.streams import framed, happy
+from tests.until import until
 from tests.upstream import upstream
 
 ITEM = '{"type":"image_generation_call","id":"ig_1"}'
@@ -103,19 +104,18 @@ async def test_a_call_needs_a_token_of_the_file_and_health_none(tmp_path: Path) 
 
 
 async def test_tokens_are_read_anew_and_a_faulty_file_changes_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("imagecall.access.watched_files._SECONDS", 0)
     file = tmp_path / "tokens"
     file.write_text(f"alice {ALICE}\n")
     async with doors(Admission(tokens=Tokens(file))) as (address, _):
         await parse(address, ALICE)
         file.write_text("alice tooshort\n")
-        await asyncio.sleep(1.1)
         await parse(address, ALICE)
         assert "stays in use" in caplog.text
         assert "tooshort" not in caplog.text
         file.write_text(f"bob {BOB}\n")
-        await asyncio.sleep(1.1)
         await parse(address, BOB)
         assert (await refusal(parse(address, ALICE))).reason == "TOKEN_REQUIRED"
 
@@ -188,12 +188,6 @@ async def test_past_the_limit_of_calls_one_is_refused_at_once_and_others_go_on()
             assert (await health.Check(health_pb2.HealthCheckRequest())).status == 1
         assert all(answer.calls for answer in await asyncio.gather(*slow_ones))
         assert (await parse(address)).call
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not true():  # noqa: ASYNC110  # the server has no event for this
-            await asyncio.sleep(0.01)
 
 
 class Sender:
@@ -364,13 +358,13 @@ async def test_a_body_is_not_read_without_a_token_and_is_refused_once_whole(
             AsyncImageClient(address, token=ALICE) as client,
         ):
             sender.send(ITEM[:10].encode())
-            working = asyncio.create_task(client.generate_image(slow(1)))
-            await asyncio.sleep(0.3)
+            working = asyncio.create_task(client.generate_image(slow(3600)))
+            await until(lambda: admission.in_progress == 1)
             sender.send(ITEM[10:].encode())
             status, headers, said = await sender.answer()
             assert (status, headers["retry-after"]) == (429, "1")
             assert said["error"]["type"] == "too_many_calls"
-            assert (await working).calls
+            working.cancel()
 
 
 @pytest.mark.timing

@@ -98,17 +98,19 @@ async def test_hundreds_of_calls_at_once_are_all_answered_through_a_server_befor
 
 
 class Held(EmbeddedBackend):
-    """Answers nothing before it is released."""
+    """Answers nothing before it is released; `reached` is set once there is a call."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.released = asyncio.Event()
+        self.reached, self.released = asyncio.Event(), asyncio.Event()
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
+        self.reached.set()
         await self.released.wait()
         return await super().generate_image(request)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
+        self.reached.set()
         await self.released.wait()
         async for part in super().stream_image(request):
             yield part
