@@ -43,6 +43,7 @@ from tests.until import until
 from tests.upstream import upstream
 
 ITEM = '{"type":"image_generation_call","id":"ig_1"}'
+SMALL_FOX = '{"input":"a fox","tools":[{"type":"image_generation","size":"64x64"}]}'
 MIB = 1024 * 1024
 ALICE, BOB = "alices-token-0123456789", "bobs-token-0123456789"
 
@@ -246,7 +247,7 @@ async def test_a_page_from_elsewhere_does_not_reach_what_asks_for_no_token(
         headers["origin"] = origin
     for local, expected in ((True, status), (False, 200)):
         async with doors(Admission(local=local)) as (_, page), aiohttp.ClientSession() as session:
-            for path, body in (("/convert", ITEM), ("/v1/responses", '{"input":"a fox"}')):
+            for path, body in (("/convert", ITEM), ("/v1/responses", SMALL_FOX)):
                 url = f"http://{page}{path}"
                 async with session.post(url, data=body, headers=headers) as answer:
                     assert answer.status == expected
