@@ -18,6 +18,7 @@ import aiohttp
 import openai
 import openrouter
 import pytest
+import pytest_asyncio
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -43,6 +44,9 @@ from tests.streams import PNG, framed, happy, item, response
 from tests.until import until
 from tests.upstream import HANG, JSON, Answer, upstream
 
+# The tests share a door, and so the event loop.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 MIB = 1024 * 1024
 SMALL: Any = {"type": "image_generation", "size": "64x64"}
 
@@ -58,7 +62,7 @@ async def door_before(backend: Backend, **options: Any) -> AsyncIterator[str]:
         await backend.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def door() -> AsyncIterator[str]:
     async with door_before(EmbeddedBackend()) as address:
         yield address

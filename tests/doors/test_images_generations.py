@@ -3,12 +3,14 @@
 import asyncio
 import base64
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import openai
 import openrouter
 import pytest
+import pytest_asyncio
 
 from imagecall.access.admission import Admission
 from imagecall.access.limits import Limits
@@ -18,6 +20,9 @@ from imagecall.doors.http.images.door import GENERATION_PATHS
 from tests.doors.test_http import door_before, post, sdk
 from tests.streams import PNG, framed, happy, item, response, without
 from tests.upstream import HANG, JSON, SSE, Answer, Upstream, upstream
+
+# The tests share a door, and so the event loop.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SMALL: Any = {"prompt": "a fox", "size": "64x64"}
 USAGE = {"input_tokens": 3, "output_tokens": 5, "total_tokens": 8}
@@ -41,6 +46,12 @@ def answers(api: Upstream, *bodies: Any) -> None:
         Answer((body if isinstance(body, bytes) else json.dumps(body).encode(),), content_type=JSON)
         for body in bodies
     ]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def door() -> AsyncIterator[str]:
+    async with door_before(EmbeddedBackend()) as address:
+        yield address
 
 
 async def stream_of(address: str, body: Any, path: str = GENERATION_PATHS[0]) -> list[Any]:
@@ -180,10 +191,10 @@ async def test_the_main_model_must_use_the_image_tool() -> None:
     ids=lambda value: str(value)[:50],
 )
 @pytest.mark.parametrize("streams", [False, True])
-async def test_an_error_names_the_key(keys: Any, reason: str, pointer: str, streams: bool) -> None:
-    async with door_before(EmbeddedBackend()) as address:
-        body = SMALL | {"stream": streams} | keys
-        answer, said = await post(address, body, GENERATION_PATHS[0])
+async def test_an_error_names_the_key(
+    door: str, keys: Any, reason: str, pointer: str, streams: bool
+) -> None:
+    answer, said = await post(door, SMALL | {"stream": streams} | keys, GENERATION_PATHS[0])
     assert answer.status == 400
     assert (said["error"]["type"], said["error"]["param"]) == (reason, pointer)
     assert said["error"]["message"]
