@@ -283,7 +283,7 @@ async def test_a_deadline_ends_the_embedded_backend_too() -> None:
 
 
 async def test_a_slow_client_holds_the_api_back(api: Upstream, plain: Any) -> None:
-    body = framed(happy(PNG + random.Random(6).randbytes(60 * MIB)))
+    body = framed(happy(PNG + random.Random(6).randbytes(32 * MIB)))
     steps = [body[offset : offset + MIB] for offset in range(0, len(body), MIB)]
     api.say(*steps)
     call = plain.StreamImage(A_STREAM)
@@ -293,7 +293,7 @@ async def test_a_slow_client_holds_the_api_back(api: Upstream, plain: Any) -> No
     await asyncio.sleep(1)
     assert len(api.sent_at) < len(steps) / 2
     size = len(part.chunk.data) + sum([len(part.chunk.data) async for part in call])
-    assert size == len(PNG) + 60 * MIB
+    assert size == len(PNG) + 32 * MIB
 
 
 async def test_a_bad_call_does_not_disturb_the_others(

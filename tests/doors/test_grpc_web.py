@@ -215,6 +215,7 @@ async def test_envoy_takes_the_shipped_configuration() -> None:
     assert "deprecated" not in said.lower()
 
 
+@pytest.mark.toolchain  # The page is built with packages of npm.
 async def test_a_page_in_a_browser_calls_and_streams(
     chromium: webdriver.Chrome, door: str, page: str
 ) -> None:
@@ -242,6 +243,7 @@ def sample(page: str) -> str:
     return page.replace("index.html", "draw.html")
 
 
+@pytest.mark.toolchain  # The page is built with packages of npm.
 async def test_the_sample_shows_a_whole_image_or_why_there_is_none(
     chromium: webdriver.Chrome, sample: str, tmp_path: Path
 ) -> None:
@@ -261,6 +263,7 @@ async def test_the_sample_shows_a_whole_image_or_why_there_is_none(
     } == {}
 
 
+@pytest.mark.toolchain  # The page is built with packages of npm.
 async def test_the_sample_ends_the_call_of_a_stream_that_is_damaged(
     chromium: webdriver.Chrome, sample: str, tmp_path: Path
 ) -> None:
@@ -272,6 +275,7 @@ async def test_the_sample_ends_the_call_of_a_stream_that_is_damaged(
         await damaged.cancelled.wait()
 
 
+@pytest.mark.toolchain  # The page is built with packages of npm.
 async def test_the_sample_sends_its_token(
     chromium: webdriver.Chrome, sample: str, tmp_path: Path
 ) -> None:

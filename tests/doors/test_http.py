@@ -567,7 +567,7 @@ async def test_a_service_without_documents_is_enough_for_every_sdk() -> None:
 
 
 async def test_a_slow_client_holds_the_backend_back() -> None:
-    body = framed(happy(PNG + bytes(24 * MIB), [PNG + bytes(24 * MIB)]))
+    body = framed(happy(PNG + bytes(12 * MIB), [PNG + bytes(12 * MIB)]))
     async with upstream() as api, door_before(HttpBackend(api.url)) as address:
         api.say(*(body[at : at + MIB] for at in range(0, len(body), MIB)))
         async with (
