@@ -342,9 +342,12 @@ async def test_a_backend_that_hangs_in_a_stream_or_after_it_is_a_timeout(parts: 
     async with doors(backend, idle_seconds=1) as (grpc_door, http_door):
         error = await of_grpc(grpc_door, True)
         await backend.left.wait()
-        _, _, said = await of_http(http_door, True)
+        status, _, said = await of_http(http_door, True)
     assert details(error)[0].reason == "UPSTREAM_TIMEOUT"
-    assert (said["type"], said["code"]) == ("upstream_timeout", 504)
+    code = (
+        504 if status == 200 else 424
+    )  # On a slow machine, the time ends before the stream begins.
+    assert (said["type"], said["code"]) == ("upstream_timeout", code)
 
 
 @pytest.mark.timing
