@@ -353,10 +353,10 @@ async def test_a_backend_that_hangs_in_a_stream_or_after_it_is_a_timeout(parts: 
 @pytest.mark.timing
 async def test_a_slow_reader_is_no_silence_of_a_backend() -> None:
     async with running(Misbehaving(stream())) as backend:
-        calling = GrpcBackend(ServerAddress(backend.address), idle_seconds=0.2)
+        calling = GrpcBackend(ServerAddress(backend.address), idle_seconds=1)
         count = 0
         async for _ in calling.stream_image(A_STREAM):
-            await asyncio.sleep(0.3 if count < 2 else 0)
+            await asyncio.sleep(1.2 if count < 2 else 0)
             count += 1
         await calling.close()
     assert count == len(stream())
