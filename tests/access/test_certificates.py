@@ -1,7 +1,6 @@
 """TLS and mTLS on both doors, with certificates that change while calls go on."""
 
 import asyncio
-import json
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,8 +19,8 @@ from imagecall.doors.http.server import HttpServer
 from imagecall.errors import GenerationError
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.rpc.channel import credentials_of
-from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_request_pb2 import ImageRequest
+from tests.access.test_client_tls import Held
 
 FOX = ImageRequest(prompt="a fox")
 
@@ -47,8 +46,10 @@ class Files:
 
 
 @asynccontextmanager
-async def doors(certificates: Certificates) -> AsyncIterator[tuple[str, str]]:
-    backend = EmbeddedBackend()
+async def doors(
+    certificates: Certificates, backend: EmbeddedBackend | None = None
+) -> AsyncIterator[tuple[str, str]]:
+    backend = backend or EmbeddedBackend()
     grpc_server = GrpcServer("127.0.0.1:0", backend, certificates=certificates)
     http_server = HttpServer("127.0.0.1:0", backend, certificates=certificates)
     try:
@@ -60,7 +61,7 @@ async def doors(certificates: Certificates) -> AsyncIterator[tuple[str, str]]:
 def served(address: str) -> str:
     """The certificate that a new connection gets."""
     host, _, port = address.rpartition(":")
-    return ssl.get_server_certificate((host, int(port)), timeout=5)
+    return ssl.get_server_certificate((host, int(port)), timeout=60)
 
 
 async def test_both_doors_speak_tls(tmp_path: Path) -> None:
@@ -109,23 +110,24 @@ async def test_without_a_certificate_of_the_authority_a_client_is_refused(tmp_pa
                     assert not loaded
 
 
-async def test_a_new_certificate_is_served_and_a_call_in_progress_goes_on(tmp_path: Path) -> None:
-    files = Files(tmp_path)
+async def test_a_new_certificate_is_served_and_a_call_in_progress_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imagecall.access.watched_files._SECONDS", 0)
+    files, held = Files(tmp_path), Held(FOX.prompt)
     credentials = grpc.ssl_channel_credentials(files.ca.read_bytes())
-    order = ExtraField(name="embedded", json=json.dumps({"delay_seconds": 4}))
-    async with doors(Certificates(files.cert, files.key)) as (address, page):
+    async with doors(Certificates(files.cert, files.key), held) as (address, page):
         before = [await asyncio.to_thread(served, each) for each in (address, page)]
         async with AsyncImageClient(address, credentials=credentials) as client:
-            request = ImageRequest(prompt="a fox", extra_fields=[order])
-            drawing = asyncio.create_task(client.generate_image(request))
-            await asyncio.sleep(1.1)
+            drawing = asyncio.create_task(client.generate_image(FOX))
+            await held.reached.wait()
             files.cert.write_bytes(b"half written")
             assert [await asyncio.to_thread(served, each) for each in (address, page)] == before
             files.renew()
-            await asyncio.sleep(1.1)
             after = [await asyncio.to_thread(served, each) for each in (address, page)]
             assert after[0] == after[1] != before[0]
             assert not drawing.done()
+            held.released.set()
             assert (await drawing).calls
 
 

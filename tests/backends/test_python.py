@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.command import COMMAND
+from imagecall.access.setting import SettingError
+from imagecall.server.run import check
+from imagecall.server.settings import ServerSettings, read_settings
+from tests.commands.command import COMMAND, run_here
 
 MODULE = """
 from imagecall.service import FinalImage, ImageService
@@ -36,14 +39,15 @@ number = 5
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory with modules."""
-    (tmp_path / "package").mkdir()
-    (tmp_path / "package/service.py").write_text(MODULE)
-    (tmp_path / "needs_more.py").write_text("import no_such_library\n")
-    (tmp_path / "faulty.py").write_text("raise OSError('no disk')\n")
-    return tmp_path
+    folder = tmp_path_factory.mktemp("working")
+    (folder / "package").mkdir()
+    (folder / "package/service.py").write_text(MODULE)
+    (folder / "needs_more.py").write_text("import no_such_library\n")
+    (folder / "faulty.py").write_text("raise OSError('no disk')\n")
+    return folder
 
 
 def generate(backend: str, folder: Path, command: str = "generate") -> tuple[int, str]:
@@ -67,7 +71,6 @@ def test_a_class_or_function_of_the_working_directory_makes_the_backend(
     assert (folder / "fox.png").read_bytes() == b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.mark.parametrize("command", ["generate", "serve"])
 @pytest.mark.parametrize(
     ("backend", "sentence"),
     [
@@ -88,9 +91,21 @@ def test_a_class_or_function_of_the_working_directory_makes_the_backend(
     ],
 )
 def test_any_other_name_is_refused_with_a_sentence(
-    backend: str, sentence: str, command: str, folder: Path
+    backend: str, sentence: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, errors = generate(backend, folder, command)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    done = run_here("generate", "a fox", "-o", "fox.png", "--backend", backend)
+    assert done.returncode == 2
+    assert sentence in done.stderr.decode()
+    with pytest.raises(SettingError) as caught:
+        check(read_settings(ServerSettings, {"backend": backend}, {}))
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("command", ["generate", "serve"])
+def test_a_faulty_factory_stops_the_command_with_2(command: str, folder: Path) -> None:
+    code, errors = generate("package.service:fails", folder, command)
     assert code == 2
-    assert sentence in errors
+    assert "its factory failed: RuntimeError: there is no model file" in errors
     assert "Traceback" not in errors

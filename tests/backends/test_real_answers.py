@@ -40,7 +40,7 @@ async def api() -> AsyncIterator[Upstream]:
 
 @pytest.fixture
 async def backend(api: Upstream) -> AsyncIterator[HttpBackend]:
-    backend = HttpBackend(api.url, idle_seconds=5)
+    backend = HttpBackend(api.url)
     yield backend
     await backend.close()
 

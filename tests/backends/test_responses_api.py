@@ -42,7 +42,7 @@ async def api() -> AsyncIterator[Upstream]:
 
 @pytest.fixture
 async def backend(api: Upstream) -> AsyncIterator[HttpBackend]:
-    backend = HttpBackend(api.url, KEY, idle_seconds=2)
+    backend = HttpBackend(api.url, KEY)
     yield backend
     await backend.close()
 
@@ -570,7 +570,9 @@ async def test_failures_of_the_connection_have_their_reasons(
     api.answers = [Answer([framed(happy()[:3], done=False), RESET])]
     assert (await failure(backend, streaming)).reason == "UPSTREAM_DAMAGED"
     api.answers = [Answer([HANG], status=None)]
-    error = await failure(backend, streaming)
+    impatient = HttpBackend(api.url, KEY, idle_seconds=0.3)
+    error = await failure(impatient, streaming)
+    await impatient.close()
     assert (error.reason, error.code, error.may_be_billed) == (
         "UPSTREAM_TIMEOUT",
         "DEADLINE_EXCEEDED",
@@ -636,14 +638,12 @@ async def test_parts_come_as_soon_as_the_api_has_said_them(
 ) -> None:
     image = PNG + random.Random(4).randbytes(24 * MIB)
     body = framed(happy(image))
-    half = len(body) // 4
-    api.say(body[:half], 0.5, body[half:])
+    api.say(body[: len(body) // 4], HANG)  # Its rest never comes.
     parts: list[StreamImageResponse] = []
     async with aclosing(whole_parts(backend, asked())) as found:
         async for part in found:
             parts.append(part)
             if part.chunk.offset > MIB:
-                assert len(api.sent_at) < 2  # The image has begun; its rest was not sent.
                 break
 
 
@@ -799,7 +799,7 @@ async def test_an_error_keeps_its_status_whatever_becomes_of_its_body(api: Upstr
     api.say(HANG, status=401, content_type=JSON)
     start = time.monotonic()
     assert (await failure(backend, False)).reason == "UPSTREAM_UNAUTHENTICATED"
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60  # Far less than the longest silence of an answer.
     for said in (b"too bad", b'[{"error":{"message":"too bad"}}]', b'{"detail":"too bad"}'):
         api.say(said, status=400, content_type="text/plain", headers={"x-request-id": "\xff"})
         assert str(await failure(backend, True)) == "the API answered 400: too bad"

@@ -17,7 +17,7 @@ from tests.balancing.replicas import free_ports
 _ROOT: Final = Path(__file__).parents[2]
 DEPLOY: Final = _ROOT / "scripts/deploy"
 _REPLICA_PORTS: Final = (50051, 50052, 50053)
-_SECONDS: Final = 20
+_SECONDS: Final = 60
 
 
 @dataclass(frozen=True)

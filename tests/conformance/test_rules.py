@@ -25,11 +25,12 @@ from tests.conformance.kinds import fails
 from tests.conformance.mistakes import MISTAKES
 from tests.doors.test_generation import serving
 from tests.streams import PNG, framed, happy, item, response
+from tests.until import until
 from tests.upstream import JSON, Answer, upstream
 
 SCHEMA = Path(__file__).parents[2] / "proto/README.md"
 SLOW = (("embedded", '{"delay_seconds": 20}'),)
-SETTINGS = CheckSettings(size="64x64", slow=SLOW, tolerance=4.0, timeout=60)
+SETTINGS = CheckSettings(size="64x64", slow=SLOW, tolerance=10.0, timeout=60)
 """Settings with which a busy machine fails no rule."""
 
 IMPATIENT = replace(SETTINGS, status_seconds=0.5)
@@ -90,7 +91,7 @@ async def test_a_limit_of_requests_that_is_named_passes(code: str, text: str) ->
 
 
 async def test_calls_that_break_when_there_are_many_fail_in_their_rule() -> None:
-    busy = Faulty(before=lambda method: asyncio.sleep(0.3))
+    busy = Faulty(before=lambda method: asyncio.sleep(3 if len(busy.working) > 1 else 0))
     busy.on_request = lambda method, _: (
         (grpc.StatusCode.UNKNOWN, "busy", ()) if len(busy.working) > 50 else None
     )
@@ -135,9 +136,8 @@ async def test_a_deadline_that_is_ignored_fails_in_its_rule(
     try:
         settings = CheckSettings(tolerance=0.1)
         outcomes = await outcomes_of(f"127.0.0.1:{port}", "deadline", settings=settings)
-        async with asyncio.timeout(10):  # Until the server has closed its connections too.
-            while not all(handler.closing for handler in server._handlers):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        # The server closes its connections too.
+        await until(lambda: all(handler.closing for handler in server._handlers))
     finally:
         server.close()
         await server.wait_closed()

@@ -364,7 +364,7 @@ def _parse(port: str, token: str) -> grpc.StatusCode:
         request = ParseCallRequest(json='{"type":"image_generation_call","id":"ig_1"}')
         metadata = (("authorization", f"Bearer {token}"),)
         try:
-            ConversionServiceStub(channel).ParseCall(request, timeout=10, metadata=metadata)
+            ConversionServiceStub(channel).ParseCall(request, timeout=60, metadata=metadata)
         except grpc.RpcError as error:
             return error.code()
     return grpc.StatusCode.OK
@@ -411,7 +411,7 @@ def test_a_pod_that_ends_is_not_ready_and_finishes(
             _parse(server.grpc, _TOKENS[0]) == grpc.StatusCode.OK
         )  # For those who do not know yet.
         assert call.result().response.calls
-        assert server.process.wait(10) == 0
+        assert server.process.wait(60) == 0
 
 
 def test_probes_pass_with_tls(check: Check, tmp_path: Path) -> None:

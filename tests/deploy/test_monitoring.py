@@ -239,7 +239,7 @@ def two_workers() -> Iterator[dict[str, str]]:
             yield found
         finally:
             process.terminate()
-            process.communicate(timeout=20)
+            process.communicate(timeout=60)
 
 
 @contextmanager
@@ -286,7 +286,7 @@ async def test_prometheus_reads_two_workers_and_runs_every_query(
             options = [("grpc.use_local_subchannel_pool", 1)]
             async with grpc.aio.insecure_channel(doors["grpc"], options) as channel:
                 stub: Any = ConversionServiceStub(channel)
-                await stub.ParseCall(request, timeout=20, wait_for_ready=True)
+                await stub.ParseCall(request, timeout=60, wait_for_ready=True)
         async with aiohttp.ClientSession() as session:
             calls = "sum(imagecall_calls_total{imagecall_outcome='ok'}) == 20"
             while not (await asked(session, f"{url}/query", calls))["result"]:  # noqa: ASYNC110

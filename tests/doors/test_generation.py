@@ -29,6 +29,7 @@ from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_request_pb2 import ImageRequest
 from tests.streams import PNG, framed, happy, item, response
+from tests.until import until
 from tests.upstream import HANG, JSON, Answer, Upstream, upstream
 
 KEY = "sk-secret-0123456789"
@@ -54,7 +55,7 @@ async def api() -> AsyncIterator[Upstream]:
 @pytest.fixture
 async def bridge(api: Upstream) -> AsyncIterator[str]:
     """The address of a server before the API."""
-    async with serving(HttpBackend(api.url, KEY, idle_seconds=5)) as address:
+    async with serving(HttpBackend(api.url, KEY)) as address:
         yield address
 
 
@@ -179,7 +180,7 @@ async def test_the_client_raises_what_the_server_did(
     assert (damaged.value.reason, damaged.value.may_be_billed) == ("UPSTREAM_DAMAGED", True)
     async with AsyncImageClient("127.0.0.1:1") as nowhere:
         with pytest.raises(GenerationError) as unreachable:
-            await nowhere.generate_image(a_request(), timeout=5)
+            await nowhere.generate_image(a_request(), timeout=60)
     assert (unreachable.value.reason, unreachable.value.code) == ("", "UNAVAILABLE")
 
 
@@ -246,12 +247,12 @@ async def test_a_deadline_and_a_cancellation_reach_the_api_at_once(
         else plain.GenerateImage(AN_IMAGE, timeout=timeout)
     )
     waiting = asyncio.ensure_future(_all(call) if method == "StreamImage" else _one(call))
-    await asyncio.wait_for(api.arrived.wait(), 5)
+    await api.arrived.wait()
     if way == "cancellation":
         await asyncio.sleep(0.1)
         start, seconds = time.monotonic(), 0
         call.cancel()
-    await asyncio.wait_for(api.left.wait(), 5)
+    await api.left.wait()
     assert time.monotonic() - start - seconds < 0.1
     with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
         await waiting
@@ -265,21 +266,24 @@ async def _one(call: Any) -> Any:
     return await call
 
 
-async def test_a_deadline_ends_the_embedded_backend_too(address: str) -> None:
-    async with AsyncImageClient(address) as client:
+async def test_a_deadline_ends_the_embedded_backend_too() -> None:
+    admission = Admission()
+    async with (
+        serving(EmbeddedBackend(), admission) as address,
+        AsyncImageClient(address) as client,
+    ):
         for calling in (
-            client.generate_image(a_request(delay_seconds=30), timeout=0.2),
-            _all(client.stream_image(a_request(delay_seconds=30), timeout=0.2)),
+            client.generate_image(a_request(delay_seconds=3600), timeout=0.5),
+            _all(client.stream_image(a_request(delay_seconds=3600), timeout=0.5)),
         ):
-            start = time.monotonic()
             with pytest.raises(GenerationError) as caught:
                 await calling
             assert caught.value.code == "DEADLINE_EXCEEDED"
-            assert time.monotonic() - start < 2
+            await until(lambda: admission.in_progress == 0)
 
 
 async def test_a_slow_client_holds_the_api_back(api: Upstream, plain: Any) -> None:
-    body = framed(happy(PNG + random.Random(6).randbytes(60 * MIB)))
+    body = framed(happy(PNG + random.Random(6).randbytes(32 * MIB)))
     steps = [body[offset : offset + MIB] for offset in range(0, len(body), MIB)]
     api.say(*steps)
     call = plain.StreamImage(A_STREAM)
@@ -289,7 +293,7 @@ async def test_a_slow_client_holds_the_api_back(api: Upstream, plain: Any) -> No
     await asyncio.sleep(1)
     assert len(api.sent_at) < len(steps) / 2
     size = len(part.chunk.data) + sum([len(part.chunk.data) async for part in call])
-    assert size == len(PNG) + 60 * MIB
+    assert size == len(PNG) + 32 * MIB
 
 
 async def test_a_bad_call_does_not_disturb_the_others(
@@ -346,7 +350,7 @@ async def test_leaving_the_stream_of_the_client_ends_the_call(
     async with aclosing(client.stream_image(a_request())) as happenings:
         async for _ in happenings:
             break
-    await asyncio.wait_for(api.left.wait(), 1)
+    await api.left.wait()
 
 
 async def test_an_image_past_the_limit_of_the_client_is_refused(address: str) -> None:
@@ -364,9 +368,9 @@ async def test_a_call_that_ends_when_its_metadata_leaves_gets_its_answer(
         asked = a_request(delay_seconds=delay, ending=ending)
         try:
             if method == "StreamImage":
-                *_, last = await _all(caller.stream_image(asked, timeout=10))
+                *_, last = await _all(caller.stream_image(asked, timeout=60))
                 return type(last.message).__name__
-            return (await caller.generate_image(asked, timeout=10)).status
+            return (await caller.generate_image(asked, timeout=60)).status
         except GenerationError as error:
             return error.reason or error.code
 
@@ -426,7 +430,7 @@ async def test_every_error_comes_back_from_its_status(reason: str, billed: bool)
         )
     async with serving(Failing()) as address, AsyncImageClient(address) as client:
         with pytest.raises(type(error)) as caught:
-            await client.generate_image(a_request(), timeout=5)
+            await client.generate_image(a_request(), timeout=60)
     found = caught.value.__dict__
     assert Status.FromString(found.pop("status")).details
     assert found.pop("trailers") == ()

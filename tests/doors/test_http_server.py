@@ -41,14 +41,14 @@ async def test_a_request_in_pieces_is_read_whole() -> None:
 
 async def exchange(*requests: bytes) -> bytes:
     """All that a door with a limit of 1,024 bytes of head answers on one connection."""
-    limits = Limits(metadata_bytes=1024, idle_seconds=1)
+    limits = Limits(metadata_bytes=1024)
     server = HttpServer("127.0.0.1:0", EmbeddedBackend(), Admission(limits))
     host, _, port = (await server.start()).rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     for request in requests:
         writer.write(request)
         await asyncio.sleep(0.05)
-    answer = await asyncio.wait_for(reader.read(), 20)
+    answer = await reader.read()
     writer.close()
     await server.stop(1)
     return answer
@@ -79,13 +79,13 @@ async def test_two_kinds_of_framing_close_the_connection() -> None:
     body = b'{"type":"image_generation_call"}'
     head = b"POST /convert HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
     chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
-    smuggled = b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n"
+    smuggled = b"GET /health HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
     for order in (b"", b"content-length: 5\r\n"):
         framing = order + b"transfer-encoding: chunked\r\n"
         answer = await exchange(head + framing + b"\r\n" + chunked + smuggled)
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert answer.count(b"HTTP/1.1") == (1 if order else 2)
-        assert (b"connection: close" in answer) == bool(order)
+        assert (b"connection: close" in answer.split(b"HTTP/1.1 ")[1]) == bool(order)
 
 
 async def test_signals_are_left_to_the_program() -> None:
@@ -116,5 +116,5 @@ async def test_a_server_that_never_answered_stops_at_once() -> None:
     await server.stop(1)
     host, _, port = (await server.start()).rpartition(":")
     _, silent = await asyncio.open_connection(host, int(port))
-    await asyncio.wait_for(server.stop(60), 10)
+    await asyncio.wait_for(server.stop(60), 30)
     silent.close()

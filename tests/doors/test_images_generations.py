@@ -3,12 +3,14 @@
 import asyncio
 import base64
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import openai
 import openrouter
 import pytest
+import pytest_asyncio
 
 from imagecall.access.admission import Admission
 from imagecall.access.limits import Limits
@@ -18,6 +20,9 @@ from imagecall.doors.http.images.door import GENERATION_PATHS
 from tests.doors.test_http import door_before, post, sdk
 from tests.streams import PNG, framed, happy, item, response, without
 from tests.upstream import HANG, JSON, SSE, Answer, Upstream, upstream
+
+# The tests share a door, and so the event loop.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SMALL: Any = {"prompt": "a fox", "size": "64x64"}
 USAGE = {"input_tokens": 3, "output_tokens": 5, "total_tokens": 8}
@@ -41,6 +46,12 @@ def answers(api: Upstream, *bodies: Any) -> None:
         Answer((body if isinstance(body, bytes) else json.dumps(body).encode(),), content_type=JSON)
         for body in bodies
     ]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def door() -> AsyncIterator[str]:
+    async with door_before(EmbeddedBackend()) as address:
+        yield address
 
 
 async def stream_of(address: str, body: Any, path: str = GENERATION_PATHS[0]) -> list[Any]:
@@ -180,10 +191,10 @@ async def test_the_main_model_must_use_the_image_tool() -> None:
     ids=lambda value: str(value)[:50],
 )
 @pytest.mark.parametrize("streams", [False, True])
-async def test_an_error_names_the_key(keys: Any, reason: str, pointer: str, streams: bool) -> None:
-    async with door_before(EmbeddedBackend()) as address:
-        body = SMALL | {"stream": streams} | keys
-        answer, said = await post(address, body, GENERATION_PATHS[0])
+async def test_an_error_names_the_key(
+    door: str, keys: Any, reason: str, pointer: str, streams: bool
+) -> None:
+    answer, said = await post(door, SMALL | {"stream": streams} | keys, GENERATION_PATHS[0])
     assert answer.status == 400
     assert (said["error"]["type"], said["error"]["param"]) == (reason, pointer)
     assert said["error"]["message"]
@@ -334,8 +345,8 @@ async def test_the_failure_of_one_call_is_the_answer_and_may_be_billed(streams: 
         failing = Answer((b'{"error":{"message":"busy"}}',), status=503, content_type=JSON)
         api.answers = [Answer((HANG,), content_type=SSE if streams else JSON), failing]
         body = {"prompt": "a", "n": 2, "stream": streams}
-        got, said = await asyncio.wait_for(post(address, body, GENERATION_PATHS[0]), 20)
-        await asyncio.wait_for(api.left.wait(), 20)
+        got, said = await post(address, body, GENERATION_PATHS[0])
+        await api.left.wait()
     assert (got.status, got.headers["x-should-retry"]) == (424, "false")
     assert "busy" in said["error"]["message"]
 
@@ -412,9 +423,9 @@ async def test_the_work_ends_when_the_client_leaves(streams: bool) -> None:
         api.say(HANG)
         body = {"prompt": "a", "stream": streams, "n": 2}
         asking = asyncio.create_task(post(address, body, GENERATION_PATHS[0]))
-        await asyncio.wait_for(api.arrived.wait(), 20)
+        await api.arrived.wait()
         asking.cancel()
-        await asyncio.wait_for(api.left.wait(), 20)
+        await api.left.wait()
 
 
 LARGE = PNG + bytes(range(256)) * 1000

@@ -73,18 +73,19 @@ async def test_a_silent_api_does_not_make_the_stream_silent(api: Upstream, door:
     assert set(comments) == {found[0]}
     begun = next(n for n, block in enumerate(found) if "response.created" in block)
     ended = next(n for n, block in enumerate(found) if "response.completed" in block)
-    assert begun >= 2
+    assert begun >= 1
     assert any(block.startswith(":") for block in found[begun:ended])
     assert len(events) == len(happy()) + 1
 
 
+@pytest.mark.timing
 async def test_comments_of_the_api_are_its_life_and_not_that_of_the_stream() -> None:
     """The API is given up after less time than it takes, but for its comments."""
-    comments = [step for _ in range(8) for step in (b": drawing\n\n", INTERVAL)]
+    comments = [step for _ in range(12) for step in (b": drawing\n\n", 0.1)]
     async with (
         upstream() as api,
         door_before(
-            HttpBackend(api.url, idle_seconds=4 * INTERVAL), keepalive_seconds=2 * INTERVAL
+            HttpBackend(api.url, idle_seconds=1), keepalive_seconds=2 * INTERVAL
         ) as address,
     ):
         api.say(*comments, framed(happy()))

@@ -20,6 +20,8 @@ from imagecall.backends.embedded.backend import EmbeddedBackend
 from tests.doors.test_http import door_before
 from tests.doors.test_npm_sdks import EVENTS
 
+pytestmark = [pytest.mark.toolchain, pytest.mark.timeout(400)]  # With the installation.
+
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "tests" / "pypi" / "requirements.txt"
 ENVIRONMENT = ROOT / ".venv-sdks"

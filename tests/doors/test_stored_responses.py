@@ -198,38 +198,36 @@ async def ask(address: str, method: str, path: str, **options: Any) -> tuple[int
         return answer.status, json.loads(await answer.read() or b"null")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "..",
-        "..%2fmodels",
-        "%2e%2e",
-        "a%2f..%2f..%2fmodels",
-        "a.b",
-        "a%3fb=c",
-        "a%23b",
-        "a%5cb",
-        "a%00",
-        "a%0d%0ab",
-        "a%252fb",
-        "%25",
-        "a%20b",
-        "%ff",
-        "a;b",
-        "x" * 1025,
-    ],
-)
+NO_IDS = [
+    "..",
+    "..%2fmodels",
+    "%2e%2e",
+    "a%2f..%2f..%2fmodels",
+    "a.b",
+    "a%3fb=c",
+    "a%23b",
+    "a%5cb",
+    "a%00",
+    "a%0d%0ab",
+    "a%252fb",
+    "%25",
+    "a%20b",
+    "%ff",
+    "a;b",
+    "x" * 1025,
+]
+
+
 @pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
-async def test_an_id_reaches_no_other_path_of_the_api(
-    api: Upstream, method: str, name: str
-) -> None:
+async def test_an_id_reaches_no_other_path_of_the_api(api: Upstream, method: str) -> None:
     says(api, response())
     suffix = "/cancel" if method == "POST" else ""
     async with door_before(HttpBackend(api.url, KEY)) as address:
-        status, body = await ask(address, method, f"/v1/responses/{name}{suffix}")
-    assert status in (400, 404, 405)
-    assert body["error"]["message"]
-    assert not api.requests
+        for name in NO_IDS:
+            status, body = await ask(address, method, f"/v1/responses/{name}{suffix}")
+            assert status in (400, 404, 405), name
+            assert body["error"]["message"], name
+            assert not api.requests, name
 
 
 @pytest.mark.parametrize("name", ["", ".", "../models", "a/b", "a b", "a\n", "%2e", "é"])

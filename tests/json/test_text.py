@@ -66,13 +66,13 @@ def test_hostile_text_is_refused_soon(text: bytes) -> None:
     start = time.monotonic()
     with pytest.raises(ConversionError):
         parse(text)
-    assert time.monotonic() - start < 10  # Two orders above what it takes, for slow machines.
+    assert time.monotonic() - start < 30  # Two orders above what it takes, for slow machines.
 
 
 def test_a_beginning_with_many_escaped_quotes_is_closed_soon() -> None:
     start = time.monotonic()
     assert closing_brackets(b'[{"a":"' + b'\\"' * 500_000) == b"}]"
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 30
 
 
 def counted(value: Any) -> int:

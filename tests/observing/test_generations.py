@@ -159,7 +159,7 @@ async def test_a_client_that_leaves_ends_its_generation() -> None:
         call = door.stub.StreamImage(A_STREAM)
         await call.read()
         call.cancel()
-        await asyncio.wait_for(api.left.wait(), 10)
+        await api.left.wait()
         while not (found := await door.counts(GENERATIONS)):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         assert found == {frozenset({"grpc", "CANCELLED"}): 1}

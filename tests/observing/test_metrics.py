@@ -33,6 +33,7 @@ from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServic
 from imagecall.wire.chunks import split
 from tests.doors.test_generation import A_STREAM, AN_IMAGE
 from tests.observing.servers import grpc_door, http_door, metrics_door, observing, samples
+from tests.until import until
 from tests.upstream import HANG, upstream
 
 PARSE = "imagecall.v1.ConversionService/ParseCall"
@@ -128,7 +129,7 @@ async def test_images_in_flight_and_refused_calls() -> None:
             stub: Any = ImageGenerationServiceStub(channel)
             call = stub.GenerateImage(AN_IMAGE)
             waiting = asyncio.ensure_future(call.code())
-            await asyncio.wait_for(api.arrived.wait(), 5)
+            await api.arrived.wait()
             with pytest.raises(grpc.aio.AioRpcError):
                 await stub.GenerateImage(AN_IMAGE)
             in_flight = "imagecall_images_in_flight", frozenset(["grpc"])
@@ -140,12 +141,14 @@ async def test_images_in_flight_and_refused_calls() -> None:
             assert found["imagecall_calls_refused_total", refused] == 1
             call.cancel()
             await waiting
-            await asyncio.wait_for(api.left.wait(), 5)
-            await asyncio.sleep(0.1)
-            found = await samples(metrics)
-    assert found["imagecall_images_in_flight", frozenset(["grpc"])] == 0
-    (sent,) = (key[1] for key in found if key[0] == "http_client_request_duration_seconds_count")
-    assert "CANCELLED" in sent
+            await api.left.wait()
+            sent: list[frozenset[str]] = []
+            while not sent or found[in_flight]:
+                found = await samples(metrics)
+                name = "http_client_request_duration_seconds_count"
+                sent = [key[1] for key in found if key[0] == name]
+    assert len(sent) == 1
+    assert "CANCELLED" in sent[0]
 
 
 async def test_the_series_of_alerts_and_of_the_autoscaler_are_0_before_the_first_call() -> None:
@@ -256,8 +259,7 @@ async def test_the_memory_that_calls_hold_is_a_gauge() -> None:
             session.post(f"{door}/convert", data=body(), headers=json_type)
         )
         name = ("imagecall_memory_bytes", frozenset[str]())
-        while admission.budget.held < 2 * PIECE:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await until(lambda: admission.budget.held >= 2 * PIECE)
         seen.sample()
         assert (await samples(metrics))[name] >= 2 * PIECE
         may_end.set()

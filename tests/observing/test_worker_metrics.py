@@ -23,6 +23,7 @@ from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from tests.doors.test_generation import AN_IMAGE
 from tests.observing.servers import samples
+from tests.until import until
 from tests.upstream import HANG, upstream
 
 ITEM = '{"type":"image_generation_call","id":"ig_1"}'
@@ -66,7 +67,7 @@ class Server:
             options = [("grpc.use_local_subchannel_pool", 1)]
             with grpc.insecure_channel(self.grpc, options) as channel:
                 request = ParseCallRequest(json=ITEM)
-                ConversionServiceStub(channel).ParseCall(request, timeout=20, wait_for_ready=True)
+                ConversionServiceStub(channel).ParseCall(request, timeout=60, wait_for_ready=True)
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         rpc, metrics = re.findall(r"listening \w+ (\S+)", lines)
         yield Server(process, rpc, metrics, tmp_path)
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     assert not list(tmp_path.iterdir())
 
 
@@ -148,10 +149,9 @@ async def test_metrics_are_there_until_the_last_call_has_ended() -> None:
             async with grpc.aio.insecure_channel(address) as channel:
                 stub: Any = ImageGenerationServiceStub(channel)
                 call = asyncio.ensure_future(stub.GenerateImage(AN_IMAGE))
-                await asyncio.wait_for(api.arrived.wait(), 60)
+                await api.arrived.wait()
                 process.terminate()
-                while listens(address):  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
+                await until(lambda: not listens(address))
                 assert (await samples(f"http://{metrics}"))[IN_PROGRESS] == 1
                 call.cancel()
                 assert await asyncio.to_thread(process.wait, 60) == 0

@@ -8,7 +8,7 @@ import ast
 import json
 import random
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -80,10 +80,8 @@ def documents(size: int, count: int) -> Iterator[tuple[Any, Any]]:
     yield "request", {"input": [item(number, size) for number in range(count)], "model": "m"}
 
 
-def combinations() -> Iterator[tuple[Any, Any]]:
-    for size in FEW:
-        for count in (1, 2, 3, 4):
-            yield from documents(size, count)
+def of_large_images() -> Iterator[tuple[Any, Any]]:
+    """Kinds and documents of large images."""
     for number, size in enumerate(LARGE):
         found = list(documents(size, 2))
         yield found[number % len(found)]
@@ -97,14 +95,25 @@ def two_responses() -> Iterator[dict[str, Any]]:
         yield list(responses(size, 2))[number % 2]
 
 
-def test_a_document_is_written_with_each_image_in_its_place() -> None:
-    for kind, value in combinations():
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_a_document_is_written_with_each_image_in_its_place(count: int) -> None:
+    written_as_read(each for size in FEW for each in documents(size, count))
+
+
+def test_a_document_is_written_with_each_large_image_in_its_place() -> None:
+    written_as_read(of_large_images())
+
+
+def written_as_read(found: Iterable[tuple[Any, Any]]) -> None:
+    """Checks that documents of these kinds come back."""
+    for kind, value in found:
         document = imagecall.document_from_json(json.dumps(value), kind=kind)
         assert json.loads(imagecall.document_to_json(document)) == value
 
 
-def test_items_and_events_are_written_with_each_image_in_its_place() -> None:
-    for size in EDGES:
+@pytest.mark.parametrize("edges", [FEW, LARGE], ids=["few", "large"])
+def test_items_and_events_are_written_with_each_image_in_its_place(edges: list[int]) -> None:
+    for size in edges:
         tool = {"type": "openrouter:image_generation", "imageB64": image(1, size)}
         for value in (item(0, size), tool | {"result": image(2, size)}):
             text = json.dumps(value)

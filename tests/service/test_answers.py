@@ -1,7 +1,6 @@
 """The answers of a service, through our gRPC door and through plain servers of grpcio."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -35,6 +34,7 @@ from tests.service.services import (
     TwoImages,
     Waiting,
 )
+from tests.until import until
 
 ADDED, DONE = "output_item_added_event", "output_item_done_event"
 PARTIAL = "image_gen_call_partial_image_event"
@@ -47,13 +47,6 @@ server = pytest.mark.parametrize("kind", SERVERS)
 def request_of(partial_images: int = 1, prompt: str = "a fox") -> ImageRequest:
     tool = ImageGenerationTool(partial_images=partial_images)
     return ImageRequest(prompt=prompt, tools=[Tool(image_generation_tool=tool)], model="m")
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Waits until another task or thread has made the condition true."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  # of another thread, perhaps
-            await asyncio.sleep(0.01)
 
 
 async def stream(address: str, request: ImageRequest, **options: Any) -> list[Any]:
@@ -155,9 +148,9 @@ async def test_a_failure_is_a_status_with_its_reason(
     async with SERVERS[kind](Failing()) as address, AsyncImageClient(address) as client:
         with pytest.raises(ImagecallError) as caught:
             if method == "generate":
-                await client.generate_image(ImageRequest(prompt=prompt), timeout=10)
+                await client.generate_image(ImageRequest(prompt=prompt), timeout=60)
             else:
-                [_ async for _ in client.stream_image(ImageRequest(prompt=prompt), timeout=10)]
+                [_ async for _ in client.stream_image(ImageRequest(prompt=prompt), timeout=60)]
     error = caught.value
     assert (error.code, error.reason) == (code, reason)
     assert message in str(error)

@@ -60,7 +60,7 @@ def test_what_is_no_message_is_soon_left_to_the_parser(data: bytes) -> None:
         check_cost(REQUEST, data)
     except ConversionError as error:
         assert error.reason == "TOO_MANY_VALUES"
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
 
 
 async def test_it_is_refused_in_whichever_way_it_comes(
