@@ -23,8 +23,8 @@ Result = TypeVar("Result")
 _MAX_PENDING_BYTES: Final = 16 * 1024 * 1024
 """Most bytes of records in work, or converted before their turn."""
 
-_MIN_SENT_BYTES: Final = 16 * 1024
-"""Least bytes of records that are worth sending to a process."""
+_MAX_KEPT_BYTES: Final = 16 * 1024
+"""Most bytes of records that are not worth sending to a process."""
 
 _MAX_SENT_BYTES: Final = 8 * 1024 * 1024
 """Most bytes of records that are sent to a process: a batch that is sent is copied twice."""
@@ -32,8 +32,8 @@ _MAX_SENT_BYTES: Final = 8 * 1024 * 1024
 _MAX_SENT_BATCHES: Final = 2
 """Most batches that a process has: one in work, and the next."""
 
-_PIPE_BYTES: Final = 1024 * 1024
-"""Size of a pipe, where the system lets it be chosen: a process seldom waits until it is read."""
+_MAX_PIPE_BYTES: Final = 1024 * 1024
+"""Most bytes in a pipe, where the system lets it be chosen: more than a batch of lines has."""
 
 _SWITCH_SECONDS: Final = 0.0005
 """Longest turn of a thread of a process, one of which receives while the other works."""
@@ -87,7 +87,7 @@ def _in_order(
         worker = min(workers, key=_Worker.load)
         if size > _MAX_SENT_BYTES:
             yield task(batch)
-        elif size >= _MIN_SENT_BYTES and worker.load() < _MAX_SENT_BATCHES:
+        elif size > _MAX_KEPT_BYTES and worker.load() < _MAX_SENT_BATCHES:
             pending.append(worker.send(batch))
         else:
             pending.append(_Work(size, [task(batch)]))
@@ -174,7 +174,7 @@ def _enlarge(pipe: Connection) -> None:
         import fcntl
 
         with suppress(OSError):  # The system may grant no more memory for pipes.
-            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _MAX_PIPE_BYTES)
 
 
 def _work(task: Callable[[Batch], object], batches: Connection, results: Connection) -> None:

@@ -23,8 +23,8 @@ from imagecall.bulk.outputs import written
 from imagecall.bulk.records import Batch, batches
 from imagecall.errors import ConversionError
 
-_SMALL_BYTES: Final = 24 * 1024 * 1024
-"""Bytes of inputs that one process converts before another one has started."""
+_MAX_ALONE_BYTES: Final = 24 * 1024 * 1024
+"""Most bytes of inputs that one process converts before another one would have started."""
 
 Content: TypeAlias = list[Any]
 """Converted records: pieces of bytes, or for Parquet a pyarrow.RecordBatch. Empty once written."""
@@ -125,7 +125,7 @@ def convert(task: Task, inputs: Sequence[Input], jobs: int) -> Iterator[Output]:
         jobs: most processes that convert. Small files are converted by this one.
     """
     sizes = [size_of(each.name) for each in inputs]
-    is_small = sum(_SMALL_BYTES if size is None else size for size in sizes) < _SMALL_BYTES
+    is_small = None not in sizes and sum(filter(None, sizes)) <= _MAX_ALONE_BYTES
     with closing(in_order(task, task.batches(inputs), 1 if is_small else jobs)) as outputs:
         for path, of_path in groupby(outputs, lambda output: inputs[output.source].output):
             yield from _written(of_path, path, task.target)
