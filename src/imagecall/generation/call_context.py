@@ -4,6 +4,8 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from google.protobuf.message import Message
+
 from imagecall.rpc.headers import Metadata
 
 
@@ -28,11 +30,13 @@ class CallContext:
         metadata: metadata that the caller sent with the request.
         deadline: deadline of the call, by time.monotonic(). None: no deadline.
         answer: receives the metadata of the answer. None: the door passes none on.
+        request_bytes: size of the request as it came. None: not known.
     """
 
     metadata: Metadata = ()
     deadline: float | None = None
     answer: AnswerMetadata | None = None
+    request_bytes: int | None = None
 
     @property
     def seconds_left(self) -> float | None:
@@ -42,3 +46,12 @@ class CallContext:
 
 CALL: ContextVar[CallContext] = ContextVar("CALL", default=CallContext())  # noqa: B039  # frozen
 """Context of the call that the current task serves."""
+
+
+def request_size(request: Message) -> int:
+    """Size in bytes of the request of the current call, to count and to offload its reading.
+
+    ByteSize() serializes the message: of a large request it takes long, in the event loop.
+    """
+    known = CALL.get().request_bytes
+    return request.ByteSize() if known is None else known

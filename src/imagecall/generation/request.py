@@ -185,7 +185,9 @@ def _read_input(
         raise _wrong_type("input", expected="a string or an array", value=value)
     items = elements(raw)
     if last := read_message(items[-1], value[-1]):
+        take_turn()
         request.MergeFrom(last)
+        take_turn()
         del items[-1]
     for index, (item, meaning) in enumerate(zip(items, value, strict=False)):
         pointer = pointer_to("input", index)

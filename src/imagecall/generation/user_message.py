@@ -85,6 +85,7 @@ def _read_part(request: ImageRequest, raw: bytes, value: JsonValue) -> bytes | N
     if isinstance(detail := value.get("detail"), str):
         image.detail = detail
         del form["detail"]
+    take_turn()
     request.input_images.append(image)
     return join_members(form)
 
@@ -92,10 +93,12 @@ def _read_part(request: ImageRequest, raw: bytes, value: JsonValue) -> bytes | N
 def image_from_url(url: str) -> InputImage:
     """Image by its URL, or by its bytes if they would be written as the same data: URL."""
     head, _, data = url.partition(";base64,")
+    take_turn()
     try:
         image = decode_base64(data) if head.startswith("data:") else b""
     except ValueError:
         image = b""
+    take_turn()
     same_head = head == f"data:{media_type(image) or _UNKNOWN_TYPE}"
     return InputImage(image=image) if image and same_head else InputImage(url=url)
 

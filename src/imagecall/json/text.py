@@ -296,5 +296,9 @@ def elements(text: bytes) -> list[bytes]:
 
 def join_elements(raws: Iterable[bytes]) -> bytes:
     """Array that has these raw values: the inverse of `elements`."""
+    pieces = [b"["]
+    for raw in raws:
+        pieces += raw, b","
+    pieces[-1:] = [b"]"] if len(pieces) > 1 else [b"[]"]
     take_turn()
-    return b"[" + b",".join(raws) + b"]"
+    return b"".join(pieces)

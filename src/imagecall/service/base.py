@@ -12,6 +12,7 @@ from imagecall.access.budget import MEMORY
 from imagecall.backends.made_answer import parts_of, whole_response
 from imagecall.errors import ConversionError, pointer_to, quoted
 from imagecall.generation.backend import Part
+from imagecall.generation.call_context import request_size
 from imagecall.generation.image_answer import Answer, Made
 from imagecall.generation.image_events import Event
 from imagecall.generation.offload import run_offloaded
@@ -81,7 +82,7 @@ class ImageService(ABC):
 
 async def _check(request: ImageRequest) -> None:
     """Raises ConversionError for a request that no API would take, or that wants a later answer."""
-    size = request.ByteSize()
+    size = request_size(request)
     with MEMORY.get().part() as part:
         part.add(_REQUEST_COPIES * size)
         await run_offloaded(size, partial(request_to_json, stream=False), request)

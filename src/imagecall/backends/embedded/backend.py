@@ -21,6 +21,7 @@ from imagecall.backends.embedded.test_card.card import Card, draw
 from imagecall.backends.embedded.test_card.padding import pad
 from imagecall.errors import ConversionError, damaged_answer, pointer_to
 from imagecall.generation.backend import Part
+from imagecall.generation.call_context import request_size
 from imagecall.generation.calls_once import leave_out_sent
 from imagecall.generation.chunked_fields import image_fields
 from imagecall.generation.fairness import fair_turn
@@ -111,9 +112,9 @@ class EmbeddedBackend:
     async def _order(self, request: ImageRequest) -> Order:
         """Reads a request. Raises ConversionError, GenerationError."""
         memory = MEMORY.get()
-        request_size = request.ByteSize()
-        memory.add(_REQUEST_COPIES * request_size)
-        order = await run_offloaded(request_size, Order, request)
+        bytes_read = request_size(request)
+        memory.add(_REQUEST_COPIES * bytes_read)
+        order = await run_offloaded(bytes_read, Order, request)
         size, most = order.faults.image_bytes or 0, self._max_image_bytes
         if most is not None and size > most:
             text = f"the server draws no file of {size:,} bytes; the limit is {most:,}"

@@ -30,6 +30,7 @@ from imagecall.backends.images_api.request import ImagesCall, images_call
 from imagecall.backends.made_answer import parts_of, whole_response
 from imagecall.errors import GenerationError
 from imagecall.generation.backend import Part
+from imagecall.generation.call_context import request_size
 from imagecall.generation.fairness import fair_turn
 from imagecall.generation.image_answer import Answer, Made
 from imagecall.generation.image_events import FinalImage, ImageLink
@@ -95,7 +96,7 @@ class ImagesBackend:
 
     async def _answer(self, request: ImageRequest, *, streams: bool) -> AsyncGenerator[Made, None]:
         with MEMORY.get().part() as memory:
-            memory.add(_REQUEST_COPIES * request.ByteSize())
+            memory.add(_REQUEST_COPIES * request_size(request))
             call, sent = await offloaded(self._read, request, streams)
             answer = Answer(call.model, call.partial_images, call.id_of)
             with _in_request(call):

@@ -21,7 +21,7 @@ from imagecall.wire.cost import parsed
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 REQUEST_BYTES: Final = ContextVar("REQUEST_BYTES", default=0)
-"""Serialized size of the latest request of the current call, if the call has a stream of them."""
+"""Serialized size of the latest request of the current call."""
 
 _Message = TypeVar("_Message", bound=Message)
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -45,6 +45,7 @@ async def read_request(handler: Any, context: Context, admission: Admission) -> 
         async with admission.waits.wait(when_slow=add_largest):
             data = await read_message(context)
     note_received(len(data))
+    REQUEST_BYTES.set(len(data))
     memory.add(FACTOR * len(data))
     if hasattr(_behavior(handler), "accepts_serialized"):
         return data

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -213,7 +214,8 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
         answer_with_id(context)
         answer = AnswerMetadata()
         seconds_left = context.time_remaining()
-        CALL.set(call_context(METADATA.get(), seconds_left, self._not_forwarded, answer))
+        called = call_context(METADATA.get(), seconds_left, self._not_forwarded, answer)
+        CALL.set(replace(called, request_bytes=REQUEST_BYTES.get() or None))
         return answer
 
     async def StreamImage(

@@ -50,7 +50,7 @@ from imagecall.formats import media_type
 from imagecall.generation.backend import Backend
 from imagecall.generation.chunked_fields import image_fields
 from imagecall.generation.offload import offloaded, run_offloaded
-from imagecall.generation.request import ReadRequest, request_from_json
+from imagecall.generation.request import request_from_json
 from imagecall.generation.response_keys import new_response_id, response_keys
 from imagecall.json.text import members
 from imagecall.observing.asgi import Observed, expect_posts
@@ -65,7 +65,6 @@ from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     StreamImageRequest,
 )
-from imagecall.v1.image_request_pb2 import ImageRequest
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
@@ -193,29 +192,29 @@ class _Door:
     async def responses(self, request: Request) -> Response:
         """POST /v1/responses, plain and as a stream."""
         body = await read_body(request, self._max_bytes)
-        posted, keys = await run_offloaded(len(body), self._read, body)
-        self._calls.begin(request)
-        if not posted.stream:
-            return await unless_gone(request, self._answer(posted.request, keys))
-        stream_request = StreamImageRequest(
-            request=posted.request,
-            include_document=True,
-            include_other_events=True,
-            calls_once=True,
-        )
-        arriving = self._calls.stream(stream_request)
+        asked, keys = await run_offloaded(len(body), self._read, body)
+        self._calls.begin(request, len(body))
+        if isinstance(asked, GenerateImageRequest):
+            return await unless_gone(request, self._answer(asked, keys))
+        arriving = self._calls.stream(asked)
         return StreamResponse(arriving, EventStream(keys), self._keepalive_seconds)
 
-    def _read(self, body: bytes) -> tuple[ReadRequest, dict[str, bytes]]:
+    def _read(
+        self, body: bytes
+    ) -> tuple[GenerateImageRequest | StreamImageRequest, dict[str, bytes]]:
         """Reads the body of a request, and the keys of its response."""
-        posted = request_from_json(body, max_bytes=self._max_bytes)
-        return posted, response_keys(members(body), new_response_id())
-
-    async def _answer(self, request: ImageRequest, keys: Mapping[str, bytes]) -> Response:
-        generate_request = GenerateImageRequest(
-            request=request, include_document=True, calls_once=True
+        read = request_from_json(body, max_bytes=self._max_bytes)
+        take_turn()
+        asked = (
+            StreamImageRequest(request=read.request, include_other_events=True)
+            if read.stream
+            else GenerateImageRequest(request=read.request)
         )
-        response = await self._calls.generate(generate_request)
+        asked.include_document = asked.calls_once = True
+        return asked, response_keys(members(body), new_response_id())
+
+    async def _answer(self, asked: GenerateImageRequest, keys: Mapping[str, bytes]) -> Response:
+        response = await self._calls.generate(asked)
         return WholeResponse(await offloaded(whole_answer, response, keys))
 
     async def convert(self, request: Request) -> Response:

@@ -41,13 +41,14 @@ class Calls:
             {AUTHORIZATION} if admission.needs_token else set()
         )
 
-    def begin(self, request: Request) -> None:
-        """Sets the context of the calls of a request: its deadline, and headers to forward."""
+    def begin(self, request: Request, size: int) -> None:
+        """Sets the context of the calls of a request: its size, deadline and forwarded headers."""
         connection = ",".join(request.headers.getlist("connection"))  # RFC 9110, section 7.6.1.
         names = self._forward - {name.strip().lower() for name in connection.split(",")}
         seconds = self.admission.limits.call_seconds
         deadline = time.monotonic() + seconds
-        CALL.set(CallContext(forwarded(request.headers.items(), names), deadline))
+        metadata = forwarded(request.headers.items(), names)
+        CALL.set(CallContext(metadata, deadline, request_bytes=size))
 
     async def generate(self, request: GenerateImageRequest) -> ImageResponse:
         """Returns the response of the backend."""

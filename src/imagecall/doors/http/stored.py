@@ -81,7 +81,7 @@ class StoredDoor:
         if body.strip() not in _EMPTY:
             text = f"a {request.method} of a stored response has no body: send none, or {{}}"
             raise ConversionError("UNSUPPORTED", "", text)
-        self._calls.begin(request)
+        self._calls.begin(request, len(body))
 
 
 def _id(request: Request) -> str:

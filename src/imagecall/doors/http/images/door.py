@@ -56,6 +56,7 @@ class ImagesDoor:
         """POST /v1/images/generations, plain and as a stream."""
         body = await read_body(request, self._max_bytes)
         read = await run_offloaded(len(body), self._read_json, body, GENERATION)
+        self._calls.begin(request, len(body))
         return await self._answer(request, read, GENERATION)
 
     async def edits(self, request: Request) -> Response:
@@ -64,11 +65,14 @@ class ImagesDoor:
             self._check_origin(request)
             parts = await self._parts(request)
             read = await offloaded(self._read_form, parts)
+            size = sum(part.size for part in parts)
         elif media_type_of(request) == JSON:
             body = await read_body(request, self._max_bytes)
             read = await run_offloaded(len(body), self._read_json, body, EDIT)
+            size = len(body)
         else:
             raise HTTPException(415, f"the Content-Type must be {FORM} or {JSON}")
+        self._calls.begin(request, size)
         return await self._answer(request, read, EDIT)
 
     def _check_origin(self, request: Request) -> None:
@@ -103,7 +107,6 @@ class ImagesDoor:
         return read_request(body, self._main_model)
 
     async def _answer(self, request: Request, read: ImagesRequest, name: str) -> Response:
-        self._calls.begin(request)
         path = request.url.path.removeprefix(request.scope.get("root_path", ""))
         openrouter = path.startswith(_OPENROUTER)
         form = Form(name, read.settings, read.count, openrouter, read.urls)

@@ -47,6 +47,11 @@ class Part:
     is_file: bool = False
     pieces: list[bytes] = field(default_factory=list)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the content."""
+        return sum(map(len, self.pieces))
+
     def content(self) -> bytes:
         """Returns the whole content."""
         return b"".join(self.pieces)
