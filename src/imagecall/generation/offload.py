@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -26,6 +27,9 @@ _REST: Final = 0.2
 """Rest of the loop from threads after a piece of work, in times of the piece."""
 
 _MAX_REST_SECONDS: Final = 0.01
+_LONG: Final = 1024 * 1024
+"""Bytes from which one call of C may be long."""
+
 _WAIT_SECONDS: Final = 1.0
 """Time after which a thread that waits for its turn looks whether its call has ended."""
 
@@ -48,10 +52,13 @@ class _Work:
         self._is_over = False
         self._turned = 0.0
 
-    def run(self, work: Callable[..., _T], *arguments: object) -> _T:
+    def run(self, waits: bool, work: Callable[..., _T], *arguments: object) -> _T:
+        """Runs the work, with `waits` from its turn on."""
         TURN.set(self._turn)
-        self._turned = time.monotonic()
         try:
+            if waits:
+                self._take_lock(0.0)
+            self._turned = time.monotonic()
             return work(*arguments)
         finally:
             with suppress(RuntimeError):  # The loop is closed.
@@ -59,9 +66,16 @@ class _Work:
 
     def _turn(self) -> None:
         seconds = time.monotonic() - self._turned
-        if seconds >= _PIECE_SECONDS and not self.ended:
-            self._await(self._next_piece(min(seconds * _REST, _MAX_REST_SECONDS)))
+        if seconds >= _PIECE_SECONDS:
+            self._take_lock(min(seconds * _REST, _MAX_REST_SECONDS))
             self._turned = time.monotonic()
+        if self.ended:
+            raise Abandoned
+
+    def _take_lock(self, rest_seconds: float) -> None:
+        """Waits for the next piece. Raises Abandoned if nobody awaits the work any more."""
+        if not self.ended:
+            self._await(self._next_piece(rest_seconds))
         if self.ended:
             raise Abandoned
 
@@ -95,15 +109,24 @@ class _Work:
 
 
 async def run_offloaded(size: int, work: Callable[..., _T], *arguments: object) -> _T:
-    """Runs work on `size` bytes: inline below 32 KiB, else in a worker thread."""
-    return await offloaded(work, *arguments) if size >= OFFLOAD else work(*arguments)
+    """Runs work on `size` bytes: inline below 32 KiB, else in a worker thread.
+
+    Work on 1 MiB or more waits for its turn, as its first piece may be one long call of C.
+    """
+    if size < OFFLOAD:
+        return work(*arguments)
+    return await _in_thread(size >= _LONG, work, *arguments)
 
 
 async def offloaded(work: Callable[..., _T], *arguments: object) -> _T:
     """Runs work in a worker thread; the work ends soon if the caller is cancelled."""
+    return await _in_thread(False, work, *arguments)
+
+
+async def _in_thread(waits: bool, work: Callable[..., _T], *arguments: object) -> _T:
     piece = _Work()
-    loop = asyncio.get_running_loop()
+    run = partial(copy_context().run, piece.run, waits, work, *arguments)
     try:
-        return await loop.run_in_executor(_pool, copy_context().run, piece.run, work, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(_pool, run)
     finally:
         piece.ended = True

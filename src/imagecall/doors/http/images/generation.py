@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, TypeAlias
 
 from imagecall.conversion.converter import EVENTS
@@ -17,7 +18,7 @@ from imagecall.doors.http.images.pictures import Picture, no_image, partial_pict
 from imagecall.doors.http.images.request import in_images_api
 from imagecall.doors.http.output_items import OutputItem
 from imagecall.errors import ConversionError, GenerationError, ImagecallError, damaged_answer
-from imagecall.generation.call_context import CALL
+from imagecall.generation.call_context import CALL, request_size
 from imagecall.generation.offload import offloaded, run_offloaded
 from imagecall.generation.own_task import merged
 from imagecall.json.pieces import under
@@ -91,7 +92,8 @@ def _errors_of(count: int) -> Iterator[None]:
 
 async def _generate(calls: Calls, request: ImageRequest, number: int) -> Done:
     _tell_apart(number)
-    response = await calls.generate(GenerateImageRequest(request=request))
+    wrap = partial(GenerateImageRequest, request=request)  # It copies the request.
+    response = await calls.generate(await run_offloaded(request_size(request), wrap))
     items = [OutputItem(call) for call in response.calls]
     return await offloaded(_done, items, response)
 
@@ -102,7 +104,9 @@ async def _stream(
     """Yields the partial images, then the result."""
     _tell_apart(number)
     items: list[OutputItem] = []
-    async with aclosing(calls.stream(StreamImageRequest(request=request))) as stream:
+    wrap = partial(StreamImageRequest, request=request)  # It copies the request.
+    asked = await run_offloaded(request_size(request), wrap)
+    async with aclosing(calls.stream(asked)) as stream:
         async for arrived in stream:
             if isinstance(arrived.item, StreamEnd):
                 items += _items_of_end(arrived)
