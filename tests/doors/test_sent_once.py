@@ -92,15 +92,18 @@ async def outcomes(ask: Any, cases: Iterable[tuple[Any, bool]]) -> dict[tuple[An
     return dict(zip(cases, await asyncio.gather(*starmap(ask, cases)), strict=True))
 
 
-def before_a_failure(failure: str) -> AbstractAsyncContextManager[tuple[Upstream, str]]:
-    return before_an_api(0.5 if HANG in BEGUN[failure][0] else 60)
+def before_a_failure(
+    failure: str, silence: float = 0.5
+) -> AbstractAsyncContextManager[tuple[Upstream, str]]:
+    return before_an_api(silence if HANG in BEGUN[failure][0] else 60)
 
 
 @pytest.mark.parametrize("streams", _BOTH)
 @pytest.mark.parametrize("ask", [ask_openai, ask_openrouter])
 async def test_an_sdk_sends_once_what_may_be_billed(ask: Any, streams: bool) -> None:
     async def asked(failure: str, streams: bool) -> tuple[int, int]:
-        async with before_a_failure(failure) as (api, address):
+        # All cases at once keep the machine busy before the API is called.
+        async with before_a_failure(failure, silence=4) as (api, address):
             api.answers = [answer_of(failure)]
             return await ask(address, streams), len(api.requests)
 
