@@ -110,7 +110,7 @@ class BulkConversion(Generic[_Item, _Output]):
         """
         try:
             yield
-        except Exception:
+        except Exception:  # Of any failure of the call, that of the items is the cause.
             if self._failure is None:
                 raise
         if self._failure is not None:

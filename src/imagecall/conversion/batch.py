@@ -75,9 +75,9 @@ def parse_call(
     count: Count = uncounted,
 ) -> Mapping[str, bytes]:
     """Runs `read_call` with the variant and profile of a request. Raises ConversionError."""
-    named = variant or CALLS.default
+    named, strictness = variant or CALLS.default, _profile_of(profile)
     try:
-        images = read_call(target, json, named, _profile_of(profile), max_bytes, apart)
+        images = read_call(target, json, named, strictness, max_bytes, apart)
     except ConversionError as error:
         _count_refusal(named, error, count)
         raise
@@ -89,11 +89,9 @@ def serialized_call(
     json: str | bytes, variant: str, profile: int, max_bytes: int, count: Count = uncounted
 ) -> bytes:
     """Runs `serialized_from_json` as `parse_call` runs `read_call`. Raises ConversionError."""
-    named = variant or CALLS.default
+    named, strictness = variant or CALLS.default, _profile_of(profile)
     try:
-        wire = serialized_from_json(
-            json, variant=named, profile=_profile_of(profile), max_bytes=max_bytes
-        )
+        wire = serialized_from_json(json, variant=named, profile=strictness, max_bytes=max_bytes)
     except ConversionError as error:
         _count_refusal(named, error, count)
         raise
@@ -110,8 +108,7 @@ def _profile_of(number: int) -> Profile:
 
 
 def _count_refusal(variant: str, error: ConversionError, count: Count) -> None:
-    if error.reason != "UNKNOWN_PROFILE":
-        count("parse", variant if variant in CALLS.variants else "unknown", error.reason)
+    count("parse", variant if variant in CALLS.variants else "unknown", error.reason)
 
 
 def format_call(
