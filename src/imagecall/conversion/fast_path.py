@@ -143,12 +143,11 @@ def plain_read(
 
     def read(value: dict[str, Any], text: bytes) -> bytes:
         wires = unset.copy()
-        if not value.keys() <= fields.keys():
-            names = [key for key in value if key not in fields]
-            wires[extras_place] = extras.serialized(members_of(check_depth(text)), names)
-            for name in names:
-                del value[name]
+        names = []
         for key, item in value.items():
+            if key not in fields:
+                names.append(key)
+                continue
             place, known, starts, is_image = fields[key]
             if starts is None:
                 wires[place] = known[item]
@@ -157,6 +156,8 @@ def plain_read(
             else:
                 data = decode_base64(item) if is_image else item.encode()
                 wires[place] = starts[len(data)] + data
+        if names:
+            wires[extras_place] = extras.serialized(members_of(check_depth(text)), names)
         message = b"".join(wires)
         return union_starts[len(message)] + message
 
