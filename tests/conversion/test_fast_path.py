@@ -5,6 +5,7 @@ import random
 import re
 import time
 from base64 import b64encode
+from collections.abc import Callable
 
 import pytest
 from google.protobuf.message import DecodeError
@@ -15,7 +16,7 @@ from imagecall.conversion.objects import as_object
 from imagecall.errors import ConversionError
 from imagecall.json.large_strings import NO_SPANS
 from imagecall.json.text import MAX_BYTES, encode, parse
-from imagecall.sizes import APART, ASIDE
+from imagecall.sizes import APART, ASIDE, SLICE, TWICE
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.wire.splice import detach_images, detach_text
 from tests.cases import ITEMS, REFUSED_JSON, Case, Refusal
@@ -288,3 +289,30 @@ def test_damaged_serialized_messages_are_refused_as_messages_are() -> None:
         if source.randrange(4) == 0:
             del damaged[source.randrange(len(damaged)) :]
         assert by_bytes(bytes(damaged)) == by_message(bytes(damaged))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(lambda text: text, id="canonical"),
+        pytest.param(lambda text: text[:-4] + "AQ==", id="padded"),
+        pytest.param(lambda text: text[:-4] + "AR==", id="with unused bits"),
+        pytest.param(lambda text: text[:-1], id="cut"),
+        pytest.param(lambda text: _at_slice(text, "AQ=="), id="padding in the middle"),
+        pytest.param(lambda text: _at_slice(text, "AB-_"), id="base64url"),
+        pytest.param(lambda text: _at_slice(text, r"\u0041"), id="escaped"),
+        pytest.param(lambda text: _at_slice(text, r"\n"), id="with a line break"),
+    ],
+)
+def test_a_large_image_is_serialized_as_its_message_is(form: Callable[[str], str]) -> None:
+    text = b64encode(random.Random(2).randbytes(TWICE // 4 * 3 + 1)).decode()[:TWICE]
+    item = f'{{"type":"image_generation_call","result":"{form(text)}","status":"x"}}'
+    call = imagecall.from_json(item)
+    assert imagecall.serialized_from_json(item) == call.SerializeToString()
+    assert json.loads(imagecall.to_json(call)) == json.loads(item)
+
+
+def _at_slice(text: str, replacement: str) -> str:
+    """Replaces the end of the first slice that is decoded."""
+    end = SLICE // 3 * 4
+    return text[: end - 4] + replacement + text[end:]

@@ -46,7 +46,7 @@ EDGES: Final = sorted(
 FEW: Final = [edge for edge in EDGES if edge <= LARGEST_OF_MANY]
 LARGE: Final = [edge for edge in EDGES if edge > LARGEST_OF_MANY]
 RESPONSE: Final = {"id": "resp_1", "object": "response", "model": "m", "status": "completed"}
-_BYTES: Final = random.Random(5).randbytes(sizes.HELD + 5000)
+_BYTES: Final = random.Random(5).randbytes(max(EDGES) + 5000)
 
 
 @cache

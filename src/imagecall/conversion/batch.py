@@ -18,6 +18,7 @@ from imagecall.conversion.converter import (
 )
 from imagecall.conversion.document import document_from_json, document_to_json, kind_name
 from imagecall.errors import ConversionError
+from imagecall.json.large_strings import Image
 from imagecall.json.pieces import NOTHING_APART, Apart, join
 from imagecall.sizes import MESSAGE
 from imagecall.turns import take_turn
@@ -73,7 +74,7 @@ def parse_call(
     max_bytes: int,
     apart: bool,
     count: Count = uncounted,
-) -> Mapping[str, bytes]:
+) -> Mapping[str, Image]:
     """Runs `read_call` with the variant and profile of a request. Raises ConversionError."""
     named, strictness = variant or CALLS.default, _profile_of(profile)
     try:

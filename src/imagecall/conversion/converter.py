@@ -18,7 +18,7 @@ from imagecall.conversion.objects import as_object
 from imagecall.conversion.plan import union_plan
 from imagecall.conversion.unions import UnionPlan
 from imagecall.errors import ConversionError
-from imagecall.json.large_strings import Spans, key_pattern, set_aside
+from imagecall.json.large_strings import Image, Spans, key_pattern, set_aside
 from imagecall.json.pieces import NOTHING_APART, Apart, Piece, check_depth_of, join
 from imagecall.json.text import MAX_BYTES, encode, parse
 from imagecall.sizes import ASIDE
@@ -43,7 +43,7 @@ class Profile(Enum):
 
 _WIRE: Final = Profile.WIRE
 _MAX_UTF8: Final = 4  # bytes of a character
-_NO_IMAGES: Final[Mapping[str, bytes]] = {}
+_NO_IMAGES: Final[Mapping[str, Image]] = {}
 
 CALLS: Final = union_plan(ImageGenerationCall.DESCRIPTOR)
 _PLAIN_READS: Final = CALLS.plain_reads
@@ -119,7 +119,7 @@ def read_call(
     profile: Profile,
     max_bytes: int,
     apart: bool,
-) -> Mapping[str, bytes]:
+) -> Mapping[str, Image]:
     """Reads an item, as `from_json` does, into an empty message, which may be part of another.
 
     With `apart`, returns the large images by marker: the message has markers in place of them, and
@@ -138,7 +138,7 @@ def _read_by_plan(
     profile: Profile,
     max_bytes: int,
     apart: bool,
-) -> Mapping[str, bytes]:
+) -> Mapping[str, Image]:
     if profile not in Profile.__members__.values():
         message = f"{profile!r} is not a profile; choose one of {', '.join(map(str, Profile))}"
         raise ConversionError("UNKNOWN_PROFILE", "", message)
@@ -233,10 +233,10 @@ def _read(
     max_bytes: int,
     variant: str = "",
     apart: bool = False,
-) -> Mapping[str, bytes]:
+) -> Mapping[str, Image]:
     """Reads an object into an empty message. With `apart`, returns the large images by marker."""
     data = encode(text, max_bytes)
-    images: dict[str, bytes] | None = {} if apart else None
+    images: dict[str, Image] | None = {} if apart else None
     if len(data) >= ASIDE and (pattern := _IMAGE_KEYS.get(plan)):
         for short, spans in set_aside(data, pattern):
             spans.images = images

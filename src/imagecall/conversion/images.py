@@ -18,10 +18,10 @@ from imagecall.conversion.fields import (
     refuse_unknown_fields,
 )
 from imagecall.errors import ConversionError, pointer_to, quoted
-from imagecall.json.large_strings import Spans
+from imagecall.json.large_strings import Image, LargeBase64, Spans
 from imagecall.json.pieces import Apart, LargeImage, Piece, image_piece
 from imagecall.json.text import JsonValue, parse, quote
-from imagecall.sizes import APART
+from imagecall.sizes import APART, TWICE
 from imagecall.v1.image_result_pb2 import ImageResult
 
 IMAGE_RESULT: Final = ImageResult.DESCRIPTOR.full_name
@@ -79,7 +79,10 @@ def _read_span(result: ImageResult, marker: str, spans: Spans) -> None:
     """Reads a string that was set aside."""
     span = spans[marker]
     try:
-        _set_image(result, b64decode(span, None, True, canonical=True), spans)
+        if spans.images is None or len(span) < TWICE:
+            _set_image(result, b64decode(span, None, True, canonical=True), spans)
+        else:
+            _set_apart(result, LargeBase64(span), spans.images)
     except ValueError:
         try:
             _set_string(result, parse(b"".join((b'"', span, b'"'))), spans)
@@ -99,9 +102,13 @@ def _set_image(result: ImageResult, image: bytes, spans: Spans) -> None:
     if spans.images is None or len(image) < APART:
         result.image = image
     else:
-        marker = secrets.token_hex(16)
-        result.image = marker.encode()
-        spans.images[marker] = image
+        _set_apart(result, image, spans.images)
+
+
+def _set_apart(result: ImageResult, image: Image, images: dict[str, Image]) -> None:
+    marker = secrets.token_hex(16)
+    result.image = marker.encode()
+    images[marker] = image
 
 
 def _image_write(field: FieldDescriptor) -> Write:

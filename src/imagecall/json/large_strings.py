@@ -10,9 +10,11 @@ parses the whole text instead. So the result never differs from that of a plain 
 import re
 import secrets
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, TypeAlias
 
-from imagecall.sizes import ASIDE, SCANNED, TAIL
+from pybase64 import b64decode
+
+from imagecall.sizes import ASIDE, SCANNED, SLICE, TAIL
 from imagecall.turns import take_turn
 
 _MAX_TRIES: Final = 10_000
@@ -23,15 +25,41 @@ _KEY_BYTES: Final = 64
 with the whole text."""
 
 
+class LargeBase64:
+    """Image whose base64 is decoded each time that its slices are read.
+
+    Attributes:
+        size: bytes of the image.
+    """
+
+    def __init__(self, text: memoryview) -> None:
+        """Checks the text. Raises ValueError unless it is canonical base64."""
+        self._text = text
+        self.size = sum(map(len, self.slices()))
+        if self.size != len(text) // 4 * 3 - bytes(text[-2:]).count(b"="):
+            raise ValueError("there is padding within the text")
+
+    def slices(self) -> Iterator[bytes]:
+        """Yields the image, in slices of at most 768 KiB."""
+        step = SLICE // 3 * 4
+        for start in range(0, len(self._text), step):
+            take_turn()
+            yield b64decode(self._text[start : start + step], None, True, canonical=True)
+
+
+Image: TypeAlias = bytes | LargeBase64
+"""Image of a string that was set aside."""
+
+
 class Spans(dict[str, memoryview]):
     """Strings that were set aside, by marker. A reader removes each string that it uses.
 
     Attributes:
-        images: receives the decoded images by marker; the reader then sets the marker in the
-            message. None: the reader sets the image itself in the message.
+        images: receives the images by marker; the reader then sets the marker in the message.
+            None: the reader sets the image itself in the message.
     """
 
-    images: dict[str, bytes] | None = None
+    images: dict[str, Image] | None = None
 
 
 NO_SPANS: Final = Spans()

@@ -6,14 +6,16 @@ bytes are never searched for a value. Protobuf's wire format:
 https://protobuf.dev/programming-guides/encoding/.
 """
 
+import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from imagecall.json.large_strings import Image, LargeBase64
 from imagecall.sizes import APART
 from imagecall.turns import take_turn
 from imagecall.v1.image_result_pb2 import ImageResult
@@ -25,7 +27,7 @@ _FIXED: Final = {1: 8, 5: 4}
 _MAX_FIELDS: Final = 1000
 """Most fields of a message that is walked, as each field takes long in Python."""
 
-_Value: TypeAlias = bytes | memoryview
+_Value: TypeAlias = bytes | memoryview | LargeBase64
 
 
 class _Field(NamedTuple):
@@ -41,7 +43,7 @@ _Replace: TypeAlias = Callable[[str, FieldDescriptor, memoryview], _Value | None
 """Maps the path of a field, the field and its value to the new value. None: the value stays."""
 
 
-def attach_images(message: Message, images: Mapping[str, bytes]) -> bytes:
+def attach_images(message: Message, images: Mapping[str, Image]) -> bytes:
     """Serializes the message with images in the image fields whose whole value is a marker."""
     descriptor: Any = message.DESCRIPTOR
     by_marker = {marker.encode(): image for marker, image in images.items()}
@@ -131,7 +133,21 @@ def _replaced(
     walk = _Walk(memoryview(wire), replace, least, most or len(wire))
     pieces = walk.message(descriptor, 0, len(wire), "")
     take_turn()
-    return wire if pieces is None else b"".join(pieces)
+    return wire if pieces is None else _joined(pieces)
+
+
+def _joined(pieces: Sequence[_Value]) -> bytes:
+    try:
+        return b"".join(pieces)  # type: ignore[arg-type]  # a LargeBase64 makes it raise TypeError
+    except TypeError:
+        data = io.BytesIO(bytes(sum(map(_size, pieces))))  # Of the final size, so that none grows.
+    for piece in pieces:
+        data.writelines(piece.slices() if isinstance(piece, LargeBase64) else (piece,))
+    return data.getvalue()
+
+
+def _size(value: _Value) -> int:
+    return value.size if isinstance(value, LargeBase64) else len(value)
 
 
 @dataclass(frozen=True)
@@ -158,7 +174,11 @@ class _Walk:
             if field.end - field.start < self.least:
                 continue
             if (new := self._value(field_type, field, path + field_type.name)) is not None:
-                pieces += self.wire[done : field.length_at], write_varint(sum(map(len, new))), *new
+                pieces += (
+                    self.wire[done : field.length_at],
+                    write_varint(sum(map(_size, new))),
+                    *new,
+                )
                 done = field.end
         return [*pieces, self.wire[done:end]] if pieces else None
 
