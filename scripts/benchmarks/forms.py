@@ -56,6 +56,8 @@ def _of_base64(label: str, size: int) -> Iterator[Row]:
         "line breaks": lines,
     }.items():
         yield from _reads(f"{name}, {label}", _START + form + _END, plain)
+    prompt = b',"revised_prompt":"%b"}' % (b"A fox. " * 1000)
+    yield from _reads(f"7 KB after it, {label}", plain[:-1] + prompt, plain)
 
 
 def _of_texts() -> Iterator[Row]:

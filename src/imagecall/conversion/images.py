@@ -20,7 +20,7 @@ from imagecall.conversion.fields import (
 from imagecall.errors import ConversionError, pointer_to, quoted
 from imagecall.json.large_strings import Image, LargeBase64, Spans
 from imagecall.json.pieces import Apart, LargeImage, Piece, image_piece
-from imagecall.json.text import JsonValue, parse, quote
+from imagecall.json.text import JsonValue, parse_string, quote
 from imagecall.sizes import APART, TWICE
 from imagecall.v1.image_result_pb2 import ImageResult
 
@@ -85,8 +85,8 @@ def _read_span(result: ImageResult, marker: str, spans: Spans) -> None:
             _set_apart(result, LargeBase64(span), spans.images)
     except ValueError:
         try:
-            _set_string(result, parse(b"".join((b'"', span, b'"'))), spans)
-        except ConversionError:
+            _set_string(result, parse_string(span), spans)
+        except ValueError:
             return  # The marker stays, so that the whole text is parsed instead.
     del spans[marker]
 

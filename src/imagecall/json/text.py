@@ -49,6 +49,7 @@ _TYPE_NAMES: Final = {
     type(None): "null",
 }
 
+_BACKSLASH: Final = ord("\\")
 _MARK: Final = re.compile(rb"[][{},:]")
 _REST_OF_ESCAPE: Final = re.compile(rb"\\*+.?", re.DOTALL)
 _SPACES: Final = b" \t\n\r"
@@ -105,6 +106,18 @@ def parse(text: bytes, max_depth: int = MAX_DEPTH) -> JsonValue:
     take_turn()
     if _is_deeper(text, max_depth):
         raise diagnose(text, max_depth)
+    return value
+
+
+def parse_string(text: bytes | memoryview) -> str:
+    """Parses what stands between the quotes of a string. Raises ValueError for any other text."""
+    quoted = b"".join((b'"', text, b'"'))
+    end = quoted.find(b'"', 1)
+    if end < len(text) and quoted[end - 1] != _BACKSLASH:
+        raise ValueError("the string ends before")  # Found sooner than by the parser, which copies.
+    check_values(quoted)
+    value: str = jiter.from_json(quoted)
+    take_turn()
     return value
 
 
