@@ -78,32 +78,33 @@ def set_aside(text: bytes, pattern: re.Pattern[bytes]) -> Iterator[tuple[bytes, 
     First guess: one large string, which ends in the last 4 KiB, so that its end is found without a
     search of the whole string. A wrong guess leaves a marker unused.
     """
+    if (first := _next_string(text, pattern, 0)) < 0:
+        return
     for first_end in (len(text) - TAIL, 0):
-        pieces, spans = _set_aside(text, pattern, first_end)
+        pieces, spans = _set_aside(text, pattern, first, first_end)
         if spans:
             yield b"".join(pieces), spans
 
 
 def _set_aside(
-    text: bytes, pattern: re.Pattern[bytes], first_end: int
+    text: bytes, pattern: re.Pattern[bytes], start: int, first_end: int
 ) -> tuple[list[bytes | memoryview], Spans]:
-    """Returns the pieces of the text with markers, and the strings."""
+    """Returns the pieces of the text with markers, and the strings: the first one at `start`."""
     nonce = secrets.token_hex(16)
     view = memoryview(text)
     pieces: list[bytes | memoryview] = []
     spans = Spans()
-    done = position = 0
+    done = 0
     for _ in range(_MAX_TRIES):
-        if (start := _next_string(text, pattern, position)) < 0:
+        if start < 0:
             break
-        position = start
         end = text.find(b'"', max(start, first_end))
-        if end - start < ASIDE:
-            continue
-        marker = f"{nonce}{len(spans):08x}"
-        spans[marker] = view[start:end]
-        pieces += view[done:start], marker.encode()
-        done = position = end
+        if end - start >= ASIDE:
+            marker = f"{nonce}{len(spans):08x}"
+            spans[marker] = view[start:end]
+            pieces += view[done:start], marker.encode()
+            done = start = end
+        start = _next_string(text, pattern, start)
     pieces.append(view[done:])
     return pieces, spans
 
