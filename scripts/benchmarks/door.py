@@ -2,7 +2,7 @@
 
 Each server runs in a process of its own: `imagecall serve` with the embedded backend; `imagecall
 serve` whose gRPC backend is the first server; and a plain ASGI endpoint, on the same HTTP server,
-that returns the same JSON ready-made. Client and servers share the machine's cores.
+that returns the same answer ready-made. Client and servers share the machine's cores.
 """
 
 import argparse
@@ -33,15 +33,17 @@ SIZES = {"100 KB": 100_000, "2 MB": 2_000_000, "8 MB": 8_000_000}
 PROGRAM = str(Path(sys.executable).parent / "imagecall")
 
 
-def asked(size: int) -> dict[str, Any]:
+def asked(size: int, **keys: object) -> bytes:
     """Returns the body of a request for a small picture in a file of `size` bytes."""
     tool = {"type": "image_generation", "size": "64x64"}
-    return {"model": "m", "input": "a fox", "tools": [tool], "embedded": {"image_bytes": size}}
+    body = {"model": "m", "input": "a fox", "tools": [tool], "embedded": {"image_bytes": size}}
+    return json.dumps(body | keys).encode()
 
 
-def asked_of_images(size: int) -> dict[str, Any]:
+def asked_of_images(size: int) -> bytes:
     """Returns the body of a request of the Images API for the same picture."""
-    return {"prompt": "a fox", "size": "64x64", "embedded": {"image_bytes": size}}
+    body = {"prompt": "a fox", "size": "64x64", "embedded": {"image_bytes": size}}
+    return json.dumps(body).encode()
 
 
 def request(size: int) -> GenerateImageRequest:
@@ -82,16 +84,17 @@ def serve_plain() -> None:
 
 
 @asynccontextmanager
-async def process(*command: str, kind: str) -> AsyncIterator[str]:
-    """Runs a server process; yields its address of the door for this kind of call."""
+async def process(*command: str, doors: int = 1) -> AsyncIterator[dict[str, str]]:
+    """Runs a server process; yields the addresses of its doors by kind."""
     running = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert running.stdout is not None
+    addresses: dict[str, str] = {}
     try:
-        while not (line := (await running.stdout.readline()).decode()).startswith(
-            f"listening {kind} "
-        ):
-            pass
-        yield line.split()[-1]
+        while len(addresses) < doors:
+            words = (await running.stdout.readline()).decode().split()
+            if words[0] == "listening":
+                addresses[words[1]] = words[2]
+        yield addresses
     finally:
         running.terminate()
         await running.wait()
@@ -110,46 +113,54 @@ async def measure(seconds: float) -> None:
         f"Python {platform.python_version()}, grpcio {version('grpcio')}, uvicorn "
         f"{version('uvicorn')}, {os.cpu_count()} cores; load {os.getloadavg()[0]:.1f}"
     )
-    print("HTTP door -> gRPC backend -> embedded, one request after the other, the picture drawn")
-    print("before: speed as a part of a plain ASGI endpoint's with the same JSON ready, and of the")
-    print("same call over gRPC directly; the same picture by the Images API, as a part of that by")
-    print("the Responses API")
+    print("One request after the other, the picture drawn before: speed as a part of a plain ASGI")
+    print(
+        "endpoint's with the same answer ready. With the embedded backend, whole and streamed; and"
+    )
+    print(
+        "HTTP door -> gRPC backend -> embedded, also as a part of the same call over gRPC directly;"
+    )
+    print("the same picture by the Images API, as a part of that by the Responses API")
+    serve = (PROGRAM, "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
     async with AsyncExitStack() as stack:
-        local = ("--grpc", "127.0.0.1:0", "--http")
-        inner = await stack.enter_async_context(
-            process(PROGRAM, "serve", *local, "off", kind="grpc")
-        )
-        backend = ("--backend", f"grpc://{inner}")
-        door = await stack.enter_async_context(
-            process(PROGRAM, "serve", *local, "127.0.0.1:0", *backend, kind="http")
-        )
-        plain = await stack.enter_async_context(
-            process(sys.executable, __file__, "--plain", kind="plain")
-        )
+        inner = await stack.enter_async_context(process(*serve, doors=2))
+        backend = ("--backend", f"grpc://{inner['grpc']}")
+        outer = await stack.enter_async_context(process(*serve, *backend, doors=2))
+        plain = await stack.enter_async_context(process(sys.executable, __file__, "--plain"))
         unlimited = [("grpc.max_receive_message_length", -1)]
-        channel = await stack.enter_async_context(grpc.aio.insecure_channel(inner, unlimited))
+        channel = await stack.enter_async_context(
+            grpc.aio.insecure_channel(inner["grpc"], unlimited)
+        )
         stub: Any = ImageGenerationServiceStub(channel)
         session = await stack.enter_async_context(aiohttp.ClientSession(read_bufsize=2**20))
         for name, size in SIZES.items():
-            body = json.dumps(asked(size)).encode()
-            images = json.dumps(asked_of_images(size)).encode()
-            ready = await post(session, f"http://{door}/v1/responses", body)
-            await post(session, f"http://{plain}/{size}", ready)
+            body, streamed = asked(size), asked(size, stream=True)
+            embedded, over_grpc = (f"http://{at['http']}/v1" for at in (inner, outer))
+            ready, events = f"http://{plain['plain']}/{size}", f"http://{plain['plain']}/s{size}"
+            await post(session, ready, await post(session, f"{over_grpc}/responses", body))
+            await post(session, events, await post(session, f"{embedded}/responses", streamed))
             rounds = await measured_calls(
                 {
-                    "ours": partial(post, session, f"http://{door}/v1/responses", body),
+                    "embedded": partial(post, session, f"{embedded}/responses", body),
+                    "plain": partial(post, session, ready, body),
+                    "streamed": partial(post, session, f"{embedded}/responses", streamed),
+                    "plain stream": partial(post, session, events, streamed),
+                    "over gRPC": partial(post, session, f"{over_grpc}/responses", body),
                     "images": partial(
-                        post, session, f"http://{door}/v1/images/generations", images
+                        post, session, f"{over_grpc}/images/generations", asked_of_images(size)
                     ),
-                    "plain": partial(post, session, f"http://{plain}/{size}", body),
                     "grpc": partial(stub.GenerateImage, request(size)),
                 },
                 seconds,
             )
-            figures = {peer: rounds.ratio(peer, "ours") for peer in ("plain", "grpc")}
-            print_row(f"HTTP door, {name}", time_of(rounds.seconds("ours")), figures)
-            images_figure = {"Responses": rounds.ratio("ours", "images")}
-            print_row(f"Images API, {name}", time_of(rounds.seconds("images")), images_figure)
+            for row, ours, peers in (
+                ("HTTP door, embedded", "embedded", {"plain": "plain"}),
+                ("HTTP door, embedded, streamed", "streamed", {"plain": "plain stream"}),
+                ("HTTP door, over gRPC", "over gRPC", {"plain": "plain", "grpc": "grpc"}),
+                ("Images API, over gRPC", "images", {"Responses": "over gRPC"}),
+            ):
+                figures = {peer: rounds.ratio(name, ours) for peer, name in peers.items()}
+                print_row(f"{row}, {name}", time_of(rounds.seconds(ours)), figures)
 
 
 def main() -> None:
