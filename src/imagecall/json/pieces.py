@@ -131,14 +131,14 @@ def join(pieces: Sequence[Piece], max_bytes: int = sys.maxsize) -> bytes:
     except TypeError:
         if (size := size_of(pieces)) > max_bytes:
             raise too_large(size, max_bytes) from None
-        return _join_large(pieces)
+        return _join_large(pieces, size)
     if len(text) > max_bytes:
         raise too_large(len(text), max_bytes)
     return text
 
 
-def _join_large(pieces: Iterable[Piece]) -> bytes:
-    text = io.BytesIO()
+def _join_large(pieces: Iterable[Piece], size: int) -> bytes:
+    text = io.BytesIO(bytes(size))  # Of the final size: a buffer that grows is slower.
     for piece in pieces:
         if isinstance(piece, bytes):
             text.write(piece)

@@ -140,7 +140,7 @@ def _joined(pieces: Sequence[_Value]) -> bytes:
     try:
         return b"".join(pieces)  # type: ignore[arg-type]  # a LargeBase64 makes it raise TypeError
     except TypeError:
-        data = io.BytesIO(bytes(sum(map(_size, pieces))))  # Of the final size, so that none grows.
+        data = io.BytesIO(bytes(sum(map(_size, pieces))))  # Of the final size.
     for piece in pieces:
         data.writelines(piece.slices() if isinstance(piece, LargeBase64) else (piece,))
     return data.getvalue()
