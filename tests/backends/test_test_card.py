@@ -106,7 +106,7 @@ def test_a_jpeg_card_is_never_transparent() -> None:
     assert draw(replace(opaque, transparent=True)) == draw(opaque)
 
 
-@pytest.mark.parametrize("size", [(16, 16), (256, 256), (1024, 1024), (16, 1024)])
+@pytest.mark.parametrize("size", [(16, 16), (256, 256), (16, 1024)])
 @pytest.mark.parametrize("prompt", ["a red fox in the snow", "something abstract"])
 def test_partial_images_come_nearer_to_the_final_one(prompt: str, size: tuple[int, int]) -> None:
     card = replace(FOX, prompt=prompt, width=size[0], height=size[1])

@@ -62,8 +62,8 @@ def findings(outcomes: dict[str, Outcome]) -> list[Any]:
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 async def test_a_mistake_fails_in_its_rule_and_in_no_other(mistake: str) -> None:
-    """The rules of the other service, which a mistake does not touch, would double the time."""
     rule, faulty = MISTAKES[mistake]
+    # A mistake of one service does not touch the rules of the other, which would double the time.
     of_service = [name for name in QUICK if _converts(name) == _converts(rule)]
     settings = IMPATIENT if rule == "status" else SETTINGS
     async with faulty_server(faulty) as address:
