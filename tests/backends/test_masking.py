@@ -17,7 +17,7 @@ from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServic
 from imagecall.wire.chunks import Assembly, RawChunk, split
 from imagecall.wire.varint import write_varint
 from tests.backends.misbehaving import Misbehaving, chunk, stream
-from tests.backends.test_grpc_answers import an_image, doors, plain
+from tests.backends.test_grpc_answers import an_image, plain, served
 from tests.doors.test_generation import a_request, serving
 from tests.doors.test_http import door_before
 from tests.streams import PNG, framed, happy, item, response
@@ -171,7 +171,7 @@ async def test_a_long_text_of_a_grpc_backend_is_masked_across_its_chunks(
 ) -> None:
     backend = Misbehaving(long_text(SPELLINGS[spelling], size))
     async with (
-        doors(backend, token=KEY) as (address, _),
+        served(backend, token=KEY) as address,
         grpc.aio.insecure_channel(address) as channel,
     ):
         stub: Any = ImageGenerationServiceStub(channel)
@@ -203,7 +203,7 @@ async def test_fields_of_a_newer_schema_are_masked_too(spelling: str) -> None:
         (False, [answer + unknown_field(b"a " + key)]),
         (True, [*messages, unknown_field(b"b " + key), done]),
     ):
-        async with doors(Misbehaving(answers), token=KEY) as (address, _):
+        async with served(Misbehaving(answers), token=KEY) as address:
             received = b"".join([data async for data in of_grpc(address, streams)])
         assert not shows_key(received)
         assert b"[key]" in received
