@@ -365,8 +365,9 @@ async def test_a_request_that_a_backend_cannot_take_is_refused_as_the_table_has_
     servers: tuple[str, dict[str, str]], door: str
 ) -> None:
     backend, addresses = servers
+    table = _table()
     for name, body in IN_THE_TABLE.items():
-        entry = _table()[name][backend]
+        entry = table[name][backend]
         for stream in (False, True):
             outcome = await DOORS[door](address_of(door, addresses), body, stream)
             if outcome is not None:
