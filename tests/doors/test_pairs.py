@@ -27,6 +27,7 @@ from imagecall.errors import ImagecallError
 from imagecall.generation.backend import Backend
 from imagecall.generation.request import request_from_json
 from imagecall.v1.stream_event_pb2 import StreamEvent
+from tests.doors.test_generation import serving
 from tests.images_api import B64, b64, drawing_api
 from tests.streams import PNG
 
@@ -351,8 +352,8 @@ async def _expected(body: Body, stream: bool) -> Outcome:
     """Answer of the embedded backend itself."""
     key = json.dumps([body, stream])
     if key not in _EXPECTED:
-        async with doors_before(EmbeddedBackend()) as addresses:
-            _EXPECTED[key] = await by_grpc(addresses["grpc"], body, stream)
+        async with serving(EmbeddedBackend()) as address:
+            _EXPECTED[key] = await by_grpc(address, body, stream)
             assert len(_EXPECTED[key].calls) == 1
     return _EXPECTED[key]
 
