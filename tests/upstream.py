@@ -69,6 +69,13 @@ class Upstream:
         """Answers every request so."""
         self.answers = [Answer(steps, **options)]
 
+    def forget(self) -> None:
+        """Forgets what came, for the next test that shares the server."""
+        self.requests.clear()
+        self.sent_at.clear()
+        self.arrived.clear()
+        self.left.clear()
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         self._serving[task] = writer

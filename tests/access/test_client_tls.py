@@ -273,14 +273,14 @@ async def test_a_failed_handshake_is_a_sentence(
     async with serving(pairs[served], authority.file if own else None) as address:
         whole = f"grpcs://{address}" if trusted else f"grpc://{address}"
         sentence = f"there is no connection to {address}: {cause}"
-        assert await failure_of(AsyncImageClient(whole, tls=tls if trusted else None)) == sentence
-        assert await run("health", whole, *flags(tls)) == (
-            1,
-            "",
-            f"imagecall: UNAVAILABLE: {sentence}\n",
-        )
         async with door_before(backend_from_uri(whole, tls=tls)) as door:
-            status, body = await posted(door)
+            failure, ended, (status, body) = await asyncio.gather(
+                failure_of(AsyncImageClient(whole, tls=tls if trusted else None)),
+                run("health", whole, *flags(tls)),
+                posted(door),
+            )
+        assert failure == sentence
+        assert ended == (1, "", f"imagecall: UNAVAILABLE: {sentence}\n")
         assert status == 503
         assert f'"the gRPC backend is not reachable: {cause}"' in body
 

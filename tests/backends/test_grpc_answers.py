@@ -150,6 +150,15 @@ MISTAKES: dict[str, tuple[Messages, list[str]]] = {
 
 
 @asynccontextmanager
+async def served(backend: Misbehaving, **options: Any) -> AsyncIterator[str]:
+    """The address of a gRPC door before the backend."""
+    async with running(backend):
+        address = ServerAddress(backend.address)
+        async with serving(GrpcBackend(address, **options)) as near:
+            yield near
+
+
+@asynccontextmanager
 async def doors(backend: Misbehaving, **options: Any) -> AsyncIterator[tuple[str, str]]:
     """The addresses of both doors before the backend."""
     async with AsyncExitStack() as stack:
@@ -301,7 +310,7 @@ async def test_what_is_right_goes_through_as_the_bytes_that_came() -> None:
     newer = b"\xfa\x3f\x01a"  # A part that only a newer schema names.
     messages: Messages = [*sent[:3], newer, *sent[3:]]
     async with (
-        doors(Misbehaving(messages)) as (address, _),
+        served(Misbehaving(messages)) as address,
         grpc.aio.insecure_channel(address) as channel,
     ):
         method: Any = channel.unary_stream("/imagecall.v1.ImageGenerationService/StreamImage")
@@ -347,7 +356,7 @@ async def test_texts_in_chunks_are_checked_and_bounded_as_those_in_messages() ->
     good = with_extra(large)
     assert [m for m in good if isinstance(m, pb.StreamImageResponse) and m.HasField("chunk")]
     async with (
-        doors(Misbehaving(good)) as (address, _),
+        served(Misbehaving(good)) as address,
         grpc.aio.insecure_channel(address) as channel,
     ):
         stub: Any = ImageGenerationServiceStub(channel)
@@ -360,6 +369,6 @@ async def test_texts_in_chunks_are_checked_and_bounded_as_those_in_messages() ->
     bad.chunk.end.sha256 = hashlib.sha256(whole).digest()
     broken[broken.index(texts[0])] = bad
     await check(Misbehaving(broken), ["/extra0", "not JSON"], streaming=True)
-    async with doors(Misbehaving(with_extra(large, 3)), max_bytes=4_000_000) as (grpc_door, _):
+    async with served(Misbehaving(with_extra(large, 3)), max_bytes=4_000_000) as grpc_door:
         failed = await of_grpc(grpc_door, True)
     assert details(failed)[0].reason == "UPSTREAM_ANSWER_TOO_LARGE"

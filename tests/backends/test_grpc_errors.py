@@ -28,7 +28,14 @@ from imagecall.rpc.addresses import ServerAddress
 from imagecall.v1 import image_generation_service_pb2 as pb
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from tests.backends.misbehaving import Misbehaving, running, stream
-from tests.backends.test_grpc_answers import an_image, doors, of_grpc, of_http, plain
+from tests.backends.test_grpc_answers import (
+    an_image,
+    doors,
+    of_grpc,
+    of_http,
+    plain,
+    served,
+)
 from tests.doors.test_generation import A_STREAM, AN_IMAGE, a_request, details, serving
 from tests.doors.test_http import door_before
 
@@ -150,7 +157,7 @@ async def test_initial_metadata_that_comes_late_is_trailing(
         messages = [plain(status="completed", calls=[an_image()])] if code is Code.OK else []
         backend = Late(messages, code=code, initial=(("x-team", "a"),))
         async with (
-            doors(backend) as (address, _),
+            served(backend) as address,
             grpc.aio.insecure_channel(address) as channel,
         ):
             stub: Any = ImageGenerationServiceStub(channel)
@@ -188,7 +195,7 @@ async def test_the_token_for_a_backend_reaches_nobody(streaming: bool) -> None:
 async def test_the_token_is_masked_in_answers_too() -> None:
     answers: Any = [plain(id=TOKEN, status="completed", calls=[an_image(id=f"a {TOKEN}")])]
     async with (
-        doors(Misbehaving(answers), token=TOKEN) as (address, _),
+        served(Misbehaving(answers), token=TOKEN) as address,
         AsyncImageClient(address) as client,
     ):
         response = await client.generate_image(a_request())
@@ -197,7 +204,7 @@ async def test_the_token_is_masked_in_answers_too() -> None:
     events: Any = stream()
     events[-1].end.response.id = TOKEN
     async with (
-        doors(Misbehaving(events), token=TOKEN) as (address, _),
+        served(Misbehaving(events), token=TOKEN) as address,
         AsyncImageClient(address) as client,
     ):
         *_, end = [found.message async for found in client.stream_image(a_request())]
@@ -234,7 +241,7 @@ async def test_a_request_past_the_limit_of_a_backend_is_413(
 
 async def test_a_real_server_at_its_default_limit_refuses_a_large_request_so() -> None:
     backend = Misbehaving(stream())
-    async with doors(backend) as (address, _), AsyncImageClient(address) as client:
+    async with served(backend) as address, AsyncImageClient(address) as client:
         request = a_request()
         request.input_images.add(image=bytes(5_000_000))
         with pytest.raises(GenerationError) as caught:

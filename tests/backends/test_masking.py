@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 import grpc
 import pytest
+import pytest_asyncio
 
 from imagecall.backends.masking import MaskedStream
 from imagecall.backends.responses_api.backend import HttpBackend
@@ -16,11 +17,14 @@ from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServic
 from imagecall.wire.chunks import Assembly, RawChunk, split
 from imagecall.wire.varint import write_varint
 from tests.backends.misbehaving import Misbehaving, chunk, stream
-from tests.backends.test_grpc_answers import an_image, doors, plain
+from tests.backends.test_grpc_answers import an_image, plain, served
 from tests.doors.test_generation import a_request, serving
 from tests.doors.test_http import door_before
 from tests.streams import PNG, framed, happy, item, response
 from tests.upstream import JSON, Answer, Upstream, upstream
+
+# The tests of all answers share the doors, and so the event loop.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 KEY = "sk-planted/0123456789+abcdef"
 ESCAPE = re.compile(rb"\\+u00([0-9a-fA-F]{2})")
@@ -77,10 +81,20 @@ def spelled(answer: Answer, key: str, pieces: bool) -> Answer:
     return Answer(steps, answer.status, answer.content_type, headers)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def api() -> AsyncIterator[Upstream]:
     async with upstream() as server:
         yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def before_the_api(api: Upstream) -> AsyncIterator[tuple[str, str]]:
+    """The addresses of both doors before the API."""
+    async with (
+        serving(HttpBackend(api.url, KEY)) as address,
+        door_before(HttpBackend(api.url, KEY)) as url,
+    ):
+        yield address, url
 
 
 async def of_grpc(address: str, *streams: bool) -> AsyncIterator[bytes]:
@@ -117,14 +131,14 @@ async def of_http(url: str) -> AsyncIterator[bytes]:
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("name", ANSWERS)
-async def test_the_key_of_an_api_reaches_no_client(api: Upstream, name: str, spelling: str) -> None:
+async def test_the_key_of_an_api_reaches_no_client(
+    api: Upstream, before_the_api: tuple[str, str], name: str, spelling: str
+) -> None:
+    api.forget()
     api.answers = [spelled(ANSWERS[name], SPELLINGS[spelling], name == "pieces")]
-    async with (
-        serving(HttpBackend(api.url, KEY)) as address,
-        door_before(HttpBackend(api.url, KEY)) as url,
-    ):
-        received = [data async for data in of_grpc(address, False, True)]
-        received += [data async for data in of_http(url)]
+    address, url = before_the_api
+    received = [data async for data in of_grpc(address, False, True)]
+    received += [data async for data in of_http(url)]
     assert api.requests[0].headers["authorization"] == f"Bearer {KEY}"
     assert len(received) >= 6
     assert not shows_key(b"\n".join(received))
@@ -157,7 +171,7 @@ async def test_a_long_text_of_a_grpc_backend_is_masked_across_its_chunks(
 ) -> None:
     backend = Misbehaving(long_text(SPELLINGS[spelling], size))
     async with (
-        doors(backend, token=KEY) as (address, _),
+        served(backend, token=KEY) as address,
         grpc.aio.insecure_channel(address) as channel,
     ):
         stub: Any = ImageGenerationServiceStub(channel)
@@ -189,13 +203,13 @@ async def test_fields_of_a_newer_schema_are_masked_too(spelling: str) -> None:
         (False, [answer + unknown_field(b"a " + key)]),
         (True, [*messages, unknown_field(b"b " + key), done]),
     ):
-        async with doors(Misbehaving(answers), token=KEY) as (address, _):
+        async with served(Misbehaving(answers), token=KEY) as address:
             received = b"".join([data async for data in of_grpc(address, streams)])
         assert not shows_key(received)
         assert b"[key]" in received
 
 
-def test_an_image_in_chunks_passes_unchanged() -> None:
+async def test_an_image_in_chunks_passes_unchanged() -> None:
     parts = [message.SerializeToString() for message in stream()]
     masking = MaskedStream((KEY,))
     assert [part for each in parts for part in masking.mask(each)] == parts

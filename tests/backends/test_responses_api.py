@@ -111,7 +111,7 @@ IMAGE_EVENTS = [
 ]
 
 
-@pytest.mark.parametrize("size", [64, 20_000, 300_000, 3 * MIB, 12 * MIB])
+@pytest.mark.parametrize("size", [64, 20_000, 300_000, 3 * MIB, 6 * MIB])
 @pytest.mark.parametrize("style", ["openai", "openrouter"])
 async def test_every_event_of_an_image_comes_as_it_was_sent(
     api: Upstream, backend: HttpBackend, style: str, size: int

@@ -79,7 +79,7 @@ def test_a_file_has_the_size_and_format_of_its_card(
 
 @pytest.mark.parametrize(
     ("size", "output_format"),
-    [((4096, 4096), "png"), ((1536, 1024), "png"), ((1536, 1024), "jpeg"), ((1536, 1024), "webp")],
+    [((4096, 4096), "png"), ((1536, 1024), "jpeg"), ((1536, 1024), "webp")],
 )
 def test_a_large_card_is_drawn(size: tuple[int, int], output_format: str) -> None:
     width, height = size
@@ -106,7 +106,7 @@ def test_a_jpeg_card_is_never_transparent() -> None:
     assert draw(replace(opaque, transparent=True)) == draw(opaque)
 
 
-@pytest.mark.parametrize("size", [(16, 16), (256, 256), (1024, 1024), (16, 1024)])
+@pytest.mark.parametrize("size", [(16, 16), (256, 256), (16, 1024)])
 @pytest.mark.parametrize("prompt", ["a red fox in the snow", "something abstract"])
 def test_partial_images_come_nearer_to_the_final_one(prompt: str, size: tuple[int, int]) -> None:
     card = replace(FOX, prompt=prompt, width=size[0], height=size[1])
@@ -115,7 +115,7 @@ def test_partial_images_come_nearer_to_the_final_one(prompt: str, size: tuple[in
     assert all(nearer < farther for farther, nearer in pairwise([*distances, 0.0]))
 
 
-@pytest.mark.parametrize("size", [(16, 16), (64, 64), (96, 64), (333, 64), (256, 256)])
+@pytest.mark.parametrize("size", [(16, 16), (96, 64), (256, 256)])
 @pytest.mark.parametrize("transparent", [False, True])
 @pytest.mark.parametrize("output_format", FORMATS)
 def test_partial_images_are_smaller_files(

@@ -226,7 +226,7 @@ def test_an_image_is_generated_in_the_format_of_the_file_name(
 
 def test_partial_images_are_saved_if_asked_for(tmp_path: Path) -> None:
     options = ["-o", "a.png", "--size", "64x64", "--partial-images", "2", "--save-partial-images"]
-    code, output, said = generate("a fox", *options, cwd=tmp_path)
+    code, output, said = generate_here("a fox", *options, cwd=tmp_path)
     assert code == 0, said
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "a.partial0.png",
@@ -237,9 +237,11 @@ def test_partial_images_are_saved_if_asked_for(tmp_path: Path) -> None:
 
 
 def test_an_image_to_start_from_and_other_keys_are_sent(tmp_path: Path) -> None:
-    assert generate("a fox", "-o", "a.png", "--size", "256x256", cwd=tmp_path)[0] == 0
+    assert generate_here("a fox", "-o", "a.png", "--size", "256x256", cwd=tmp_path)[0] == 0
     options = ["--input", "a.png", "--set", 'user="me"', "--model", "m", "--background", "opaque"]
-    code, _, said = generate("a fox", "-o", "b.png", "--size", "256x256", *options, cwd=tmp_path)
+    code, _, said = generate_here(
+        "a fox", "-o", "b.png", "--size", "256x256", *options, cwd=tmp_path
+    )
     assert code == 0, said
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
 
@@ -273,7 +275,7 @@ def test_refused_input_of_generate_exits_with_1(
     set: str, remote: bool, server: str, tmp_path: Path
 ) -> None:
     where = ["--server", server] if remote else []
-    code, output, said = generate("a fox", "--set", set, *where, cwd=tmp_path)
+    code, output, said = generate_here("a fox", "--set", set, *where, cwd=tmp_path)
     assert (code, output) == (1, "")
     assert "NOT_CANONICAL at /input: " in said or "UPSTREAM_INVALID_REQUEST" in said
 

@@ -4,12 +4,14 @@ import asyncio
 import hashlib
 import json
 import os
-import subprocess
+from contextlib import chdir
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
-from tests.commands.command import COMMAND
+from tests.commands.command import Done, run_here
+from tests.commands.command import run as run_process
 from tests.commands.test_cli import ITEM
 from tests.commands.test_cli import servers as servers
 from tests.commands.test_terminal import OWN_LINE, on_terminal
@@ -19,22 +21,22 @@ from tests.upstream import upstream
 USAGE = {"input_tokens": 12, "output_tokens": 1234, "total_tokens": 1246, "cost": 0.0421}
 
 
-def run(
-    *arguments: str, cwd: Path, data: bytes = b"", **environment: str
-) -> subprocess.CompletedProcess[bytes]:
-    command = [*COMMAND, "generate", *arguments]
-    env = os.environ | environment
-    return subprocess.run(command, cwd=cwd, input=data, capture_output=True, env=env, check=False)
+def run(*arguments: str, cwd: Path, **environment: str) -> Done:
+    """Runs the command in the process of the test."""
+    with chdir(cwd), patch.dict(os.environ, environment):
+        return run_here("generate", *arguments)
 
 
-async def answered(*arguments: str, cwd: Path) -> tuple[subprocess.CompletedProcess[bytes], str]:
+async def answered(*arguments: str, cwd: Path) -> tuple[Done, str]:
     """Runs the command before an API whose answer has an id, a prompt, tokens and a cost."""
     async with upstream() as api:
         events = happy(done=item(PNG, revised_prompt="a red fox\x1b[1m"))
         events[-1]["response"] |= {"usage": USAGE, "model": "m-1"}
         api.say(framed(events))
-        run_it = asyncio.to_thread(run, "a fox", "--backend", api.url, *arguments, cwd=cwd)
-        return await run_it, api.url
+        options = ("--backend", api.url, *arguments)
+        # A process of its own, as the API runs on the event loop of this one.
+        done = await asyncio.to_thread(run_process, "generate", "a fox", *options, cwd=cwd)
+        return done, api.url
 
 
 async def test_the_backend_comes_first_and_the_facts_of_the_answer_last(tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ async def test_programs_get_json(tmp_path: Path) -> None:
     assert report["failure"] is None
 
 
-async def test_a_failure_is_json_too(tmp_path: Path) -> None:
+def test_a_failure_is_json_too(tmp_path: Path) -> None:
     failed = run("a", "--json", "--set", 'embedded={"ending":"failed"}', cwd=tmp_path)
     report = json.loads(failed.stdout)
     assert (failed.returncode, report["images"], report["status"]) == (4, [], "failed")

@@ -26,7 +26,7 @@ from imagecall.v1.image_generation_tool_pb2 import ImageGenerationTool, Tool
 from imagecall.v1.image_request_pb2 import ImageRequest
 from tests.doors.test_generation import serving
 
-CALLS = 600
+CALLS = 520
 """More than the calls in progress of a client, or the streams of a connection."""
 
 MANY = 400
@@ -46,8 +46,8 @@ def slow(seconds: float) -> ImageRequest:
 
 
 async def outcome(client: AsyncImageClient, number: int, cancels: bool) -> str:
-    """Makes a call, plain or as a stream; with `cancels`, each third call is cancelled."""
-    calling = asyncio.create_task(plain(client) if number % 2 else streamed(client))
+    """Makes a call, each fourth as a stream; with `cancels`, each third call is cancelled."""
+    calling = asyncio.create_task(plain(client) if number % 4 else streamed(client))
     if cancels and number % 3 == 0:
         await asyncio.sleep(number / MANY)
         calling.cancel()
@@ -75,11 +75,6 @@ async def outcomes(
 ) -> Counter[str]:
     """Makes many calls at once; returns the number of calls with each outcome."""
     return Counter(await asyncio.gather(*(outcome(client, n, cancels) for n in range(count))))
-
-
-async def test_hundreds_of_calls_at_once_are_all_answered() -> None:
-    async with serving(EmbeddedBackend()) as address, one_connection(address) as client:
-        assert await outcomes(client) == {"answered": CALLS}
 
 
 async def test_calls_of_which_some_are_cancelled_leave_the_others_unharmed() -> None:

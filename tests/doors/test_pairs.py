@@ -27,6 +27,7 @@ from imagecall.errors import ImagecallError
 from imagecall.generation.backend import Backend
 from imagecall.generation.request import request_from_json
 from imagecall.v1.stream_event_pb2 import StreamEvent
+from tests.doors.test_generation import serving
 from tests.images_api import B64, b64, drawing_api
 from tests.streams import PNG
 
@@ -351,8 +352,8 @@ async def _expected(body: Body, stream: bool) -> Outcome:
     """Answer of the embedded backend itself."""
     key = json.dumps([body, stream])
     if key not in _EXPECTED:
-        async with doors_before(EmbeddedBackend()) as addresses:
-            _EXPECTED[key] = await by_grpc(addresses["grpc"], body, stream)
+        async with serving(EmbeddedBackend()) as address:
+            _EXPECTED[key] = await by_grpc(address, body, stream)
             assert len(_EXPECTED[key].calls) == 1
     return _EXPECTED[key]
 
@@ -365,8 +366,9 @@ async def test_a_request_that_a_backend_cannot_take_is_refused_as_the_table_has_
     servers: tuple[str, dict[str, str]], door: str
 ) -> None:
     backend, addresses = servers
+    table = _table()
     for name, body in IN_THE_TABLE.items():
-        entry = _table()[name][backend]
+        entry = table[name][backend]
         for stream in (False, True):
             outcome = await DOORS[door](address_of(door, addresses), body, stream)
             if outcome is not None:

@@ -12,6 +12,7 @@ import aiohttp
 import grpc
 import openai
 import pytest
+import pytest_asyncio
 from yarl import URL
 
 from imagecall.access.admission import Admission
@@ -43,6 +44,9 @@ from tests.observing.servers import metrics_door, observing, samples
 from tests.streams import PNG, item, response
 from tests.upstream import HANG, JSON, RESET, Upstream, upstream
 
+# The tests share an API and the doors before it, and so the event loop.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 KEY: Final = "sk-secret-of-the-server-0123456789"
 TOKEN: Final = "secret-token-of-mine"
 ID: Final = "resp_1"
@@ -50,10 +54,16 @@ HOPS: Final = ("Responses API", "gRPC")
 """Backends of a door: the API itself, or a server of the schema before the API."""
 
 
-@pytest.fixture
-async def api() -> AsyncIterator[Upstream]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_api() -> AsyncIterator[Upstream]:
     async with upstream() as server:
         yield server
+
+
+@pytest.fixture
+def api(shared_api: Upstream) -> Upstream:
+    shared_api.forget()
+    return shared_api
 
 
 @asynccontextmanager
@@ -67,10 +77,11 @@ async def backend_before(api: Upstream, hop: str) -> AsyncIterator[Backend]:
         yield ObservedBackend(backend, "api")
 
 
-@pytest.fixture(params=HOPS)
-async def door(request: pytest.FixtureRequest, api: Upstream) -> AsyncIterator[str]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=HOPS)
+async def door(request: pytest.FixtureRequest, shared_api: Upstream) -> AsyncIterator[str]:
     """The address of an HTTP door before the API, directly or through a server of the schema."""
-    async with backend_before(api, request.param) as backend, door_before(backend) as address:
+    hop = request.param
+    async with backend_before(shared_api, hop) as backend, door_before(backend) as address:
         yield address
 
 

@@ -2,10 +2,12 @@
 
 import json
 from base64 import b64encode
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import openrouter
 import pytest
+import pytest_asyncio
 
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.responses_api.backend import HttpBackend
@@ -13,6 +15,9 @@ from imagecall.sizes import PIECE
 from tests.doors.test_http import SMALL, door_before, events, post, sdk
 from tests.streams import PNG, Event, framed, happy, item, numbered, response, without
 from tests.upstream import JSON, Upstream, upstream
+
+# The tests of all streams share a door and the clients, and so the event loop.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LARGE: Final = PNG + bytes(PIECE)
 CALL: Final = "response.image_generation_call."
@@ -151,6 +156,32 @@ def check(found: list[tuple[str, Any]]) -> dict[int, Any]:
     return done
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def api() -> AsyncIterator[Upstream]:
+    async with upstream() as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def door(api: Upstream) -> AsyncIterator[str]:
+    """The address of a door before the API."""
+    async with door_before(HttpBackend(api.url)) as address:
+        yield address
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def of_openai(door: str) -> AsyncIterator[Any]:
+    async with sdk(door) as client:
+        yield client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def of_openrouter(door: str) -> AsyncIterator[Any]:
+    url = f"http://{door}/api/v1"
+    async with openrouter.OpenRouter(api_key="none", server_url=url) as client:
+        yield client
+
+
 def say(api: Upstream, stream: list[Event]) -> list[Event]:
     """Has an API answer with a stream; returns the output of the response at its end."""
     api.say(framed(stream))
@@ -159,10 +190,9 @@ def say(api: Upstream, stream: list[Event]) -> list[Event]:
 
 
 @pytest.mark.parametrize("what", STREAMS)
-async def test_each_item_is_added_and_done_once(what: str) -> None:
-    async with upstream() as api, door_before(HttpBackend(api.url)) as address:
-        output = say(api, STREAMS[what])
-        found = await events(address, {"input": "a fox"})
+async def test_each_item_is_added_and_done_once(what: str, api: Upstream, door: str) -> None:
+    output = say(api, STREAMS[what])
+    found = await events(door, {"input": "a fox"})
     done = check(found)
     final = found[-1][1]["response"]["output"]
     assert len(done) == len(final)
@@ -174,16 +204,14 @@ async def test_each_item_is_added_and_done_once(what: str) -> None:
 
 
 @pytest.mark.parametrize("what", STREAMS)
-async def test_openai_reads_it_with_its_accumulator(what: str) -> None:
-    async with upstream() as api, door_before(HttpBackend(api.url)) as address:
-        say(api, STREAMS[what])
-        tools: Any = [SMALL]
-        async with (
-            sdk(address) as client,
-            client.responses.stream(model="m", input="a fox", tools=tools) as stream,
-        ):
-            seen: list[Any] = [event async for event in stream]
-            final: Any = await stream.get_final_response()
+async def test_openai_reads_it_with_its_accumulator(
+    what: str, api: Upstream, of_openai: Any
+) -> None:
+    say(api, STREAMS[what])
+    stream_of = of_openai.responses.stream
+    async with stream_of(model="m", input="a fox", tools=[SMALL]) as stream:
+        seen = [event async for event in stream]
+        final = await stream.get_final_response()
     items = [event.item for event in seen if event.type == ITEM + "done"]
     results = [one.result for one in items if one.type == "image_generation_call"]
     assert sorted(map(str, results)) == sorted(
@@ -192,17 +220,11 @@ async def test_openai_reads_it_with_its_accumulator(what: str) -> None:
 
 
 @pytest.mark.parametrize("what", STREAMS)
-async def test_openrouter_knows_every_event(what: str) -> None:
-    tool: Any = SMALL
-    async with (
-        upstream() as api,
-        door_before(HttpBackend(api.url)) as address,
-        openrouter.OpenRouter(api_key="none", server_url=f"http://{address}/api/v1") as client,
-    ):
-        say(api, STREAMS[what])
-        send: Any = client.responses.send_async
-        async with await send(model="m", input="a fox", tools=[tool], stream=True) as stream:
-            seen = [event async for event in stream]
+async def test_openrouter_knows_every_event(what: str, api: Upstream, of_openrouter: Any) -> None:
+    say(api, STREAMS[what])
+    send = of_openrouter.responses.send_async
+    async with await send(model="m", input="a fox", tools=[SMALL], stream=True) as stream:
+        seen = [event async for event in stream]
     unknown = [event for event in seen if "nknown" in type(event).__name__]
     assert unknown == []
 

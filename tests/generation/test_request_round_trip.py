@@ -5,7 +5,7 @@ from base64 import b64encode
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagecall.errors import ConversionError
@@ -109,6 +109,7 @@ BODIES = objects(
 )
 
 
+@settings(max_examples=150)  # Each takes 10 ms.
 @given(BODIES)
 def test_a_body_is_written_as_it_was_read(body: Any) -> None:
     try:

@@ -1,5 +1,5 @@
-// node once.mjs HOST:PORT SDK COUNT: asks a door COUNT times, plain and as a stream, with an SDK at
-// its defaults; prints as JSON the statuses with which the two calls fail, each time.
+// node once.mjs HOST:PORT SDK COUNT: asks a door COUNT times, plain and as a stream at once, with an SDK
+// at its defaults; prints as JSON the statuses with which the two calls fail, each time.
 const [, , address, sdk, count] = process.argv;
 const apiKey = "none";
 const baseURL = `http://${address}/v1`;
@@ -44,6 +44,6 @@ async function failure(call) {
 const ask = await SDKS[sdk]();
 const found = [];
 for (let number = 0; number < Number(count); number++) {
-  found.push([await failure(ask(false)), await failure(ask(true))]);
+  found.push(await Promise.all([failure(ask(false)), failure(ask(true))]));
 }
 console.log(JSON.stringify(found));

@@ -47,7 +47,7 @@ def test_every_type_is_a_variant_named_as_the_style_guide_wants() -> None:
     names = {
         field.message_type.name: field.name for field in variant_fields() if field.message_type
     }
-    assert list(names) == SEED_VARIANTS
+    assert list(names)[: len(SEED_VARIANTS)] == SEED_VARIANTS  # Later ones may follow.
     for message, field in names.items():
         assert field == re.sub(r"(?<=[a-z])(?=[A-Z])", "_", message).lower()
     descriptor = image_generation_call_pb2.ImageGenerationCall.DESCRIPTOR

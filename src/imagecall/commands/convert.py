@@ -20,7 +20,7 @@ _MANY_EXTENSIONS: Final = (".jsonl", ".ndjson", ".sse", ".parquet")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    parser.epilog = f"{codes.EPILOG} 4 if the call of --server failed."
+    parser.epilog = f"{codes.EPILOG} With --server: 4 if the call failed."
     parser.add_argument(
         "files",
         nargs="*",

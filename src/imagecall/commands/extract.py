@@ -52,7 +52,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="kind of every record (default: found by the keys of each)",
     )
     parser.add_argument(
-        "--lines", action="store_true", help="read every file as JSON Lines (default: found)"
+        "--lines",
+        action="store_true",
+        help="read every file as JSON Lines (default: found by its name and content)",
     )
     parser.add_argument(
         "--errors",

@@ -1,11 +1,11 @@
 """TLS of a client: the authorities that it trusts, its own certificate, and the expected name."""
 
-import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from imagecall.rpc.pem import load_authorities, load_pair, read_pem
+if TYPE_CHECKING:
+    import ssl
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,12 @@ class ClientTls:
         """Paths of the files."""
         return [Path(path) for path in (self.ca, self.cert, self.key) if path]
 
-    def context(self) -> ssl.SSLContext:
+    def context(self) -> "ssl.SSLContext":
         """Reads the files. Raises OSError with a sentence for a missing or faulty one."""
+        import ssl  # Not for a command that calls no server: it takes a while to load.
+
+        from imagecall.rpc.pem import load_authorities, load_pair, read_pem
+
         for path in self.files:
             read_pem(path)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -20,7 +20,6 @@ from imagecall.backends.choice import EMBEDDED
 from imagecall.doors.door import Door
 from imagecall.doors.grpc.server import GrpcServer
 from imagecall.doors.http.server import HttpServer
-from imagecall.doors.metrics import MetricsServer
 from imagecall.generation.backend import Backend
 from imagecall.generation.observed_backend import ObservedBackend
 from imagecall.observing.generation import provider_of
@@ -99,6 +98,8 @@ def doors(settings: ServerSettings, parts: Parts) -> dict[str, Door]:
             backend_name=shown_name(settings.backend.name or EMBEDDED),
         )
     if settings.metrics is not None and parts.observer:
+        from imagecall.doors.metrics import MetricsServer  # aiohttp takes a while to load.
+
         configured["metrics"] = MetricsServer(
             settings.metrics, parts.observer.metrics_text, share_port=parts.share_port
         )

@@ -1,6 +1,5 @@
 """File of settings in TOML, with the settings' names as its keys."""
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,8 @@ def read_file(file: Path, kind: type[Any]) -> dict[str, str | list[str]]:
 
 
 def _values(file: Path) -> dict[str, Any]:
+    import tomllib  # Not for a command without a file of settings: it takes a while to load.
+
     try:
         return tomllib.loads(file.read_text())
     except (OSError, UnicodeDecodeError) as error:
