@@ -13,6 +13,10 @@ from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.doors.grpc.server import GrpcServer
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 
+# pytest's last garbage collection waits for the thread of grpc.aio, which may never end, unless one
+# more use of it is counted: https://github.com/grpc/grpc/issues/22365.
+grpc.aio.init_grpc_aio()
+
 settings.register_profile("imagecall", deadline=None, derandomize=True, max_examples=300)
 settings.load_profile("imagecall")
 
