@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Final, Generic, TypeVar
 
+from imagecall.allocator import keep_freed_memory
 from imagecall.bulk.records import Batch
 
 Result = TypeVar("Result")
@@ -181,6 +182,7 @@ def _work(task: Callable[[Batch], object], batches: Connection, results: Connect
     """Runs in a process: sends a mark of its start, and then the result of each batch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The process that started this one ends it.
     sys.setswitchinterval(_SWITCH_SECONDS)
+    keep_freed_memory()
     received: SimpleQueue[Batch | None] = SimpleQueue()
     # Batches are received also while a result is sent: no two processes wait for each other.
     Thread(target=_receive, args=(batches, received), daemon=True).start()

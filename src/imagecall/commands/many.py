@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from imagecall.allocator import keep_freed_memory
 from imagecall.bulk.conversion import Reading
 from imagecall.bulk.faults import FaultLog
 from imagecall.bulk.inputs import FORMATS, Format, format_of, inputs
@@ -15,7 +16,6 @@ from imagecall.commands.one import is_shown
 from imagecall.commands.progress import Progress
 from imagecall.commands.status_line import print_line
 from imagecall.conversion.converter import CALLS
-from imagecall.server.allocator import keep_freed_memory
 
 _EXTENSION: Final[dict[Format, str]] = {
     "json": ".jsonl",
