@@ -474,9 +474,22 @@ def test_without_pyarrow_a_run_for_parquet_ends_as_wrong_usage(
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
+@pytest.mark.parametrize("target", ["binary", "parquet"])
+def test_an_output_can_be_a_pipe(target: str, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(lines(item()))
+    os.mkfifo(tmp_path / "pipe")
+    command = [*COMMAND, "convert", "--lines", "in.jsonl", "-o", "pipe", "--to", target]
+    process = subprocess.Popen(command, cwd=tmp_path)
+    data = (tmp_path / "pipe").read_bytes()
+    assert process.wait() == 0
+    (tmp_path / "copy").write_bytes(data)
+    run("convert", "--from", target, tmp_path / "copy", "--lines", "-o", tmp_path / "back.jsonl")
+    assert rows(tmp_path / "back.jsonl") == [item()]
+
+
 @pytest.mark.parametrize("target", ["binpb", "jsonl", "parquet"])
-def test_records_of_27_mb_are_converted_in_300_mib(target: str, tmp_path: Path) -> None:
-    result = b64encode(os.urandom(20_000_000)).decode()
+def test_records_near_the_limit_are_converted_in_300_mib(target: str, tmp_path: Path) -> None:
+    result = b64encode(os.urandom(37_000_000)).decode()
     with (tmp_path / "in.jsonl").open("w") as file:
         file.writelines(json.dumps(item(f"{n}", result=result)) + "\n" for n in range(2))
     program = (

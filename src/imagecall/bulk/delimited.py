@@ -21,20 +21,16 @@ def read_delimited(stream: BufferedReader) -> Iterator[Record | Fault]:
     for number in count(1):
         try:
             length = _read_length(stream)
+            if length is None:
+                return
+            if length <= records.MAX_RECORD_BYTES:
+                yield Record(number, _read_message(stream, length))
+                continue
         except EOFError as error:
             yield Fault(number, "", "MALFORMED_PROTOBUF", str(error))
             return
-        if length is None:
-            return
-        if length > records.MAX_RECORD_BYTES:
-            yield records.too_large(number)
-            _skip(stream, length)
-            continue
-        data = stream.read(length)
-        if len(data) < length:
-            yield Fault(number, "", "MALFORMED_PROTOBUF", "the file ends within a message")
-            return
-        yield Record(number, data)
+        yield records.too_large(number)
+        _skip(stream, length)
 
 
 def _read_length(stream: BufferedReader) -> int | None:
@@ -50,6 +46,14 @@ def _read_length(stream: BufferedReader) -> int | None:
         if byte[0] < 0x80:
             return length
     raise EOFError("the file has no messages with their lengths: a length has more than 5 bytes")
+
+
+def _read_message(stream: BufferedReader, length: int) -> bytes:
+    """Reads a message. Raises EOFError if the file is shorter."""
+    data = stream.read(length)
+    if len(data) < length:
+        raise EOFError("the file ends within a message")
+    return data
 
 
 def _skip(stream: BufferedReader, length: int) -> None:

@@ -90,6 +90,7 @@ class Task:
             case "parquet":
                 messages, content = _rows_of(messages)
         done = len(messages.texts)
+        batch.texts = ()  # The batch lives until the next is there, and its texts may be large.
         return Output(batch.source, content, done, messages.faults, read_bytes)
 
     def batches(self, inputs: Sequence[Input]) -> Iterator[Batch]:
@@ -102,7 +103,8 @@ class Task:
             for batch in chain(self._read(each), [Batch()]):
                 if batch.is_json and self.target != "parquet":  # Parquet has a column for each.
                     message = message or first_message(self.reading, batch)
-                yield replace(batch, source=source, message=message)
+                batch.source, batch.message = source, message
+                yield batch
 
     def _read(self, source: Input) -> Iterator[Batch]:
         match source.format:
@@ -187,6 +189,7 @@ def read_binary(name: str) -> Iterator[Batch]:
     try:
         with opened(name) as stream:
             for batch in batches(read_delimited(stream)):
-                yield replace(batch, is_json=False)
+                batch.is_json = False
+                yield batch
     except OSError as error:
         yield unreadable(error)

@@ -84,8 +84,9 @@ def written(path: Path | None) -> Iterator[BinaryIO]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=".imagecall-", dir=path.parent)
+    os.close(handle)
     try:
-        with open(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             yield file
         os.chmod(temporary, 0o666 & ~umask())
         os.replace(temporary, path)

@@ -128,8 +128,10 @@ def batches(records: Iterable[Record | Fault]) -> Iterator[Batch]:
         collected.append(record)
         size += len(record.data)
         if size >= _MAX_BATCH_BYTES or len(collected) >= _MAX_BATCH_RECORDS:
-            yield _batch(collected, faults)
+            batch = _batch(collected, faults)
             collected, faults, size = [], [], 0
+            del record  # It may be large: the batch alone holds it.
+            yield batch
     if collected or faults:
         yield _batch(collected, faults)
 
