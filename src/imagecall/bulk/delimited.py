@@ -17,7 +17,7 @@ _SKIPPED: Final = 1024 * 1024
 
 
 def read_delimited(stream: BufferedReader) -> Iterator[Record | Fault]:
-    """Yields the messages of a file, numbered from 1."""
+    """Yields the messages of a file, numbered from 1, up to a place where it is no such file."""
     for number in count(1):
         try:
             length = _read_length(stream)
@@ -25,12 +25,12 @@ def read_delimited(stream: BufferedReader) -> Iterator[Record | Fault]:
                 return
             if length <= records.MAX_RECORD_BYTES:
                 yield Record(number, _read_message(stream, length))
-                continue
+            else:
+                yield records.too_large(number)
+                _skip(stream, length)
         except EOFError as error:
-            yield Fault(number, "", "MALFORMED_PROTOBUF", str(error))
+            yield Fault(number, "", "UNREADABLE", str(error))
             return
-        yield records.too_large(number)
-        _skip(stream, length)
 
 
 def _read_length(stream: BufferedReader) -> int | None:
@@ -57,5 +57,5 @@ def _read_message(stream: BufferedReader, length: int) -> bytes:
 
 
 def _skip(stream: BufferedReader, length: int) -> None:
-    while length and (part := stream.read(min(length, _SKIPPED))):
-        length -= len(part)
+    while length:
+        length -= len(_read_message(stream, min(length, _SKIPPED)))

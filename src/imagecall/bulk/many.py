@@ -16,7 +16,7 @@ from imagecall.bulk.conversion import (
     messages_of,
 )
 from imagecall.bulk.delimited import read_delimited
-from imagecall.bulk.faults import Fault, fault_of
+from imagecall.bulk.faults import Fault, fault_of, is_read
 from imagecall.bulk.inputs import Format, opened, read_json, size_of, unreadable
 from imagecall.bulk.jobs import in_order
 from imagecall.bulk.outputs import written
@@ -138,20 +138,23 @@ def _written(outputs: Iterator[Output], path: Path | None, target: Format) -> It
 
     No file is made, and none is replaced, if faults are all that there is.
     """
-    is_faulty = False
+    is_faulty, is_complete = False, True
     for output in outputs:
         if output.done:
             outputs = chain([output], outputs)
             break
         is_faulty |= bool(output.faults)
+        is_complete &= is_read(output.faults)
         yield output
     else:
         if is_faulty:
             return
-    with written(path) as file, _writer(file, target) as write:
+    with written(path) as whole, _writer(whole.file, target) as write:
+        whole.is_complete = is_complete
         for output in outputs:
             write(output.content)
             output.content.clear()  # The output may live until the next is there.
+            whole.is_complete &= is_read(output.faults)
             yield output
 
 

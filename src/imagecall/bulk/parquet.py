@@ -43,15 +43,23 @@ def read_parquet(name: str, column: str | None) -> Iterator[Batch]:
 
 
 def _records(file: pq.ParquetFile, names: Sequence[str]) -> Iterator[Record | Fault]:
+    """Yields the rows; a row group that cannot be read on is a fault."""
     if missing := set(names) - set(file.schema_arrow.names):
         raise KeyError(f"there is no column {', '.join(missing)} in the file")
-    first = 1
-    for rows in file.iter_batches(_rows_at_once(file), columns=[*names], use_threads=False):
-        numbers = range(first, first + rows.num_rows)
-        columns = [values(rows.column(name)) for name in names]
-        del rows  # They may be large, as may a value: no local holds either.
-        yield from map(_record, numbers, *columns)
-        first = numbers.stop
+    options: Any = {"columns": [*names], "use_threads": False}
+    start = 1
+    for number in range(file.num_row_groups):
+        first, group = start, file.metadata.row_group(number)
+        try:
+            for rows in file.iter_batches(_rows_at_once(group), row_groups=[number], **options):
+                numbers = range(first, first + rows.num_rows)
+                columns = [values(rows.column(name)) for name in names]
+                del rows  # They may be large, as may a value: no local holds either.
+                yield from map(_record, numbers, *columns)
+                first = numbers.stop
+        except (pa.ArrowException, OSError) as error:
+            yield Fault(first, "", "UNREADABLE", _sentence(error))
+        start += group.num_rows
 
 
 def _record(number: int, *row: bytes | None) -> Record | Fault:
@@ -75,10 +83,9 @@ def _columns(names: Sequence[str]) -> list[str]:
     raise KeyError(f"name the column of JSON by --column: {', '.join(names)}")
 
 
-def _rows_at_once(file: pq.ParquetFile) -> int:
-    """Rows that have about a mebibyte, by the largest row group."""
-    groups = [file.metadata.row_group(n) for n in range(file.metadata.num_row_groups)]
-    row_bytes = max((each.total_byte_size // max(1, each.num_rows) for each in groups), default=1)
+def _rows_at_once(group: pq.RowGroupMetaData) -> int:
+    """Rows of a row group that have about a mebibyte."""
+    row_bytes: int = group.total_byte_size // max(1, group.num_rows)
     return max(1, min(_MAX_BATCH_ROWS, _MAX_BATCH_BYTES // max(1, row_bytes)))
 
 
