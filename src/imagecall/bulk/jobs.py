@@ -24,8 +24,8 @@ Result = TypeVar("Result")
 _MAX_PENDING_BYTES: Final = 16 * 1024 * 1024
 """Most bytes of records in work, or converted before their turn."""
 
-_MIN_SENT_BYTES: Final = 16 * 1024
-"""Fewest bytes of records that are worth sending to a process."""
+_MAX_KEPT_BYTES: Final = 16 * 1024
+"""Most bytes of records that are not worth sending to a process."""
 
 _MAX_SENT_BYTES: Final = 768 * 1024
 """Most bytes of records that are sent to a process. Larger records take longer to send, and their
@@ -92,7 +92,7 @@ def _in_order(
         worker = min(workers, key=_Worker.load)
         if size > _MAX_HELD_BYTES:
             yield task(batch)
-        elif _MIN_SENT_BYTES <= size <= _MAX_SENT_BYTES and worker.load() < _MAX_SENT_BATCHES:
+        elif _MAX_KEPT_BYTES < size <= _MAX_SENT_BYTES and worker.load() < _MAX_SENT_BATCHES:
             pending.append(worker.send(batch))
         else:
             pending.append(_Work(size, [task(batch)]))

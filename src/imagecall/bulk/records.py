@@ -234,16 +234,16 @@ def _events(lines: Iterable[Record | Fault]) -> Iterator[Record | Fault]:
         field_name, _, value = record.data.partition(b":")
         if field_name == b"data":
             if data and _is_next(data[-1], value):
-                yield from _event(line, size, b"\n".join(data).strip())
-                line, size, data = 0, 0, []
+                yield from _event(line, size, b"", data)
+                line, size = 0, 0
             line = line or record.line
             size += len(value) + 1
             data += [value] if size <= MAX_RECORD_BYTES else []
         elif field_name == b"event":
             name = value.strip()
         elif not record.data:
-            yield from _event(line, size, _typed(name, b"\n".join(data).strip()))
-            line, size, name, data = 0, 0, b"", []
+            yield from _event(line, size, name, data)
+            line, size, name = 0, 0, b""
 
 
 def _is_next(last: bytes, first: bytes) -> bool:
@@ -265,8 +265,11 @@ def _typed(name: bytes, data: bytes) -> bytes:
     return b'{"type":"%b"%b%b' % (name, b"," if value else b"", data[1:])
 
 
-def _event(line: int, size: int, data: bytes) -> Iterator[Record | Fault]:
+def _event(line: int, size: int, name: bytes, data: list[bytes]) -> Iterator[Record | Fault]:
+    """Yields an event of this name, whose lines of data it takes."""
+    text = b"\n".join(data).strip()
+    data.clear()
     if size > MAX_RECORD_BYTES:
         yield too_large(line)
-    elif data and data != _SSE_END:
-        yield Record(line, data)
+    elif text and text != _SSE_END:
+        yield Record(line, _typed(name, text))
