@@ -39,9 +39,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, json_format, messag
 from rounds import measured, measured_calls, print_row, time_of
 
 import imagecall
+from imagecall.allocator import keep_freed_memory
 from imagecall.conversion.batch import CallStream
 from imagecall.json.text import MAX_BYTES
-from imagecall.server.allocator import keep_freed_memory
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 

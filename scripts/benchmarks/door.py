@@ -23,7 +23,7 @@ import grpc
 import uvicorn
 from rounds import measured_calls, print_row, time_of
 
-from imagecall.server.allocator import keep_freed_memory
+from imagecall.allocator import keep_freed_memory
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub

@@ -25,8 +25,8 @@ import grpc
 from openai import AsyncOpenAI
 from rounds import measured_calls, print_row, time_of
 
+from imagecall.allocator import keep_freed_memory
 from imagecall.backends.responses_api.backend import HttpBackend
-from imagecall.server.allocator import keep_freed_memory
 from imagecall.sizes import CHUNK
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import StreamImageRequest

@@ -185,12 +185,58 @@ def test_inputs_that_give_nothing_do_not_stop_the_others(tmp_path: Path) -> None
     (tmp_path / "in.jsonl").write_bytes(lines(item("a")))
     (tmp_path / "broken.jsonl").write_bytes(lines(b"{"))
     names = [tmp_path / name for name in ("no.jsonl", "broken.jsonl", "in.jsonl")]
-    done = run("convert", *names, "-o", tmp_path / "out.jsonl")
-    assert (done.code, "1 converted, 2 refused" in done.err) == (3, True)
+    done = run("convert", *names[1:], "-o", tmp_path / "out.jsonl")
+    assert (done.code, "1 converted, 1 refused" in done.err) == (3, True)
     assert rows(tmp_path / "out.jsonl") == [item("a")]
     (tmp_path / "out").mkdir()
     assert run("convert", *names, "-o", tmp_path / "out").code == 3
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["in.binpb"]
+
+
+def cut_messages(path: Path) -> None:
+    """Writes messages, of which the last is cut."""
+    good = imagecall.serialized_from_json(json.dumps(item()))
+    path.write_bytes((bytes([len(good)]) + good) * 3000 + good[:20])
+
+
+def damaged_parquet(path: Path) -> None:
+    """Writes Parquet with a row group that cannot be read."""
+    schema = pa.schema([("json", pa.string())])
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False) as writer:
+        for count in (1500, 1000, 1500):
+            writer.write_table(pa.table({"json": [json.dumps(item())] * count}, schema))
+    data = bytearray(path.read_bytes())
+    start = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
+    data[start : start + 200] = bytes(200)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"), [("in.binpb", cut_messages), ("in.parquet", damaged_parquet)]
+)
+def test_an_output_that_lacks_records_is_not_skipped_by_a_resumed_run(
+    name: str, write: Callable[[Path], object], tmp_path: Path
+) -> None:
+    write(tmp_path / name)
+    output = tmp_path / "out.jsonl"
+    for _ in range(2):
+        done = run("convert", tmp_path / name, "-o", output, "--skip-existing")
+        assert done.code == 3
+        assert f"{output} is not written" in done.err
+        assert not output.exists()
+        assert rows(tmp_path / "out.jsonl.partial") == [item()] * 3000
+    output.write_bytes(b"from before")
+    assert run("convert", tmp_path / name, "-o", output).code == 3
+    assert output.read_bytes() == b"from before"
+
+
+def test_an_input_that_is_missing_leaves_the_output_incomplete(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(lines(item("a")))
+    for names in (["no.jsonl", "in.jsonl"], ["in.jsonl", "no.jsonl"]):
+        done = run("convert", *(tmp_path / name for name in names), "-o", tmp_path / "out.jsonl")
+        assert done.code == 3
+        assert rows(tmp_path / "out.jsonl.partial") == [item("a")]
+        assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_broken_lines_are_listed_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -226,11 +272,12 @@ def test_damaged_messages_are_faults(tmp_path: Path) -> None:
     good = imagecall.serialized_from_json(json.dumps(item()))
     framed = bytes([len(good)]) + good
     wrong = b"\x03\xff\xff\xff"
-    for data, code, numbers in (
-        (framed + wrong + framed, 3, [2]),
-        (framed + framed[:-1], 3, [2]),
-        (b"\xff" * 20, 1, [1]),
-        (b"", 0, []),
+    for data, code, numbers, reason in (
+        (framed + wrong + framed, 3, [2], "MALFORMED_PROTOBUF"),
+        (framed + framed[:-1], 3, [2], "UNREADABLE"),
+        (framed + b"\xff\xff\xff\x7f" + framed, 3, [2, 2], "UNREADABLE"),
+        (b"\xff" * 20, 1, [1], "UNREADABLE"),
+        (b"", 0, [], ""),
     ):
         (tmp_path / "in").write_bytes(data)
         report = tmp_path / "report"
@@ -244,7 +291,7 @@ def test_damaged_messages_are_faults(tmp_path: Path) -> None:
         ]
         assert run("convert", "--lines", tmp_path / "in", *options).code == code
         assert [row["line"] for row in rows(report)] == numbers
-        assert {row["reason"] for row in rows(report)} <= {"MALFORMED_PROTOBUF"}
+        assert [row["reason"] for row in rows(report)][-1:] == [reason] * bool(numbers)
 
 
 def test_a_document_with_line_ends_in_it_is_one_line(tmp_path: Path) -> None:
@@ -474,9 +521,22 @@ def test_without_pyarrow_a_run_for_parquet_ends_as_wrong_usage(
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
+@pytest.mark.parametrize("target", ["binary", "parquet"])
+def test_an_output_can_be_a_pipe(target: str, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(lines(item()))
+    os.mkfifo(tmp_path / "pipe")
+    command = [*COMMAND, "convert", "--lines", "in.jsonl", "-o", "pipe", "--to", target]
+    process = subprocess.Popen(command, cwd=tmp_path)
+    data = (tmp_path / "pipe").read_bytes()
+    assert process.wait() == 0
+    (tmp_path / "copy").write_bytes(data)
+    run("convert", "--from", target, tmp_path / "copy", "--lines", "-o", tmp_path / "back.jsonl")
+    assert rows(tmp_path / "back.jsonl") == [item()]
+
+
 @pytest.mark.parametrize("target", ["binpb", "jsonl", "parquet"])
-def test_records_of_27_mb_are_converted_in_300_mib(target: str, tmp_path: Path) -> None:
-    result = b64encode(os.urandom(20_000_000)).decode()
+def test_records_near_the_limit_are_converted_in_300_mib(target: str, tmp_path: Path) -> None:
+    result = b64encode(os.urandom(37_000_000)).decode()
     with (tmp_path / "in.jsonl").open("w") as file:
         file.writelines(json.dumps(item(f"{n}", result=result)) + "\n" for n in range(2))
     program = (

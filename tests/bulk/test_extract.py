@@ -332,3 +332,66 @@ def test_convert_writes_no_image_and_says_what_does(tmp_path: Path) -> None:
         assert done.code == 2
         assert "imagecall extract FILE -o DIR" in done.err
         assert not (tmp_path / "out.png").exists()
+
+
+DONE_EVENT = json.dumps(event("output_item.done", output_index=0, item=item("ig_1"))).encode()
+COMPLETED = json.dumps(event("completed", response=response(item("ig_2")))).encode()
+UNTYPED = json.dumps({"output_index": 0, "item": item("ig_1")}).encode()
+
+STREAMS = {
+    "data picked out of a log": b"data: %b\ndata: %b\ndata: [DONE]\n" % (DONE_EVENT, COMPLETED),
+    "end and start on consecutive lines": b"data: %b\n\ndata: [DONE]\ndata: %b\n\n"
+    % (DONE_EVENT, COMPLETED),
+    "type in the event line": b"event: response.output_item.done\ndata: %b\n\ndata: %b\n\n"
+    % (UNTYPED, COMPLETED),
+    "data on several lines": b"data: {\ndata: %b\ndata: }\n\ndata:%b\n\n"
+    % (DONE_EVENT[1:-1], COMPLETED),
+    "mark, comments and retry": b"\xef\xbb\xbf: OPENROUTER PROCESSING\r\n\r\nretry: 3000\r\n\r\n"
+    b"data: %b\r\n\r\n: ping\r\ndata: %b\r\n\r\n" % (DONE_EVENT, COMPLETED),
+}
+"""Saved streams of two images."""
+
+
+@pytest.mark.parametrize("form", STREAMS)
+def test_streams_are_read_as_they_are_saved(form: str, tmp_path: Path) -> None:
+    (tmp_path / "in.sse").write_bytes(STREAMS[form])
+    done = run("extract", tmp_path / "in.sse", "-o", tmp_path / "out")
+    assert (done.code, done.err) == (0, "imagecall: 2 written\n")
+    assert run("convert", tmp_path / "in.sse", "-o", tmp_path / "out.jsonl").code == 0
+    kinds = [row["type"] for row in rows(tmp_path / "out.jsonl")]
+    assert kinds == ["response.output_item.done", "response.completed"]
+
+
+def test_lines_of_the_batch_api_say_why_they_have_no_image(tmp_path: Path) -> None:
+    chat = {"object": "chat.completion", "choices": [{"message": {"content": "4"}}]}
+    embedding = {"object": "list", "data": [{"embedding": [0.1, -2.5e-05]}]}
+    invalid = {"error": {"message": "Invalid size", "type": "invalid_request_error"}}
+    expired = {"code": "batch_expired", "message": "It expired."}
+    of_azure = {"custom_id": "r", "response": {"body": response(item("az")), "status_code": 200}}
+    (tmp_path / "in.jsonl").write_bytes(
+        lines(
+            batch_response(response(item("ig_1"))),
+            of_azure,
+            batch_response(chat),
+            batch_response(embedding),
+            batch_response(invalid, 400),
+            {"id": "b", "custom_id": "r", "response": None, "error": expired},
+            {"custom_id": "r", "response": {"status_code": 429, "body": ""}, "error": expired},
+            {"custom_id": "r", "response": {"status_code": 200, "body": {}}, "error": None},
+        )
+    )
+    report = tmp_path / "report"
+    done = run("extract", tmp_path / "in.jsonl", "-o", tmp_path / "out", "--errors", report)
+    assert "2 written, 6 without an image" in done.err
+    none = "there is no image generation call"
+    assert [(row["line"], row["message"]) for row in rows(report)] == [
+        (3, none),
+        (4, none),
+        (5, f"{none}, but an error: Invalid size"),
+        (6, f"{none}, but an error: It expired."),
+        (7, f"{none}, but an error: It expired."),
+        (8, none),
+    ]
+    assert run("convert", tmp_path / "in.jsonl", "-o", tmp_path / "out.binpb").code == 0
+    assert run("convert", tmp_path / "out.binpb", "-o", tmp_path / "back.jsonl").code == 0
+    assert rows(tmp_path / "back.jsonl") == rows(tmp_path / "in.jsonl")

@@ -1,5 +1,7 @@
 """Runs the programs of Ray Data and Spark, kills a worker of each, and compares what they wrote.
 
+The time of each stands beside that of one process, which does the same without an engine.
+
 python check.py [--short]
 """
 
@@ -17,12 +19,15 @@ import time
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+
+from imagecall.bulk import CALLS_SCHEMA, calls_from_json, save_images
 
 HERE: Final = Path(__file__).parent
 ENGINES: Final = {
@@ -74,6 +79,27 @@ def run(engine: str, source: Path, target: Path) -> tuple[float, int]:
     if process.returncode:
         raise SystemExit(f"{engine} failed:\n{log.read_text()[-5000:]}")
     return time.monotonic() - start, killed
+
+
+def rows_of(source: Path) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of a file of JSON Lines, or of Parquet."""
+    if source.suffix == ".parquet":
+        yield from pq.ParquetFile(source).iter_batches(16)
+        return
+    with source.open() as file:
+        while texts := [*islice(file, 2000)]:
+            yield pa.record_batch({"json": texts})
+
+
+def run_alone(source: Path, target: Path) -> float:
+    """Converts a file and writes its images in this process; returns the seconds."""
+    start = time.monotonic()
+    with pq.ParquetWriter(target, CALLS_SCHEMA) as writer:
+        for rows in rows_of(source):
+            calls = calls_from_json(rows)
+            save_images(calls, f"{target}.images")
+            writer.write_batch(calls)
+    return time.monotonic() - start
 
 
 def kill_worker(root: int, pattern: re.Pattern[str]) -> int:
@@ -128,6 +154,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_inputs(folder, small, large)
+        alone = {s: run_alone(folder / s, folder / f"alone-{s}.out") for s in (SMALL, LARGE)}
         for engine in options.engine or ENGINES:
             for source, count in ((SMALL, small), (LARGE, large)):
                 target = folder / f"{engine}-{source}.out"
@@ -135,9 +162,8 @@ def main() -> None:
                 compare(target, count)
                 assert killed, f"{engine} had no worker to kill"
                 passed += 1
-                print(
-                    f"{engine}: {count:,} of {source}, a worker killed: {seconds:.1f} s", flush=True
-                )
+                times = f"{seconds:.1f} s; one process: {alone[source]:.1f} s"
+                print(f"{engine}: {count:,} of {source}, a worker killed: {times}", flush=True)
     print(f"{passed} passed, 0 failed")
 
 

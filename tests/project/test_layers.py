@@ -13,7 +13,7 @@ PACKAGE: Final = Path(__file__).parents[2] / "src/imagecall"
 
 FLOORS: Final = (
     {"v1"},
-    {"errors", "formats", "sizes", "turns"},
+    {"allocator", "errors", "formats", "sizes", "turns"},
     {"json"},
     {"wire"},
     {"conversion"},

@@ -17,9 +17,9 @@ from typing import Any, Final
 import aiohttp
 import grpc
 
+from imagecall.allocator import keep_freed_memory
 from imagecall.client import AsyncImageClient
 from imagecall.errors import ImagecallError
-from imagecall.server.allocator import keep_freed_memory
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.extra_field_pb2 import ExtraField

@@ -1,6 +1,7 @@
 """Columns of Arrow: texts and messages, each copied once, and the schema of converted records."""
 
 from array import array
+from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
@@ -44,8 +45,12 @@ def values(column: pa.Array) -> Iterator[bytes | None]:
     else:
         raise TypeError(f"the column must be of text or bytes, not {column.type}")
     rows = max(1, _MAX_COPIED_BYTES * len(column) // max(1, column.nbytes))
-    for start in range(0, len(column), rows):
-        yield from column.slice(start, rows).to_pylist()
+    slices = deque(column.slice(start, rows) for start in range(0, len(column), rows))
+    del column  # Neither the column nor a value outlives its turn here: each may be large.
+    while slices:
+        copies = slices.popleft().to_pylist()[::-1]
+        while copies:
+            yield copies.pop()
 
 
 class BytesColumn:

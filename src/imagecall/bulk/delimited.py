@@ -17,24 +17,20 @@ _SKIPPED: Final = 1024 * 1024
 
 
 def read_delimited(stream: BufferedReader) -> Iterator[Record | Fault]:
-    """Yields the messages of a file, numbered from 1."""
+    """Yields the messages of a file, numbered from 1, up to a place where it is no such file."""
     for number in count(1):
         try:
             length = _read_length(stream)
+            if length is None:
+                return
+            if length <= records.MAX_RECORD_BYTES:
+                yield Record(number, _read_message(stream, length))
+            else:
+                yield records.too_large(number)
+                _skip(stream, length)
         except EOFError as error:
-            yield Fault(number, "", "MALFORMED_PROTOBUF", str(error))
+            yield Fault(number, "", "UNREADABLE", str(error))
             return
-        if length is None:
-            return
-        if length > records.MAX_RECORD_BYTES:
-            yield records.too_large(number)
-            _skip(stream, length)
-            continue
-        data = stream.read(length)
-        if len(data) < length:
-            yield Fault(number, "", "MALFORMED_PROTOBUF", "the file ends within a message")
-            return
-        yield Record(number, data)
 
 
 def _read_length(stream: BufferedReader) -> int | None:
@@ -52,6 +48,14 @@ def _read_length(stream: BufferedReader) -> int | None:
     raise EOFError("the file has no messages with their lengths: a length has more than 5 bytes")
 
 
+def _read_message(stream: BufferedReader, length: int) -> bytes:
+    """Reads a message. Raises EOFError if the file is shorter."""
+    data = stream.read(length)
+    if len(data) < length:
+        raise EOFError("the file ends within a message")
+    return data
+
+
 def _skip(stream: BufferedReader, length: int) -> None:
-    while length and (part := stream.read(min(length, _SKIPPED))):
-        length -= len(part)
+    while length:
+        length -= len(_read_message(stream, min(length, _SKIPPED)))

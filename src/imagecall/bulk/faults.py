@@ -33,13 +33,18 @@ class Fault(NamedTuple):
 
 
 REASONS: Final = {
-    "UNREADABLE": "the file cannot be read, or is compressed",
+    "UNREADABLE": "the file, or the rest of it, cannot be read, or is compressed",
     "NO_IMAGE": "an item has no image, or a record has no item",
     "NOT_WRITTEN": "the file of an image cannot be written, or is there already",
     "OTHER_MESSAGE": "an item among documents, or a document among items",
     "NO_VALUE": "a row of a table is null",
 }
 """Reasons of faults that no conversion has."""
+
+
+def is_read(faults: Iterable[Fault]) -> bool:
+    """True if none of the faults is that a file, or the rest of it, cannot be read."""
+    return all(fault.reason != "UNREADABLE" for fault in faults)
 
 
 def fault_of(error: ConversionError, line: int) -> Fault:

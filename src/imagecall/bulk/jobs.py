@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Final, Generic, TypeVar
 
+from imagecall.allocator import keep_freed_memory
 from imagecall.bulk.records import Batch
 
 Result = TypeVar("Result")
@@ -26,8 +27,12 @@ _MAX_PENDING_BYTES: Final = 16 * 1024 * 1024
 _MAX_KEPT_BYTES: Final = 16 * 1024
 """Most bytes of records that are not worth sending to a process."""
 
-_MAX_SENT_BYTES: Final = 8 * 1024 * 1024
-"""Most bytes of records that are sent to a process: a batch that is sent is copied twice."""
+_MAX_SENT_BYTES: Final = 768 * 1024
+"""Most bytes of records that are sent to a process. Larger records take longer to send, and their
+results to receive, than to convert here."""
+
+_MAX_HELD_BYTES: Final = 8 * 1024 * 1024
+"""Most bytes of records whose result waits for its turn."""
 
 _MAX_SENT_BATCHES: Final = 2
 """Most batches that a process has: one in work, and the next."""
@@ -82,12 +87,12 @@ def _in_order(
     pending: deque[_Work[Result]] = deque()
     for batch in batches:
         size = batch.size
-        most = _MAX_PENDING_BYTES - size if size <= _MAX_SENT_BYTES else 0
+        most = _MAX_PENDING_BYTES - size if size <= _MAX_HELD_BYTES else 0
         yield from _finished(pending, workers, most)
         worker = min(workers, key=_Worker.load)
-        if size > _MAX_SENT_BYTES:
+        if size > _MAX_HELD_BYTES:
             yield task(batch)
-        elif size > _MAX_KEPT_BYTES and worker.load() < _MAX_SENT_BATCHES:
+        elif _MAX_KEPT_BYTES < size <= _MAX_SENT_BYTES and worker.load() < _MAX_SENT_BATCHES:
             pending.append(worker.send(batch))
         else:
             pending.append(_Work(size, [task(batch)]))
@@ -181,6 +186,7 @@ def _work(task: Callable[[Batch], object], batches: Connection, results: Connect
     """Runs in a process: sends a mark of its start, and then the result of each batch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The process that started this one ends it.
     sys.setswitchinterval(_SWITCH_SECONDS)
+    keep_freed_memory()
     received: SimpleQueue[Batch | None] = SimpleQueue()
     # Batches are received also while a result is sent: no two processes wait for each other.
     Thread(target=_receive, args=(batches, received), daemon=True).start()

@@ -16,7 +16,7 @@ from imagecall.bulk.conversion import (
     messages_of,
 )
 from imagecall.bulk.delimited import read_delimited
-from imagecall.bulk.faults import Fault, fault_of
+from imagecall.bulk.faults import Fault, fault_of, is_read
 from imagecall.bulk.inputs import Format, opened, read_json, size_of, unreadable
 from imagecall.bulk.jobs import in_order
 from imagecall.bulk.outputs import written
@@ -90,6 +90,7 @@ class Task:
             case "parquet":
                 messages, content = _rows_of(messages)
         done = len(messages.texts)
+        batch.texts = ()  # The batch lives until the next is there, and its texts may be large.
         return Output(batch.source, content, done, messages.faults, read_bytes)
 
     def batches(self, inputs: Sequence[Input]) -> Iterator[Batch]:
@@ -102,7 +103,8 @@ class Task:
             for batch in chain(self._read(each), [Batch()]):
                 if batch.is_json and self.target != "parquet":  # Parquet has a column for each.
                     message = message or first_message(self.reading, batch)
-                yield replace(batch, source=source, message=message)
+                batch.source, batch.message = source, message
+                yield batch
 
     def _read(self, source: Input) -> Iterator[Batch]:
         match source.format:
@@ -136,20 +138,23 @@ def _written(outputs: Iterator[Output], path: Path | None, target: Format) -> It
 
     No file is made, and none is replaced, if faults are all that there is.
     """
-    is_faulty = False
+    is_faulty, is_complete = False, True
     for output in outputs:
         if output.done:
             outputs = chain([output], outputs)
             break
         is_faulty |= bool(output.faults)
+        is_complete &= is_read(output.faults)
         yield output
     else:
         if is_faulty:
             return
-    with written(path) as file, _writer(file, target) as write:
+    with written(path) as whole, _writer(whole.file, target) as write:
+        whole.is_complete = is_complete
         for output in outputs:
             write(output.content)
             output.content.clear()  # The output may live until the next is there.
+            whole.is_complete &= is_read(output.faults)
             yield output
 
 
@@ -187,6 +192,7 @@ def read_binary(name: str) -> Iterator[Batch]:
     try:
         with opened(name) as stream:
             for batch in batches(read_delimited(stream)):
-                yield replace(batch, is_json=False)
+                batch.is_json = False
+                yield batch
     except OSError as error:
         yield unreadable(error)

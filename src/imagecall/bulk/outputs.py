@@ -1,4 +1,8 @@
-"""Output of a conversion: a file that is complete or not there, or standard output."""
+"""Output of a conversion: a file that is complete or not there, or standard output.
+
+A file is incomplete if an input cannot be read to its end. Such a file has another name, so that
+nobody takes it for the whole, and a conversion that is resumed makes it anew.
+"""
 
 import os
 import stat
@@ -7,6 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -68,27 +73,46 @@ def _resolved(file: str | Path | int) -> Path | int:
     return file if isinstance(file, int) else Path(os.path.realpath(file))
 
 
+def partial_path(path: Path) -> Path:
+    """Path of what is there of an output that is incomplete."""
+    return path.with_name(f"{path.name}.partial")
+
+
+@dataclass
+class Written:
+    """Output that is open.
+
+    Attributes:
+        is_complete: False if the output lacks records of an input.
+    """
+
+    file: BinaryIO
+    is_complete: bool = True
+
+
 @contextmanager
-def written(path: Path | None) -> Iterator[BinaryIO]:
+def written(path: Path | None) -> Iterator[Written]:
     """Opens an output; None is standard output.
 
     A file has another name until it is complete, and is removed after an error.
     """
     if path is None:
-        yield sys.stdout.buffer
+        yield Written(sys.stdout.buffer)
         sys.stdout.buffer.flush()
         return
     if path.exists() and not path.is_file():  # A device or a pipe.
         with path.open("wb") as file:
-            yield file
+            yield Written(file)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=".imagecall-", dir=path.parent)
+    os.close(handle)
     try:
-        with open(handle, "wb") as file:
-            yield file
+        with open(temporary, "wb") as file:
+            output = Written(file)
+            yield output
         os.chmod(temporary, 0o666 & ~umask())
-        os.replace(temporary, path)
+        os.replace(temporary, path if output.is_complete else partial_path(path))
     except BaseException:
         os.unlink(temporary)
         raise

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from itertools import count
 from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
@@ -38,25 +36,40 @@ def read_parquet(name: str, column: str | None) -> Iterator[Batch]:
         with pq.ParquetFile(name, buffer_size=_MAX_READ_BYTES, pre_buffer=False) as file:
             names = [column] if column else _columns(file.schema_arrow.names)
             for batch in batches(_records(file, names)):
-                yield replace(batch, is_json=not set(names) <= {CALL, DOCUMENT})
+                batch.is_json = not set(names) <= {CALL, DOCUMENT}
+                yield batch
     except (pa.ArrowException, OSError, TypeError, KeyError) as error:
         yield Batch(faults=[Fault(0, "", "UNREADABLE", _sentence(error))])
 
 
 def _records(file: pq.ParquetFile, names: Sequence[str]) -> Iterator[Record | Fault]:
+    """Yields the rows; a row group that cannot be read on is a fault."""
     if missing := set(names) - set(file.schema_arrow.names):
         raise KeyError(f"there is no column {', '.join(missing)} in the file")
-    numbers = count(1)
-    for rows in file.iter_batches(_rows_at_once(file), columns=[*names], use_threads=False):
-        for row in zip(*(values(rows.column(name)) for name in names), strict=True):
-            number = next(numbers)
-            value = next((each for each in row if each is not None), None)
-            if value is None:
-                yield Fault(number, "", "NO_VALUE", "the row is null")
-            elif len(value) > records.MAX_RECORD_BYTES:
-                yield records.too_large(number)
-            else:
-                yield Record(number, value)
+    options: Any = {"columns": [*names], "use_threads": False}
+    start = 1
+    for number in range(file.num_row_groups):
+        first, group = start, file.metadata.row_group(number)
+        try:
+            for rows in file.iter_batches(_rows_at_once(group), row_groups=[number], **options):
+                numbers = range(first, first + rows.num_rows)
+                columns = [values(rows.column(name)) for name in names]
+                del rows  # They may be large, as may a value: no local holds either.
+                yield from map(_record, numbers, *columns)
+                first = numbers.stop
+        except (pa.ArrowException, OSError) as error:
+            yield Fault(first, "", "UNREADABLE", _sentence(error))
+        start += group.num_rows
+
+
+def _record(number: int, *row: bytes | None) -> Record | Fault:
+    """Record of the first value of a row."""
+    value = next((each for each in row if each is not None), None)
+    if value is None:
+        return Fault(number, "", "NO_VALUE", "the row is null")
+    if len(value) > records.MAX_RECORD_BYTES:
+        return records.too_large(number)
+    return Record(number, value)
 
 
 def _columns(names: Sequence[str]) -> list[str]:
@@ -70,10 +83,9 @@ def _columns(names: Sequence[str]) -> list[str]:
     raise KeyError(f"name the column of JSON by --column: {', '.join(names)}")
 
 
-def _rows_at_once(file: pq.ParquetFile) -> int:
-    """Rows that have about a mebibyte, by the largest row group."""
-    groups = [file.metadata.row_group(n) for n in range(file.metadata.num_row_groups)]
-    row_bytes = max((each.total_byte_size // max(1, each.num_rows) for each in groups), default=1)
+def _rows_at_once(group: pq.RowGroupMetaData) -> int:
+    """Rows of a row group that have about a mebibyte."""
+    row_bytes: int = group.total_byte_size // max(1, group.num_rows)
     return max(1, min(_MAX_BATCH_ROWS, _MAX_BATCH_BYTES // max(1, row_bytes)))
 
 
@@ -84,7 +96,7 @@ def _sentence(error: Exception) -> str:
 class ParquetWriter:
     """Writer of rows in the schema `MESSAGES`, in row groups of at most 16 MiB, or of a batch."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: pa.NativeFile) -> None:
         options: Any = {"compression": "zstd", "use_dictionary": ["status", "format"]}
         options["write_statistics"] = (
             FACTS.names
@@ -118,6 +130,8 @@ class ParquetWriter:
 @contextmanager
 def parquet_writer(file: BinaryIO) -> Iterator[ParquetWriter]:
     """Writes Parquet to a file, which is complete at the end of the context."""
-    writer = ParquetWriter(file)
-    yield writer
-    writer.close()
+    # Arrow copies what it writes to a file of Python, and opens no pipe.
+    with pa.OSFile(file.name, "wb") if file.seekable() else pa.PythonFile(file, "w") as sink:
+        writer = ParquetWriter(sink)
+        yield writer
+        writer.close()

@@ -25,6 +25,8 @@ _MAX_BATCH_RECORDS: Final = 2000
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _SSE_LINE: Final = re.compile(rb"(?:data|event|id|retry)?:")
 _SSE_END: Final = b"[DONE]"
+_EVENT_NAME: Final = re.compile(rb"response\.[a-z0-9_.]+")
+_SPACES_LOOKED_AT: Final = 16
 _SPACES: Final = b" \t\r\n"
 _FOREIGN: Final = {
     b"\x1f\x8b": "gzip data: gunzip -c FILE | imagecall ...",
@@ -128,8 +130,10 @@ def batches(records: Iterable[Record | Fault]) -> Iterator[Batch]:
         collected.append(record)
         size += len(record.data)
         if size >= _MAX_BATCH_BYTES or len(collected) >= _MAX_BATCH_RECORDS:
-            yield _batch(collected, faults)
+            batch = _batch(collected, faults)
             collected, faults, size = [], [], 0
+            del record  # It may be large: the batch alone holds it.
+            yield batch
     if collected or faults:
         yield _batch(collected, faults)
 
@@ -218,26 +222,54 @@ def _events(lines: Iterable[Record | Fault]) -> Iterator[Record | Fault]:
     """Yields the data of server-sent events, each with its first line of data.
 
     The format: https://html.spec.whatwg.org/multipage/server-sent-events.html. The last event may
-    lack its blank line. The end mark [DONE] is left out.
+    lack its blank line, as may events that were picked out of a log. The end mark [DONE] is left
+    out. The type of an event may be in its `event:` line only.
     """
     line, size = 0, 0
-    data: list[bytes] = []
+    name, data = b"", list[bytes]()
     for record in chain(lines, [_BLANK]):
         if isinstance(record, Fault):
             yield record
             continue
-        name, _, value = record.data.partition(b":")
-        if name == b"data":
+        field_name, _, value = record.data.partition(b":")
+        if field_name == b"data":
+            if data and _is_next(data[-1], value):
+                yield from _event(line, size, b"", data)
+                line, size = 0, 0
             line = line or record.line
             size += len(value) + 1
             data += [value] if size <= MAX_RECORD_BYTES else []
+        elif field_name == b"event":
+            name = value.strip()
         elif not record.data:
-            yield from _event(line, size, b"\n".join(data).strip())
-            line, size, data = 0, 0, []
+            yield from _event(line, size, name, data)
+            line, size, name = 0, 0, b""
 
 
-def _event(line: int, size: int, data: bytes) -> Iterator[Record | Fault]:
+def _is_next(last: bytes, first: bytes) -> bool:
+    """True for two lines of data that no JSON text has after each other."""
+    is_end = last.endswith(b"}") or last.strip() == _SSE_END
+    return is_end and first[:_SPACES_LOOKED_AT].lstrip().startswith((b"{", _SSE_END))
+
+
+def _typed(name: bytes, data: bytes) -> bytes:
+    """Data of an event of this name, with its type; that of another name, as it is."""
+    if not _EVENT_NAME.fullmatch(name) or data.startswith(b'{"type"'):
+        return data
+    try:
+        value = jiter.from_json(data)
+    except ValueError:
+        return data
+    if not isinstance(value, dict) or "type" in value:
+        return data
+    return b'{"type":"%b"%b%b' % (name, b"," if value else b"", data[1:])
+
+
+def _event(line: int, size: int, name: bytes, data: list[bytes]) -> Iterator[Record | Fault]:
+    """Yields an event of this name, whose lines of data it takes."""
+    text = b"\n".join(data).strip()
+    data.clear()
     if size > MAX_RECORD_BYTES:
         yield too_large(line)
-    elif data and data != _SSE_END:
-        yield Record(line, data)
+    elif text and text != _SSE_END:
+        yield Record(line, _typed(name, text))

@@ -5,17 +5,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from imagecall.allocator import keep_freed_memory
 from imagecall.bulk.conversion import Reading
-from imagecall.bulk.faults import FaultLog
+from imagecall.bulk.faults import FaultLog, is_read
 from imagecall.bulk.inputs import FORMATS, Format, format_of, inputs
 from imagecall.bulk.many import Input, Task, convert
-from imagecall.bulk.outputs import check_apart, check_report, planned
+from imagecall.bulk.outputs import check_apart, check_report, partial_path, planned
 from imagecall.commands.codes import exit_code
 from imagecall.commands.one import is_shown
 from imagecall.commands.progress import Progress
 from imagecall.commands.status_line import print_line
 from imagecall.conversion.converter import CALLS
-from imagecall.server.allocator import keep_freed_memory
 
 _EXTENSION: Final[dict[Format, str]] = {
     "json": ".jsonl",
@@ -45,14 +45,21 @@ def convert_many(options: argparse.Namespace) -> int:
     ]
     keep_freed_memory()  # Else lines of megabytes take twice as long.
     progress = Progress([each.name for each in work], is_hidden=output is None and is_shown())
+    begun: set[Path | None] = set()
+    unread: set[Path | None] = set()
     with FaultLog(options.errors, progress.print) as log:
         try:
             for part in convert(task, work, options.jobs or 1):
                 log.add(work[part.source].name, part.faults)
+                begun |= {work[part.source].output} if part.done else set()
+                unread |= set() if is_read(part.faults) else {work[part.source].output}
                 progress.add(part.source, part.read_bytes, part.done, len(part.faults))
         finally:
             progress.clear()
         log.finish()
+    for path in sorted(filter(None, begun & unread)):
+        if (partial := partial_path(path)).exists():  # An output may be a device.
+            print_line(f"{path} is not written: what could be read of its input is in {partial}")
     print_line(progress.summary(len(plan) - len(work)) + named.summary())
     return exit_code(progress.done + (not progress.refused), progress.refused)
 

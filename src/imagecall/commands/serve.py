@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from imagecall.access.setting import SettingError
+from imagecall.allocator import keep_freed_memory
 from imagecall.observing.logs import log_step, set_up_logs
 from imagecall.rpc.addresses import reachable
-from imagecall.server.allocator import keep_freed_memory
 from imagecall.server.settings import (
     CONFIG,
     WORKER,

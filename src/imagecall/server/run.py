@@ -27,8 +27,8 @@ from imagecall.observing.logs import log_step
 from imagecall.observing.observer import Observer
 from imagecall.observing.start import observer_from
 from imagecall.rpc.addresses import is_loopback
-from imagecall.server.allocator import return_freed_memory
 from imagecall.server.backend import backend_from
+from imagecall.server.freed_memory import return_freed_memory
 from imagecall.server.settings import WORKER, ServerSettings, TlsSettings
 from imagecall.server.workers import READY, stop_with_parent
 

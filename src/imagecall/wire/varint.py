@@ -16,9 +16,10 @@ _OF_LENGTH: Final = frozenset(
     {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_MESSAGE}
 )
 
-
 ONE_BYTE: Final = 0x80
 """First number that takes two bytes."""
+
+_MAX_KEPT_SIZE: Final = 1024
 
 
 def tag_of(field: FieldDescriptor) -> int:
@@ -58,11 +59,14 @@ def start_of(tag: int, number: int) -> bytes:
 
 
 class FieldStarts(dict[int, bytes]):
-    """Starts of a field by the size of its value: made before for small values."""
+    """Starts of a field by the size of its value: those of small values are kept."""
 
     def __init__(self, start: Callable[[int], bytes]) -> None:
-        super().__init__({size: start(size) for size in range(ONE_BYTE)})
+        super().__init__()
         self._start = start
 
     def __missing__(self, size: int) -> bytes:
-        return self._start(size)
+        start = self._start(size)
+        if size < _MAX_KEPT_SIZE:
+            self[size] = start
+        return start

@@ -7,12 +7,8 @@ and each heap stays as large as it ever was; two are enough, as one thread at a 
 lock. Other C libraries are not configured.
 """
 
-import asyncio
 import ctypes
-import mmap
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 _M_TRIM_THRESHOLD: Final = -1  # mallopt(3)
@@ -25,37 +21,9 @@ _KEPT_BYTES: Final = 64 * 1024 * 1024
 _HEAPS: Final = 2
 
 
-_TRIM_SECONDS: Final = 5.0
-_MAX_GROWTH_BYTES: Final = 32 * 1024 * 1024
-"""Growth since the last return of freed memory, from which on memory is returned again."""
-
-
-async def return_freed_memory(is_quiet: Callable[[], bool]) -> None:
-    """Returns freed memory to the system, every few seconds if no large call is in progress.
-
-    Freed memory in the middle of a heap stays with the process otherwise.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if _is_linux() else None
-    last_bytes = _resident_bytes() if trim else 0
-    while trim:
-        await asyncio.sleep(_TRIM_SECONDS)
-        if is_quiet() and _resident_bytes() > last_bytes + _MAX_GROWTH_BYTES:
-            await asyncio.to_thread(trim, 0)
-            last_bytes = _resident_bytes()
-
-
-def _resident_bytes() -> int:
-    """Returns the memory of this process, by proc(5)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
-
-
-def _is_linux() -> bool:
-    return sys.platform.startswith("linux")
-
-
 def keep_freed_memory() -> bool:
     """Keeps up to 64 MiB of freed memory in each of two heaps. Returns True if glibc accepts it."""
-    if not _is_linux():
+    if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
