@@ -57,6 +57,7 @@ def images(folder: Path) -> dict[str, bytes]:
         json.dumps([item()], indent=1).encode(),
         STREAM,
         b"\xef\xbb\xbf" + STREAM.replace(b"\n", b"\r\n"),
+        STREAM.replace(b"\n", b"\r"),
         STREAM[: STREAM.rindex(b"\n\ndata: [DONE]")],
     ],
 )

@@ -227,7 +227,7 @@ def _events(lines: Iterable[Record | Fault]) -> Iterator[Record | Fault]:
     """
     line, size = 0, 0
     name, data = b"", list[bytes]()
-    for record in chain(lines, [_BLANK]):
+    for record in chain(_split_at_returns(lines), [_BLANK]):
         if isinstance(record, Fault):
             yield record
             continue
@@ -244,6 +244,15 @@ def _events(lines: Iterable[Record | Fault]) -> Iterator[Record | Fault]:
         elif not record.data:
             yield from _event(line, size, name, data)
             line, size, name = 0, 0, b""
+
+
+def _split_at_returns(lines: Iterable[Record | Fault]) -> Iterator[Record | Fault]:
+    """Splits lines at carriage returns, which end a line of server-sent events too."""
+    for record in lines:
+        if isinstance(record, Fault) or b"\r" not in record.data:
+            yield record
+        else:
+            yield from (Record(record.line, part) for part in record.data.split(b"\r"))
 
 
 def _is_next(last: bytes, first: bytes) -> bool:
