@@ -46,8 +46,8 @@ def slow(seconds: float) -> ImageRequest:
 
 
 async def outcome(client: AsyncImageClient, number: int, cancels: bool) -> str:
-    """Makes a call, each fourth as a stream; with `cancels`, each third call is cancelled."""
-    calling = asyncio.create_task(plain(client) if number % 4 else streamed(client))
+    """Makes a call, each eighth as a stream; with `cancels`, each third call is cancelled."""
+    calling = asyncio.create_task(plain(client) if number % 8 else streamed(client))
     if cancels and number % 3 == 0:
         await asyncio.sleep(number / MANY)
         calling.cancel()

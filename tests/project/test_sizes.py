@@ -35,18 +35,26 @@ SOURCE: Final = Path(imagecall.__file__).parent
 LARGEST_OF_MANY: Final = 70_000
 """Up to this size every combination runs; past it the orders take turns."""
 
-EDGES: Final = sorted(
-    {
-        edge
-        for size in sizes.TABLE.values()
-        for at in (size, size // 4 * 3)  # Of the image, and of its base64.
-        for edge in (at - 1, at, at + 1)
-    }
-)
+
+def edges_of(*table: int) -> list[int]:
+    return sorted(
+        {
+            edge
+            for size in table
+            for at in (size, size // 4 * 3)  # Of the image, and of its base64.
+            for edge in (at - 1, at, at + 1)
+        }
+    )
+
+
+OF_ITEMS: Final = edges_of(sizes.TWICE)
+"""Of paths that only serialized items have."""
+
+EDGES: Final = edges_of(*(size for name, size in sizes.TABLE.items() if name != "TWICE"))
 FEW: Final = [edge for edge in EDGES if edge <= LARGEST_OF_MANY]
 LARGE: Final = [edge for edge in EDGES if edge > LARGEST_OF_MANY]
 RESPONSE: Final = {"id": "resp_1", "object": "response", "model": "m", "status": "completed"}
-_BYTES: Final = random.Random(5).randbytes(max(EDGES) + 5000)
+_BYTES: Final = random.Random(5).randbytes(max(EDGES + OF_ITEMS) + 5000)
 
 
 @cache
@@ -111,7 +119,9 @@ def written_as_read(found: Iterable[tuple[Any, Any]]) -> None:
         assert json.loads(imagecall.document_to_json(document)) == value
 
 
-@pytest.mark.parametrize("edges", [FEW, LARGE], ids=["few", "large"])
+@pytest.mark.parametrize(
+    "edges", [FEW, LARGE[::2], LARGE[1::2], OF_ITEMS], ids=["few", "large", "large too", "twice"]
+)
 def test_items_and_events_are_written_with_each_image_in_its_place(edges: list[int]) -> None:
     for size in edges:
         tool = {"type": "openrouter:image_generation", "imageB64": image(1, size)}
