@@ -6,7 +6,7 @@ from collections.abc import Iterator
 PIECES = (b'"', b"\\", b"{", b"}", b",", b'"id":', b'"result":', b"null", b"\\u0041", b"\xff", b"[")
 
 
-def mutations(text: bytes, source: random.Random, count: int = 60) -> Iterator[bytes]:
+def mutations(text: bytes, source: random.Random, count: int = 150) -> Iterator[bytes]:
     """The text with some bytes changed, taken out, doubled or put in."""
     for _ in range(count):
         data = bytearray(text)
