@@ -22,6 +22,7 @@ from tests.doors.test_sent_once import FAILURES, answer_of, before_an_api
 from tests.upstream import JSON
 
 PROGRAMS = Path(__file__).parents[1] / "npm"
+INSTALL = Path(__file__).parents[2] / "scripts/npm"
 SECONDS = 100
 
 OPENAI = ("BadRequestError", "RateLimitError", "InternalServerError")
@@ -84,19 +85,10 @@ async def output_of(*command: str, programs: Path = PROGRAMS) -> bytes:
 
 
 async def install(programs: Path = PROGRAMS) -> None:
-    """Installs the packages of a directory, unless those of its lock file are there.
-
-    The scripts of the packages are not run: one checks types.
-    """
-    stamp = programs / "node_modules" / ".set-up"
+    """Installs the packages of a directory, unless those of its lock file are there."""
     with (programs / "package-lock.json").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # Another worker of the tests may install them too.
-        want = file.read()
-        if stamp.exists() and stamp.read_text() == want:
-            return
-        command = ("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-        await output_of(*command, programs=programs)
-        stamp.write_text(want)
+        await output_of(str(INSTALL), str(programs), programs=programs)
 
 
 async def report_of(sdk: str) -> Any:
