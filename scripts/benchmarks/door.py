@@ -11,8 +11,9 @@ import json
 import os
 import platform
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import aiohttp
 import grpc
 import uvicorn
-from rounds import measured_calls, print_row, time_of
+from rounds import Rounds, measured_calls, print_row, time_of
 
 from imagecall.allocator import keep_freed_memory
 from imagecall.v1.extra_field_pb2 import ExtraField
@@ -100,13 +101,6 @@ async def process(*command: str, doors: int = 1) -> AsyncIterator[dict[str, str]
         await running.wait()
 
 
-async def post(session: aiohttp.ClientSession, url: str, body: bytes) -> bytes:
-    headers = {"content-type": "application/json"}
-    async with session.post(url, data=body, headers=headers) as answer:
-        assert answer.status == 200
-        return await answer.read()
-
-
 async def measure(seconds: float) -> None:
     keep_freed_memory()
     print(
@@ -115,52 +109,76 @@ async def measure(seconds: float) -> None:
     )
     print("One request after the other, the picture drawn before: speed as a part of a plain ASGI")
     print(
-        "endpoint's with the same answer ready. With the embedded backend, whole and streamed; and"
+        "endpoint's with the same answer ready. Embedded backend, whole and streamed; and HTTP door"
     )
     print(
-        "HTTP door -> gRPC backend -> embedded, also as a part of the same call over gRPC directly;"
+        "-> gRPC backend -> embedded, also as a part of the same call over gRPC directly; the same"
     )
-    print("the same picture by the Images API, as a part of that by the Responses API")
-    serve = (PROGRAM, "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
-    async with AsyncExitStack() as stack:
-        inner = await stack.enter_async_context(process(*serve, doors=2))
-        backend = ("--backend", f"grpc://{inner['grpc']}")
-        outer = await stack.enter_async_context(process(*serve, *backend, doors=2))
-        plain = await stack.enter_async_context(process(sys.executable, __file__, "--plain"))
-        unlimited = [("grpc.max_receive_message_length", -1)]
-        channel = await stack.enter_async_context(
-            grpc.aio.insecure_channel(inner["grpc"], unlimited)
-        )
-        stub: Any = ImageGenerationServiceStub(channel)
-        session = await stack.enter_async_context(aiohttp.ClientSession(read_bufsize=2**20))
+    print("picture by the Images API, as a part of that by the Responses API")
+    async with servers() as called:
         for name, size in SIZES.items():
-            body, streamed = asked(size), asked(size, stream=True)
-            embedded, over_grpc = (f"http://{at['http']}/v1" for at in (inner, outer))
-            ready, events = f"http://{plain['plain']}/{size}", f"http://{plain['plain']}/s{size}"
-            await post(session, ready, await post(session, f"{over_grpc}/responses", body))
-            await post(session, events, await post(session, f"{embedded}/responses", streamed))
-            rounds = await measured_calls(
-                {
-                    "embedded": partial(post, session, f"{embedded}/responses", body),
-                    "plain": partial(post, session, ready, body),
-                    "streamed": partial(post, session, f"{embedded}/responses", streamed),
-                    "plain stream": partial(post, session, events, streamed),
-                    "over gRPC": partial(post, session, f"{over_grpc}/responses", body),
-                    "images": partial(
-                        post, session, f"{over_grpc}/images/generations", asked_of_images(size)
-                    ),
-                    "grpc": partial(stub.GenerateImage, request(size)),
-                },
-                seconds,
-            )
-            for row, ours, peers in (
-                ("HTTP door, embedded", "embedded", {"plain": "plain"}),
-                ("HTTP door, embedded, streamed", "streamed", {"plain": "plain stream"}),
-                ("HTTP door, over gRPC", "over gRPC", {"plain": "plain", "grpc": "grpc"}),
-                ("Images API, over gRPC", "images", {"Responses": "over gRPC"}),
-            ):
-                figures = {peer: rounds.ratio(name, ours) for peer, name in peers.items()}
-                print_row(f"{row}, {name}", time_of(rounds.seconds(ours)), figures)
+            print_rows(name, await measured_calls(await called.calls(size), seconds))
+
+
+@dataclass(frozen=True)
+class Called:
+    """Servers that are called. The addresses of HTTP are URLs."""
+
+    session: aiohttp.ClientSession
+    embedded: str
+    over_grpc: str
+    plain: str
+    grpc: Any
+
+    async def post(self, url: str, body: bytes) -> bytes:
+        headers = {"content-type": "application/json"}
+        async with self.session.post(url, data=body, headers=headers) as answer:
+            assert answer.status == 200
+            return await answer.read()
+
+    async def calls(self, size: int) -> dict[str, Callable[[], Awaitable[object]]]:
+        """Returns the calls for a picture of this size by name; the plain endpoint is ready."""
+        embedded, over_grpc = f"{self.embedded}/v1/responses", f"{self.over_grpc}/v1/responses"
+        images, ready = f"{self.over_grpc}/v1/images/generations", f"{self.plain}/{size}"
+        events = f"{self.plain}/stream{size}"
+        body, streamed = asked(size), asked(size, stream=True)
+        await self.post(ready, await self.post(over_grpc, body))
+        await self.post(events, await self.post(embedded, streamed))
+        return {
+            "embedded": partial(self.post, embedded, body),
+            "plain": partial(self.post, ready, body),
+            "streamed": partial(self.post, embedded, streamed),
+            "plain stream": partial(self.post, events, streamed),
+            "over gRPC": partial(self.post, over_grpc, body),
+            "images": partial(self.post, images, asked_of_images(size)),
+            "grpc": partial(self.grpc.GenerateImage, request(size)),
+        }
+
+
+@asynccontextmanager
+async def servers() -> AsyncIterator[Called]:
+    serve = (PROGRAM, "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
+    unlimited = [("grpc.max_receive_message_length", -1)]
+    async with (
+        process(*serve, doors=2) as inner,
+        process(*serve, "--backend", f"grpc://{inner['grpc']}", doors=2) as outer,
+        process(sys.executable, __file__, "--plain") as plain,
+        grpc.aio.insecure_channel(inner["grpc"], unlimited) as channel,
+        aiohttp.ClientSession(read_bufsize=2**20) as session,
+    ):
+        urls = (f"http://{at}" for at in (inner["http"], outer["http"], plain["plain"]))
+        yield Called(session, *urls, ImageGenerationServiceStub(channel))
+
+
+def print_rows(name: str, rounds: Rounds) -> None:
+    for row, ours, peers in (
+        ("HTTP door, embedded", "embedded", {"plain": "plain"}),
+        ("HTTP door, embedded, streamed", "streamed", {"plain": "plain stream"}),
+        ("HTTP door, over gRPC", "over gRPC", {"plain": "plain", "grpc": "grpc"}),
+        ("Images API, over gRPC", "images", {"Responses": "over gRPC"}),
+    ):
+        figures = {peer: rounds.ratio(peer_name, ours) for peer, peer_name in peers.items()}
+        print_row(f"{row}, {name}", time_of(rounds.seconds(ours)), figures)
 
 
 def main() -> None:
