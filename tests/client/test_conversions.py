@@ -158,6 +158,17 @@ async def test_a_failure_of_the_iterable_is_raised_when_the_call_fails_too(
     await server.stop(0)
 
 
+async def test_a_call_that_is_refused_while_items_are_sent_keeps_its_status(
+    kind: type[AnyClient], address: str
+) -> None:
+    padded = [("x-padding", "y" * 20_000)]
+    async with opened(kind(address)) as client:
+        for _ in range(20):
+            with pytest.raises(imagecall.ConversionError, match="the metadata has") as caught:
+                await called(client, "parse_calls", [LARGE] * 20, metadata=padded)
+            assert (caught.value.code, caught.value.reason) == ("RESOURCE_EXHAUSTED", "TOO_LARGE")
+
+
 async def test_items_that_arrive_asynchronously_are_converted(
     kind: type[AnyClient], address: str
 ) -> None:

@@ -15,6 +15,7 @@ import grpc
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.doors.grpc.server import GrpcServer
 from imagecall.generation.backend import Backend
+from imagecall.rpc.final_status import final_status
 
 Failure = tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]
 
@@ -66,8 +67,8 @@ class Faulty:
         answer: list[bytes] = []
         call = self.channel.stream_stream(method)(_sent(requests))
         try:
-            while (message := await call.read()) is not grpc.aio.EOF:
-                answer.append(message)
+            with final_status(call):
+                answer += [message async for message in call]
         except grpc.aio.AioRpcError as error:
             status = (error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
             failure = self.failure(method, status)

@@ -212,8 +212,8 @@ async def test_malformed_protobuf_is_an_invalid_argument(
     channel: grpc.aio.Channel, path: str, data: bytes
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        method: Any = channel.stream_stream(path)
-        async for _ in method(iter([data])):
+        method: Any = channel.unary_stream(path)
+        async for _ in method(data):
             pass
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert details(caught.value) == ("MALFORMED_PROTOBUF", "")
@@ -602,9 +602,8 @@ async def test_reflection_and_channelz_are_there_if_they_are_asked_for(told: boo
             "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
             "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         ):
-            list_services: Any = channel.stream_stream(method)
-            call = list_services(iter([b"\x3a\x00"]))
-            outcomes.append(await _code(call.read()))
+            list_services: Any = channel.unary_stream(method)
+            outcomes.append(await _code(list_services(b"\x3a\x00").read()))
         get_servers: Any = channel.unary_unary("/grpc.channelz.v1.Channelz/GetServers")
         outcomes.append(await _code(get_servers(b"")))
     await server.stop(0)

@@ -25,6 +25,7 @@ from imagecall.observing.operations import (
     rpc_called,
     rpc_served,
 )
+from imagecall.rpc.final_status import final_status
 from imagecall.server.run import watch
 from imagecall.sizes import PIECE
 from imagecall.v1 import conversion_service_pb2 as pb
@@ -107,7 +108,7 @@ async def test_calls_with_too_much_metadata_are_refused_and_counted() -> None:
             conversions.ConvertCalls(iter([asked]), metadata=padded),
             generation.StreamImage(A_STREAM, metadata=padded),
         ):
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
+            with pytest.raises(grpc.aio.AioRpcError) as caught, final_status(call):
                 [_ async for _ in call]
             assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         with pytest.raises(grpc.aio.AioRpcError):

@@ -304,5 +304,5 @@ async def _outcome(bomb: Bomb, body: bytes, server: Server, channel: grpc.aio.Ch
         return await of_post(server.http, body, bomb.path, **headers)
     if bomb.compressed:
         return await of_compressed(server.grpc, bomb.path, body)
-    call: Any = channel.stream_stream(bomb.path)
-    return await of_stream(call(iter([body]), timeout=_TIMEOUT))
+    call: Any = channel.unary_stream(bomb.path)
+    return await of_stream(call(body, timeout=_TIMEOUT))

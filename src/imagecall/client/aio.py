@@ -28,6 +28,7 @@ from imagecall.errors import ConversionError
 from imagecall.generation.assembly import reassemble
 from imagecall.generation.stored_responses import costs_nothing
 from imagecall.rpc.channel import aio_channel
+from imagecall.rpc.final_status import final_status
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
@@ -254,7 +255,7 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
         with conversion.checked():
             async with self._call(timeout, metadata) as (connection, options):
                 converting = connection.conversion.ConvertCalls(requests, **options)
-                with connection.stream(converting) as call:
+                with connection.stream(converting) as call, final_status(call):
                     async for response in call:
                         for output in conversion.results(response):
                             yield output

@@ -11,6 +11,7 @@ from imagecall.conformance.session import CONVERSION, Session, Skipped
 from imagecall.conversion.document import KINDS
 from imagecall.errors import ConversionError
 from imagecall.generation.checked_answer import MAX_MESSAGE_BYTES
+from imagecall.rpc.final_status import final_status
 from imagecall.rpc.status import error_of
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.chunk_pb2 import Chunk
@@ -145,12 +146,13 @@ async def _convert(
     call = session.bidirectional(f"/{CONVERSION}/ConvertCalls", _sent(requests))
     results: list[pb.ConversionResult] = []
     try:
-        while (message := await call.read()) is not grpc.aio.EOF:
-            if len(message) > MAX_MESSAGE_BYTES:
-                return Finding(
-                    f"ConvertCalls: a message of {len(message):,} bytes", "at most 4 MiB"
-                )
-            results += pb.ConvertCallsResponse.FromString(message).results
+        with final_status(call):
+            async for message in call:
+                if len(message) > MAX_MESSAGE_BYTES:
+                    return Finding(
+                        f"ConvertCalls: a message of {len(message):,} bytes", "at most 4 MiB"
+                    )
+                results += pb.ConvertCallsResponse.FromString(message).results
     except grpc.aio.AioRpcError as error:
         return Finding(f"{error.code().name}: {error.details()}", "results")
     finally:
