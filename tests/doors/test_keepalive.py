@@ -137,6 +137,25 @@ async def test_a_failure_after_the_first_byte_is_an_event(
     assert json.loads(data.removeprefix("data: "))["type"] == "error"
 
 
+async def test_no_event_is_kept_back_while_the_next_is_awaited(api: Upstream) -> None:
+    api.say(framed(happy()[:3], done=False), HANG)
+    async with (
+        door_before(HttpBackend(api.url), keepalive_seconds=3600) as door,
+        streamed(door) as answer,
+        asyncio.timeout(60),
+    ):
+        for event in happy()[:3]:
+            text = (await answer.content.readuntil(b"\n\n")).decode()
+            assert text.startswith(f"event: {event['type']}\n")
+
+
+async def test_events_before_a_failure_are_not_lost(api: Upstream, door: str) -> None:
+    api.say(framed(happy()[:3], done=False), *FAILURES[1])
+    found = await blocks(door)
+    names = [block.split("\n")[0].removeprefix("event: ") for block in found]
+    assert names == [*(event["type"] for event in happy()[:3]), "error", DONE]
+
+
 async def test_what_nobody_foresaw_is_an_event_after_the_first_byte() -> None:
     class Broken(EmbeddedBackend):
         async def stream_image(self, request: Any) -> Any:

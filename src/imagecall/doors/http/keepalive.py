@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Final, Generic, TypeVar
 
-from starlette.types import Message, Send
-
 _T = TypeVar("_T")
 
 KEEPALIVE_SECONDS: Final = 15.0
@@ -25,18 +23,29 @@ class TimedItems(Generic[_T]):
         self._items = items
         self._next: asyncio.Future[_T] | None = None
 
+    async def is_ready(self) -> bool:
+        """Begins to wait for the next item. Returns True if it comes at once."""
+        waiting = self._begin()
+        await asyncio.sleep(0)
+        return waiting.done()
+
     async def next(self, seconds: float) -> _T | None:
         """Returns the next item; None if the item does not come in time.
 
         Raises StopAsyncIteration after the last item.
         """
+        waiting = self._begin()
+        if not waiting.done():
+            await asyncio.wait({waiting}, timeout=seconds)
+        if not waiting.done():
+            return None
+        self._next = None
+        return waiting.result()
+
+    def _begin(self) -> "asyncio.Future[_T]":
         if self._next is None:
             self._next = asyncio.ensure_future(anext(self._items))
-        done, _ = await asyncio.wait({self._next}, timeout=seconds)
-        if not done:
-            return None
-        ready, self._next = self._next, None
-        return ready.result()
+        return self._next
 
     async def aclose(self) -> None:
         """Cancels the wait, and closes the generator."""
@@ -46,22 +55,3 @@ class TimedItems(Generic[_T]):
             if not self._next.cancelled():
                 self._next.exception()  # asyncio logs an exception that nothing retrieves.
         await self._items.aclose()
-
-
-class TimedSend:
-    """ASGI `send` that measures the time since its last message."""
-
-    def __init__(self, send: Send, longest_silence: float) -> None:
-        self._send = send
-        self._longest_silence = longest_silence
-        self._sent = 0.0
-
-    async def __call__(self, message: Message) -> None:
-        await self._send(message)
-        self._sent = asyncio.get_running_loop().time()
-
-    @property
-    def seconds_left(self) -> float:
-        """Seconds until the silence is too long."""
-        now = asyncio.get_running_loop().time()
-        return max(0.0, self._sent + self._longest_silence - now)

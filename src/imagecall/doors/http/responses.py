@@ -1,23 +1,22 @@
 """Responses of the HTTP door: a JSON text in pieces, and a stream of events."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from contextlib import aclosing, suppress
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from imagecall.doors.http.errors import JSON, NotTaken
-from imagecall.doors.http.keepalive import COMMENT, TimedItems, TimedSend
+from imagecall.doors.http.keepalive import COMMENT, TimedItems
+from imagecall.doors.http.response_body import ResponseBody
 from imagecall.doors.internal_error import internal_error
 from imagecall.errors import GenerationError, ImagecallError
-from imagecall.generation.fairness import fair_turn
 from imagecall.generation.offload import run_offloaded
-from imagecall.json.pieces import Piece, size_of, slices_of
+from imagecall.json.pieces import Piece, size_of
 from imagecall.observing.observer import note_failure
-from imagecall.sizes import PIECE
 
 _Item = TypeVar("_Item")
 _FormattedItem = TypeVar("_FormattedItem", contravariant=True)
@@ -74,8 +73,9 @@ class WholeResponse(Response):
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         with suppress(OSError):  # The client has disconnected.
-            await _send_pieces(self._pieces, send)
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            body = ResponseBody(send)
+            await body.write(self._pieces)
+            await body.end()
 
 
 class Events(Protocol[_FormattedItem]):
@@ -123,18 +123,19 @@ class StreamResponse(Response, Generic[_Item]):
             first = await self._first(items)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             with suppress(OSError):  # The client has disconnected.
+                body = ResponseBody(send)
                 try:
-                    await self._send_all(first, items, send)
+                    await self._send_all(first, items, body)
                 except ImagecallError as error:
-                    await self._send_error(error, send)
+                    await self._send_error(error, body)
                 except asyncio.CancelledError:  # The server stops, or the client disconnects.
-                    await self._send_error(GenerationError("", _STOPPED, code="UNAVAILABLE"), send)
+                    await self._send_error(GenerationError("", _STOPPED, code="UNAVAILABLE"), body)
                     raise
                 except NotTaken:
                     raise
                 except Exception as error:  # The text of any exception would reach the client.
-                    await self._send_error(internal_error(error), send)
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                    await self._send_error(internal_error(error), body)
+                await body.end()
 
     async def _first(self, items: TimedItems[_Item]) -> _Item | None:
         """Returns the first item; None where the stream begins with a comment."""
@@ -145,34 +146,26 @@ class StreamResponse(Response, Generic[_Item]):
         except Exception as error:  # The text of any exception would reach the client.
             raise internal_error(error) from None
 
-    async def _send_all(self, first: _Item | None, items: TimedItems[_Item], send: Send) -> None:
-        timed = TimedSend(send, self._keepalive_seconds)
+    async def _send_all(
+        self, first: _Item | None, items: TimedItems[_Item], body: ResponseBody
+    ) -> None:
         item = first
         with suppress(StopAsyncIteration):
             while True:
-                await (timed(_piece(COMMENT)) if item is None else self._send_item(item, timed))
-                item = await items.next(timed.seconds_left)
-        await _send_pieces([_END_OF_STREAM], send)
+                await (body.write([COMMENT]) if item is None else self._send_item(item, body))
+                if not await items.is_ready():
+                    await body.flush()
+                item = await items.next(body.seconds_left(self._keepalive_seconds))
+        await body.write([_END_OF_STREAM])
 
-    async def _send_error(self, error: ImagecallError, send: Send) -> None:
+    async def _send_error(self, error: ImagecallError, body: ResponseBody) -> None:
         note_failure(error)
-        await _send_pieces([*self._events.error(error), _END_OF_STREAM], send)
+        await body.write([*self._events.error(error), _END_OF_STREAM])
+        await body.flush()
 
-    async def _send_item(self, item: _Item, send: Send) -> None:
+    async def _send_item(self, item: _Item, body: ResponseBody) -> None:
         lines = self._events.lines(item)
         size = self._events.size_of(item)
         while (line := await run_offloaded(size, next, lines, None)) is not None:
-            await _send_pieces(line, send)
+            await body.write(line)
             await asyncio.sleep(0)  # For other tasks: an end may be thousands of lines.
-
-
-async def _send_pieces(pieces: Iterable[Piece], send: Send) -> None:
-    """Sends a text, whose images are encoded slice by slice, with turns for other tasks."""
-    for text in slices_of(pieces):
-        if len(text) >= PIECE:
-            await fair_turn()
-        await send(_piece(text))
-
-
-def _piece(line: bytes) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": line, "more_body": True}
