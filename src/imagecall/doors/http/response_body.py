@@ -25,7 +25,7 @@ class ResponseBody:
         self._send = send
         self._kept: list[bytes] = []
         self._kept_bytes = 0
-        self._sent = 0.0
+        self._sent = asyncio.get_running_loop().time()
 
     async def write(self, pieces: Iterable[Piece]) -> None:
         """Adds a text, whose images are encoded slice by slice, with turns for other tasks."""
