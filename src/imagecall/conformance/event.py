@@ -34,12 +34,12 @@ def item_of(event: Event) -> Event:
 
 
 def is_of_item(event: Event) -> bool:
-    """Reports an event with an item: of ADDED or DONE."""
+    """True for an event with an item: of ADDED or DONE."""
     return type_of(event) in (ADDED, DONE)
 
 
 def is_of_call(event: Event) -> bool:
-    """Reports an event of an image call."""
+    """True for an event of an image call."""
     if is_of_item(event):
         return type_of(item_of(event)) in CALLS.by_type
     return type_of(event) in ORDER

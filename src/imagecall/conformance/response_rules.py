@@ -22,7 +22,7 @@ async def _ends(session: Session) -> list[tuple[StreamAnswer, StreamEnd]]:
 
 
 def _is_announced(end: StreamEnd | None) -> TypeGuard[StreamEnd]:
-    """Reports an end with a response that an API announced."""
+    """True for an end with a response that an API announced."""
     return end is not None and end.ending != _UNANNOUNCED and end.HasField("response")
 
 

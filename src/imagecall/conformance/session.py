@@ -122,7 +122,7 @@ class Session:
         return call(requests, metadata=self.metadata, timeout=self.settings.timeout)
 
     async def streams(self) -> list[StreamAnswer]:
-        """The answers that the rules of streams share: as a door asks, and as a client does."""
+        """The answers that the rules of streams share: to a door's request, and to a client's."""
         if self._streams is None:
             self.spend(1)
             whole = StreamAnswer("StreamImage with partial images", 2, True)
@@ -254,5 +254,5 @@ class Session:
 
 
 def _is_end(message: bytes) -> bool:
-    """Reports the serialized message with the end of a stream, by its first tag."""
+    """True for a serialized message with the end of a stream, by its first tag."""
     return bool(message) and message[0] >> 3 == _END_OF_STREAM

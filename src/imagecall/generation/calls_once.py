@@ -40,7 +40,7 @@ def leave_out_calls(response: ImageResponse) -> None:
 def leave_out_sent(document: Document, is_sent: Callable[[int, ImageGenerationCall], bool]) -> None:
     """Leaves the calls out of a document that are the items of OutputItemDoneEvents.
 
-    `is_sent` reports that the last of those events with an index has an equal item.
+    `is_sent` is true if the last of those events with an index has an equal item.
     """
     for index, place in output_calls(document):
         if place.HasField("call") and is_sent(index, place.call):

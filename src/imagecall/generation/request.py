@@ -160,7 +160,7 @@ def _read_tools(request: ImageRequest, raw: bytes | None, choice: JsonValue) -> 
 
 
 def _names_image_tool(choice: JsonValue) -> bool:
-    """Reports a "tool_choice" that names the image tool, alone or among the allowed tools."""
+    """True for a "tool_choice" that names the image tool, alone or among the allowed tools."""
     match choice:
         case {"type": "allowed_tools", "tools": list(tools)}:
             return any(map(_names_image_tool, tools))

@@ -91,7 +91,7 @@ ENDINGS: Final = {tag: number for tag, number in spellings(StreamEnding.DESCRIPT
 """Endings of a stream, by the type of its last event."""
 
 Delivered: TypeAlias = Callable[[int, ImageGenerationCall], bool]
-"""Reports a call, at an index of the output, that an earlier event of the stream had."""
+"""True for a call, at an index of the output, that an earlier event of the stream had."""
 
 
 def end_of(

@@ -40,7 +40,7 @@ def read_message(raw: bytes, value: JsonValue) -> ImageRequest | None:
 
 
 def has_default_form(request: ImageRequest) -> bool:
-    """Reports a message that is written the same without its form."""
+    """True if the message is written the same without `message_json`."""
     if not all(image.HasField("detail") for image in request.input_images):
         return False
     return request.message_json == _default_form(request)

@@ -17,14 +17,14 @@ class ServerAddress(NamedTuple):
 
 
 def is_address(text: str) -> bool:
-    """Reports a text that is HOST:PORT."""
+    """True for a text that is HOST:PORT."""
     host, _, port = text.rpartition(":")
     number = port.isascii() and port.isdecimal() and len(port) < 10
     return bool(host) and "/" not in host and number and int(port) <= _HIGHEST_PORT
 
 
 def is_loopback(host: str) -> bool:
-    """Reports a loopback address, which may be in brackets, or the name localhost."""
+    """True for a loopback address, which may be in brackets, or the name localhost."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -32,7 +32,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_local(url: str) -> bool:
-    """Reports a URL whose host is this machine, as in an Origin or Host header."""
+    """True for a URL whose host is this machine, as in an Origin or Host header."""
     try:
         host = urlsplit(url).hostname or ""
     except ValueError:

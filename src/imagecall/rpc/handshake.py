@@ -52,7 +52,7 @@ def cause_of(message: str, *, tls: bool) -> str:
 
 
 def is_refused_certificate(message: str) -> bool:
-    """Reports a message of an alert by which a server refuses a client's certificate."""
+    """True for the message of an alert by which a server refuses a client's certificate."""
     return any(re.search(alert, message, re.IGNORECASE) for alert in _ALERTS)
 
 

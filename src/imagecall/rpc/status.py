@@ -232,17 +232,17 @@ def _seconds(retry: RetryInfo, pushback: str) -> float | None:
 
 
 def _may_have_begun(code: str, message: str) -> bool:
-    """Reports a call, failed without a reason, that may have reached an API."""
+    """True for a call, failed without a reason, that may have reached an API."""
     return code in _UNCERTAIN or (code == "UNAVAILABLE" and is_lost(message))
 
 
 def is_lost(message: str) -> bool:
-    """Reports a message of gRPC, or of a proxy, for the loss of an open connection."""
+    """True for a message of gRPC, or of a proxy, about the loss of an open connection."""
     return not is_not_sent(message) and bool(_LOST.search(message))
 
 
 def is_not_sent(message: str) -> bool:
-    """Reports a message of gRPC for a call that was not sent."""
+    """True for a message of gRPC about a call that was not sent."""
     return bool(_NOT_SENT.search(message))
 
 
