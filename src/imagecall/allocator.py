@@ -3,8 +3,8 @@
 With its defaults, glibc returns the memory of each large message to the system and faults it in
 again for the next one, which makes a conversion of 2 MB several times slower. A process with many
 conversions can keep that memory instead. glibc also makes heaps for threads, up to eight per core,
-and each heap stays as large as it ever was; two are enough, as one thread at a time holds Python's
-lock. Other C libraries are not configured.
+and each heap stays as large as it ever was; two are enough, as one thread at a time holds the
+GIL. Other C libraries are not configured.
 """
 
 import ctypes

@@ -35,8 +35,7 @@ COUNTED_TEXT: Final = 40_000
 PIECE: Final = 64 * 1024
 """Shortest image that is a piece of its own in a text, encoded when the text is joined.
 
-Also the shortest piece for which a turn of the event loop is awaited: handling one takes longer
-than the turn.
+Also the shortest piece for which `fair_turn` is awaited: handling one takes longer than the turn.
 """
 
 SCANNED: Final = 256 * 1024

@@ -1,8 +1,8 @@
-"""Turns of long work, which shares one lock, Python's, with an event loop.
+"""Turns of long work, which shares the GIL with an event loop.
 
-A thread that calls into C keeps the loop from running until the call returns. So work that may be
-long takes a turn before each such call, and where it repeats itself. The work is pure: whoever
-starts it sets what a turn is, by default nothing.
+A thread that calls into C can keep the loop from running until the call returns. So work that may
+be long takes a turn before each such call, and in its loops. The caller of the work sets TURN; by
+default a turn does nothing.
 """
 
 from collections.abc import Callable

@@ -41,7 +41,7 @@ _MAX_PIPE_BYTES: Final = 1024 * 1024
 """Most bytes in a pipe, where the system lets it be chosen: more than a batch of lines has."""
 
 _SWITCH_SECONDS: Final = 0.0005
-"""Longest turn of a thread of a process, one of which receives while the other works."""
+"""Switch interval of the threads of a process, one of which receives while the other works."""
 
 
 def in_order(

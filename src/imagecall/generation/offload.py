@@ -1,8 +1,8 @@
 """Offload of long work from the event loop to worker threads.
 
-The threads and the loop share Python's lock. So work that takes longer goes piece by piece: one
-piece of all work runs at a time, and the loop rests from threads after each, for small calls. The
-work ends with the current piece once its call has ended, so that no thread works for nobody.
+The threads and the loop share the GIL. So long work goes piece by piece: of all work, one piece
+runs at a time, and after each the loop runs alone for a while, for small calls. Work whose call has
+ended stops after its current piece.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ _PIECE_SECONDS: Final = 0.01
 """Shortest piece of work."""
 
 _REST: Final = 0.2
-"""Rest of the loop from threads after a piece of work, in times of the piece."""
+"""Time of the loop alone after a piece of work, as a fraction of the time of the piece."""
 
 _MAX_REST_SECONDS: Final = 0.01
 _LONG: Final = 1024 * 1024
-"""Bytes from which one call of C may be long."""
+"""Size of work from which one call into C may be long, in bytes."""
 
 _WAIT_SECONDS: Final = 1.0
-"""Time after which a thread that waits for its turn looks whether its call has ended."""
+"""Interval at which a thread that waits for its turn checks if its call has ended."""
 
 _pool: Final = ThreadPoolExecutor(max_workers=4, thread_name_prefix="imagecall")
 _locks: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]] = WeakKeyDictionary()
@@ -90,7 +90,7 @@ class _Work:
                     return None
 
     async def _next_piece(self, seconds: float) -> None:
-        """Lets the loop rest from threads, lets other work run, and takes the lock again."""
+        """Lets the loop run alone, then other work, and takes the lock again."""
         await asyncio.sleep(seconds)
         self._release()
         await self._lock.acquire()
@@ -111,7 +111,7 @@ class _Work:
 async def run_offloaded(size: int, work: Callable[..., _T], *arguments: object) -> _T:
     """Runs work on `size` bytes: inline below 32 KiB, else in a worker thread.
 
-    Work on 1 MiB or more waits for its turn, as its first piece may be one long call of C.
+    Work on 1 MiB or more waits for its turn, as its first piece may be one long call into C.
     """
     if size < OFFLOAD:
         return work(*arguments)

@@ -1,4 +1,4 @@
-"""Composition of a running server: doors before a backend, from start to shutdown."""
+"""Composition of a running server: doors in front of a backend, from start to shutdown."""
 
 import asyncio
 import gc
@@ -37,8 +37,8 @@ _OLD_THRESHOLD: Final = 50
 objects of a thousand connections takes 20 milliseconds."""
 
 _SWITCH_SECONDS: Final = 0.0005
-"""Longest time that a thread keeps Python's lock while the event loop waits, by default 5 ms. The
-loop may wait that long in each of its rounds, and a small call takes several rounds."""
+"""Switch interval: longest time that a thread keeps the GIL while the event loop waits, by default
+5 ms. The loop may wait that long in each iteration, and a small call takes several."""
 
 _SAMPLE_SECONDS: Final = 1.0
 """Time between two samples of the gauges."""

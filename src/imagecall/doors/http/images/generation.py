@@ -69,7 +69,7 @@ async def stream_all(
     """Yields the progress of `count` calls, as it comes. Raises ImagecallError."""
     with calls.admission.further(count - 1), _errors_of(count):
         streams = [_stream(calls, request, number) for number in range(count)]
-        # A task of its own costs a turn of the event loop for each item.
+        # A task of its own costs an iteration of the event loop for each item.
         items = streams[0] if count == 1 else merged(streams)
         async with aclosing(items):
             async for item in items:
