@@ -115,7 +115,7 @@ async def test_it_does_so_before_every_backend(backend_of: Callable[..., Any]) -
     assert "response.completed" in events[-2]
 
 
-FAILURES = [(RESET,), (b'data: {"type":"error","message":"no"}\n\n',)]
+FAILURES: list[tuple[Any, ...]] = [(RESET,), (b'data: {"type":"error","message":"no"}\n\n',)]
 
 
 @pytest.mark.parametrize("steps", FAILURES)
