@@ -45,7 +45,7 @@ class Limits:
         "max-memory-bytes",
         number(16 * 1024 * 1024, 2**40),
         "N",
-        "most bytes that calls in progress hold, of both doors, of one worker",
+        "most bytes that the calls in progress of one worker hold, at both doors together",
     )
     embedded_bytes: int = setting(
         32 * 1024 * 1024,

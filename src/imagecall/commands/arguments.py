@@ -24,7 +24,7 @@ def add_server_option(parser: argparse.ArgumentParser, help: str) -> None:
         "--server",
         metavar="HOST:PORT",
         type=server,
-        help=f"{help}; grpcs://HOST:PORT if it has TLS; a token stands in $IMAGECALL_TOKEN",
+        help=f"{help}; grpcs://HOST:PORT if it has TLS; $IMAGECALL_TOKEN holds the token",
     )
     add_settings(parser, ClientTlsSettings)
 

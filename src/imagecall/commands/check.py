@@ -36,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
         "Checks a server of imagecall.v1 by ordinary requests, and prints a row for each rule.\n"
-        "The rules stand in proto/README.md, under the heading Writing a service."
+        "The rules are in proto/README.md, under the heading Writing a service."
     )
     names = " ".join(rule.name for rule in RULES)
     rules = textwrap.fill(
@@ -53,7 +53,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "address",
         metavar="ADDRESS",
         type=server,
-        help="grpc://HOST:PORT, or grpcs://HOST:PORT with TLS; a token stands in $IMAGECALL_TOKEN, "
+        help="grpc://HOST:PORT, or grpcs://HOST:PORT with TLS; $IMAGECALL_TOKEN holds the token, "
         "if the server requires one",
     )
     _add_report_options(parser)

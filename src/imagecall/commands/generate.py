@@ -62,7 +62,7 @@ _EPILOG: Final = (
     "Exit code: 0 for an image; 1 if the input was refused, such as a size that the model lacks or "
     "a file that cannot be read; 2 for wrong usage, or a package that is not installed; 4 if the "
     "call failed or gave no image; 130 for an interrupt. "
-    f"${SERVER} may hold the address of --server, and --backend has precedence."
+    f"${SERVER} may hold the address of --server; --backend takes precedence over it."
 )
 
 _LIMITS: Final = Limits(json_bytes=MAX_BYTES, embedded_bytes=Limits.image_bytes)

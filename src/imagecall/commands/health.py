@@ -1,4 +1,4 @@
-"""`imagecall health`: asks a server for its health, as a probe."""
+"""`imagecall health`: checks the health of a server, for probes."""
 
 import argparse
 import os
@@ -22,7 +22,7 @@ _SERVING = HealthCheckResponse.SERVING
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = "Asks grpc.health.v1.Health of a server, for probes."
+    parser.description = "Calls grpc.health.v1.Health of a server, for probes."
     parser.epilog = (
         "exit codes:\n"
         "  0  the server is SERVING\n"
@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         type=server,
         default=ServerAddress(ServerSettings.grpc),
-        help="HOST:PORT, or grpcs://HOST:PORT with TLS; a token stands in $IMAGECALL_TOKEN, if the "
+        help="HOST:PORT, or grpcs://HOST:PORT with TLS; $IMAGECALL_TOKEN holds the token, if the "
         f"server requires one (default: {ServerSettings.grpc})",
     )
     parser.add_argument(

@@ -15,12 +15,12 @@ from imagecall.commands.codes import REFUSED, WRONG_USAGE, is_refusal
 from imagecall.errors import GenerationError, ImagecallError, printable
 
 _COMMANDS: Final = {
-    "serve": "run the gRPC server",
+    "serve": "run the server: gRPC, and HTTP with JSON",
     "generate": "generate an image from a prompt",
     "convert": "convert an item, a whole document, or many",
     "extract": "write the images in JSON to files",
     "check": "check a server of the schema, rule by rule",
-    "health": "ask a server for its health",
+    "health": "check the health of a server",
     "describe": "list the variants and their JSON",
 }
 """Commands, which are modules of this package, with their phrases for the help."""
