@@ -434,7 +434,7 @@ async def test_health_tells_what_a_server_says(authority: Authority) -> None:
         name = "imagecall.v1.ImageGenerationService"
         assert await run("health", f"grpc://{address}", "--service", name) == (0, "SERVING\n", "")
         code, _, errors = await run("health", address, "--service", "none")
-        assert (code, errors) == (1, f'imagecall: NOT_FOUND: {address} knows no service "none"\n')
+        assert (code, errors) == (1, f'imagecall: NOT_FOUND: {address} has no service "none"\n')
     code, _, errors = await run("health", address)
     assert code == 1
     assert errors.endswith(f"no connection to {address}: the connection was refused\n")

@@ -1,1 +1,1 @@
-"""A service of one's own: its generator, plain servers, its guide."""
+"""A service of your own: its generator, plain servers, its guide."""

@@ -42,7 +42,7 @@ def masked_errors(secrets: Secrets) -> Iterator[None]:
 
 
 def masked_message(message: _Message, secrets: Secrets) -> _Message:
-    """Returns a message without secrets: "[key]" replaces them, in unknown fields also stars."""
+    """Returns a message without secrets: "[key]" replaces them, in unknown fields with stars."""
     _mask_message(message, secrets)
     serialized = message.SerializeToString()
     if has_secret(serialized, secrets):

@@ -113,7 +113,7 @@ def size_of(name: str) -> int | None:
 
 
 def head_of(stream: BufferedReader) -> bytes:
-    """Start of a file, which stays to be read."""
+    """First bytes of a file, which are still to be read from the stream."""
     return stream.peek(_HEAD)[:_HEAD]
 
 

@@ -94,7 +94,7 @@ class Task:
         return Output(batch.source, content, done, messages.faults, read_bytes)
 
     def batches(self, inputs: Sequence[Input]) -> Iterator[Batch]:
-        """Yields the records of the inputs, of each at least an empty batch."""
+        """Yields the records of the inputs: for each at least one batch, which may be empty."""
         message = ""
         output: object = self  # Equal to no output.
         for source, each in enumerate(inputs):

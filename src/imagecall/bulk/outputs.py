@@ -19,7 +19,7 @@ from imagecall.bulk.inputs import STANDARD_INPUT
 
 _STANDARD_INPUT: Final = 0
 _STANDARD_OUTPUT: Final = 1
-"""Open files."""
+"""File descriptors of the standard streams."""
 
 
 def planned(

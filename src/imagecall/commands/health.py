@@ -80,5 +80,5 @@ def _named(error: ImagecallError, options: argparse.Namespace) -> ImagecallError
     """Returns the error, with a sentence in place of the empty message of a health service."""
     if error.code != "NOT_FOUND" or str(error):
         return error
-    message = f"{options.address.target} knows no service {quoted(options.service)}"
+    message = f"{options.address.target} has no service {quoted(options.service)}"
     return GenerationError("", message, code=error.code)

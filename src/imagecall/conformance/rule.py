@@ -47,7 +47,7 @@ class Rule:
 
     @property
     def where(self) -> str:
-        """The file and the name within it where the rule stands."""
+        """File that states the rule, and the place in the file."""
         if " " in self.place:
             return f"{README}, {self.place}"
         outermost = self.place.partition(".")[0]

@@ -18,7 +18,7 @@ Part: TypeAlias = StreamImageResponse | RawChunk | bytes
 class Backend(Protocol):
     """Generator of images.
 
-    Both methods behave as the methods of ImageGenerationService in
+    `generate_image` and `stream_image` behave as the methods of ImageGenerationService in
     proto/imagecall/v1/image_generation_service.proto, and raise ImagecallError. Cancellation of a
     method ends the work.
     """

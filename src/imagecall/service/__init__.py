@@ -1,4 +1,4 @@
-"""Image service of one's own in Python: a class with one generator.
+"""Image service of your own in Python: a class with one generator.
 
 >>> from collections.abc import AsyncIterator
 >>> class FoxService(ImageService):

@@ -48,9 +48,9 @@ class ImageService(ABC):
         """Generates the images of a request, whose prompt is not blank; yields events.
 
         The method is an async generator; or a plain one, which runs in a thread. To refuse a
-        request, or to fail, it raises GenerationError; the caller of any other exception sees
-        INTERNAL without the exception's text. A call that is cancelled, or past its deadline, ends
-        the generator at its await, or a plain one at its next yield.
+        request, or to fail, it raises GenerationError; any other exception becomes INTERNAL,
+        without its text. A call that is cancelled, or past its deadline, ends the generator at its
+        await, or a plain one at its next yield.
         """
 
     async def close(self) -> None:  # noqa: B027  # A service may have nothing to release.

@@ -1,4 +1,4 @@
-"""Backend that calls an Images API over HTTP: OpenAI's, OpenRouter's, or an engine of one's own.
+"""Backend that calls an Images API over HTTP: OpenAI's, OpenRouter's, or an engine of your own.
 
 An Images API has neither events nor ids of calls: the events are made here. A stream is requested
 only for a caller that streams and requests partial images; the first bytes of the answer decide how

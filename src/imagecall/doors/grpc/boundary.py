@@ -54,7 +54,7 @@ _REFUSED_SECONDS: Final = 0.02
 
 _OPEN_SECONDS: Final = 5.0
 _MAX_OPEN_BYTES: Final = 64 * 1024
-"""Longest wait for the request of an open method, and its largest size."""
+"""Longest wait for the request of a method without admission, and its largest size."""
 
 _OPEN_METHODS: Final = "/grpc.health.v1.Health/"
 """Prefix of the methods that need no admission, even if the server is busy."""

@@ -1,1 +1,1 @@
-"""The HTTP door: the Responses API in JSON, for unmodified SDKs."""
+"""The HTTP door: the Responses API and the Images API, for unmodified SDKs."""

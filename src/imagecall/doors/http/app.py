@@ -1,4 +1,4 @@
-"""The HTTP door: the Responses API in JSON, for unmodified SDKs, before the same backends.
+"""The HTTP door: the Responses API and the Images API in JSON, for unmodified SDKs.
 
 An ASGI app that other apps can mount. imagecall.doors.http.answers makes its answers.
 """

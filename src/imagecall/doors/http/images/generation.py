@@ -91,7 +91,7 @@ def _errors_of(count: int) -> Iterator[None]:
 
 
 async def _generate(calls: Calls, request: ImageRequest, number: int) -> Done:
-    _tell_apart(number)
+    _set_idempotency_key(number)
     wrap = partial(GenerateImageRequest, request=request)  # It copies the request.
     response = await calls.generate(await run_offloaded(request_size(request), wrap))
     items = [OutputItem(call) for call in response.calls]
@@ -102,7 +102,7 @@ async def _stream(
     calls: Calls, request: ImageRequest, number: int
 ) -> AsyncGenerator[Progress, None]:
     """Yields the partial images, then the result."""
-    _tell_apart(number)
+    _set_idempotency_key(number)
     items: list[OutputItem] = []
     wrap = partial(StreamImageRequest, request=request)  # It copies the request.
     asked = await run_offloaded(request_size(request), wrap)
@@ -157,7 +157,7 @@ def _readable() -> Iterator[None]:
         raise damaged_answer(str(error)) from None
 
 
-def _tell_apart(number: int) -> None:
+def _set_idempotency_key(number: int) -> None:
     """Gives a further call an Idempotency-Key of its own, if the caller sent one.
 
     With the same key an API would return the first image again.

@@ -1,6 +1,6 @@
 """Converts a body of the Images API to an ImageRequest, and errors of the backend back.
 
-The keys of the image tool become its settings, and so does a key that nobody here knows, such as
+The keys of the image tool become its settings, and so does a key that the schema lacks, such as
 "seed": APIs differ in such keys, and a backend refuses those that it lacks. Keys of the whole
 request, such as "user", become extra fields.
 """
