@@ -50,7 +50,7 @@ class Inflater:
             try:
                 piece = self._decoder.decompress(data, SLICE)
             except zlib.error:
-                raise ValueError("it is not compressed in that way") from None
+                raise ValueError("it is not valid gzip or deflate") from None
             eof = self._decoder.eof
             has_more = len(piece) == SLICE and not eof
             data = self._decoder.unused_data if eof else self._decoder.unconsumed_tail
