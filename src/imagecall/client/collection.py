@@ -6,7 +6,7 @@ from typing import Final
 
 from imagecall.client.events import Image, ImageEvent, calls_of
 from imagecall.errors import GenerationError, cut_by_bytes
-from imagecall.generation.ending import failure_of, words_of
+from imagecall.generation.ending import failure_of, model_lines
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding
 from imagecall.v1.image_response_pb2 import ImageResponse
@@ -87,7 +87,7 @@ class Collection:
         if not failure and not self._images:
             failure = "the response has no image"
         if failure:
-            sentence = "; ".join([failure, *words_of(response)])
+            sentence = "; ".join([failure, *model_lines(response)])
             raise FailedGeneration(cut_by_bytes(sentence, _LONGEST_SENTENCE), generation)
         return generation
 

@@ -16,7 +16,7 @@ from imagecall.conversion.view import CallView, view
 from imagecall.errors import ImagecallError, printable
 from imagecall.formats import image_format
 from imagecall.generation.assembly import StreamItem
-from imagecall.generation.ending import failure_of, words_of
+from imagecall.generation.ending import failure_of, model_lines
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import StreamEnd
 from imagecall.v1.image_response_pb2 import ImageResponse
@@ -81,7 +81,7 @@ class Outcome:
         if not self._failure and not images:
             self._failure = "the response has no image"
         self.status.clear()
-        for line in (self._failure, *_facts_of(self._response), *words_of(self._response)):
+        for line in (self._failure, *_facts_of(self._response), *model_lines(self._response)):
             if line:
                 self.status.print(line)
         self._report |= _keys_of(self._response) | {"failure": self._failure or None}

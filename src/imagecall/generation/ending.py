@@ -19,7 +19,7 @@ def failure_of(end: StreamEnd) -> str:
     return printable(f"the response ended as {word}" + (f": {cause}" if cause else ""))
 
 
-def words_of(response: ImageResponse) -> Iterator[str]:
+def model_lines(response: ImageResponse) -> Iterator[str]:
     """Yields lines that the model wrote beside an image, or instead of one."""
     for verb, text in (("wrote", response.output_text), ("refused", response.refusal)):
         for line in text.strip().splitlines():

@@ -21,7 +21,7 @@ IMAGE_TOOL: Final = "image_tool"
 INPUT: Final = "input"
 OUTPUT: Final = "output"
 
-ENDINGS: Final = ("failed", "incomplete", "cancelled")
+UNSUCCESSFUL: Final = ("failed", "incomplete", "cancelled")
 """Statuses of a response that are outcomes of a generation, if the call itself succeeds."""
 
 _PROVIDERS: Final = {
@@ -81,10 +81,10 @@ class Generation:
 
     @property
     def outcome(self) -> str:
-        """Outcome: "ok", "no_image", one of ENDINGS, or the reason of the failure."""
+        """Outcome: "ok", "no_image", one of UNSUCCESSFUL, or the reason of the failure."""
         if self.reason:
             return self.reason
-        if self.status in ENDINGS:
+        if self.status in UNSUCCESSFUL:
             return self.status
         return OK if FINAL in self.seconds_to else NO_IMAGE
 

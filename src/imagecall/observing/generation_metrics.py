@@ -10,12 +10,12 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from imagecall.errors import CODES
 from imagecall.formats import MEDIA_TYPES
 from imagecall.observing.generation import (
-    ENDINGS,
     FINAL,
     NO_IMAGE,
     OK,
     OPERATION,
     PARTIAL,
+    UNSUCCESSFUL,
     Generation,
 )
 
@@ -41,7 +41,7 @@ _FORMATS: Final = (*MEDIA_TYPES, OTHER, URL)
 _OUTCOMES: Final = (
     OK,
     NO_IMAGE,
-    *ENDINGS,
+    *UNSUCCESSFUL,
     *(reason for reason in CODES if reason.startswith("UPSTREAM_")),
     "CALL_TOO_LONG",
     "CANCELLED",

@@ -10,7 +10,7 @@ from imagecall.doors.http.output_items import OutputItem
 from imagecall.errors import GenerationError, cut_by_bytes, printable
 from imagecall.formats import MAX_PROLOG_BYTES, media_type
 from imagecall.generation.chunked_fields import image_fields
-from imagecall.generation.ending import words_of
+from imagecall.generation.ending import model_lines
 from imagecall.generation.images_api import REPEATED
 from imagecall.json.pieces import Apart, LargeImage, Piece, image_piece, join
 from imagecall.json.text import members, parse, quote
@@ -126,7 +126,7 @@ def no_image(response: ImageResponse, items: Iterable[OutputItem]) -> Generation
         reason = response.incomplete_details.reason
         causes.append((reason, "", f"the response is incomplete: {reason}"))
     sentences = [sentence for *_, sentence in causes if sentence] or ["the response has no image"]
-    text = cut_by_bytes("; ".join([*sentences, *words_of(response)]), _LONGEST_SENTENCE)
+    text = cut_by_bytes("; ".join([*sentences, *model_lines(response)]), _LONGEST_SENTENCE)
     names = {name for *pair, _ in causes for name in pair}
     user = bool(names & _FAULTS_OF_USER)
     return GenerationError(
