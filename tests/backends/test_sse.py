@@ -4,6 +4,7 @@ import json
 import random
 from base64 import b64encode
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,17 @@ def test_a_held_string_is_given_back_even_where_its_very_end_is_not_base64() -> 
     data = b'{"result":"' + b"A" * 5 * MIB + b'*"}'
     events, _ = read(b"data: " + data + b"\n\n", sizes=every(100_000))
     assert events[0].data == data
+
+
+@pytest.mark.parametrize("size", [7 * MIB, 7 * MIB + 1])
+def test_a_streamed_string_of_up_to_7_3_mb_may_prove_to_be_a_text(size: int) -> None:
+    stream = b'data: {"result":"' + b"A" * (size - 1) + b'!"}\n\n'
+    if size > 7 * MIB:
+        with pytest.raises(GenerationError, match="not base64 to its end"):
+            read(stream, Use.STREAM, repeat(64 * 1024))
+    else:
+        [event], streamed = read(stream, Use.STREAM, repeat(64 * 1024))
+        assert (whole(event), streamed) == (stream[6:-2], b"")
 
 
 def test_a_skipped_string_ends_where_json_ends_it() -> None:

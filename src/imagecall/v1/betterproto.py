@@ -272,7 +272,7 @@ class ErrorReason(betterproto.Enum):
     UPSTREAM_DAMAGED = 40
     """
     The answer is cut off, has a gap, or is not JSON where it must be; or a
-     string of more than 5.6 MB is base64 except at its end; or the answer of a
+     string of more than 7.3 MB is base64 except at its end; or the answer of a
      gRPC backend breaks a rule of ImageGenerationService.
     """
 
@@ -2040,8 +2040,8 @@ class ImageResponse(betterproto.Message):
 
     extra_fields: List["ExtraField"] = betterproto.message_field(5)
     """
-    Keys above whose value has another JSON type, such as a number for a status.
-     Other keys are in the document only.
+    Keys of the other fields whose value has another JSON type, such as a number
+     for a status. Other keys are in the document only.
     """
 
     error: "ResponseError" = betterproto.message_field(6)
@@ -2065,7 +2065,7 @@ class ImageResponse(betterproto.Message):
 
     document: "Document" = betterproto.message_field(9)
     """
-    The whole response: all its calls, and the keys that have no field above, such
+    The whole response: all its calls, and the keys that have no field here, such
      as the annotations of a text. Set if include_document is.
     """
 
@@ -2501,9 +2501,9 @@ class StreamImageResponse(betterproto.Message):
 
     end: "StreamEnd" = betterproto.message_field(3, group="part")
     """
-    The end: the last message, once. The status of the call follows immediately: a
-     server waits 5 s for the status of a gRPC backend. A client that stops reading
-     before the status cancels the call.
+    The end: the last message, once. The gRPC status follows immediately: a server
+     waits 5 s for the status of a gRPC backend. A client that stops reading before
+     the status cancels the call.
     """
 
 
@@ -2552,9 +2552,8 @@ class GetImageResponseRequest(betterproto.Message):
 
     include: List[str] = betterproto.string_field(3)
     """
-    Further parts of the response that the API is asked for, in the words of that
-     API: the parameter "include", such as "message.input_image.image_url". Empty:
-     none.
+    Further parts of the response, as the API names them in its parameter
+     "include", such as "message.input_image.image_url". Empty: none.
     """
 
     calls_once: bool = betterproto.bool_field(4)

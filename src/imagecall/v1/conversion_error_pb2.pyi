@@ -125,7 +125,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_UPSTREAM_DAMAGED: _ErrorReason.ValueType  # 40
     """The answer is cut off, has a gap, or is not JSON where it must be; or a
-    string of more than 5.6 MB is base64 except at its end; or the answer of a
+    string of more than 7.3 MB is base64 except at its end; or the answer of a
     gRPC backend breaks a rule of ImageGenerationService.
     """
     ERROR_REASON_UPSTREAM_NOT_UNDERSTOOD: _ErrorReason.ValueType  # 41
@@ -285,7 +285,7 @@ the work.
 """
 ERROR_REASON_UPSTREAM_DAMAGED: ErrorReason.ValueType  # 40
 """The answer is cut off, has a gap, or is not JSON where it must be; or a
-string of more than 5.6 MB is base64 except at its end; or the answer of a
+string of more than 7.3 MB is base64 except at its end; or the answer of a
 gRPC backend breaks a rule of ImageGenerationService.
 """
 ERROR_REASON_UPSTREAM_NOT_UNDERSTOOD: ErrorReason.ValueType  # 41

@@ -220,9 +220,9 @@ class StreamImageResponse(_message.Message):
 
     @_builtins.property
     def end(self) -> Global___StreamEnd:
-        """The end: the last message, once. The status of the call follows immediately: a
-        server waits 5 s for the status of a gRPC backend. A client that stops reading
-        before the status cancels the call.
+        """The end: the last message, once. The gRPC status follows immediately: a server
+        waits 5 s for the status of a gRPC backend. A client that stops reading before
+        the status cancels the call.
         """
 
     def __init__(
@@ -306,9 +306,8 @@ class GetImageResponseRequest(_message.Message):
     """True to get each call once, as in GenerateImageRequest."""
     @_builtins.property
     def include(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Further parts of the response that the API is asked for, in the words of that
-        API: the parameter "include", such as "message.input_image.image_url". Empty:
-        none.
+        """Further parts of the response, as the API names them in its parameter
+        "include", such as "message.input_image.image_url". Empty: none.
         """
 
     def __init__(

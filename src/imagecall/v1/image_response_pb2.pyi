@@ -72,8 +72,8 @@ class ImageResponse(_message.Message):
 
     @_builtins.property
     def extra_fields(self) -> _containers.RepeatedCompositeFieldContainer[_extra_field_pb2.ExtraField]:
-        """Keys above whose value has another JSON type, such as a number for a status.
-        Other keys are in the document only.
+        """Keys of the other fields whose value has another JSON type, such as a number
+        for a status. Other keys are in the document only.
         """
 
     @_builtins.property
@@ -96,7 +96,7 @@ class ImageResponse(_message.Message):
 
     @_builtins.property
     def document(self) -> _document_pb2.Document:
-        """The whole response: all its calls, and the keys that have no field above, such
+        """The whole response: all its calls, and the keys that have no field here, such
         as the annotations of a text. Set if include_document is.
         """
 
