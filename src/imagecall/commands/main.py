@@ -106,7 +106,8 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, phrase in _COMMANDS.items():
-        command = commands.add_parser(name, help=phrase)
+        description = f"{phrase[0].upper()}{phrase[1:]}."
+        command = commands.add_parser(name, help=phrase, description=description)
         if name in arguments:
             if name != "serve":
                 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # A failure is one sentence.
