@@ -63,7 +63,7 @@ async def _stub() -> AsyncIterator[Any]:
 
 
 async def answers() -> dict[str, Stream]:
-    """What our server answers to the requests today."""
+    """Answers of our server to the requests today."""
     async with _stub() as stub:
         return {name: await _answer(stub, name) for name in REQUESTS}
 

@@ -104,7 +104,7 @@ OPENROUTER_USAGE: Final = {
 
 @dataclass(frozen=True)
 class Engine:
-    """What an engine answers.
+    """Answer of an engine.
 
     Attributes:
         answer: the JSON of an answer with one image.
@@ -242,7 +242,7 @@ ENGINES: Final = {
         item={"output_format": "svg"},
     ),
 }
-"""What each engine answers, and forms of an image that any may send."""
+"""Answer of each engine, and forms of an image that any may send."""
 
 
 def openai_events(

@@ -212,7 +212,7 @@ async def test_nothing_comes_after_the_end(more: str) -> None:
 
 
 async def test_the_end_is_given_when_the_parts_are_over() -> None:
-    """If not, the call would be left, and so cancelled, before its status has come."""
+    """To leave the call earlier would cancel it before its status has come."""
     over = False
 
     async def parts() -> AsyncIterator[Part]:

@@ -71,7 +71,7 @@ REFUSED: Final[dict[str, tuple[Faulty, tuple[str, ...]]]] = {
         (_BUSY, "reason UPSTREAM_RATE_LIMITED", "at /model", "retry after 3 s"),
     ),
 }
-"""What a server sends in place of an image, and the words in the sentence that `draw` prints."""
+"""Answers of a server without an image, and words in the sentence that `draw` then prints."""
 
 LINES: Final = (
     b'{"type":"image_generation_call","id":"ig_0","result":"aGk="}\n'

@@ -252,7 +252,7 @@ def _damaged(
 
 
 def _runs(parts: list[StreamImageResponse]) -> Iterator[tuple[int, int]]:
-    """Where the chunks of each image stand."""
+    """Index of the first chunk of each image, and the index after the last."""
     start = 0
     for number, part in enumerate(parts):
         if part.WhichOneof("part") == "chunk" and part.chunk.HasField("end"):

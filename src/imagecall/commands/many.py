@@ -25,7 +25,7 @@ _EXTENSION: Final[dict[Format, str]] = {
 
 
 def convert_many(options: argparse.Namespace) -> int:
-    """Converts many records; prints what was refused, and the counts."""
+    """Converts many records; prints what was refused, and the counts. Raises OSError."""
     output = None if options.output in (None, Path("-")) else options.output
     named = inputs(options.files, (*FORMATS,))
     formats = {name: options.source or format_of(name) for name in named.names}

@@ -29,7 +29,7 @@ Converted: TypeAlias = ImageGenerationCall | Document
 
 
 def convert_one(options: argparse.Namespace) -> int:
-    """Reads the input, converts it, and writes the output."""
+    """Reads the input, converts it, and writes the output. Raises ImagecallError, OSError."""
     output_path = None if options.output == Path("-") else options.output
     target = options.target or "text"
     if target == "binary" and not output_path and is_shown():

@@ -175,7 +175,7 @@ class Session:
         return answered
 
     async def failures(self) -> list[StreamAnswer | PlainAnswer]:
-        """The ordinary requests that failed."""
+        """The ordinary requests that failed. Raises Skipped if none could be made."""
         with suppress(Skipped):
             await self.streams()
         with suppress(Skipped):

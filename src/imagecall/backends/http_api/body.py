@@ -93,7 +93,10 @@ class Body:
             raise too_large_answer("the API's answer", _MAX_RATIO, "times its compressed size")
 
     async def beginning(self) -> bytes:
-        """First bytes after a byte order mark and white space; empty if no more follow."""
+        """First bytes after a byte order mark and white space; empty if no more follow.
+
+        Raises one of TRANSPORT_ERRORS, or GenerationError.
+        """
         start = b""
         passed = 0
         while not start or _BYTE_ORDER_MARK.startswith(start):
