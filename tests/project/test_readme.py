@@ -151,13 +151,6 @@ def test_the_tables_of_the_schema_are_those_that_are_made_from_it() -> None:
     assert all(f"| `{reason}` |" in SCHEMA.read_text() for reason in CODES)
 
 
-def test_the_table_of_failures_names_the_code_of_each_reason() -> None:
-    rows = re.findall(r"^\|.*\| `([A-Z_]+)`[^|]*\| `(UPSTREAM_\w+)` \|$", SCHEMA.read_text(), re.M)
-    assert {reason: code for code, reason in rows} == {
-        reason: code for reason, code in CODES.items() if reason.startswith("UPSTREAM_")
-    }
-
-
 def test_the_table_of_what_can_be_asked_of_the_embedded_backend_is_complete() -> None:
     text = README.read_text()
     assert all(f"`{name}`" in text for name in Faults.__struct_fields__)
