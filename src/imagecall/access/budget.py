@@ -109,7 +109,7 @@ class Memory:
         self.resize(self.size + size)
 
     async def grow(self, size: int) -> None:
-        """Adds bytes of an answer, and waits up to 10 s until they fit; below 0 returns bytes.
+        """Adds bytes of an answer once they fit, within 10 s; a negative size releases bytes.
 
         Raises GenerationError (TOO_MANY_CALLS) if they never do: the work may already be billed.
         """

@@ -94,7 +94,7 @@ def settings_of(kind: type[Any], prefix: str = "") -> Iterator[Setting]:
 
 
 def build(kind: type[Any], value_of: Callable[[Setting], Any], prefix: str = "") -> Any:
-    """Builds a dataclass of settings, with the value of entry setting from `value_of`."""
+    """Builds a dataclass of settings, with the value of each setting from `value_of`."""
     return kind(
         **{
             entry.name: build(entry.type, value_of, _prefix_of(entry, prefix))  # type: ignore[arg-type]  # a class

@@ -28,7 +28,7 @@ class Tokens:
     def holder(self, authorization: str) -> str:
         """Returns the name of the holder of the token in an `authorization` header.
 
-        Raises GenerationError: TOKEN_REQUIRED. The duration reveals nothing about the tokens.
+        Raises GenerationError: TOKEN_REQUIRED. The tokens are compared in constant time.
         """
         token = ""
         if authorization[: len(_BEARER)].lower() == _BEARER:

@@ -140,7 +140,7 @@ class _Worker(Generic[Result]):
         self._is_ready = False
 
     def load(self) -> int:
-        """Count of batches that the process has; the most while it loads its modules."""
+        """Count of batches that the process has; the maximum while it loads its modules."""
         return len(self._sent) if self._is_ready else _MAX_SENT_BATCHES
 
     def send(self, batch: Batch) -> _Work[Result]:

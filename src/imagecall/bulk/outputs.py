@@ -44,7 +44,7 @@ def planned(
 
 
 def check_apart(name: str, output: Path | None) -> None:
-    """Raises OSError if an output, of which None is standard output, is the input of this name."""
+    """Raises OSError if an output is the input of this name. None: standard output."""
     source = _STANDARD_INPUT if name == STANDARD_INPUT else name
     if _is_same_file(source, _STANDARD_OUTPUT if output is None else output):
         raise OSError(f"{name} is both input and output")
@@ -74,7 +74,7 @@ def _resolved(file: str | Path | int) -> Path | int:
 
 
 def partial_path(path: Path) -> Path:
-    """Path of what is there of an output that is incomplete."""
+    """Path for an output that is incomplete."""
     return path.with_name(f"{path.name}.partial")
 
 

@@ -43,7 +43,7 @@ def read_parquet(name: str, column: str | None) -> Iterator[Batch]:
 
 
 def _records(file: pq.ParquetFile, names: Sequence[str]) -> Iterator[Record | Fault]:
-    """Yields the rows; a row group that cannot be read on is a fault."""
+    """Yields the rows; a row group that cannot be read to its end is a fault."""
     if missing := set(names) - set(file.schema_arrow.names):
         raise KeyError(f"there is no column {', '.join(missing)} in the file")
     options: Any = {"columns": [*names], "use_threads": False}
@@ -73,7 +73,7 @@ def _record(number: int, *row: bytes | None) -> Record | Fault:
 
 
 def _columns(names: Sequence[str]) -> list[str]:
-    """Columns that are read of a file with these. Raises KeyError if there is a choice."""
+    """Columns to read, of those of a file. Raises KeyError if the choice is not clear."""
     if messages := [name for name in (CALL, DOCUMENT) if name in names]:
         return messages
     if _JSON in names:

@@ -256,13 +256,13 @@ def _split_at_returns(lines: Iterable[Record | Fault]) -> Iterator[Record | Faul
 
 
 def _is_next(last: bytes, first: bytes) -> bool:
-    """True for two lines of data that no JSON text has after each other."""
+    """True if the second line of data begins another JSON text than the first ends."""
     is_end = last.endswith(b"}") or last.strip() == _SSE_END
     return is_end and first[:_SPACES_LOOKED_AT].lstrip().startswith((b"{", _SSE_END))
 
 
 def _typed(name: bytes, data: bytes) -> bytes:
-    """Data of an event of this name, with its type; that of another name, as it is."""
+    """Data of an event, with its name as the type if the data has none; else unchanged."""
     if not _EVENT_NAME.fullmatch(name) or data.startswith(b'{"type"'):
         return data
     try:

@@ -144,7 +144,7 @@ async def _deadline(session: Session) -> AsyncIterator[Finding]:
 
 
 async def _code_at(session: Session, deadline: str) -> str:
-    """Code of a call with a deadline that only the server knows of."""
+    """Code of a call whose deadline the server enforces, and the client does not."""
     request = StreamImageRequest(request=session.request(slow=True))
     metadata = (*session.metadata, ("grpc-timeout", deadline))
     method: Any = session.channel.unary_stream(STREAM)

@@ -14,7 +14,7 @@ from imagecall.turns import take_turn
 from imagecall.v1.image_request_pb2 import ImageRequest
 
 _SHOWN_CHARACTERS: Final = 10_000
-"""Most characters of a prompt that decide on the picture."""
+"""Length of the start of a prompt that determines the picture, in characters."""
 
 
 class Order:

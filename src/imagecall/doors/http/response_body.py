@@ -11,7 +11,7 @@ from imagecall.json.pieces import Piece, slices_of
 from imagecall.sizes import PIECE
 
 _TOGETHER: Final = 16 * 1024
-"""Bytes of small texts that are kept back at most, to be sent together."""
+"""Most bytes of small texts that are buffered, to be sent together."""
 
 
 class ResponseBody:
@@ -41,7 +41,7 @@ class ResponseBody:
                 await self.flush()
 
     async def flush(self) -> None:
-        """Sends the texts that are kept back."""
+        """Sends the buffered texts."""
         if self._kept:
             await self._send_text(self._taken())
 
