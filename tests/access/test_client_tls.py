@@ -237,7 +237,7 @@ FAILURES = {
         "server",
         "stranger",
         "",
-        "its certificate is of no authority that is trusted here",
+        "its certificate is of no CA that is trusted here",
     ),
     "no TLS": ("", "ca", "", "it does not speak TLS"),
     "no certificate": (
@@ -290,7 +290,7 @@ async def test_an_alert_of_an_api_names_the_cause(
     version: str, authority: Authority, stranger: Authority
 ) -> None:
     server = authority.issue("server", "127.0.0.1")
-    unknown = "it does not trust the authority of the client certificate"
+    unknown = "it does not trust the CA of the client certificate"
     required = {
         "TLSv1_2": "it refuses the TLS handshake",
         "TLSv1_3": "it requires a client certificate",

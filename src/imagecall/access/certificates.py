@@ -1,4 +1,4 @@
-"""TLS certificates of a server, and authorities for client certificates, reloaded on change.
+"""TLS certificates of a server, and CA certificates for those of clients, reloaded on change.
 
 A connection keeps the certificate of its handshake; each new handshake uses the current files.
 """
@@ -26,7 +26,7 @@ class Certificates:
     Args:
         certificate: file of the certificate chain, PEM.
         key: file of the private key, PEM.
-        authorities: file of the authorities for client certificates, PEM. None: clients need no
+        authorities: file of the CA certificates for those of clients, PEM. None: clients need no
             certificate.
     """
 

@@ -65,7 +65,7 @@ def backend_from_uri(
     if (tls.files or tls.name) and not uri.startswith(
         ("grpcs://", "https://", f"{_IMAGES}https://")
     ):
-        raise ValueError(f"the backend {uri!r} has no TLS: a certificate or authorities need it")
+        raise ValueError(f"the backend {uri!r} has no TLS: a certificate or a CA needs it")
     options: ApiOptions = {
         "headers": headers,
         "tls": tls,

@@ -15,7 +15,7 @@ def credentials_of(
 ) -> grpc.ChannelCredentials | None:
     """Credentials for a channel to an address; None without TLS.
 
-    Without authorities of its own, a client trusts those of gRPC, or of the file that the
+    Without a CA file of its own, a client trusts the CAs of gRPC, or of the file that the
     environment variable GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names.
 
     Raises OSError with a sentence for a missing or faulty file.

@@ -1,4 +1,4 @@
-"""TLS of a client: the authorities that it trusts, its own certificate, and the expected name."""
+"""TLS of a client: the CAs that it trusts, its own certificate, and the expected name."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ class ClientTls:
     """TLS of a client.
 
     Attributes:
-        ca: file of the authorities of the server's certificate, PEM. None: those of gRPC, or of the
+        ca: file of the CA certificates for that of the server, PEM. None: those of gRPC, or of the
             system for https://.
         cert: file of the client's certificate chain, PEM. None: the client has no certificate.
         key: file of the private key of that certificate, PEM.

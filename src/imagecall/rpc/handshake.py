@@ -14,7 +14,7 @@ from imagecall.rpc.status import error_of, is_not_sent
 
 _ALERTS: Final = {
     "alert.certificate.required": "it requires a client certificate",
-    "alert.unknown.ca": "it does not trust the authority of the client certificate",
+    "alert.unknown.ca": "it does not trust the CA of the client certificate",
     "alert.certificate.expired": "it refuses the client certificate as expired",
     "alert.certificate.revoked": "it refuses the client certificate as revoked",
     "alert.(bad|unsupported).certificate|alert.certificate.unknown": (
@@ -27,7 +27,7 @@ _CAUSES: Final = {
     "hostname (verification|mismatch)|ip address mismatch": "its certificate is for another name",
     "certificate has expired": "its certificate has expired",
     "certificate is not yet valid": "its certificate is not valid yet",
-    "issuer certificate|self.signed": "its certificate is of no authority that is trusted here",
+    "issuer certificate|self.signed": "its certificate is of no CA that is trusted here",
     "certificate.verify.failed": "its certificate is not valid",
     "wrong.version.number": "it does not speak TLS",
     **_ALERTS,

@@ -22,7 +22,7 @@ def load_pair(context: ssl.SSLContext, certificate: str | Path, key: str | Path)
 
 
 def load_authorities(context: ssl.SSLContext, authorities: str | Path) -> None:
-    """Adds the authorities of the other side. Raises OSError with a sentence."""
+    """Adds the CA certificates for the other side. Raises OSError with a sentence."""
     try:
         context.load_verify_locations(authorities)
     except ssl.SSLError:

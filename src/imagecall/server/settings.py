@@ -62,7 +62,7 @@ class ClientTlsSettings(ClientTls):
         "tls-ca",
         Path,
         "FILE",
-        "authorities of the server's certificate, PEM",
+        "CA certificates for the certificate of the server, PEM",
     )
     cert: Path | None = setting(
         None,
@@ -125,7 +125,7 @@ class BackendSettings:
 
 @dataclass(frozen=True)
 class TlsSettings:
-    """Settings of TLS: the certificate of all doors, and the authorities of client certificates."""
+    """Settings of TLS: the certificate of all doors, and the CAs of client certificates."""
 
     cert: Path | None = setting(
         None,
@@ -146,8 +146,8 @@ class TlsSettings:
         "tls-client-ca",
         Path,
         "FILE",
-        "authorities of client certificates, PEM: each client must have a certificate of one of "
-        "them; reloaded when it changes",
+        "CA certificates for those of clients, PEM: each client must have a certificate of one of "
+        "these CAs; reloaded when it changes",
     )
 
 

@@ -20,12 +20,12 @@ BATCH = 65_536
 
 
 def connect(address: str) -> Channel:
-    """Calls over TLS, with a token, if the environment names the authorities of the server."""
+    """Calls over TLS, with a token, if the environment names a CA file."""
     host, _, port = address.rpartition(":")
     authorities = os.environ.get("IMAGECALL_TLS_CA")
     if authorities is None:
         return Channel(host, int(port))
-    tls = ssl.create_default_context(cafile=authorities)  # without cafile: those of the system
+    tls = ssl.create_default_context(cafile=authorities)  # without cafile: CAs of the system
     tls.set_alpn_protocols(["h2"])
     channel = Channel(host, int(port), ssl=tls)
 

@@ -104,7 +104,7 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
     return grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
   }
   std::ifstream file(authorities);
-  grpc::SslCredentialsOptions options;  // as it is: authorities of the system
+  grpc::SslCredentialsOptions options;  // as it is: CAs of the system
   options.pem_root_certs.assign(std::istreambuf_iterator<char>(file), {});
   const char* token = std::getenv("IMAGECALL_TOKEN");
   auto bearer = grpc::AccessTokenCredentials(token ? token : "");

@@ -14,8 +14,7 @@
 
 namespace v1 = imagecall::v1;
 
-// Calls over TLS, with a token, if the environment names the authorities of the
-// server.
+// Calls over TLS, with a token, if the environment names a CA file.
 std::shared_ptr<grpc::Channel> Connect(const std::string& address);
 
 // Returns the image, of any size. Throws std::runtime_error.

@@ -22,13 +22,13 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Connect calls over TLS, with a token, if the environment names the authorities of the server.
+// Connect calls over TLS, with a token, if the environment names a CA file.
 func Connect(address string) (*grpc.ClientConn, error) {
 	ca := os.Getenv("IMAGECALL_TLS_CA")
 	if ca == "" {
 		return grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	}
-	tls, err := credentials.NewClientTLSFromFile(ca, "") // Authorities of the system: NewTLS(nil).
+	tls, err := credentials.NewClientTLSFromFile(ca, "") // CAs of the system: NewTLS(nil).
 	if err != nil {
 		return nil, err
 	}

@@ -27,7 +27,7 @@ const BATCH: usize = 65_536; // bytes of a message with many items
 
 pub type Connection = InterceptedService<Channel, Token>;
 
-/// Calls over TLS, with a token, if the environment names the authorities of the server.
+/// Calls over TLS, with a token, if the environment names a CA file.
 pub async fn connect(address: &str) -> Result<Connection> {
     let Ok(authorities) = env::var("IMAGECALL_TLS_CA") else {
         let endpoint = Channel::from_shared(format!("http://{address}"))?;
@@ -36,7 +36,7 @@ pub async fn connect(address: &str) -> Result<Connection> {
             Token(None),
         ));
     };
-    // Authorities of the system: the feature tls-native-roots of tonic, and with_native_roots().
+    // CAs of the system: the feature tls-native-roots of tonic, and with_native_roots().
     let authorities = Certificate::from_pem(fs::read(authorities)?);
     let endpoint = Channel::from_shared(format!("https://{address}"))?
         .tls_config(ClientTlsConfig::new().ca_certificate(authorities))?;

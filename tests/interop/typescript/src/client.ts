@@ -15,7 +15,7 @@ import { ImageGenerationCallSchema } from "./gen/imagecall/v1/image_generation_c
 import * as images from "./gen/imagecall/v1/image_generation_service_pb.js";
 import type { ImageRequestSchema } from "./gen/imagecall/v1/image_request_pb.js";
 
-/** Calls over TLS, with a token, if the environment names the authorities of the server. */
+/** Calls over TLS, with a token, if the environment names a CA file. */
 export function connect(address: string) {
   const { IMAGECALL_TLS_CA: ca, IMAGECALL_TOKEN: token } = process.env;
   if (!ca) return new Client(address, credentials.createInsecure());

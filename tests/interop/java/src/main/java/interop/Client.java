@@ -38,13 +38,13 @@ import java.util.stream.Stream;
 class Client {
   private static final int BATCH = 65_536; // bytes of a message with many items
 
-  /** Calls over TLS, with a token, if the environment names the authorities of the server. */
+  /** Calls over TLS, with a token, if the environment names a CA file. */
   static ManagedChannel connect(String address) throws IOException {
     var authorities = System.getenv("IMAGECALL_TLS_CA");
     if (authorities == null) {
       return Grpc.newChannelBuilder(address, InsecureChannelCredentials.create()).build();
     }
-    // Authorities of the system: TlsChannelCredentials.create().
+    // CAs of the system: TlsChannelCredentials.create().
     var tls = TlsChannelCredentials.newBuilder().trustManager(new File(authorities)).build();
     var headers = new Metadata();
     headers.put(
