@@ -264,7 +264,7 @@ class CallStream:
             message = f"a {kind} comes among the {self._assembled}s of an item"
             raise ConversionError("CHUNKS_DAMAGED", "", message)
         self._assembly.add(RawChunk.of(getattr(conversion, kind)))
-        return self._assembly.complete
+        return self._assembly.end is not None
 
     def _whole(self) -> bytes:
         assembly, self._assembly = self._assembly, None
