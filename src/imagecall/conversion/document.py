@@ -6,10 +6,11 @@ JsonPosition in proto/imagecall/v1/options.proto.
 
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from imagecall.conversion.converter import CALL_IMAGE_KEYS, CALLS, call_pieces
+from imagecall.conversion.converter import CALLS, call_pieces
 from imagecall.conversion.fields import refuse_unknown_fields
 from imagecall.conversion.objects import TYPE, as_object
 from imagecall.errors import ConversionError, pointer_to, quoted
@@ -125,20 +126,12 @@ def document_from_json(text: bytes | str, *, kind: Kind, max_bytes: int = MAX_BY
         raise ConversionError("UNKNOWN_KIND", "", message)
     data = encode(text, max_bytes)
     if len(data) >= ASIDE:
-        for short, spans in set_aside(data, CALL_IMAGE_KEYS):
-            document = _try_lift(KINDS[kind], short, spans)
-            if document is not None:
-                return document
+        for short, spans in set_aside(data, CALLS.image_pattern):
+            with suppress(ConversionError):
+                document = _lift(KINDS[kind], short, spans)
+                if not spans:
+                    return document
     return _lift(KINDS[kind], data, NO_SPANS)
-
-
-def _try_lift(kind: int, short: bytes, spans: Spans) -> Document | None:
-    """Reads a text with large strings set aside. None: the whole text must be read instead."""
-    try:
-        document = _lift(kind, short, spans)
-    except ConversionError:
-        return None
-    return None if spans else document
 
 
 class _PlacedItem(NamedTuple):

@@ -6,7 +6,7 @@ reading its JSON would give another message.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -40,26 +40,6 @@ TYPE: Final = "type"
 _WHITE_SPACE: Final = " \t\n\r"
 
 JsonObject: TypeAlias = dict[str, JsonValue]
-
-
-class Plan(Protocol):
-    """Read and write of the objects of one type."""
-
-    @property
-    def tag(self) -> str:
-        """Value of the "type" key; empty where the value is not fixed."""
-
-    @property
-    def image_keys(self) -> frozenset[str]:
-        """Keys, at any depth, that hold images."""
-
-    def read(
-        self, target: Message, text: bytes, value: JsonObject, spans: Spans, strict: bool
-    ) -> None:
-        """Puts the object `value`, whose raw text is `text`, into an empty message."""
-
-    def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
-        """Appends the JSON text of a message, with the images kept beside it, to the pieces."""
 
 
 def as_object(value: JsonValue) -> JsonObject:
@@ -125,6 +105,7 @@ class ObjectPlan:
     def read(
         self, target: Message, text: bytes, value: JsonObject, spans: Spans, strict: bool
     ) -> None:
+        """Puts the object `value`, whose raw text is `text`, into an empty message."""
         if self.tag:
             del value[TYPE]
         if not value:
@@ -172,8 +153,8 @@ class ObjectPlan:
         take_turn()
 
     def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
-        if len(UnknownFieldSet(message)):
-            refuse_unknown_fields(message, "")
+        """Appends the JSON text of a message, with the images kept beside it, to the pieces."""
+        refuse_unknown_fields(message, "")
         pieces.append(self.start)
         first = len(pieces)
         extras: Sequence[ExtraField] = ()
@@ -265,15 +246,12 @@ class RawObjectPlan:
 
     def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
         refuse_unknown_fields(message, "")
-        raw, value = raw_value(self._get(message, self.json_field), "", MAX_DEPTH)
-        tag, copy = type_of(as_object(value)), self._get(message, self.type_field)
+        fields: Any = message
+        raw, value = raw_value(getattr(fields, self.json_field), "", MAX_DEPTH)
+        tag, copy = type_of(as_object(value)), getattr(fields, self.type_field)
         if tag != copy:
             text = f'"type" is {quoted(tag)} in the raw JSON text and {quoted(copy)} beside it'
             raise ConversionError("NOT_CANONICAL", pointer_to(TYPE), text)
         if other := self.others.get(tag):
             other.read(other.message_class(), raw, value, NO_SPANS, False)
         pieces.append(raw)
-
-    @staticmethod
-    def _get(message: Message, field: str) -> Any:
-        return getattr(message, field)
