@@ -15,7 +15,6 @@ from imagecall.conversion.fast_path import ExtraFields, Member, plain_read, plai
 from imagecall.conversion.fields import (
     INTEGERS,
     Codec,
-    boolean_codec,
     enum_codec,
     enum_of,
     holds_other_spellings,
@@ -24,8 +23,8 @@ from imagecall.conversion.fields import (
     message_of,
     number_codec,
     other_spelling_write,
+    simple_codec,
     spellings,
-    string_codec,
     strings_codec,
 )
 from imagecall.conversion.images import IMAGE_RESULT, image_codec
@@ -150,9 +149,9 @@ def _codec(field: FieldDescriptor, other: FieldDescriptor | None) -> Codec:
         raise TypeError(f"{field.full_name}: a key must be optional, or absence would be lost")
     match field.type:
         case FieldDescriptor.TYPE_STRING:
-            return string_codec(field)
+            return simple_codec(field, str, "a string")
         case FieldDescriptor.TYPE_BOOL:
-            return boolean_codec(field)
+            return simple_codec(field, bool, "true or false")
         case kind if kind in INTEGERS or kind == FieldDescriptor.TYPE_DOUBLE:
             return number_codec(field)
         case FieldDescriptor.TYPE_ENUM if other is not None:
