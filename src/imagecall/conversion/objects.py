@@ -4,7 +4,7 @@
 reading its JSON would give another message.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -110,16 +110,24 @@ class ObjectPlan:
             del value[TYPE]
         if not value:
             target.SetInParent()
-        reads = self.reads
-        unread = []
+        unread = []  # Keys that need their raw text, or have no field.
         for name, item in value.items():
-            read = reads.get(name)
+            read = self.reads.get(name)
             if read is None or not read(target, item, spans):
                 unread.append(name)
         if strict:
             self._enforce(target, value)
-        if unread:
-            self._read_left(target, text, value, unread, spans, strict)
+        if not unread:
+            return
+        raws = members(text)
+        extras = []
+        for name in unread:
+            read_raw = self.raw_reads.get(name)
+            if read_raw is None or not read_raw(target, raws[name], value[name], spans, strict):
+                extras.append(name)
+        take_turn()
+        target.MergeFromString(self.extra_fields.serialized(raws, extras))
+        take_turn()
 
     def _enforce(self, target: Message, value: JsonObject) -> None:
         """Raises ConversionError for a key or spelling that the STRICT profile refuses."""
@@ -132,36 +140,14 @@ class ObjectPlan:
                 message = f"{quoted(name)} is {quoted(value[name])}; choose one of {spellings}"
                 raise ConversionError("UNKNOWN_STATUS", pointer_to(name), message)
 
-    def _read_left(
-        self,
-        target: Message,
-        text: bytes,
-        value: JsonObject,
-        names: Iterable[str],
-        spans: Spans,
-        strict: bool,
-    ) -> None:
-        """Reads the keys that need their raw text; keys without a field become extra fields."""
-        raws = members(text)
-        extras = []
-        for name in names:
-            read = self.raw_reads.get(name)
-            if read is None or not read(target, raws[name], value[name], spans, strict):
-                extras.append(name)
-        take_turn()
-        target.MergeFromString(self.extra_fields.serialized(raws, extras))
-        take_turn()
-
     def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
         """Appends the JSON text of a message, with the images kept beside it, to the pieces."""
         refuse_unknown_fields(message, "")
         pieces.append(self.start)
         first = len(pieces)
         extras: Sequence[ExtraField] = ()
-        writes = self.writes
         for field, value in message.ListFields():
-            write = writes.get(field)
-            if write is not None:
+            if write := self.writes.get(field):
                 write(value, pieces, apart)
             elif field in self.other_writes:
                 self._write_other(message, field, value, pieces)
