@@ -44,7 +44,6 @@ class Profile(Enum):
 
 _WIRE: Final = Profile.WIRE
 _MAX_UTF8: Final = 4  # bytes of a character
-_NO_IMAGES: Final[Mapping[str, Image]] = {}
 
 CALLS: Final = union_plan(ImageGenerationCall.DESCRIPTOR)
 _PLAIN_READS: Final = CALLS.plain_reads
@@ -126,7 +125,7 @@ def read_call(
     """
     if (wire := plain_wire(text, variant, profile, max_bytes)) is not None:
         target.MergeFromString(wire)
-        return _NO_IMAGES
+        return {}
     return _read_by_plan(target, text, variant, profile, max_bytes, apart)
 
 
@@ -242,9 +241,9 @@ def _read(
             with suppress(ConversionError):
                 plan.read(target, short, as_object(parse(short)), spans, strict, variant)
                 if not spans:
-                    return images or _NO_IMAGES
+                    return images or {}
             target.Clear()
     whole = Spans()
     whole.images = images
     plan.read(target, data, as_object(parse(data)), whole, strict, variant)
-    return images or _NO_IMAGES
+    return images or {}

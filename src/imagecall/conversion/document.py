@@ -44,15 +44,12 @@ Kind: TypeAlias = Literal["request", "response", "event", "batch_request", "batc
 _PREFIX: Final = "DOCUMENT_KIND_"
 _ANY_INDEX: Final = "*"
 
-KINDS: Final = {
-    value.name.removeprefix(_PREFIX).lower(): value.number
+KINDS: Final[dict[Kind, int]] = {
+    value.name.removeprefix(_PREFIX).lower(): value.number  # type: ignore[misc]  # those of Kind
     for value in DocumentKind.DESCRIPTOR.values
     if value.number
 }
 """Numbers in DocumentKind of the kinds of documents, by name."""
-
-KIND_NAMES: Final[dict[int, Kind]] = {number: name for name, number in KINDS.items()}  # type: ignore[misc]  # those of Kind
-"""Names of the kinds of documents, by number."""
 
 
 class Position(NamedTuple):
@@ -100,8 +97,9 @@ value. None: the value stays."""
 
 def kind_name(number: int) -> Kind:
     """Name of the kind with a number in DocumentKind. Raises ConversionError: UNKNOWN_KIND."""
-    if number in KIND_NAMES:
-        return KIND_NAMES[number]
+    for name, kind in KINDS.items():
+        if kind == number:
+            return name
     choices = ", ".join(DocumentKind.keys()[1:])
     message = f"{number} is not a kind of document; choose one of {choices}"
     raise ConversionError("UNKNOWN_KIND", "", message)

@@ -198,19 +198,14 @@ def plain_write(
         if position > len(wire):
             raise ValueError("a field is longer than its message")
         if raws:
-            pieces += b",", _extra_members(raws, keys)
+            text = join_members(raws)
+            if not keys.isdisjoint(raws) or not are_members(text, raws):
+                raise ValueError("the extra fields are not plain")
+            pieces += b",", text[1:-1]
         pieces.append(b"}")
         return pieces
 
     return write
-
-
-def _extra_members(raws: Mapping[str, bytes], keys: frozenset[str]) -> bytes:
-    """Members of the JSON of extra fields, which have none of these keys."""
-    text = join_members(raws)
-    if not keys.isdisjoint(raws) or not are_members(text, raws):
-        raise ValueError("the extra fields are not plain")
-    return text[1:-1]
 
 
 def _result(result: bytes | memoryview) -> tuple[Piece, ...]:

@@ -48,17 +48,16 @@ def is_union(descriptor: Descriptor) -> bool:
 def union_plan(descriptor: Descriptor) -> UnionPlan:
     """Plan of a message that holds one of several objects."""
     [oneof] = descriptor.oneofs
-    options = {f.name: f.GetOptions().Extensions[options_pb2.json_variant] for f in oneof.fields}
-    objects = {
-        field.name: object_plan(message_of(field))
-        for field in oneof.fields
-        if not options[field.name].fallback
-    }
-    by_type = {plan.tag: plan for plan in objects.values()}
+    by_type: dict[str, ObjectPlan] = {}
     variants = []
     for field in oneof.fields:
-        plan = objects.get(field.name) or _raw_object_plan(message_of(field), by_type)
-        variants.append(Variant(field.name, tag_of(field), options[field.name], plan))
+        option = field.GetOptions().Extensions[options_pb2.json_variant]
+        plan: ObjectPlan | RawObjectPlan
+        if option.fallback:
+            plan = _raw_object_plan(message_of(field), by_type)
+        else:
+            plan = by_type[plan.tag] = object_plan(message_of(field))
+        variants.append(Variant(field.name, tag_of(field), option, plan))
     return UnionPlan(oneof.name, variants)
 
 
