@@ -74,7 +74,9 @@ class UnionPlan:
         if variant := of_type.get(name):
             return variant
         if name not in self.variants and (name or self.default):
-            message = f"there is no variant {quoted(name)}; choose one of {_list(self.variants)}"
+            message = (
+                f"there is no variant {quoted(name)}; choose one of {', '.join(self.variants)}"
+            )
             raise ConversionError("UNKNOWN_VARIANT", "", message)
         if not of_type and name == self.fallback.name:
             return self.fallback
@@ -84,7 +86,7 @@ class UnionPlan:
 
     def _mismatch(self, tag: str, name: str, of_type: Iterable[str]) -> ConversionError:
         message = f"{name} does not accept the type {quoted(tag)}"
-        if names := _list(of_type):
+        if names := ", ".join(of_type):
             message += f", which is that of {names}"
         elif tag_of_variant := self.variants[name].plan.tag:
             message += f", but {quoted(tag_of_variant)}"
@@ -157,7 +159,3 @@ class UnionPlan:
             text = f"the {message.DESCRIPTOR.name} is empty: set one of its variants"
             raise ConversionError("EMPTY_ONEOF", "", text)
         return self.variants[name]
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(names)

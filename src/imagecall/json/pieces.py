@@ -53,6 +53,8 @@ Piece: TypeAlias = bytes | LargeImage
 """Piece of a text."""
 
 _Joined: TypeAlias = bytes | memoryview | LargeImage | LargeBase64
+"""Piece of a text, or of a serialized message."""
+
 _BYTES: Final = (bytes, memoryview)
 
 Apart: TypeAlias = Mapping[str, Data]
