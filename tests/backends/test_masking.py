@@ -182,7 +182,7 @@ async def test_a_long_text_of_a_grpc_backend_is_masked_across_its_chunks(
     for part in parts:
         if part.HasField("chunk"):
             value.add(RawChunk.of(part.chunk))
-        if value.complete:
+        if value.end is not None:
             values.append(value.whole())
             value = Assembly(1_000_000)
     image, text = values

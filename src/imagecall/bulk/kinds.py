@@ -4,7 +4,7 @@ from typing import Final, Literal, TypeAlias
 
 import jiter
 
-from imagecall.conversion.converter import CALL_IMAGE_KEYS, EVENTS
+from imagecall.conversion.converter import CALLS, EVENTS
 from imagecall.conversion.document import KINDS, Kind
 from imagecall.conversion.objects import TYPE, as_object
 from imagecall.errors import ConversionError, pointer_to
@@ -47,7 +47,7 @@ def _outline(text: bytes) -> JsonValue:
     Raises ConversionError.
     """
     if len(text) >= ASIDE:
-        for short, _ in reversed([*set_aside(text, CALL_IMAGE_KEYS)]):
+        for short, _ in reversed([*set_aside(text, CALLS.image_pattern)]):
             try:
                 return jiter.from_json(short, allow_inf_nan=False)
             except ValueError:

@@ -130,7 +130,7 @@ class BulkConversion(Generic[_Item, _Output]):
     def _add(self, chunk: RawChunk) -> _Output | None:
         self._assembly = self._assembly or Assembly(self._max_bytes)
         self._assembly.add(chunk)
-        if not self._assembly.complete:
+        if self._assembly.end is None:
             return None
         whole, self._assembly = self._assembly.whole(), None
         return self._read_chunks(whole)

@@ -216,7 +216,6 @@ class CallStream:
         """
         results: list[bytes] = []
         size = 0
-        damage: ConversionError | None = None
         try:
             for result in self._results(request.conversions):
                 if size and size + len(result) > MESSAGE:
@@ -224,12 +223,12 @@ class CallStream:
                     results, size = [], 0
                 results.append(result)
                 size += len(result)
-        except ConversionError as error:
-            damage = error  # Raised after the results before it have been sent.
+        except ConversionError:
+            if results:
+                yield b"".join(results)
+            raise
         if results:
             yield b"".join(results)
-        if damage is not None:
-            raise damage
 
     def finish(self) -> None:
         """Ends the stream. Raises ConversionError if an item is incomplete."""
@@ -249,7 +248,7 @@ class CallStream:
                 message = f"there are more than {self._max_items:,} items on the stream"
                 raise ConversionError("TOO_MANY_ITEMS", "", message)
             try:
-                yield from self._convert(kind, conversion)
+                yield from self._results_of(*self._convert(kind, conversion))
             except ConversionError as error:
                 yield self._result("error", in_place(error).SerializeToString())
             self._index += 1
@@ -264,33 +263,29 @@ class CallStream:
             message = f"a {kind} comes among the {self._assembled}s of an item"
             raise ConversionError("CHUNKS_DAMAGED", "", message)
         self._assembly.add(RawChunk.of(getattr(conversion, kind)))
-        return self._assembly.complete
+        return self._assembly.end is not None
 
-    def _whole(self) -> bytes:
-        assembly, self._assembly = self._assembly, None
-        return assembly.whole() if assembly else b""
-
-    def _convert(self, kind: str, conversion: Conversion) -> Iterable[bytes]:
-        value: Any = self._whole() if kind.endswith(_CHUNK) else kind and getattr(conversion, kind)
+    def _convert(self, kind: str, conversion: Conversion) -> tuple[str, bytes]:
+        """Converts an item. Returns the field of its output, and the output."""
+        value: Any = kind and getattr(conversion, kind)
+        if self._assembly is not None:
+            assembly, self._assembly = self._assembly, None
+            value = assembly.whole()
+        max_bytes, count = self._max_bytes, self._count
         match kind.removesuffix(_CHUNK):
             case "json" if conversion.document_kind:
-                kind_number = conversion.document_kind
-                document = parse_document(value, kind_number, self._max_bytes, self._count)
-                return self._results_of("document", document.SerializeToString())
+                document = parse_document(value, conversion.document_kind, max_bytes, count)
+                return "document", document.SerializeToString()
             case "json":
                 variant, profile = conversion.variant, conversion.profile
-                wire = serialized_call(value, variant, profile, self._max_bytes, self._count)
-                return self._results_of("call", wire)
+                return "call", serialized_call(value, variant, profile, max_bytes, count)
             case "call" if isinstance(value, bytes):
-                json = format_serialized(value, self._max_bytes, self._count)
-                return self._results_of("json", json)
+                return "json", format_serialized(value, max_bytes, count)
             case "call":
-                json = format_call(value, NOTHING_APART, self._max_bytes, self._count)
-                return self._results_of("json", json)
+                return "json", format_call(value, NOTHING_APART, max_bytes, count)
             case "document":
                 document = parsed(Document, value) if isinstance(value, bytes) else value
-                json = format_document(document, self._max_bytes, self._count)
-                return self._results_of("json", json)
+                return "json", format_document(document, max_bytes, count)
         message = "the Conversion is empty: set json, call or document, or a chunk of one"
         raise ConversionError("EMPTY_ONEOF", "", message)
 

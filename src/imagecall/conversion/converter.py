@@ -7,6 +7,7 @@ Writing any accepted message and reading the text as the same variant gives an e
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import Enum
 from typing import Final
 
@@ -18,7 +19,7 @@ from imagecall.conversion.objects import as_object
 from imagecall.conversion.plan import union_plan
 from imagecall.conversion.unions import UnionPlan
 from imagecall.errors import ConversionError
-from imagecall.json.large_strings import Image, Spans, key_pattern, set_aside
+from imagecall.json.large_strings import Image, Spans, set_aside
 from imagecall.json.pieces import NOTHING_APART, Apart, Piece, check_depth_of, join
 from imagecall.json.text import MAX_BYTES, encode, parse
 from imagecall.sizes import ASIDE
@@ -43,14 +44,11 @@ class Profile(Enum):
 
 _WIRE: Final = Profile.WIRE
 _MAX_UTF8: Final = 4  # bytes of a character
-_NO_IMAGES: Final[Mapping[str, Image]] = {}
 
 CALLS: Final = union_plan(ImageGenerationCall.DESCRIPTOR)
 _PLAIN_READS: Final = CALLS.plain_reads
 TOOLS: Final = union_plan(Tool.DESCRIPTOR)
 EVENTS: Final = union_plan(StreamEvent.DESCRIPTOR)
-CALL_IMAGE_KEYS: Final = key_pattern(CALLS.image_keys)
-_IMAGE_KEYS: Final = {CALLS: CALL_IMAGE_KEYS, EVENTS: key_pattern(EVENTS.image_keys)}
 
 
 def from_json(
@@ -127,7 +125,7 @@ def read_call(
     """
     if (wire := plain_wire(text, variant, profile, max_bytes)) is not None:
         target.MergeFromString(wire)
-        return _NO_IMAGES
+        return {}
     return _read_by_plan(target, text, variant, profile, max_bytes, apart)
 
 
@@ -237,24 +235,15 @@ def _read(
     """Reads an object into an empty message. With `apart`, returns the large images by marker."""
     data = encode(text, max_bytes)
     images: dict[str, Image] | None = {} if apart else None
-    if len(data) >= ASIDE and (pattern := _IMAGE_KEYS.get(plan)):
-        for short, spans in set_aside(data, pattern):
+    if len(data) >= ASIDE and plan.image_keys:
+        for short, spans in set_aside(data, plan.image_pattern):
             spans.images = images
-            if _try_read(plan, target, short, spans, strict, variant):
-                return images or _NO_IMAGES
+            with suppress(ConversionError):
+                plan.read(target, short, as_object(parse(short)), spans, strict, variant)
+                if not spans:
+                    return images or {}
             target.Clear()
     whole = Spans()
     whole.images = images
     plan.read(target, data, as_object(parse(data)), whole, strict, variant)
-    return images or _NO_IMAGES
-
-
-def _try_read(
-    plan: UnionPlan, target: Message, short: bytes, spans: Spans, strict: bool, variant: str
-) -> bool:
-    """Reads a text with large strings set aside. False: the whole text must be read instead."""
-    try:
-        plan.read(target, short, as_object(parse(short)), spans, strict, variant)
-    except ConversionError:
-        return False
-    return not spans
+    return images or {}

@@ -6,10 +6,10 @@ JsonPosition in proto/imagecall/v1/options.proto.
 
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, TypeAlias
+from contextlib import suppress
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from imagecall.conversion.converter import CALL_IMAGE_KEYS, CALLS, call_pieces
+from imagecall.conversion.converter import CALLS, call_pieces
 from imagecall.conversion.fields import refuse_unknown_fields
 from imagecall.conversion.objects import TYPE, as_object
 from imagecall.errors import ConversionError, pointer_to, quoted
@@ -44,19 +44,15 @@ Kind: TypeAlias = Literal["request", "response", "event", "batch_request", "batc
 _PREFIX: Final = "DOCUMENT_KIND_"
 _ANY_INDEX: Final = "*"
 
-KINDS: Final = {
-    value.name.removeprefix(_PREFIX).lower(): value.number
+KINDS: Final[dict[Kind, int]] = {
+    value.name.removeprefix(_PREFIX).lower(): value.number  # type: ignore[misc]  # those of Kind
     for value in DocumentKind.DESCRIPTOR.values
     if value.number
 }
 """Numbers in DocumentKind of the kinds of documents, by name."""
 
-KIND_NAMES: Final[dict[int, Kind]] = {number: name for name, number in KINDS.items()}  # type: ignore[misc]  # those of Kind
-"""Names of the kinds of documents, by number."""
 
-
-@dataclass(frozen=True)
-class Position:
+class Position(NamedTuple):
     """Path at which items may be ("*" is any index), and the variant as which they are read."""
 
     path: tuple[str, ...]
@@ -75,38 +71,35 @@ POSITIONS: Final = {
 """Positions of items, by the number of the kind of document."""
 
 
-@dataclass(frozen=True)
-class _Places:
-    """Places for items in a JSON value: the value's own position, or the places within by key."""
-
-    position: Position | None
-    within: "Mapping[str, _Places]"
+_Places: TypeAlias = "Position | dict[str, _Places]"
+"""Places for items in a JSON value: the value's own position, or the places within by key."""
 
 
-def _places(positions: Iterable[Position], depth: int = 0) -> _Places:
-    """Tree of the places of these positions, whose paths are the same up to a depth."""
-    own = [position for position in positions if len(position.path) == depth]
-    by_key: dict[str, list[Position]] = {}
+def _places(positions: Iterable[Position]) -> dict[str, _Places]:
+    """Tree of the places of these positions."""
+    tree: dict[str, _Places] = {}
     for position in positions:
-        if position not in own:
-            by_key.setdefault(position.path[depth], []).append(position)
-    if own and (by_key or len(own) > 1):
-        raise TypeError(f"{own[0].path} is a place for items of two kinds, or has one within it")
-    within = {key: _places(inner, depth + 1) for key, inner in by_key.items()}
-    return _Places(own[0] if own else None, within)
+        within: _Places = tree
+        *keys, last = position.path
+        for key in keys:
+            within = within.setdefault(key, {}) if isinstance(within, dict) else within
+        if not isinstance(within, dict) or within.setdefault(last, position) is not position:
+            raise TypeError(f"{position.path} is twice a place for items, or is within one")
+    return tree
 
 
 _PLACES: Final = {kind: _places(positions) for kind, positions in POSITIONS.items()}
 
-Visit: TypeAlias = Callable[[Position, str, bytes, JsonValue], Sequence[Piece] | None]
+Visit: TypeAlias = Callable[[Position, str, bytes, JsonValue], list[Piece] | None]
 """Maps a position, a JSON Pointer, a raw value and its parsed value to the pieces that replace the
 value. None: the value stays."""
 
 
 def kind_name(number: int) -> Kind:
     """Name of the kind with a number in DocumentKind. Raises ConversionError: UNKNOWN_KIND."""
-    if number in KIND_NAMES:
-        return KIND_NAMES[number]
+    for name, kind in KINDS.items():
+        if kind == number:
+            return name
     choices = ", ".join(DocumentKind.keys()[1:])
     message = f"{number} is not a kind of document; choose one of {choices}"
     raise ConversionError("UNKNOWN_KIND", "", message)
@@ -125,20 +118,12 @@ def document_from_json(text: bytes | str, *, kind: Kind, max_bytes: int = MAX_BY
         raise ConversionError("UNKNOWN_KIND", "", message)
     data = encode(text, max_bytes)
     if len(data) >= ASIDE:
-        for short, spans in set_aside(data, CALL_IMAGE_KEYS):
-            document = _try_lift(KINDS[kind], short, spans)
-            if document is not None:
-                return document
+        for short, spans in set_aside(data, CALLS.image_pattern):
+            with suppress(ConversionError):
+                document = _lift(KINDS[kind], short, spans)
+                if not spans:
+                    return document
     return _lift(KINDS[kind], data, NO_SPANS)
-
-
-def _try_lift(kind: int, short: bytes, spans: Spans) -> Document | None:
-    """Reads a text with large strings set aside. None: the whole text must be read instead."""
-    try:
-        document = _lift(kind, short, spans)
-    except ConversionError:
-        return None
-    return None if spans else document
 
 
 class _PlacedItem(NamedTuple):
@@ -295,53 +280,36 @@ def _is_item(value: JsonValue) -> bool:
 def _edit(
     raw: bytes, value: JsonValue, places: _Places, pointer: str, visit: Visit
 ) -> list[Piece] | None:
-    """Visits the places within a value in the order of the text, each once.
+    """Visits the places within a value, each once.
 
     Returns the pieces of the edited value; None if nothing changed.
     """
-    if places.position is not None:
-        replacement = visit(places.position, pointer, raw, value)
-        return None if replacement is None else list(replacement)
-    if isinstance(value, list):
-        return _edit_elements(raw, value, places, pointer, visit)
-    if isinstance(value, dict) and (edited := _edited(raw, value, places, pointer, visit)):
+    if isinstance(places, Position):
+        return visit(places, pointer, raw, value)
+    if not (edited := _edited(raw, value, places, pointer, visit)):
+        return None
+    if isinstance(value, dict):
         return join_member_pieces(edited)
-    return None
-
-
-def _edit_elements(
-    raw: bytes, values: list[JsonValue], places: _Places, pointer: str, visit: Visit
-) -> list[Piece] | None:
-    within = places.within.get(_ANY_INDEX)
-    if within is None or not values:
-        return None
-    raws = elements(raw)
-    edits = [
-        _edit(raws[index], value, within, pointer + pointer_to(index), visit)
-        for index, value in enumerate(values)
-    ]
-    if all(edit is None for edit in edits):
-        return None
-    return join_element_pieces(
-        [old] if edit is None else edit for edit, old in zip(edits, raws, strict=True)
-    )
+    return join_element_pieces(edited.values())
 
 
 def _edited(
-    raw: bytes, values: dict[str, JsonValue], places: _Places, pointer: str, visit: Visit
-) -> dict[str, list[Piece]]:
-    """Pieces of each value of an object, by key; empty if nothing changed."""
-    within = [key for key in places.within if key in values and key != _ANY_INDEX]
+    raw: bytes, value: JsonValue, places: Mapping[str, _Places], pointer: str, visit: Visit
+) -> dict[Any, list[Piece]]:
+    """Pieces of each value of an object or array, by key or index; empty if nothing changed."""
+    within: dict[Any, _Places] = {}
+    if isinstance(value, dict):
+        within = {key: places[key] for key in places if key in value and key != _ANY_INDEX}
+    elif isinstance(value, list) and _ANY_INDEX in places:
+        within = dict.fromkeys(range(len(value)), places[_ANY_INDEX])
     if not within:
         return {}
-    pieces: dict[str, list[Piece]] = {key: [member] for key, member in members(raw).items()}
-    changed = False
-    for key in within:
-        [member] = pieces[key]
-        assert isinstance(member, bytes)
-        inner = places.within[key]
-        edit = _edit(member, values[key], inner, pointer + pointer_to(key), visit)
+    raws: dict[Any, bytes] = (
+        members(raw) if isinstance(value, dict) else dict(enumerate(elements(raw)))
+    )
+    edits: dict[Any, list[Piece]] = {}
+    for key, inner in within.items():
+        edit = _edit(raws[key], value[key], inner, pointer + pointer_to(key), visit)
         if edit is not None:
-            pieces[key] = edit
-            changed = True
-    return pieces if changed else {}
+            edits[key] = edit
+    return {key: edits.get(key, [raw]) for key, raw in raws.items()} if edits else {}

@@ -66,20 +66,6 @@ def _start_of_image(tag: int, size: int) -> bytes:
     return start_of(tag, len(inner) + size) + inner
 
 
-def _known(member: Member) -> dict[Any, bytes]:
-    """Serialized field of each value that needs no encoding."""
-    if member.kind == "image":
-        return {None: start_of(member.tag, len(_NULL_RESULT)) + _NULL_RESULT}
-    return {value: start_of(member.tag, number) for value, number in member.numbers.items()}
-
-
-def _starts(member: Member) -> FieldStarts | None:
-    """Starts of the values that are encoded. None: there are no such values."""
-    if member.kind == "image":
-        return FieldStarts(partial(_start_of_image, member.tag))
-    return FieldStarts(partial(start_of, member.tag)) if member.kind == "string" else None
-
-
 class ExtraFields:
     """Field for the keys that no other field of a message holds, with their raw values.
 
@@ -134,8 +120,13 @@ def plain_read(
     plain = [member for member in members if member.kind != "integer"]  # It has many spellings.
     order = sorted([extras.tag, *(member.tag for member in plain)])
     for member in plain:
+        start = partial(_start_of_image if member.kind == "image" else start_of, member.tag)
+        known = {value: start(number) for value, number in member.numbers.items()}
+        if member.kind == "image":
+            known = {None: start_of(member.tag, len(_NULL_RESULT)) + _NULL_RESULT}
+        starts = None if member.kind == "enum" else FieldStarts(start)
         place = order.index(member.tag) + 1
-        fields[member.key] = place, _known(member), _starts(member), member.kind == "image"
+        fields[member.key] = place, known, starts, member.kind == "image"
     fields[type_key] = 0, {tag: b""}, None, False
     unset = [b""] * (len(order) + 1)
     extras_place = order.index(extras.tag) + 1
@@ -207,19 +198,14 @@ def plain_write(
         if position > len(wire):
             raise ValueError("a field is longer than its message")
         if raws:
-            pieces += b",", _extra_members(raws, keys)
+            text = join_members(raws)
+            if not keys.isdisjoint(raws) or not are_members(text, raws):
+                raise ValueError("the extra fields are not plain")
+            pieces += b",", text[1:-1]
         pieces.append(b"}")
         return pieces
 
     return write
-
-
-def _extra_members(raws: Mapping[str, bytes], keys: frozenset[str]) -> bytes:
-    """Members of the JSON of extra fields, which have none of these keys."""
-    text = join_members(raws)
-    if not keys.isdisjoint(raws) or not are_members(text, raws):
-        raise ValueError("the extra fields are not plain")
-    return text[1:-1]
 
 
 def _result(result: bytes | memoryview) -> tuple[Piece, ...]:

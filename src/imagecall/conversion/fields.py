@@ -82,12 +82,10 @@ def member_start(field: FieldDescriptor) -> bytes:
 
 def refuse_unknown_fields(message: Message, pointer: str) -> None:
     """Raises UNKNOWN_FIELD if the message has a field that this schema does not name."""
-    unknown = UnknownFieldSet(message)
-    if not len(unknown):
-        return
-    number = unknown[0].field_number
-    text = f"the message has a field with number {number}, which this schema does not name"
-    raise ConversionError("UNKNOWN_FIELD", pointer, f"{text}; JSON would lose it")
+    if len(unknown := UnknownFieldSet(message)):
+        number = unknown[0].field_number
+        text = f"the message has a field with number {number}, which this schema does not name"
+        raise ConversionError("UNKNOWN_FIELD", pointer, f"{text}; JSON would lose it")
 
 
 def mismatch_of(field: FieldDescriptor, expected: str) -> Callable[[JsonValue], bool]:
@@ -107,17 +105,7 @@ def mismatch_of(field: FieldDescriptor, expected: str) -> Callable[[JsonValue], 
     return refuse
 
 
-def string_codec(field: FieldDescriptor) -> Codec:
-    """Codec of a JSON string and a string field."""
-    return _simple_codec(field, str, "a string")
-
-
-def boolean_codec(field: FieldDescriptor) -> Codec:
-    """Codec of a JSON true or false and a bool field."""
-    return _simple_codec(field, bool, "true or false")
-
-
-def _simple_codec(field: FieldDescriptor, kind: type, expected: str) -> Codec:
+def simple_codec(field: FieldDescriptor, kind: type, expected: str) -> Codec:
     """Codec of a JSON value of one type and a field that can hold every value of that type."""
     name, start = field.name, member_start(field)
     mismatch = mismatch_of(field, expected)
@@ -161,6 +149,7 @@ def number_codec(field: FieldDescriptor) -> Codec:
     """
     name, start = field.name, member_start(field)
     numbers = INTEGERS.get(field.type)
+    kind = float if numbers is None else int
     expected = "a number in its usual spelling"
     if numbers is not None:
         expected = (
@@ -169,7 +158,7 @@ def number_codec(field: FieldDescriptor) -> Codec:
     mismatch = mismatch_of(field, expected)
 
     def read_raw(target: Message, raw: bytes, value: JsonValue, spans: Spans, strict: bool) -> bool:
-        fits = value.__class__ is float if numbers is None else _is_integer(value, numbers)
+        fits = value.__class__ is kind and (numbers is None or value in numbers)
         if not fits or raw.decode() != repr(value):
             return mismatch(value)
         setattr(target, name, value)
@@ -184,10 +173,6 @@ def number_codec(field: FieldDescriptor) -> Codec:
     return Codec(write, read_raw=read_raw)
 
 
-def _is_integer(value: JsonValue, numbers: range) -> bool:
-    return value.__class__ is int and value in numbers
-
-
 def spellings(enum: EnumDescriptor) -> dict[str, int]:
     """Numbers of an enum's values by their spelling in JSON."""
     spelling = options_pb2.json_spelling
@@ -196,7 +181,7 @@ def spellings(enum: EnumDescriptor) -> dict[str, int]:
 
 def enum_codec(field: FieldDescriptor, other: FieldDescriptor) -> Codec:
     """Codec of a JSON string and an enum field, or `other` for spellings that the enum lacks."""
-    name, other_name = field.name, other.name
+    name = field.name
     pointer = pointer_to(key_of(field).name)
     numbers = spellings(enum_of(field))
     members = {n: member_start(field) + quote(spelling) for spelling, n in numbers.items()}
@@ -205,19 +190,17 @@ def enum_codec(field: FieldDescriptor, other: FieldDescriptor) -> Codec:
     def read(target: Message, value: JsonValue, spans: Spans) -> bool:
         if value.__class__ is not str:
             return mismatch(value)
-        number = numbers.get(value)
-        if number is None:
-            setattr(target, other_name, value)
+        if value in numbers:
+            setattr(target, name, numbers[value])
         else:
-            setattr(target, name, number)
+            setattr(target, other.name, value)
         return True
 
     def write(number: int, pieces: list[Piece], apart: Apart) -> None:
-        member = members.get(number)
-        if member is None:
+        if number not in members:
             message = f"{name} has the number {number}, which this schema does not name"
             raise ConversionError("UNKNOWN_ENUM_NUMBER", pointer, message)
-        pieces.append(member)
+        pieces.append(members[number])
 
     return Codec(write, read)
 

@@ -5,13 +5,10 @@ from typing import Final
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from google.protobuf.unknown_fields import UnknownFieldSet
 from pybase64 import b64decode
 
 from imagecall.conversion.fields import (
     Codec,
-    Read,
-    Write,
     key_of,
     member_start,
     mismatch_of,
@@ -52,11 +49,8 @@ def is_canonical_base64(text: str) -> bool:
 
 def image_codec(field: FieldDescriptor) -> Codec:
     """Codec of a JSON string or null and an ImageResult field."""
-    return Codec(_image_write(field), _image_read(field))
-
-
-def _image_read(field: FieldDescriptor) -> Read:
-    name = field.name
+    name, key = field.name, key_of(field).name
+    start, pointer, path = member_start(field), pointer_to(key), f"{name}.{_IMAGE}"
     mismatch = mismatch_of(field, "a string or null")
 
     def read(target: Message, value: JsonValue, spans: Spans) -> bool:
@@ -72,7 +66,28 @@ def _image_read(field: FieldDescriptor) -> Read:
             _set_string(result, value, spans)
         return True
 
-    return read
+    def write(result: ImageResult, pieces: list[Piece], apart: Apart) -> None:
+        refuse_unknown_fields(result, pointer)
+        pieces.append(start)
+        match result.WhichOneof("kind"):
+            case "image":
+                image = LargeImage(apart[path]) if path in apart else image_piece(result.image)
+                pieces += b'"', image, b'"'
+            case "null_value" if result.null_value == 0:
+                pieces.append(b"null")
+            case "null_value":
+                message = f"null_value is {result.null_value}; the only value is 0"
+                raise ConversionError("UNKNOWN_ENUM_NUMBER", pointer, message)
+            case "text" if is_canonical_base64(result.text):
+                message = f"the text of {quoted(key)} is base64: set image to its bytes instead"
+                raise ConversionError("NOT_CANONICAL", pointer, message)
+            case "text":
+                pieces.append(quote(result.text))
+            case _:
+                message = f"{quoted(key)} is set, but empty: set image, text or null_value"
+                raise ConversionError("EMPTY_ONEOF", pointer, message)
+
+    return Codec(write, read)
 
 
 def _read_span(result: ImageResult, marker: str, spans: Spans) -> None:
@@ -109,41 +124,3 @@ def _set_apart(result: ImageResult, image: Image, images: dict[str, Image]) -> N
     marker = secrets.token_hex(16)
     result.image = marker.encode()
     images[marker] = image
-
-
-def _image_write(field: FieldDescriptor) -> Write:
-    key = key_of(field).name
-    start, pointer = member_start(field), pointer_to(key)
-    start_image, null = start + b'"', start + b"null"
-    path = f"{field.name}.{_IMAGE}"
-
-    def write(result: ImageResult, pieces: list[Piece], apart: Apart) -> None:
-        if len(UnknownFieldSet(result)):
-            refuse_unknown_fields(result, pointer)
-        if image := result.image:
-            pieces += start_image, image_piece(image), b'"'
-        elif path in apart and result.WhichOneof("kind") == _IMAGE:
-            pieces += start_image, LargeImage(apart[path]), b'"'
-        elif result.WhichOneof("kind") == "null_value" and result.null_value == 0:
-            pieces.append(null)
-        else:
-            pieces += start, _other_result(result, key)
-
-    return write
-
-
-def _other_result(result: ImageResult, key: str) -> bytes:
-    """JSON of a result that is an empty image or text. Raises ConversionError for any other."""
-    match result.WhichOneof("kind"):
-        case "image":
-            return b'""'
-        case "text" if not is_canonical_base64(result.text):
-            return quote(result.text)
-        case "text":
-            message = f"the text of {quoted(key)} is base64: set image to its bytes instead"
-            raise ConversionError("NOT_CANONICAL", pointer_to(key), message)
-        case "null_value":
-            message = f"null_value is {result.null_value}; the only value is 0"
-            raise ConversionError("UNKNOWN_ENUM_NUMBER", pointer_to(key), message)
-    message = f"{quoted(key)} is set, but empty: set image, text or null_value"
-    raise ConversionError("EMPTY_ONEOF", pointer_to(key), message)

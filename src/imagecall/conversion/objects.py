@@ -4,9 +4,9 @@
 reading its JSON would give another message.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -40,26 +40,6 @@ TYPE: Final = "type"
 _WHITE_SPACE: Final = " \t\n\r"
 
 JsonObject: TypeAlias = dict[str, JsonValue]
-
-
-class Plan(Protocol):
-    """Read and write of the objects of one type."""
-
-    @property
-    def tag(self) -> str:
-        """Value of the "type" key; empty where the value is not fixed."""
-
-    @property
-    def image_keys(self) -> frozenset[str]:
-        """Keys, at any depth, that hold images."""
-
-    def read(
-        self, target: Message, text: bytes, value: JsonObject, spans: Spans, strict: bool
-    ) -> None:
-        """Puts the object `value`, whose raw text is `text`, into an empty message."""
-
-    def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
-        """Appends the JSON text of a message, with the images kept beside it, to the pieces."""
 
 
 def as_object(value: JsonValue) -> JsonObject:
@@ -125,20 +105,29 @@ class ObjectPlan:
     def read(
         self, target: Message, text: bytes, value: JsonObject, spans: Spans, strict: bool
     ) -> None:
+        """Puts the object `value`, whose raw text is `text`, into an empty message."""
         if self.tag:
             del value[TYPE]
         if not value:
             target.SetInParent()
-        reads = self.reads
-        unread = []
+        unread = []  # Keys that need their raw text, or have no field.
         for name, item in value.items():
-            read = reads.get(name)
+            read = self.reads.get(name)
             if read is None or not read(target, item, spans):
                 unread.append(name)
         if strict:
             self._enforce(target, value)
-        if unread:
-            self._read_left(target, text, value, unread, spans, strict)
+        if not unread:
+            return
+        raws = members(text)
+        extras = []
+        for name in unread:
+            read_raw = self.raw_reads.get(name)
+            if read_raw is None or not read_raw(target, raws[name], value[name], spans, strict):
+                extras.append(name)
+        take_turn()
+        target.MergeFromString(self.extra_fields.serialized(raws, extras))
+        take_turn()
 
     def _enforce(self, target: Message, value: JsonObject) -> None:
         """Raises ConversionError for a key or spelling that the STRICT profile refuses."""
@@ -151,36 +140,14 @@ class ObjectPlan:
                 message = f"{quoted(name)} is {quoted(value[name])}; choose one of {spellings}"
                 raise ConversionError("UNKNOWN_STATUS", pointer_to(name), message)
 
-    def _read_left(
-        self,
-        target: Message,
-        text: bytes,
-        value: JsonObject,
-        names: Iterable[str],
-        spans: Spans,
-        strict: bool,
-    ) -> None:
-        """Reads the keys that need their raw text; keys without a field become extra fields."""
-        raws = members(text)
-        extras = []
-        for name in names:
-            read = self.raw_reads.get(name)
-            if read is None or not read(target, raws[name], value[name], spans, strict):
-                extras.append(name)
-        take_turn()
-        target.MergeFromString(self.extra_fields.serialized(raws, extras))
-        take_turn()
-
     def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
-        if len(UnknownFieldSet(message)):
-            refuse_unknown_fields(message, "")
+        """Appends the JSON text of a message, with the images kept beside it, to the pieces."""
+        refuse_unknown_fields(message, "")
         pieces.append(self.start)
         first = len(pieces)
         extras: Sequence[ExtraField] = ()
-        writes = self.writes
         for field, value in message.ListFields():
-            write = writes.get(field)
-            if write is not None:
+            if write := self.writes.get(field):
                 write(value, pieces, apart)
             elif field in self.other_writes:
                 self._write_other(message, field, value, pieces)
@@ -265,15 +232,12 @@ class RawObjectPlan:
 
     def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
         refuse_unknown_fields(message, "")
-        raw, value = raw_value(self._get(message, self.json_field), "", MAX_DEPTH)
-        tag, copy = type_of(as_object(value)), self._get(message, self.type_field)
+        fields: Any = message
+        raw, value = raw_value(getattr(fields, self.json_field), "", MAX_DEPTH)
+        tag, copy = type_of(as_object(value)), getattr(fields, self.type_field)
         if tag != copy:
             text = f'"type" is {quoted(tag)} in the raw JSON text and {quoted(copy)} beside it'
             raise ConversionError("NOT_CANONICAL", pointer_to(TYPE), text)
         if other := self.others.get(tag):
             other.read(other.message_class(), raw, value, NO_SPANS, False)
         pieces.append(raw)
-
-    @staticmethod
-    def _get(message: Message, field: str) -> Any:
-        return getattr(message, field)

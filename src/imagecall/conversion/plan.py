@@ -15,8 +15,6 @@ from imagecall.conversion.fast_path import ExtraFields, Member, plain_read, plai
 from imagecall.conversion.fields import (
     INTEGERS,
     Codec,
-    Write,
-    boolean_codec,
     enum_codec,
     enum_of,
     holds_other_spellings,
@@ -25,12 +23,12 @@ from imagecall.conversion.fields import (
     message_of,
     number_codec,
     other_spelling_write,
+    simple_codec,
     spellings,
-    string_codec,
     strings_codec,
 )
 from imagecall.conversion.images import IMAGE_RESULT, image_codec
-from imagecall.conversion.objects import TYPE, ObjectPlan, Plan, RawObjectPlan, as_object
+from imagecall.conversion.objects import TYPE, ObjectPlan, RawObjectPlan, as_object
 from imagecall.conversion.unions import UnionPlan, Variant
 from imagecall.errors import ConversionError, pointer_to
 from imagecall.json.large_strings import Spans
@@ -50,17 +48,16 @@ def is_union(descriptor: Descriptor) -> bool:
 def union_plan(descriptor: Descriptor) -> UnionPlan:
     """Plan of a message that holds one of several objects."""
     [oneof] = descriptor.oneofs
-    options = {f.name: f.GetOptions().Extensions[options_pb2.json_variant] for f in oneof.fields}
-    objects = {
-        field.name: object_plan(message_of(field))
-        for field in oneof.fields
-        if not options[field.name].fallback
-    }
-    by_type = {plan.tag: plan for plan in objects.values()}
+    by_type: dict[str, ObjectPlan] = {}
     variants = []
     for field in oneof.fields:
-        plan = objects.get(field.name) or _raw_object_plan(message_of(field), by_type)
-        variants.append(Variant(field, options[field.name], plan))
+        option = field.GetOptions().Extensions[options_pb2.json_variant]
+        plan: ObjectPlan | RawObjectPlan
+        if option.fallback:
+            plan = _raw_object_plan(message_of(field), by_type)
+        else:
+            plan = by_type[plan.tag] = object_plan(message_of(field))
+        variants.append(Variant(field.name, tag_of(field), option, plan))
     return UnionPlan(oneof.name, variants)
 
 
@@ -139,7 +136,7 @@ def _image_keys(key: str, field: FieldDescriptor) -> frozenset[str]:
     return _plan(field.message_type).image_keys
 
 
-def _plan(descriptor: Descriptor) -> Plan:
+def _plan(descriptor: Descriptor) -> UnionPlan | ObjectPlan:
     return union_plan(descriptor) if is_union(descriptor) else object_plan(descriptor)
 
 
@@ -151,71 +148,42 @@ def _codec(field: FieldDescriptor, other: FieldDescriptor | None) -> Codec:
         raise TypeError(f"{field.full_name}: a key must be optional, or absence would be lost")
     match field.type:
         case FieldDescriptor.TYPE_STRING:
-            return string_codec(field)
+            return simple_codec(field, str, "a string")
         case FieldDescriptor.TYPE_BOOL:
-            return boolean_codec(field)
+            return simple_codec(field, bool, "true or false")
         case kind if kind in INTEGERS or kind == FieldDescriptor.TYPE_DOUBLE:
             return number_codec(field)
         case FieldDescriptor.TYPE_ENUM if other is not None:
             return enum_codec(field, other)
         case FieldDescriptor.TYPE_MESSAGE if _is_image(field):
             return image_codec(field)
-        case FieldDescriptor.TYPE_MESSAGE if is_union(message_of(field)):
-            return _union_codec(field)
         case FieldDescriptor.TYPE_MESSAGE:
-            return _object_codec(field)
+            return _nested_codec(field)
     raise TypeError(f"{field.full_name}: no JSON value is defined for a field of this type")
 
 
-def _object_codec(field: FieldDescriptor) -> Codec:
-    """Codec of a JSON object and a field of one object type."""
-    name, key, plan = field.name, key_of(field), object_plan(message_of(field))
+def _nested_codec(field: FieldDescriptor) -> Codec:
+    """Codec of a JSON object and a field of one object type, or of one of several."""
+    name, key, start = field.name, key_of(field), member_start(field)
+    plan = _plan(message_of(field))
+    read = partial(plan.read, name=key.variant) if isinstance(plan, UnionPlan) else plan.read
 
     def read_raw(target: Message, raw: bytes, value: JsonValue, spans: Spans, strict: bool) -> bool:
         if key.lenient and not isinstance(value, dict):
             return False
-        member = getattr(target, name)
-        member.SetInParent()
         try:
-            plan.read(member, raw, as_object(value), spans, strict)
+            read(getattr(target, name), raw, as_object(value), spans, strict)
         except ConversionError as error:
             raise error.under(pointer_to(key.name)) from None
         return True
-
-    return Codec(_nested_write(field, plan), read_raw=read_raw)
-
-
-def _union_codec(field: FieldDescriptor) -> Codec:
-    """Codec of a JSON object and a field that holds one of several objects."""
-    name, key, plan = field.name, key_of(field), union_plan(message_of(field))
-
-    def read_raw(target: Message, raw: bytes, value: JsonValue, spans: Spans, strict: bool) -> bool:
-        try:
-            plan.read(getattr(target, name), raw, as_object(value), spans, strict, key.variant)
-        except ConversionError as error:
-            raise error.under(pointer_to(key.name)) from None
-        return True
-
-    nested_write = _nested_write(field, plan)
-
-    def write(message: Message, pieces: list[Piece], apart: Apart) -> None:
-        try:
-            plan.refuse_misplaced(message, key.variant)
-        except ConversionError as error:
-            raise error.under(pointer_to(key.name)) from None
-        nested_write(message, pieces, apart)
-
-    return Codec(write, read_raw=read_raw)
-
-
-def _nested_write(field: FieldDescriptor, plan: Plan) -> Write:
-    name, key, start = field.name, key_of(field), member_start(field)
 
     def write(message: Message, pieces: list[Piece], apart: Apart) -> None:
         pieces.append(start)
         try:
+            if isinstance(plan, UnionPlan):
+                plan.refuse_misplaced(message, key.variant)
             plan.write(message, pieces, under(apart, name))
         except ConversionError as error:
             raise error.under(pointer_to(key.name)) from None
 
-    return write
+    return Codec(write, read_raw=read_raw)

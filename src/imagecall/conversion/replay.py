@@ -5,17 +5,24 @@ to the further keys of an item, and OpenRouter checks the status of input items 
 list.
 """
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from imagecall.conversion.converter import CALLS
-from imagecall.conversion.fields import holds_other_spellings, key_of
+from imagecall.conversion.fields import holds_other_spellings, key_of, message_of
 from imagecall.errors import ConversionError, pointer_to, quoted
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 
 _TARGET: Final = next(v.name for v in CALLS.variants.values() if v.option.replay)
+_FIELDS: Final = message_of(ImageGenerationCall.DESCRIPTOR.fields_by_name[_TARGET]).fields
+_CLOSED: Final = {key_of(field).name for field in _FIELDS if key_of(field).closed}
+_ACCEPTED: Final = {
+    field.name
+    for field in _FIELDS
+    if key_of(field).name and not (holds_other_spellings(field) and key_of(field).name in _CLOSED)
+}
+"""Fields that the APIs accept: those with a key of their own, but no unlisted status."""
 
 
 class Replay(NamedTuple):
@@ -47,33 +54,15 @@ def to_input(call: ImageGenerationCall) -> Replay:
         raise ConversionError("NOT_REPLAYABLE", pointer_to("type"), message)
     replay = ImageGenerationCall()
     source, target = getattr(call, variant.name), getattr(replay, _TARGET)
-    dropped = _move(source, target)
-    if not target.HasField("id"):
-        message = f"an item without {quoted('id')} cannot be sent back: the APIs find it by its id"
-        raise ConversionError("NOT_REPLAYABLE", pointer_to("id"), message)
-    return Replay(replay, dropped)
-
-
-def _move(source: Any, target: Any) -> tuple[str, ...]:
-    """Copies the fields that the APIs accept; returns the keys of the others."""
-    accepted = {
-        field.name for field in target.DESCRIPTOR.fields if _accepts(target.DESCRIPTOR, field)
-    }
     dropped: list[str] = []
     for field, value in source.ListFields():
-        if field.name not in accepted:
+        if field.name not in _ACCEPTED:
             dropped += [key_of(field).name] if key_of(field).name else [e.name for e in value]
         elif isinstance(value, Message):
             getattr(target, field.name).CopyFrom(value)
         else:
             setattr(target, field.name, value)
-    return tuple(dropped)
-
-
-def _accepts(descriptor: Descriptor, field: FieldDescriptor) -> bool:
-    """Reports a field that the APIs accept: one with a key of its own, no unlisted status."""
-    key = key_of(field)
-    if not holds_other_spellings(field):
-        return bool(key.name)
-    closed = {key_of(f).name for f in descriptor.fields if key_of(f).closed}
-    return key.name not in closed
+    if not target.HasField("id"):
+        message = f"an item without {quoted('id')} cannot be sent back: the APIs find it by its id"
+        raise ConversionError("NOT_REPLAYABLE", pointer_to("id"), message)
+    return Replay(replay, tuple(dropped))

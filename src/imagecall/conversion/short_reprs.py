@@ -46,21 +46,18 @@ def short_repr(value: object) -> str:
 
 def shorten_messages() -> None:
     """Gives the messages of the schema their short repr."""
-    kinds: dict[str, Descriptor] = {}
     for root in _ROOTS:
-        _add_kinds(cast("Descriptor", root.DESCRIPTOR), kinds)
-    for kind in kinds.values():
-        message_class: Any = GetMessageClass(kind)
+        _shorten(cast("Descriptor", root.DESCRIPTOR))
+
+
+def _shorten(kind: Descriptor) -> None:
+    """Gives a message of the schema, and those in its fields, their short repr."""
+    message_class: Any = GetMessageClass(kind)
+    if kind.file.package == _PACKAGE and message_class.__repr__ is not _message_repr:
         message_class.__repr__ = _message_repr
-
-
-def _add_kinds(kind: Descriptor, kinds: dict[str, Descriptor]) -> None:
-    """Adds a message type of the schema, and those of its fields."""
-    if kind.file.package == _PACKAGE and kind.full_name not in kinds:
-        kinds[kind.full_name] = kind
         for field in kind.fields:
             if field.message_type:
-                _add_kinds(field.message_type, kinds)
+                _shorten(field.message_type)
 
 
 def _message_repr(message: Message) -> str:

@@ -4,36 +4,43 @@ Several variants may have the same "type" and the same JSON: then the caller, or
 document, selects one of them.
 """
 
+import re
 from collections.abc import Iterable
 from functools import cached_property
+from typing import NamedTuple
 
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from google.protobuf.unknown_fields import UnknownFieldSet
 
 from imagecall.conversion.fast_path import FAILURES, PlainRead, PlainWrite
 from imagecall.conversion.fields import refuse_unknown_fields
-from imagecall.conversion.objects import TYPE, JsonObject, ObjectPlan, Plan, type_of
+from imagecall.conversion.objects import TYPE, JsonObject, ObjectPlan, RawObjectPlan, type_of
 from imagecall.errors import ConversionError, pointer_to, quoted
-from imagecall.json.large_strings import Spans
+from imagecall.json.large_strings import Spans, key_pattern
 from imagecall.json.pieces import NOTHING_APART, Apart, Piece, under
 from imagecall.sizes import PIECE
 from imagecall.v1 import options_pb2
-from imagecall.wire.varint import MAX_LENGTH_BYTES, ONE_BYTE, read_varint, tag_of
+from imagecall.wire.varint import MAX_LENGTH_BYTES, ONE_BYTE, read_varint
 
 
-class Variant:
-    """Member of a union: its name in the oneof, its options, its plan."""
+class Variant(NamedTuple):
+    """Member of a union."""
 
-    def __init__(self, field: FieldDescriptor, option: options_pb2.JsonVariant, plan: Plan) -> None:
-        self.name = field.name
-        self.tag = tag_of(field)
-        self.option = option
-        self.plan = plan
+    name: str
+    tag: int
+    """Tag of its field in the oneof."""
+    option: options_pb2.JsonVariant
+    plan: ObjectPlan | RawObjectPlan
 
 
 class UnionPlan:
-    """Read and write of the objects of a union."""
+    """Read and write of the objects of a union.
+
+    Attributes:
+        variants: the variants by name.
+        by_type: the variants that are no fallback, by type and name.
+        image_keys: the keys, at any depth, that hold images.
+        default: the variant for callers that name none; empty if the type decides.
+    """
 
     def __init__(self, oneof: str, variants: Iterable[Variant]) -> None:
         self.oneof = oneof
@@ -42,31 +49,19 @@ class UnionPlan:
         for variant in self.variants.values():
             if not variant.option.fallback:
                 self.by_type.setdefault(variant.plan.tag, {})[variant.name] = variant
-        self._writes = {variant.name: variant.plan.write for variant in self.variants.values()}
-        self._named = {(tag, name): v for tag, of in self.by_type.items() for name, v in of.items()}
-
-    tag = ""
-
-    @cached_property
-    def image_keys(self) -> frozenset[str]:
-        """Keys, at any depth, that hold images."""
-        return frozenset().union(*(v.plan.image_keys for v in self.variants.values()))
+        plans = [variant.plan for variant in self.variants.values()]
+        self.image_keys = frozenset().union(*(plan.image_keys for plan in plans))
+        self.default = next((v.name for v in self.variants.values() if v.option.default), "")
 
     @cached_property
-    def default(self) -> str:
-        """Variant for callers that name none; empty if the type decides."""
-        return next((v.name for v in self.variants.values() if v.option.default), "")
+    def image_pattern(self) -> re.Pattern[bytes]:
+        """Pattern of a key that holds an image."""
+        return key_pattern(self.image_keys)
 
     @cached_property
     def fallback(self) -> Variant:
         """Variant for every type that no other variant has."""
         return next(v for v in self.variants.values() if v.option.fallback)
-
-    def check_name(self, name: str) -> None:
-        """Raises ConversionError (UNKNOWN_VARIANT) unless a variant has the name."""
-        if name not in self.variants and (name or self.default):
-            message = f"there is no variant {quoted(name)}; choose one of {_list(self.variants)}"
-            raise ConversionError("UNKNOWN_VARIANT", "", message)
 
     def choose(self, tag: str, name: str, strict: bool) -> Variant:
         """Chooses the variant for an object of type `tag` where the caller named `name`.
@@ -75,10 +70,14 @@ class UnionPlan:
         fallback, of a type that only one variant has as that variant. Raises ConversionError:
         UNKNOWN_VARIANT, TYPE_MISMATCH.
         """
-        self.check_name(name)
         of_type = self.by_type.get(tag, {})
         if variant := of_type.get(name):
             return variant
+        if name not in self.variants and (name or self.default):
+            message = (
+                f"there is no variant {quoted(name)}; choose one of {', '.join(self.variants)}"
+            )
+            raise ConversionError("UNKNOWN_VARIANT", "", message)
         if not of_type and name == self.fallback.name:
             return self.fallback
         if len(of_type) <= 1 and not (strict and name):
@@ -87,7 +86,7 @@ class UnionPlan:
 
     def _mismatch(self, tag: str, name: str, of_type: Iterable[str]) -> ConversionError:
         message = f"{name} does not accept the type {quoted(tag)}"
-        if names := _list(of_type):
+        if names := ", ".join(of_type):
             message += f", which is that of {names}"
         elif tag_of_variant := self.variants[name].plan.tag:
             message += f", but {quoted(tag_of_variant)}"
@@ -133,15 +132,14 @@ class UnionPlan:
     ) -> None:
         """Puts the object `value`, whose raw text is `text`, into an empty message."""
         tag = type_of(value)
-        variant = self._named.get((tag, name)) or self.choose(tag, name, strict)
+        variant = self.choose(tag, name, strict)
         variant.plan.read(getattr(target, variant.name), text, value, spans, strict)
 
     def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
         """Appends the JSON text of a message, with the images kept beside it, to the pieces."""
-        if len(UnknownFieldSet(message)):
-            refuse_unknown_fields(message, "")
-        name = message.WhichOneof(self.oneof) or self.chosen(message).name
-        self._writes[name](getattr(message, name), pieces, under(apart, name))
+        refuse_unknown_fields(message, "")
+        variant = self.chosen(message)
+        variant.plan.write(getattr(message, variant.name), pieces, under(apart, variant.name))
 
     def refuse_misplaced(self, message: Message, name: str) -> None:
         """Raises ConversionError (NOT_CANONICAL) if the JSON would be read as another variant.
@@ -161,7 +159,3 @@ class UnionPlan:
             text = f"the {message.DESCRIPTOR.name} is empty: set one of its variants"
             raise ConversionError("EMPTY_ONEOF", "", text)
         return self.variants[name]
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(names)

@@ -73,24 +73,20 @@ def view(call: ImageGenerationCall) -> CallView:
     variant = CALLS.chosen(call)
     message = getattr(call, variant.name)
     values = {field.name: value for field, value in message.ListFields()}
-    result = values.get("result")
-    base64_result = values.get("image_b64")
-    other_status = values.get("unknown_status")
-    known_status = _STATUSES.get(values.get("status", 0))
     return CallView(
         variant=variant.name,
         type=variant.plan.tag or message.type,
         id=values.get("id"),
-        status=known_status if other_status is None else other_status,
-        has_result=result is not None,
-        result=None if result is None else _value(result),
+        status=values.get("unknown_status", _STATUSES.get(values.get("status", 0))),
+        has_result="result" in values,
+        result=_value(values.get("result")),
         declared_format=_string(values, "output_format"),
-        image_b64=None if base64_result is None else _value(base64_result),
+        image_b64=_value(values.get("image_b64")),
     )
 
 
-def _value(result: ImageResult) -> bytes | str | None:
-    kind = result.WhichOneof("kind")
+def _value(result: ImageResult | None) -> bytes | str | None:
+    kind = None if result is None else result.WhichOneof("kind")
     return None if kind in (None, "null_value") else getattr(result, kind)
 
 

@@ -31,10 +31,6 @@ _TOKEN: Final = re.compile(
     rb"|(?P<infinite>-?(?:NaN|Infinity))"
     rb"|(?P<end>\Z))"
 )
-
-
-_INTEGER_PART: Final = re.compile(rb"-?([0-9]*)")
-
 _AFTER_SPACES: Final = re.compile(rb"[ \t\n\r]*+.?", re.DOTALL)
 _CHARACTERS: Final = re.compile(
     rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+'
@@ -52,15 +48,15 @@ class _Container:
     keys: set[str] = field(default_factory=set)
 
 
+@dataclass
 class _Reader:
     """Reads tokens up to the first violation."""
 
-    def __init__(self, text: bytes, max_depth: int) -> None:
-        self.text = text
-        self.max_depth = max_depth
-        self.stack: list[_Container] = []
-        self.expected = "a value"
-        self.offset = 0
+    text: bytes
+    max_depth: int
+    stack: list[_Container] = field(default_factory=list)
+    expected: str = "a value"
+    offset: int = 0
 
     def error(self, reason: str, message: str) -> ConversionError:
         places = (container.place for container in self.stack)
@@ -72,24 +68,24 @@ class _Reader:
         where = f"at byte {self.offset}" if self.offset < end else "at its end"
         return self.error("NOT_JSON", f"the text is not JSON {where}: expected {self.expected}")
 
-    def read(self) -> ConversionError | None:
+    def read(self) -> None:
+        """Raises ConversionError at the first violation."""
         bad_utf8 = _first_bad_utf8(self.text)
         for number in range(_MAX_TOKENS):
             if number % _TOKENS_OF_A_TURN == 0:
                 take_turn()
             kind, start, end = _token_at(self.text, self.offset)
             if bad_utf8 < end:
-                return self.encoding_error(bad_utf8)
+                raise self.encoding_error(bad_utf8)
             if not kind:
-                return self.malformed()
+                raise self.malformed()
             self.offset = start
-            if error := self.take(kind, self.text[start:end]):
-                return error
+            self.take(kind, self.text[start:end])
             if kind == "end":
-                return None
+                return
             self.offset = end
         message = f"the text is refused at a place after its first {_MAX_TOKENS:,} tokens"
-        return ConversionError("NOT_JSON", "", message)
+        raise ConversionError("NOT_JSON", "", message)
 
     def encoding_error(self, offset: int) -> ConversionError:
         if b"\xed\xa0" <= self.text[offset : offset + 2] <= b"\xed\xbf":
@@ -99,30 +95,32 @@ class _Reader:
     def surrogate_error(self) -> ConversionError:
         return self.error("LONE_SURROGATE", "a string has half of a surrogate pair")
 
-    def take(self, kind: str, token: bytes) -> ConversionError | None:
+    def take(self, kind: str, token: bytes) -> None:
         """Checks one token against `expected`, and sets `expected` for the next."""
-        match kind:
-            case "mark":
-                return self.take_mark(token)
-            case "end":
-                return self.malformed() if self.expected != "the end" else None
-            case "string" if self.expected in ("a key", "a key or }"):
-                return self.take_key(token)
-        if self.expected not in ("a value", "a value or ]"):
-            return self.malformed()
+        if kind == "mark":
+            self.take_mark(token)
+        elif kind == "string" and self.expected in ("a key", "a key or }"):
+            self.take_key(token)
+        elif kind == "end":
+            if self.expected != "the end":
+                raise self.malformed()
+        elif self.expected in ("a value", "a value or ]"):
+            self.check_scalar(kind, token)
+            self.after_value()
+        else:
+            raise self.malformed()
+
+    def check_scalar(self, kind: str, token: bytes) -> None:
         if kind == "infinite":
-            return self.error("NON_FINITE_NUMBER", "NaN and Infinity are not JSON numbers")
-        digits = _integer_digits(token) if kind == "number" else 0
-        if digits > MAX_DIGITS:
+            raise self.error("NON_FINITE_NUMBER", "NaN and Infinity are not JSON numbers")
+        if kind == "number" and (digits := len(re.findall(rb"[0-9]+", token)[0])) > MAX_DIGITS:
             message = (
                 f"a number has {digits:,} digits before its decimal point; "
                 f"the limit is {MAX_DIGITS:,}"
             )
-            return self.error("NUMBER_TOO_LONG", message)
+            raise self.error("NUMBER_TOO_LONG", message)
         if kind == "string" and b"\\u" in token and _is_lone_surrogate(json.loads(token)):
-            return self.surrogate_error()
-        self.after_value()
-        return None
+            raise self.surrogate_error()
 
     def after_value(self) -> None:
         if not self.stack:
@@ -130,24 +128,23 @@ class _Reader:
         else:
             self.expected = "a comma or }" if self.stack[-1].is_object else "a comma or ]"
 
-    def take_key(self, token: bytes) -> ConversionError | None:
+    def take_key(self, token: bytes) -> None:
         key = json.loads(token)
         if _is_lone_surrogate(key):
-            return self.surrogate_error()
+            raise self.surrogate_error()
         top = self.stack[-1]
         top.place = key
         if key in top.keys:
-            return self.error("DUPLICATE_KEY", f"an object has the key {quoted(key)} twice")
+            raise self.error("DUPLICATE_KEY", f"an object has the key {quoted(key)} twice")
         top.keys.add(key)
         self.expected = "a colon"
-        return None
 
-    def take_mark(self, mark: bytes) -> ConversionError | None:
+    def take_mark(self, mark: bytes) -> None:
         match mark, self.expected:
             case ((b"{" | b"["), ("a value" | "a value or ]")):
                 if len(self.stack) == self.max_depth:
                     message = f"arrays and objects are nested deeper than {MAX_DEPTH}"
-                    return self.error("TOO_DEEP", message)
+                    raise self.error("TOO_DEEP", message)
                 self.stack.append(_Container(mark == b"{", None if mark == b"{" else 0))
                 self.expected = "a key or }" if mark == b"{" else "a value or ]"
             case b":", "a colon":
@@ -162,14 +159,7 @@ class _Reader:
                 self.stack.pop()
                 self.after_value()
             case _:
-                return self.malformed()
-        return None
-
-
-def _integer_digits(number: bytes) -> int:
-    """Counts the digits before the point or exponent of a number."""
-    match = _INTEGER_PART.match(number)
-    return len(match[1]) if match else 0
+                raise self.malformed()
 
 
 def _first_bad_utf8(text: bytes) -> int:
@@ -219,5 +209,8 @@ def diagnose(text: bytes, max_depth: int = MAX_DEPTH) -> ConversionError:
     """Error for a text that the parser rejected."""
     if text.startswith(_BYTE_ORDER_MARKS):
         return ConversionError("BYTE_ORDER_MARK", "", "the text begins with a byte order mark")
-    error = _Reader(text, max_depth).read()
-    return error or ConversionError("NOT_JSON", "", "the text is not JSON that can be read")
+    try:
+        _Reader(text, max_depth).read()
+    except ConversionError as error:
+        return error
+    return ConversionError("NOT_JSON", "", "the text is not JSON that can be read")

@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 
 from pybase64 import b64encode
 
+from imagecall.json.large_strings import LargeBase64
 from imagecall.json.text import check_depth, quote, too_large
 from imagecall.sizes import PIECE, SLICE
 from imagecall.turns import take_turn
@@ -50,6 +51,11 @@ class LargeImage:
 
 Piece: TypeAlias = bytes | LargeImage
 """Piece of a text."""
+
+_Joined: TypeAlias = bytes | memoryview | LargeImage | LargeBase64
+"""Piece of a text, or of a serialized message."""
+
+_BYTES: Final = (bytes, memoryview)
 
 Apart: TypeAlias = Mapping[str, Data]
 """Large images kept beside a message, in which their fields are empty.
@@ -101,9 +107,9 @@ def check_depth_of(pieces: list[Piece]) -> list[Piece]:
     return pieces
 
 
-def size_of(pieces: Iterable[Piece]) -> int:
-    """Length of the text that these pieces make up, in bytes."""
-    return sum(len(piece) if isinstance(piece, bytes) else piece.size for piece in pieces)
+def size_of(pieces: Iterable[_Joined]) -> int:
+    """Length of what these pieces make up, in bytes."""
+    return sum(len(piece) if isinstance(piece, _BYTES) else piece.size for piece in pieces)
 
 
 def slices_of(pieces: Iterable[Piece]) -> Iterator[bytes]:
@@ -123,25 +129,24 @@ def _cut(text: bytes) -> Iterator[bytes]:
     return (text[start : start + SLICE] for start in range(0, len(text), SLICE))
 
 
-def join(pieces: Sequence[Piece], max_bytes: int = sys.maxsize) -> bytes:
-    """Joins pieces to the text that they make up. Raises ConversionError: TOO_LARGE."""
+def join(pieces: Sequence[_Joined], max_bytes: int = sys.maxsize) -> bytes:
+    """Joins pieces to the text that they make up. Raises ConversionError: TOO_LARGE.
+
+    The pieces of a serialized message are joined likewise.
+    """
     take_turn()
     try:
-        text = b"".join(pieces)  # type: ignore[arg-type]  # a LargeImage makes it raise TypeError
+        text = b"".join(pieces)  # type: ignore[arg-type]  # a large image makes it raise TypeError
     except TypeError:
         if (size := size_of(pieces)) > max_bytes:
             raise too_large(size, max_bytes) from None
-        return _join_large(pieces, size)
+        whole = io.BytesIO(bytes(size))  # Of the final size: a buffer that grows is slower.
+        for piece in pieces:
+            if isinstance(piece, _BYTES):
+                whole.write(piece)
+            else:
+                whole.writelines(piece.slices())
+        return whole.getvalue()
     if len(text) > max_bytes:
         raise too_large(len(text), max_bytes)
     return text
-
-
-def _join_large(pieces: Iterable[Piece], size: int) -> bytes:
-    text = io.BytesIO(bytes(size))  # Of the final size: a buffer that grows is slower.
-    for piece in pieces:
-        if isinstance(piece, bytes):
-            text.write(piece)
-        else:
-            text.writelines(piece.slices())
-    return text.getvalue()

@@ -16,8 +16,6 @@ from imagecall.v1.chunk_pb2 import Chunk, ChunkEnd
 _FINAL: Final = "output_item_done_event."
 """Prefix of the paths of finished images."""
 
-_DIGEST_BYTES: Final = 32
-
 
 class RawChunk(NamedTuple):
     """Chunk that is not a message yet, so that its data is not copied."""
@@ -101,58 +99,42 @@ class Chunker:
 
 
 class Assembly:
-    """Reassembles the bytes of chunks while they arrive. The inverse of `split`."""
+    """Reassembles the bytes of chunks while they arrive. The inverse of `split`.
+
+    Attributes:
+        size: bytes added so far.
+        end: the end of the last chunk. None: the last chunk was not added yet.
+    """
 
     def __init__(self, max_bytes: int) -> None:
+        self.size = 0
+        self.end: ChunkEnd | None = None
         self._max_bytes = max_bytes
         self._chunks: list[bytes | memoryview] = []
-        self._size = 0
         self._digest = hashlib.sha256()
-        self._end: ChunkEnd | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes added so far."""
-        return self._size
-
-    @property
-    def end(self) -> ChunkEnd | None:
-        """End of the last chunk. None: the last chunk was not added yet."""
-        return self._end
-
-    @property
-    def complete(self) -> bool:
-        """True once the last chunk was added."""
-        return self._end is not None
 
     def add(self, chunk: RawChunk) -> None:
         """Adds the next chunk. Drops all bytes once they are more than `max_bytes`.
 
         Raises ConversionError (CHUNKS_DAMAGED) for a chunk that is not the next one.
         """
-        if self._end is not None:
+        if self.end is not None:
             raise damaged("a chunk comes after the last one", "chunk-order")
-        if chunk.offset != self._size:
-            message = f"a chunk begins at byte {chunk.offset:,} instead of {self._size:,}"
+        if chunk.offset != self.size:
+            message = f"a chunk begins at byte {chunk.offset:,} instead of {self.size:,}"
             raise damaged(message, "chunk-order")
-        data = chunk.data
-        if not data and not (chunk.end is not None and self._size == 0):
+        if not chunk.data and (chunk.end is None or self.size):
             raise damaged(f"the chunk at byte {chunk.offset:,} is empty", "chunk-order")
-        self._size += len(data)
-        if self._size > self._max_bytes:
+        self.size += len(chunk.data)
+        if self.size > self._max_bytes:
             self._chunks.clear()
         else:
-            self._keep(data)
-            self._digest.update(data)
-        self._end = chunk.end
+            self._keep(chunk.data)
+            self._digest.update(chunk.data)
+        self.end = chunk.end
 
     def _keep(self, data: bytes | memoryview) -> None:
         self._chunks.append(data)
-
-    @property
-    def digest(self) -> bytes:
-        """SHA-256 digest of the bytes so far."""
-        return self._digest.digest()
 
     def whole(self) -> bytes:
         """Returns the complete bytes, once only. Raises ConversionError as `check` does."""
@@ -171,17 +153,20 @@ class Assembly:
         Raises ConversionError: CHUNKS_DAMAGED if the end is missing or has another size or digest;
         TOO_LARGE for more than `max_bytes` bytes.
         """
-        if self._end is None:
+        if self.end is None:
             raise damaged("the chunks end before their last one", "chunk-end")
-        if self._end.size != self._size:
-            message = f"the chunks have {self._size:,} bytes instead of {self._end.size:,}"
+        if self.end.size != self.size:
+            message = f"the chunks have {self.size:,} bytes instead of {self.end.size:,}"
             raise damaged(message, "chunk-size")
-        if self._size > self._max_bytes:
-            message = f"the chunks have {self._size:,} bytes; the limit is {self._max_bytes:,}"
+        if self.size > self._max_bytes:
+            message = f"the chunks have {self.size:,} bytes; the limit is {self._max_bytes:,}"
             raise ConversionError("TOO_LARGE", "", message)
-        if self._end.sha256 != self.digest:
-            expected, actual = self._end.sha256[:_DIGEST_BYTES].hex() or "none", self.digest.hex()
-            message = f"the SHA-256 digest of the chunks is {actual}; their end has {expected}"
+        digest = self._digest.digest()
+        if self.end.sha256 != digest:
+            expected = self.end.sha256[: len(digest)].hex() or "none"
+            message = (
+                f"the SHA-256 digest of the chunks is {digest.hex()}; their end has {expected}"
+            )
             raise damaged(message, "chunk-digest")
 
 

@@ -6,15 +6,25 @@ are counted, in messages that are large enough to matter. Protobuf's wire format
 https://protobuf.dev/programming-guides/encoding/.
 """
 
+from contextlib import suppress
+from functools import cache
 from typing import Any, Final, TypeVar
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from imagecall.errors import ConversionError, malformed
 from imagecall.sizes import APART
 from imagecall.turns import take_turn
-from imagecall.wire.varint import read_varint
+from imagecall.wire.varint import (
+    FIXED_SIZES,
+    GROUP,
+    GROUP_END,
+    LENGTH,
+    VARINT,
+    read_varint,
+    wire_type,
+)
 
 _Message = TypeVar("_Message", bound=Message)
 
@@ -24,9 +34,6 @@ MAX_FIELDS: Final = 1_000_000
 MAX_UNKNOWN: Final = 10_000
 """Most fields of a message, at all depths together, that the schema does not name."""
 
-_VARINT, _FIXED64, _LENGTH, _GROUP, _GROUP_END, _FIXED32 = range(6)
-_FIXED: Final = {_FIXED64: 8, _FIXED32: 4}
-
 
 class _Shape(dict[int, "_Shape | None"]):
     """Fields of a message by tag: the shape of a message field, None for any other field."""
@@ -35,42 +42,15 @@ class _Shape(dict[int, "_Shape | None"]):
 _OF_GROUP: Final = _Shape()
 """Shape of a group; this schema has no groups."""
 
-_shapes: Final[dict[Descriptor, _Shape]] = {}
 
-
+@cache
 def _shape(descriptor: Descriptor) -> _Shape:
-    if descriptor not in _shapes:
-        shape = _Shape()
-        for field in descriptor.fields:
-            inner = field.message_type
-            value = None if inner is None else _shape(inner)
-            shape |= {field.number << 3 | kind: value for kind in _kinds(field)}
-        _shapes[descriptor] = shape  # Only when complete, as other threads may read it.
-    return _shapes[descriptor]
-
-
-def _kinds(field: FieldDescriptor) -> tuple[int, ...]:
-    """Wire types that the values of a field may have."""
-    match field.type:
-        case (
-            FieldDescriptor.TYPE_STRING | FieldDescriptor.TYPE_BYTES | FieldDescriptor.TYPE_MESSAGE
-        ):
-            return (_LENGTH,)
-        case (
-            FieldDescriptor.TYPE_FIXED64
-            | FieldDescriptor.TYPE_SFIXED64
-            | FieldDescriptor.TYPE_DOUBLE
-        ):
-            kind = _FIXED64
-        case (
-            FieldDescriptor.TYPE_FIXED32
-            | FieldDescriptor.TYPE_SFIXED32
-            | FieldDescriptor.TYPE_FLOAT
-        ):
-            kind = _FIXED32
-        case _:
-            kind = _VARINT
-    return (kind, _LENGTH) if field.is_repeated else (kind,)
+    shape = _Shape()
+    for field in descriptor.fields:
+        value = _shape(field.message_type) if field.message_type else None
+        for kind in {wire_type(field), LENGTH} if field.is_repeated else {wire_type(field)}:
+            shape[field.number << 3 | kind] = value
+    return shape
 
 
 def check_cost(descriptor: Descriptor, data: bytes) -> None:
@@ -79,10 +59,8 @@ def check_cost(descriptor: Descriptor, data: bytes) -> None:
     Accepts bytes that are no message: the parser refuses them before it reads further.
     """
     if len(data) >= APART:
-        try:
+        with suppress(IndexError):
             _count(_shape(descriptor), data)
-        except IndexError:
-            return
 
 
 def _count(shape: _Shape, data: bytes) -> None:
@@ -108,7 +86,7 @@ def _count(shape: _Shape, data: bytes) -> None:
             unknown += 1
             if unknown > MAX_UNKNOWN:
                 raise _too_many(MAX_UNKNOWN, "fields that this schema does not name")
-        if kind == _LENGTH:
+        if kind == LENGTH:
             length = data[position]
             position += 1
             if length >= 0x80:
@@ -118,19 +96,19 @@ def _count(shape: _Shape, data: bytes) -> None:
                 continue
             enclosing.append((shape, end))
             shape, end = inner, min(end, position + length)
-        elif kind == _VARINT:
+        elif kind == VARINT:
             while data[position] >= 0x80:
                 position += 1
             position += 1
-        elif kind == _GROUP:
+        elif kind == GROUP:
             enclosing.append((shape, end))
             shape = _OF_GROUP
-        elif kind == _GROUP_END:
+        elif kind == GROUP_END:
             if shape is not _OF_GROUP:
                 return  # Not a message.
             shape, _ = enclosing.pop()
         else:
-            position += _FIXED[kind] if kind in _FIXED else len(data)
+            position += FIXED_SIZES[kind] if kind in FIXED_SIZES else len(data)
 
 
 def _too_many(limit: int, subject: str) -> ConversionError:

@@ -6,23 +6,26 @@ bytes are never searched for a value. Protobuf's wire format:
 https://protobuf.dev/programming-guides/encoding/.
 """
 
-import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from imagecall.json.large_strings import Image, LargeBase64
+from imagecall.json.pieces import join, size_of
 from imagecall.sizes import APART
 from imagecall.turns import take_turn
 from imagecall.v1.image_result_pb2 import ImageResult
-from imagecall.wire.varint import MAX_LENGTH_BYTES, read_varint, write_varint
-
-_FIXED: Final = {1: 8, 5: 4}
-"""Sizes of values by wire type, for the types of a fixed size."""
+from imagecall.wire.varint import (
+    FIXED_SIZES,
+    LENGTH,
+    MAX_LENGTH_BYTES,
+    VARINT,
+    read_varint,
+    write_varint,
+)
 
 _MAX_FIELDS: Final = 1000
 """Most fields of a message that is walked, as each field takes long in Python."""
@@ -130,89 +133,58 @@ def _replaced(
     fields.
     """
     take_turn()
-    walk = _Walk(memoryview(wire), replace, least, most or len(wire))
-    pieces = walk.message(descriptor, 0, len(wire), "")
+    pieces = _pieces(memoryview(wire), descriptor, "", replace, least, most or len(wire))
     take_turn()
-    return wire if pieces is None else _joined(pieces)
+    return wire if pieces is None else join(pieces)
 
 
-def _joined(pieces: Sequence[_Value]) -> bytes:
-    try:
-        return b"".join(pieces)  # type: ignore[arg-type]  # a LargeBase64 makes it raise TypeError
-    except TypeError:
-        data = io.BytesIO(bytes(sum(map(_size, pieces))))  # Of the final size.
-    for piece in pieces:
-        data.writelines(piece.slices() if isinstance(piece, LargeBase64) else (piece,))
-    return data.getvalue()
+def _pieces(
+    wire: memoryview, descriptor: Descriptor, path: str, replace: _Replace, least: int, most: int
+) -> list[_Value] | None:
+    """Pieces of the message at `path` with new values; None if all values stay."""
+    fields = list(_fields(wire, most))
+    occurrences = Counter(field.number for field in fields)
+    pieces: list[_Value] = []
+    done = 0
+    for number, length_at, start, end in fields:
+        field = descriptor.fields_by_number.get(number)
+        if field is None or field.is_repeated or occurrences[number] > 1 or end - start < least:
+            continue
+        value, place = wire[start:end], path + field.name
+        if field.message_type is not None:
+            new = _pieces(value, field.message_type, place + ".", replace, least, most)
+        else:
+            new = None if (other := replace(place, field, value)) is None else [other]
+        if new is not None:
+            pieces += wire[done:length_at], write_varint(size_of(new)), *new
+            done = end
+    return [*pieces, wire[done:]] if pieces else None
 
 
-def _size(value: _Value) -> int:
-    return value.size if isinstance(value, LargeBase64) else len(value)
-
-
-@dataclass(frozen=True)
-class _Walk:
-    """Walk through a serialized message that replaces values."""
-
-    wire: memoryview
-    replace: _Replace
-    least: int
-    most: int
-
-    def message(
-        self, descriptor: Descriptor, start: int, end: int, path: str
-    ) -> list[_Value] | None:
-        """Pieces of the message from `start` to `end` with new values; None if all values stay."""
-        fields = list(_fields(self.wire, start, end, self.most))
-        occurrences = Counter(field.number for field in fields)
-        pieces: list[_Value] = []
-        done = start
-        for field in fields:
-            field_type = descriptor.fields_by_number.get(field.number)
-            if field_type is None or field_type.is_repeated or occurrences[field.number] > 1:
-                continue
-            if field.end - field.start < self.least:
-                continue
-            if (new := self._value(field_type, field, path + field_type.name)) is not None:
-                pieces += (
-                    self.wire[done : field.length_at],
-                    write_varint(sum(map(_size, new))),
-                    *new,
-                )
-                done = field.end
-        return [*pieces, self.wire[done:end]] if pieces else None
-
-    def _value(self, field_type: FieldDescriptor, field: _Field, path: str) -> list[_Value] | None:
-        if field_type.message_type is not None:
-            return self.message(field_type.message_type, field.start, field.end, path + ".")
-        value = self.replace(path, field_type, self.wire[field.start : field.end])
-        return None if value is None else [value]
-
-
-def _fields(wire: memoryview, start: int, end: int, most: int) -> Iterator[_Field]:
-    """Yields the fields with a length of the message from `start` to `end`.
+def _fields(wire: memoryview, most: int) -> Iterator[_Field]:
+    """Yields the fields with a length.
 
     Raises IndexError or ValueError for bytes that are no message, or one of more than `most`
     fields.
     """
-    position = start
+    position = 0
     for _ in range(most):
-        if position >= end:
+        if position >= len(wire):
             return
         tag, position = read_varint(wire, position, MAX_LENGTH_BYTES)
-        match tag & 7:
-            case 0:
-                _, position = read_varint(wire, position)
-            case 1 | 5 as kind:
-                position += _FIXED[kind]
-            case 2:
-                length_at = position
-                length, value_at = read_varint(wire, position, MAX_LENGTH_BYTES)
-                position = value_at + length
-                if position > end:
-                    raise ValueError("a field is longer than its message")
-                yield _Field(tag >> 3, length_at, value_at, position)
-            case kind:
-                raise ValueError(f"wire type {kind} is a group, or none")
-    if position < end:
+        kind = tag & 7
+        if kind == LENGTH:
+            length_at = position
+            length, value_at = read_varint(wire, position, MAX_LENGTH_BYTES)
+            position = value_at + length
+            if position > len(wire):
+                raise ValueError("a field is longer than its message")
+            yield _Field(tag >> 3, length_at, value_at, position)
+        elif kind == VARINT:
+            _, position = read_varint(wire, position)
+        elif kind in FIXED_SIZES:
+            position += FIXED_SIZES[kind]
+        else:
+            raise ValueError(f"wire type {kind} is a group, or none")
+    if position < len(wire):
         raise ValueError(f"the message has more than {most} fields")

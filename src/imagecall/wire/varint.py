@@ -11,10 +11,23 @@ MAX_BYTES: Final = 10
 MAX_LENGTH_BYTES: Final = 5
 """Longest varint of a tag or a length; protobuf refuses longer ones."""
 
-_LENGTH: Final = 2
-_OF_LENGTH: Final = frozenset(
-    {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_MESSAGE}
-)
+VARINT, FIXED64, LENGTH, GROUP, GROUP_END, FIXED32 = range(6)
+"""Wire types."""
+
+FIXED_SIZES: Final = {FIXED64: 8, FIXED32: 4}
+"""Sizes of values, for the wire types of a fixed size."""
+
+_WIRE_TYPES: Final = {
+    FieldDescriptor.TYPE_STRING: LENGTH,
+    FieldDescriptor.TYPE_BYTES: LENGTH,
+    FieldDescriptor.TYPE_MESSAGE: LENGTH,
+    FieldDescriptor.TYPE_DOUBLE: FIXED64,
+    FieldDescriptor.TYPE_FIXED64: FIXED64,
+    FieldDescriptor.TYPE_SFIXED64: FIXED64,
+    FieldDescriptor.TYPE_FLOAT: FIXED32,
+    FieldDescriptor.TYPE_FIXED32: FIXED32,
+    FieldDescriptor.TYPE_SFIXED32: FIXED32,
+}
 
 ONE_BYTE: Final = 0x80
 """First number that takes two bytes."""
@@ -22,9 +35,14 @@ ONE_BYTE: Final = 0x80
 _MAX_KEPT_SIZE: Final = 1024
 
 
+def wire_type(field: FieldDescriptor) -> int:
+    """Wire type of each value of a field."""
+    return _WIRE_TYPES.get(field.type, VARINT)
+
+
 def tag_of(field: FieldDescriptor) -> int:
-    """Tag of a field whose value has a length, or is a varint."""
-    return field.number << 3 | (_LENGTH if field.type in _OF_LENGTH else 0)
+    """Tag of a field, for a value by itself."""
+    return field.number << 3 | wire_type(field)
 
 
 def read_varint(
