@@ -59,7 +59,7 @@ def key_of(field: FieldDescriptor) -> options_pb2.JsonKey:
 
 
 def holds_other_spellings(field: FieldDescriptor) -> bool:
-    """Reports a string field for the spellings that the enum field of the same key lacks."""
+    """True for a string field with the spellings that the enum field of the same key lacks."""
     return key_of(field).role == options_pb2.FIELD_ROLE_UNKNOWN_SPELLING
 
 

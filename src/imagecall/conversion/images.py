@@ -39,7 +39,7 @@ def decode_base64(text: str) -> bytes:
 
 
 def is_canonical_base64(text: str) -> bool:
-    """Reports text that `decode_base64` decodes."""
+    """True for a text that `decode_base64` decodes."""
     try:
         decode_base64(text)
     except ValueError:

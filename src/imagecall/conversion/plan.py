@@ -39,7 +39,7 @@ from imagecall.wire.varint import ONE_BYTE, tag_of
 
 
 def is_union(descriptor: Descriptor) -> bool:
-    """Reports a message whose only content is a oneof of several objects."""
+    """True for a message whose only content is a oneof of several objects."""
     oneofs = [oneof for oneof in descriptor.oneofs if len(oneof.fields) > 1]
     return len(oneofs) == 1 and len(oneofs[0].fields) == len(descriptor.fields)
 

@@ -114,19 +114,24 @@ def size_of(pieces: Iterable[_Joined]) -> int:
 
 def slices_of(pieces: Iterable[Piece]) -> Iterator[bytes]:
     """Yields the text that these pieces make up, in slices of little more than 1 MiB at most."""
+    for piece in merged(pieces):
+        if isinstance(piece, bytes):
+            yield from (piece[start : start + SLICE] for start in range(0, len(piece), SLICE))
+        else:
+            yield from piece.slices()
+
+
+def merged(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Yields the pieces, with the texts between the images joined."""
     texts: list[bytes] = []
     for piece in pieces:
         if isinstance(piece, bytes):
             texts.append(piece)
         else:
-            yield from _cut(b"".join(texts))
+            yield b"".join(texts)
             texts = []
-            yield from piece.slices()
-    yield from _cut(b"".join(texts))
-
-
-def _cut(text: bytes) -> Iterator[bytes]:
-    return (text[start : start + SLICE] for start in range(0, len(text), SLICE))
+            yield piece
+    yield b"".join(texts)
 
 
 def join(pieces: Sequence[_Joined], max_bytes: int = sys.maxsize) -> bytes:

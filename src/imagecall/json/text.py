@@ -155,7 +155,7 @@ def check_values(text: bytes) -> None:
 
 
 def _are_rare(text: bytes, *marks: bytes) -> bool:
-    """Reports that a text has none of these bytes more than `_RARE` times.
+    """True for a text that has none of these bytes more than `_RARE` times.
 
     Finding a rare byte is far quicker than counting it.
     """
@@ -211,7 +211,7 @@ def _check_keys(text: bytes) -> None:
 def _skeletons(text: bytes) -> Iterator[bytes]:
     """Yields a text slice by slice, with one quote in place of each string.
 
-    The text need not be JSON. Regular expressions take too long here, and hold Python's lock.
+    The text need not be JSON. Regular expressions take too long here, and hold the GIL.
     """
     inside = 0
     for part in _slices(text):
@@ -245,7 +245,7 @@ def too_many_values() -> ConversionError:
 
 
 def _is_deeper(text: bytes, max_depth: int) -> bool:
-    """Reports nesting deeper than `max_depth` in a text that is JSON otherwise."""
+    """True for nesting deeper than `max_depth` in a text that is JSON otherwise."""
     if len(text) <= 2 * max_depth or _are_rare(text, b"{", b"["):
         return False
     brackets = _brackets(text).translate(_OBJECTS_TO_ARRAYS)
@@ -291,7 +291,7 @@ def join_members(raws: Mapping[str, bytes]) -> bytes:
 
 
 def are_members(text: bytes, raws: Mapping[str, bytes]) -> bool:
-    """Reports that an object, which was joined of raw values, is read as these values again."""
+    """True for an object, joined of raw values, that is read as these values again."""
     try:
         parse(text)
     except ConversionError:

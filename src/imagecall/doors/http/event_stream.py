@@ -42,6 +42,7 @@ from imagecall.json.pieces import (
     join,
     join_element_pieces,
     join_member_pieces,
+    merged,
     under,
 )
 from imagecall.json.text import MAX_VALUES, JsonValue, elements, join_members, members, parse, quote
@@ -251,7 +252,7 @@ class EventStream:
 def server_sent(tag: str, pieces: Iterable[Piece]) -> Sequence[Piece]:
     """Returns the lines of a server-sent event: its type, and its JSON in one line."""
     name = b"event: %b\n" % tag.encode() if tag.isprintable() else b""
-    return [name + b"data: ", *map(_in_one_line, pieces), b"\n\n"]
+    return [name + b"data: ", *map(_in_one_line, merged(pieces)), b"\n\n"]
 
 
 def _of_document(
