@@ -252,7 +252,7 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
             if isinstance(items, AsyncIterable)
             else conversion.requests(items)
         )
-        with conversion.checked():
+        with conversion.checked(), costs_nothing():
             async with self._call(timeout, metadata) as (connection, options):
                 converting = connection.conversion.ConvertCalls(requests, **options)
                 with connection.stream(converting) as call, final_status(call):

@@ -217,7 +217,11 @@ class ImageClient(Client[Interceptor]):
         timeout: float | None,
         metadata: Metadata,
     ) -> Generator[_Output | ConversionError, None, None]:
-        with conversion.checked(), self._call(timeout, metadata) as (connection, options):
+        with (
+            conversion.checked(),
+            costs_nothing(),
+            self._call(timeout, metadata) as (connection, options),
+        ):
             call = connection.conversion.ConvertCalls(conversion.requests(items), **options)
             try:
                 for response in call:
