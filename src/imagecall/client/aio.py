@@ -285,7 +285,7 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if pool.closed and not (task and task.cancelling()):  # gRPC cancelled the call.
-                raise self._closed_error() from None
+                raise self._closed_error(may_be_billed=True) from None
             raise
         finally:
             pool.slots.put_nowait(slot)

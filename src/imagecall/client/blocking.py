@@ -272,3 +272,5 @@ class ImageClient(Client[Interceptor]):
         return _Connection(
             channel, ImageGenerationServiceStub(channel), ConversionServiceStub(channel)
         )
+            if pool.closed and error.code() is grpc.StatusCode.CANCELLED:
+                raise self._closed_error(may_be_billed=True) from None

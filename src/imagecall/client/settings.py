@@ -122,8 +122,9 @@ class Client(Generic[_Interceptor]):
         if self._closed:
             raise self._closed_error()
 
-    def _closed_error(self) -> ImagecallError:
-        return GenerationError("", "the client is closed", code="CANCELLED")
+    def _closed_error(self, *, may_be_billed: bool = False) -> ImagecallError:
+        message = "the client is closed"
+        return GenerationError("", message, code="CANCELLED", may_be_billed=may_be_billed)
 
     def _queue_error(self) -> ImagecallError:
         message = (
