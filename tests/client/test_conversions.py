@@ -214,6 +214,29 @@ async def test_items_that_arrive_asynchronously_are_converted(
             ]
 
 
+async def read_one_and_fail(requests: Any, context: Any) -> None:
+    await context.read()
+    await context.abort(grpc.StatusCode.DATA_LOSS, "lost")
+
+
+async def test_the_wait_for_an_item_ends_with_the_call(kind: type[AnyClient]) -> None:
+    ended: list[bool] = []
+
+    async def items() -> AsyncIterator[str]:
+        try:
+            for number in range(200):
+                yield item(number)
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    async with handled_by(read_one_and_fail) as address, opened(kind(address)) as client:
+        if isinstance(client, AsyncImageClient):
+            with pytest.raises(imagecall.GenerationError, match="lost"):
+                await called(client, "parse_calls", items())
+            assert ended
+
+
 async def test_leaving_the_results_ends_the_call(kind: type[AnyClient], address: str) -> None:
     async with opened(kind(address, max_calls=1)) as client:
         if isinstance(client, AsyncImageClient):

@@ -4,7 +4,7 @@ The server answers each item at its place: a result, or an error that stops no o
 """
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final, Generic, TypeVar
 
@@ -67,7 +67,9 @@ class BulkConversion(Generic[_Item, _Output]):
         yield from batch.rest()
         self._all_sent = True
 
-    async def requests_of(self, items: AsyncIterable[_Item]) -> AsyncIterator[ConvertCallsRequest]:
+    async def requests_of(
+        self, items: AsyncIterable[_Item]
+    ) -> AsyncGenerator[ConvertCallsRequest, None]:
         """Yields the requests for items that arrive."""
         batch = _Batch()
         with self._reading():
