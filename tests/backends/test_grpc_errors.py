@@ -147,9 +147,11 @@ async def test_initial_metadata_that_comes_late_is_trailing(
 ) -> None:
     monkeypatch.setattr("imagecall.doors.grpc.services._COMMIT_SECONDS", 0.1)
 
+    committed = asyncio.Event()
+
     class Late(Misbehaving):
         async def answer(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
-            await asyncio.sleep(1)
+            await committed.wait()
             async for message in super().answer(request, context):
                 yield message
 
@@ -160,8 +162,14 @@ async def test_initial_metadata_that_comes_late_is_trailing(
             served(backend) as address,
             grpc.aio.insecure_channel(address) as channel,
         ):
-            stub: Any = ImageGenerationServiceStub(channel)
-            call = stub.GenerateImage(AN_IMAGE)
+            # grpc.aio has the initial metadata of a unary answer only with the answer.
+            method: Any = channel.unary_stream("/imagecall.v1.ImageGenerationService/GenerateImage")
+            committed.clear()
+            call = method(AN_IMAGE.SerializeToString())
+            assert ("x-team", "a") not in tuple(await call.initial_metadata())
+            committed.set()
+            with suppress(grpc.aio.AioRpcError):
+                await call.read()
             assert await call.code() is code
             assert ("x-team", "a") in tuple(await call.trailing_metadata())
 

@@ -4,7 +4,6 @@ import asyncio
 import inspect
 import json
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from tests.client.both import CLIENTS, AnyClient, called, opened
 from tests.doors.test_generation import serving
 from tests.doors.test_many_calls import Held
 from tests.streams import PNG, framed, happy, item, response
+from tests.until import until
 from tests.upstream import upstream
 
 pytestmark = pytest.mark.parametrize("kind", CLIENTS, ids=lambda kind: kind.__name__)
@@ -220,27 +220,23 @@ async def test_a_file_that_is_missing_or_cannot_be_written_is_an_os_error_too(
 
 
 async def test_a_closed_client_refuses_calls_and_cancels_those_in_progress(
-    kind: type[AnyClient], address: str
+    kind: type[AnyClient],
 ) -> None:
-    started = threading.Event()
-
-    def on_event(_: object) -> None:
-        started.set()
-
-    client = kind(address, max_calls=2)
-    request = fox(partial_images=1, delay_seconds=30)
-    calls = [
-        called(client, "generate", request, on_event=on_event),
-        called(client, "generate_image", request),
-        called(client, "generate", request),  # Waits in the queue.
-    ]
-    tasks = [asyncio.ensure_future(call) for call in calls]
-    await asyncio.to_thread(started.wait, 30)
-    await asyncio.sleep(0.1)
-    await called(client, "close")
-    tasks.append(asyncio.ensure_future(called(client, "generate", fox())))
-    failures = await asyncio.gather(*tasks, return_exceptions=True)
+    held = Held()
+    async with serving(held) as address:
+        client = kind(address, max_calls=2)
+        tasks = [asyncio.ensure_future(called(client, "generate", fox()))]
+        tasks.append(asyncio.ensure_future(called(client, "generate_image", fox())))
+        await until(lambda: held.begun == 2)
+        tasks.append(asyncio.ensure_future(called(client, "generate", fox())))  # It queues.
+        await asyncio.sleep(0)
+        await called(client, "close")
+        tasks.append(asyncio.ensure_future(called(client, "generate", fox())))
+        failures = await asyncio.gather(*tasks, return_exceptions=True)
     assert [getattr(failure, "code", failure) for failure in failures] == ["CANCELLED"] * 4
+    assert {str(failure) for failure in failures} == {"the client is closed"}
+    billed = [getattr(failure, "may_be_billed", None) for failure in failures]
+    assert billed == [True, True, False, False]
 
 
 async def test_the_time_in_the_queue_is_part_of_the_deadline(kind: type[AnyClient]) -> None:

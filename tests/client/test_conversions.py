@@ -4,6 +4,7 @@ import asyncio
 import json
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -22,6 +23,9 @@ def item(number: int, **keys: Any) -> str:
     return json.dumps(
         {"type": "image_generation_call", "id": f"ig_{number}", **keys}, separators=(",", ":")
     )
+
+
+LARGE_ITEM = item(0, result=LARGE)
 
 
 async def test_a_thousand_items_are_converted_and_back_in_order(
@@ -130,32 +134,58 @@ async def test_a_failure_of_the_iterable_is_raised_after_the_results_before_it(
         assert len(await called(client, "parse_calls", [item(1)])) == 1
 
 
-class Failing(grpc.GenericRpcHandler):
-    """Server that reads all requests, and fails the call."""
+class Handler(grpc.GenericRpcHandler):
+    """Server whose calls one function handles."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
 
     def service(self, handler_call_details: Any) -> Any:
-        return grpc.stream_stream_rpc_method_handler(self._read)
+        return grpc.stream_stream_rpc_method_handler(self._handle)
 
-    async def _read(self, requests: Any, context: Any) -> AsyncIterator[bytes]:
-        async for _ in requests:
-            pass
-        await context.abort(grpc.StatusCode.DATA_LOSS, "lost")
-        yield b""
+
+@asynccontextmanager
+async def handled_by(handle: Any) -> AsyncIterator[str]:
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Handler(handle),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+
+
+async def read_and_fail(requests: Any, context: Any) -> None:
+    async for _ in requests:
+        pass
+    await context.abort(grpc.StatusCode.DATA_LOSS, "lost")
 
 
 async def test_a_failure_of_the_iterable_is_raised_when_the_call_fails_too(
     kind: type[AnyClient],
 ) -> None:
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((Failing(),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with opened(kind(f"127.0.0.1:{port}")) as client:
+    async with handled_by(read_and_fail) as address, opened(kind(address)) as client:
         with pytest.raises(KeyError, match="no more"):
             await called(client, "parse_calls", failing_items(KeyError("no more")))
-        with pytest.raises(imagecall.ImagecallError, match="lost"):
+        with pytest.raises(imagecall.GenerationError, match="lost") as caught:
             await called(client, "parse_calls", [item(1)])
-    await server.stop(0)
+    assert not caught.value.may_be_billed  # A conversion costs nothing.
+
+
+async def read_one(requests: Any, context: Any) -> None:
+    await context.read()
+
+
+@pytest.mark.parametrize("items", [[LARGE_ITEM] * 3, [item(number) for number in range(1000)]])
+async def test_a_call_that_ends_before_the_items_do_is_an_error(
+    items: list[str], kind: type[AnyClient]
+) -> None:
+    async with handled_by(read_one) as address, opened(kind(address)) as client:
+        for _ in range(10):
+            with pytest.raises(imagecall.ConversionError) as caught:
+                await called(client, "parse_calls", items)
+            assert (caught.value.code, caught.value.reason) == ("DATA_LOSS", "CHUNKS_DAMAGED")
 
 
 async def test_a_call_that_is_refused_while_items_are_sent_keeps_its_status(
@@ -182,6 +212,29 @@ async def test_items_that_arrive_asynchronously_are_converted(
             assert [result.output_image_generation_call.id for result in results] == [
                 f"ig_{number}" for number in range(300)
             ]
+
+
+async def read_one_and_fail(requests: Any, context: Any) -> None:
+    await context.read()
+    await context.abort(grpc.StatusCode.DATA_LOSS, "lost")
+
+
+async def test_the_wait_for_an_item_ends_with_the_call(kind: type[AnyClient]) -> None:
+    ended: list[bool] = []
+
+    async def items() -> AsyncIterator[str]:
+        try:
+            for number in range(200):
+                yield item(number)
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    async with handled_by(read_one_and_fail) as address, opened(kind(address)) as client:
+        if isinstance(client, AsyncImageClient):
+            with pytest.raises(imagecall.GenerationError, match="lost"):
+                await called(client, "parse_calls", items())
+            assert ended
 
 
 async def test_leaving_the_results_ends_the_call(kind: type[AnyClient], address: str) -> None:

@@ -251,7 +251,10 @@ GENERATE_FAILURES = [
     (['embedded={"ending":"failed"}'], "the response ended as failed: the request asked for"),
     (['embedded={"ending":"incomplete"}'], "the response ended as incomplete: max_output_tokens"),
     (['embedded={"ending":"cut"}'], "UPSTREAM_DAMAGED: "),
-    (['embedded={"delay_seconds":60}', "--timeout", "0.5"], "it took longer than the time limit"),
+    (
+        ['embedded={"delay_seconds":60}', "--timeout", "0.5"],
+        "DEADLINE_EXCEEDED: it took longer than the time limit",
+    ),
 ]
 
 

@@ -84,6 +84,7 @@ def test_a_failure_is_json_too(tmp_path: Path) -> None:
     late = run("a", "--json", *slow, cwd=tmp_path)
     error = json.loads(late.stdout)["error"]
     assert (late.returncode, error["code"]) == (4, "DEADLINE_EXCEEDED")
+    assert error["may_be_billed"] is True
 
 
 async def test_the_image_goes_to_standard_output(tmp_path: Path) -> None:

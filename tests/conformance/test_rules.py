@@ -97,10 +97,20 @@ async def test_a_limit_of_requests_that_is_named_passes(code: str, text: str) ->
 
 
 async def test_calls_that_break_when_there_are_many_fail_in_their_rule() -> None:
-    busy = Faulty(before=lambda method: asyncio.sleep(3 if len(busy.working) > 1 else 0))
-    busy.on_request = lambda method, _: (
-        (grpc.StatusCode.UNKNOWN, "busy", ()) if len(busy.working) > 50 else None
-    )
+    limit = asyncio.Event()
+
+    async def until_there_are_many(method: str) -> None:
+        if len(busy.working) > 1:
+            await limit.wait()
+
+    def refuse(method: str, request: bytes) -> Any:
+        if len(busy.working) <= 50:
+            return None
+        limit.set()
+        return grpc.StatusCode.UNKNOWN, "busy", ()
+
+    busy = Faulty(before=until_there_are_many)
+    busy.on_request = refuse
     async with faulty_server(busy) as address:
         outcomes = await outcomes_of(address, "methods", "many-calls", "image")
     assert named(outcomes, "failed") == ["many-calls"]

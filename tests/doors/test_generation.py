@@ -24,10 +24,12 @@ from imagecall.client import AsyncImageClient
 from imagecall.doors.grpc.server import GrpcServer
 from imagecall.errors import CODES, ConversionError, GenerationError
 from imagecall.generation.backend import Backend
+from imagecall.rpc.status import error_of
 from imagecall.v1 import image_generation_service_pb2 as pb
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_request_pb2 import ImageRequest
+from tests.readme_regions import ROOT
 from tests.streams import PNG, framed, happy, item, response
 from tests.until import until
 from tests.upstream import HANG, JSON, Answer, Upstream, upstream
@@ -216,8 +218,8 @@ async def test_the_client_never_retries_what_may_have_cost_something(
         assert len(api.requests) == 1
 
 
-async def test_a_call_that_has_worked_for_a_while_is_not_retried(
-    api: Upstream, client: AsyncImageClient
+async def test_a_call_that_has_worked_for_a_while_is_not_retried_by_grpc(
+    api: Upstream, bridge: str
 ) -> None:
     class Slow(Answer):
         def head(self) -> bytes:
@@ -225,9 +227,11 @@ async def test_a_call_that_has_worked_for_a_while_is_not_retried(
 
     late = b"HTTP/1.1 503 X\r\ncontent-length: 0\r\nretry-after: 0\r\n\r\n"
     api.answers = [Slow([1.5, late], chunked=False)]
-    with pytest.raises(GenerationError) as caught:
-        await client.generate_image(a_request())
-    assert (caught.value.reason, caught.value.may_be_billed) == ("UPSTREAM_UNAVAILABLE", False)
+    options = [("grpc.service_config", (ROOT / "scripts/deploy/service_config.json").read_text())]
+    async with grpc.aio.insecure_channel(bridge, options) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ImageGenerationServiceStub(channel).GenerateImage(AN_IMAGE)
+    assert error_of(caught.value).reason == "UPSTREAM_UNAVAILABLE"
     assert len(api.requests) == 1
 
 

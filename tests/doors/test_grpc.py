@@ -579,6 +579,21 @@ async def test_a_client_that_leaves_is_no_error_in_the_log(
     assert (await stub.ParseCall(pb.ParseCallRequest(json=ITEM))).call
 
 
+async def test_a_client_that_leaves_before_its_answer_is_no_error_in_the_log(
+    channel: grpc.aio.Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    health: Any = health_pb2_grpc.HealthStub(channel)
+    for number in range(200):
+        call = health.Check(health_pb2.HealthCheckRequest(service="none"))
+        for _ in range(number % 20):
+            await asyncio.sleep(0)
+        call.cancel()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await health.Check(health_pb2.HealthCheckRequest(service="none"))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_who_watches_the_health_hears_of_the_stop_and_does_not_hold_it() -> None:
     server = GrpcServer("127.0.0.1:0", EmbeddedBackend())
     async with grpc.aio.insecure_channel(await server.start()) as channel:

@@ -94,22 +94,30 @@ async def test_hundreds_of_calls_at_once_are_all_answered_through_a_server_befor
 
 
 class Held(EmbeddedBackend):
-    """Answers nothing before it is released; `reached` is set once there is a call."""
+    """Answers nothing before it is released; `reached` is set once there is a call.
+
+    Attributes:
+        begun: number of calls that came.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.reached, self.released = asyncio.Event(), asyncio.Event()
+        self.begun = 0
 
     async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
-        self.reached.set()
-        await self.released.wait()
+        await self._hold()
         return await super().generate_image(request)
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
-        self.reached.set()
-        await self.released.wait()
+        await self._hold()
         async for part in super().stream_image(request):
             yield part
+
+    async def _hold(self) -> None:
+        self.begun += 1
+        self.reached.set()
+        await self.released.wait()
 
 
 @pytest.mark.parametrize("most", [1, 30])

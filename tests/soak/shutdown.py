@@ -4,7 +4,7 @@ Two replicas. One after the other is stopped by SIGTERM and started again on its
 these are there, each in the role of a real client:
 
 - Callers over gRPC, with one channel to both replicas, round_robin, health checks by gRPC, and the
-  retry policy that imagecall.client ships, for both services, reconnecting after a second at most.
+  retry policy of scripts/deploy/service_config.json, reconnecting after a second at most.
   Any call that fails is a failed call.
 - The same without the health checks, as many clients are: they come until they are told to leave.
 - Callers over HTTP, with connections kept alive, which go to the other replica when a connection is
@@ -25,13 +25,13 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from imagecall.client import SERVICE_CONFIG
 from imagecall.v1.conversion_service_pb2 import DESCRIPTOR as CONVERSION
 from imagecall.v1.conversion_service_pb2 import ConvertCallsRequest, ParseCallRequest
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
@@ -66,20 +66,18 @@ _FOUND_SECONDS: Final = 2.0
 _CONVERSION: Final = CONVERSION.services_by_name["ConversionService"].full_name
 _IMAGE_BYTES: Final = 300_000
 
-_POLICY: Final = json.loads(SERVICE_CONFIG)["methodConfig"][0]["retryPolicy"]
-_RETRIED: Final = _POLICY["retryableStatusCodes"]
+_SHIPPED: Final = Path(__file__).parents[2] / "scripts" / "deploy" / "service_config.json"
+_CONFIG: Final = json.loads(_SHIPPED.read_text())
+_RETRIED: Final = _CONFIG["methodConfig"][0]["retryPolicy"]["retryableStatusCodes"]
 """Codes that the shipped retry policy repeats. CANCELLED is the core's for a call that the server
 had not begun when it stopped: grpc/grpc#41785."""
 
 
 def _service_config(watches: bool) -> str:
-    """The shipped one, for both services, with round_robin, and health checks if it watches."""
-    config = json.loads(SERVICE_CONFIG)
-    config["methodConfig"][0]["name"].append({"service": _CONVERSION})
-    config["loadBalancingConfig"] = [{"round_robin": {}}]
-    if watches:
-        config["healthCheckConfig"] = {"serviceName": _CONVERSION}
-    return json.dumps(config)
+    """The shipped one, with health checks only if it watches."""
+    health = {"healthCheckConfig": {"serviceName": _CONVERSION}} if watches else {}
+    unwatched = {key: value for key, value in _CONFIG.items() if key != "healthCheckConfig"}
+    return json.dumps(unwatched | health)
 
 
 def _wanted(**embedded: float) -> ImageRequest:

@@ -16,7 +16,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
+from imagecall.client.attempts import Attempts
 from imagecall.client.collection import Collection, Generation
 from imagecall.client.connections import Connections
 from imagecall.client.conversions import BulkConversion, formatting, parsing
@@ -24,7 +26,7 @@ from imagecall.client.events import ImageEvent, event_of
 from imagecall.client.requests import image_request, stream_request
 from imagecall.client.settings import Client, Metadata
 from imagecall.conversion.converter import Profile
-from imagecall.errors import ConversionError
+from imagecall.errors import ConversionError, GenerationError
 from imagecall.generation.assembly import reassemble
 from imagecall.generation.stored_responses import costs_nothing
 from imagecall.rpc.channel import aio_channel
@@ -33,8 +35,11 @@ from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
     CancelImageResponseRequest,
+    CancelImageResponseResponse,
     DeleteImageResponseRequest,
+    GenerateImageResponse,
     GetImageResponseRequest,
+    GetImageResponseResponse,
 )
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_request_pb2 import ImageRequest
@@ -137,8 +142,10 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
     ) -> ImageResponse:
         """Calls GenerateImage: returns the response of the API, whatever its status is."""
         message = image_request(request, include_document)
-        async with self._call(timeout, metadata) as (connection, options):
-            return (await connection.generation.GenerateImage(message, **options)).response
+        answer: GenerateImageResponse = await self._unary(
+            "GenerateImage", message, timeout, metadata
+        )
+        return answer.response
 
     async def stream_image(
         self,
@@ -155,10 +162,19 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
         CHUNKS_DAMAGED (DATA_LOSS). Closing the generator cancels the call.
         """
         message = stream_request(request, include_document, include_other_events)
-        async with self._call(timeout, metadata) as (connection, options):
-            with connection.stream(connection.generation.StreamImage(message, **options)) as call:
-                async for item in reassemble(call, self._max_image_bytes):
-                    yield event_of(item)
+        attempts = Attempts(timeout)
+        while True:
+            try:
+                async with self._call(attempts.seconds_left, metadata) as (connection, options):
+                    streaming = connection.generation.StreamImage(message, **options)
+                    with connection.stream(streaming) as call:
+                        async with aclosing(attempts.noting_each(call)) as parts:
+                            async for item in reassemble(parts, self._max_image_bytes):
+                                yield event_of(item)
+                        return
+            except GenerationError as error:
+                pause = attempts.pause_after(error)
+            await asyncio.sleep(pause)
 
     async def get_response(
         self,
@@ -177,9 +193,10 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
         message = GetImageResponseRequest(
             id=response_id, include_document=include_document, include=include
         )
-        with costs_nothing():
-            async with self._call(timeout, metadata) as (connection, options):
-                return (await connection.generation.GetImageResponse(message, **options)).response
+        answer: GetImageResponseResponse = await self._unary(
+            "GetImageResponse", message, timeout, metadata, free=True
+        )
+        return answer.response
 
     async def cancel_response(
         self,
@@ -191,11 +208,10 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
     ) -> ImageResponse:
         """Calls CancelImageResponse: cancels a response in the background, and returns it."""
         message = CancelImageResponseRequest(id=response_id, include_document=include_document)
-        with costs_nothing():
-            async with self._call(timeout, metadata) as (connection, options):
-                return (
-                    await connection.generation.CancelImageResponse(message, **options)
-                ).response
+        answer: CancelImageResponseResponse = await self._unary(
+            "CancelImageResponse", message, timeout, metadata, free=True
+        )
+        return answer.response
 
     async def delete_response(
         self,
@@ -206,9 +222,7 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
     ) -> None:
         """Calls DeleteImageResponse: deletes a stored response."""
         message = DeleteImageResponseRequest(id=response_id)
-        with costs_nothing():
-            async with self._call(timeout, metadata) as (connection, options):
-                await connection.generation.DeleteImageResponse(message, **options)
+        await self._unary("DeleteImageResponse", message, timeout, metadata, free=True)
 
     def parse_calls(
         self,
@@ -240,6 +254,25 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
         """
         return self._convert(formatting(self._max_image_bytes), calls, timeout, metadata)
 
+    async def _unary(
+        self,
+        method: str,
+        request: Message,
+        timeout: float | None,  # noqa: ASYNC109  # It is the deadline of the call.
+        metadata: Metadata,
+        *,
+        free: bool = False,
+    ) -> Any:
+        """Calls a method of the generation service; repeats a call that failed at no cost."""
+        attempts = Attempts(timeout, free=free)
+        while True:
+            try:
+                async with self._call(attempts.seconds_left, metadata) as (connection, options):
+                    return await getattr(connection.generation, method)(request, **options)
+            except GenerationError as error:
+                pause = attempts.pause_after(error)
+            await asyncio.sleep(pause)
+
     async def _convert(
         self,
         conversion: BulkConversion[_Item, _Output],
@@ -247,13 +280,11 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
         timeout: float | None,  # noqa: ASYNC109  # It is the deadline of the call.
         metadata: Metadata,
     ) -> AsyncGenerator[_Output | ConversionError, None]:
-        requests: Any = (
-            conversion.requests_of(items)
-            if isinstance(items, AsyncIterable)
-            else conversion.requests(items)
-        )
-        with conversion.checked():
-            async with self._call(timeout, metadata) as (connection, options):
+        with conversion.checked(), costs_nothing():
+            async with (
+                self._call(timeout, metadata) as (connection, options),
+                _sent(conversion, items) as requests,
+            ):
                 converting = connection.conversion.ConvertCalls(requests, **options)
                 with connection.stream(converting) as call, final_status(call):
                     async for response in call:
@@ -279,13 +310,15 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
             if (connection := pool.get(slot)) is None:
                 raise self._closed_error()
             left = None if end is None else end - monotonic()
+            if left is not None and left <= 0:
+                raise self._queue_error()
             yield connection, {"timeout": left, "metadata": merged}
         except grpc.RpcError as error:
             raise self._error(error) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if pool.closed and not (task and task.cancelling()):  # gRPC cancelled the call.
-                raise self._closed_error() from None
+                raise self._closed_error(may_be_billed=True) from None
             raise
         finally:
             pool.slots.put_nowait(slot)
@@ -308,3 +341,41 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
         return _Connection(
             channel, ImageGenerationServiceStub(channel), ConversionServiceStub(channel), set()
         )
+
+
+@asynccontextmanager
+async def _sent(
+    conversion: BulkConversion[_Item, Any], items: Iterable[_Item] | AsyncIterable[_Item]
+) -> AsyncIterator[Any]:
+    """Yields the requests for items, for the call in the block.
+
+    Items that arrive are awaited in a task that ends with the block: gRPC would wait for the next
+    one also after the server has ended the call.
+    """
+    if not isinstance(items, AsyncIterable):
+        yield conversion.requests(items)
+        return
+    queue: asyncio.Queue[Any] = asyncio.Queue(1)
+    feeding = asyncio.create_task(_feed(queue, conversion.requests_of(items)))
+    try:
+        yield _taken(queue)
+    finally:
+        feeding.cancel()
+        await asyncio.wait({feeding})
+        while not queue.empty():
+            queue.get_nowait()
+        queue.put_nowait(None)
+
+
+async def _feed(queue: asyncio.Queue[Any], requests: AsyncGenerator[Any, None]) -> None:
+    """Puts the requests into the queue, then None."""
+    async with aclosing(requests):
+        async for request in requests:
+            await queue.put(request)
+    await queue.put(None)
+
+
+async def _taken(queue: asyncio.Queue[Any]) -> AsyncIterator[Any]:
+    """Yields the requests of a queue up to None."""
+    while (request := await queue.get()) is not None:
+        yield request

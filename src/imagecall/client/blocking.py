@@ -5,11 +5,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from queue import Empty, LifoQueue
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
+from imagecall.client.attempts import Attempts
 from imagecall.client.collection import Collection, Generation
 from imagecall.client.connections import Connections
 from imagecall.client.conversions import BulkConversion, formatting, parsing
@@ -17,7 +19,7 @@ from imagecall.client.events import ImageEvent, event_of
 from imagecall.client.requests import image_request, stream_request
 from imagecall.client.settings import Client, Metadata
 from imagecall.conversion.converter import Profile
-from imagecall.errors import ConversionError
+from imagecall.errors import ConversionError, GenerationError
 from imagecall.generation.assembly import reassemble_blocking
 from imagecall.generation.stored_responses import costs_nothing
 from imagecall.rpc.channel import thread_channel
@@ -25,8 +27,11 @@ from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
     CancelImageResponseRequest,
+    CancelImageResponseResponse,
     DeleteImageResponseRequest,
+    GenerateImageResponse,
     GetImageResponseRequest,
+    GetImageResponseResponse,
 )
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_request_pb2 import ImageRequest
@@ -109,8 +114,8 @@ class ImageClient(Client[Interceptor]):
     ) -> ImageResponse:
         """Calls GenerateImage: returns the response of the API, whatever its status is."""
         message = image_request(request, include_document)
-        with self._call(timeout, metadata) as (connection, options):
-            return connection.generation.GenerateImage(message, **options).response
+        answer: GenerateImageResponse = self._unary("GenerateImage", message, timeout, metadata)
+        return answer.response
 
     def stream_image(
         self,
@@ -127,12 +132,20 @@ class ImageClient(Client[Interceptor]):
         CHUNKS_DAMAGED (DATA_LOSS). Closing the generator cancels the call.
         """
         message = stream_request(request, include_document, include_other_events)
-        with self._call(timeout, metadata) as (connection, options):
-            call = connection.generation.StreamImage(message, **options)
+        attempts = Attempts(timeout)
+        while True:
             try:
-                yield from map(event_of, reassemble_blocking(call, self._max_image_bytes))
-            finally:
-                call.cancel()
+                with self._call(attempts.seconds_left, metadata) as (connection, options):
+                    call = connection.generation.StreamImage(message, **options)
+                    try:
+                        parts = attempts.noting(call)
+                        yield from map(event_of, reassemble_blocking(parts, self._max_image_bytes))
+                        return
+                    finally:
+                        call.cancel()
+            except GenerationError as error:
+                pause = attempts.pause_after(error)
+            sleep(pause)
 
     def get_response(
         self,
@@ -151,8 +164,10 @@ class ImageClient(Client[Interceptor]):
         message = GetImageResponseRequest(
             id=response_id, include_document=include_document, include=include
         )
-        with costs_nothing(), self._call(timeout, metadata) as (connection, options):
-            return connection.generation.GetImageResponse(message, **options).response
+        answer: GetImageResponseResponse = self._unary(
+            "GetImageResponse", message, timeout, metadata, free=True
+        )
+        return answer.response
 
     def cancel_response(
         self,
@@ -164,8 +179,10 @@ class ImageClient(Client[Interceptor]):
     ) -> ImageResponse:
         """Calls CancelImageResponse: cancels a response in the background, and returns it."""
         message = CancelImageResponseRequest(id=response_id, include_document=include_document)
-        with costs_nothing(), self._call(timeout, metadata) as (connection, options):
-            return connection.generation.CancelImageResponse(message, **options).response
+        answer: CancelImageResponseResponse = self._unary(
+            "CancelImageResponse", message, timeout, metadata, free=True
+        )
+        return answer.response
 
     def delete_response(
         self,
@@ -176,8 +193,7 @@ class ImageClient(Client[Interceptor]):
     ) -> None:
         """Calls DeleteImageResponse: deletes a stored response."""
         message = DeleteImageResponseRequest(id=response_id)
-        with costs_nothing(), self._call(timeout, metadata) as (connection, options):
-            connection.generation.DeleteImageResponse(message, **options)
+        self._unary("DeleteImageResponse", message, timeout, metadata, free=True)
 
     def parse_calls(
         self,
@@ -210,6 +226,25 @@ class ImageClient(Client[Interceptor]):
         """
         return self._convert(formatting(self._max_image_bytes), calls, timeout, metadata)
 
+    def _unary(
+        self,
+        method: str,
+        request: Message,
+        timeout: float | None,
+        metadata: Metadata,
+        *,
+        free: bool = False,
+    ) -> Any:
+        """Calls a method of the generation service; repeats a call that failed at no cost."""
+        attempts = Attempts(timeout, free=free)
+        while True:
+            try:
+                with self._call(attempts.seconds_left, metadata) as (connection, options):
+                    return getattr(connection.generation, method)(request, **options)
+            except GenerationError as error:
+                pause = attempts.pause_after(error)
+            sleep(pause)
+
     def _convert(
         self,
         conversion: BulkConversion[_Item, _Output],
@@ -217,7 +252,11 @@ class ImageClient(Client[Interceptor]):
         timeout: float | None,
         metadata: Metadata,
     ) -> Generator[_Output | ConversionError, None, None]:
-        with conversion.checked(), self._call(timeout, metadata) as (connection, options):
+        with (
+            conversion.checked(),
+            costs_nothing(),
+            self._call(timeout, metadata) as (connection, options),
+        ):
             call = connection.conversion.ConvertCalls(conversion.requests(items), **options)
             try:
                 for response in call:
@@ -241,8 +280,12 @@ class ImageClient(Client[Interceptor]):
             if (connection := pool.get(slot)) is None:
                 raise self._closed_error()
             left = None if end is None else end - monotonic()
+            if left is not None and left <= 0:
+                raise self._queue_error()
             yield connection, {"timeout": left, "metadata": merged}
         except grpc.RpcError as error:
+            if pool.closed and error.code() is grpc.StatusCode.CANCELLED:
+                raise self._closed_error(may_be_billed=True) from None
             raise self._error(error) from None
         except ValueError:
             if pool.closed:  # Between the two lines above.

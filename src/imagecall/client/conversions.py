@@ -4,7 +4,7 @@ The server answers each item at its place: a result, or an error that stops no o
 """
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final, Generic, TypeVar
 
@@ -54,6 +54,7 @@ class BulkConversion(Generic[_Item, _Output]):
         self._assembly: Assembly | None = None
         self._sent = 0
         self._answered = 0
+        self._all_sent = False
         self._failure: BaseException | None = None
 
     def requests(self, items: Iterable[_Item]) -> Iterator[ConvertCallsRequest]:
@@ -64,8 +65,11 @@ class BulkConversion(Generic[_Item, _Output]):
                 yield from batch.add(self._convert(item))
                 self._sent += 1
         yield from batch.rest()
+        self._all_sent = True
 
-    async def requests_of(self, items: AsyncIterable[_Item]) -> AsyncIterator[ConvertCallsRequest]:
+    async def requests_of(
+        self, items: AsyncIterable[_Item]
+    ) -> AsyncGenerator[ConvertCallsRequest, None]:
         """Yields the requests for items that arrive."""
         batch = _Batch()
         with self._reading():
@@ -75,6 +79,7 @@ class BulkConversion(Generic[_Item, _Output]):
                 self._sent += 1
         for request in batch.rest():
             yield request
+        self._all_sent = True
 
     def results(self, response: ConvertCallsResponse) -> Iterator[_Output | ConversionError]:
         """Yields the results of a response. Raises ConversionError: CHUNKS_DAMAGED."""
@@ -115,7 +120,9 @@ class BulkConversion(Generic[_Item, _Output]):
                 raise
         if self._failure is not None:
             raise self._failure
-        if self._answered != self._sent:
+        if not self._all_sent or self._answered < self._sent:
+            raise damaged(f"the call ended after {self._answered:,} results: items are left")
+        if self._answered > self._sent:
             raise damaged(f"{self._answered:,} results came for {self._sent:,} items")
 
     def _result(self, result: ConversionResult) -> _Output | ConversionError | None:

@@ -1,6 +1,5 @@
 """Settings of a client, the same for both clients."""
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any, Final, Generic, TypeAlias, TypeVar
@@ -12,10 +11,9 @@ from imagecall.generation.assembly import MAX_IMAGE_BYTES
 from imagecall.rpc.channel import bearer, credentials_of, name_options, server_of
 from imagecall.rpc.client_tls import WITHOUT_FILES, ClientTls
 from imagecall.rpc.handshake import call_error
-from imagecall.v1.image_generation_service_pb2 import DESCRIPTOR
 
 _RETRY_BYTES: Final = 64 * 1024 * 1024
-"""Largest request that gRPC keeps for a retry, in bytes."""
+"""Largest request that gRPC keeps, in bytes, to send it anew if it never left on a connection."""
 
 _CONNECTIONS: Final = 8
 _MAX_CALLS: Final = _CONNECTIONS * 64
@@ -23,29 +21,6 @@ _MAX_CALLS: Final = _CONNECTIONS * 64
 
 _METADATA_NAME: Final = re.compile(r"(?!grpc-)[0-9a-z_.-]+")
 _BINARY: Final = "-bin"
-
-_SERVICE: Final = DESCRIPTOR.services_by_name["ImageGenerationService"].full_name
-
-SERVICE_CONFIG: Final = json.dumps(
-    {
-        "methodConfig": [
-            {
-                "name": [{"service": _SERVICE}],
-                "retryPolicy": {
-                    "maxAttempts": 4,
-                    "initialBackoff": "0.2s",
-                    "maxBackoff": "5s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
-                },
-            }
-        ]
-    }
-)
-"""gRPC service config (gRFC A6): retries of calls that failed before they could cost anything.
-
-CANCELLED is the status in gRPC's core of a call that a server had not begun when it stopped.
-"""
 
 Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
 """Metadata of a call: names in lower case, bytes for a name that ends with -bin."""
@@ -64,7 +39,8 @@ class Client(Generic[_Interceptor]):
         token: bearer token that the server requires. "": the server requires none.
         metadata: metadata of each call; that of a call itself replaces values of the same name.
         interceptors: interceptors of gRPC, around each call.
-        service_config: gRPC's service config as JSON, with the policy for retries.
+        service_config: gRPC's service config as JSON, such as a policy for load balancing. A retry
+            policy in it may repeat calls that are billed.
         connections: most connections to the server; calls in progress at once share them.
         max_calls: most calls in progress; further calls wait, within their timeout.
         max_image_bytes: limit of an image, and of any other value that comes in chunks.
@@ -83,7 +59,7 @@ class Client(Generic[_Interceptor]):
         token: str = "",
         metadata: Metadata = (),
         interceptors: Sequence[_Interceptor] = (),
-        service_config: str = SERVICE_CONFIG,
+        service_config: str = "{}",
         connections: int = _CONNECTIONS,
         max_calls: int = _MAX_CALLS,
         max_image_bytes: int = MAX_IMAGE_BYTES,
@@ -122,8 +98,9 @@ class Client(Generic[_Interceptor]):
         if self._closed:
             raise self._closed_error()
 
-    def _closed_error(self) -> ImagecallError:
-        return GenerationError("", "the client is closed", code="CANCELLED")
+    def _closed_error(self, *, may_be_billed: bool = False) -> ImagecallError:
+        message = "the client is closed"
+        return GenerationError("", message, code="CANCELLED", may_be_billed=may_be_billed)
 
     def _queue_error(self) -> ImagecallError:
         message = (

@@ -25,7 +25,7 @@ from imagecall.commands.arguments import (
 )
 from imagecall.commands.generated import Outcome
 from imagecall.commands.status_line import print_line
-from imagecall.errors import ImagecallError
+from imagecall.errors import GenerationError, ImagecallError
 from imagecall.formats import image_format
 from imagecall.generation.assembly import StreamItem, reassemble
 from imagecall.json.text import MAX_BYTES
@@ -151,7 +151,7 @@ def _file_fault(path: Path) -> str | None:
 def run(options: argparse.Namespace) -> int:
     """Generates an image and writes it.
 
-    Raises ImagecallError, SettingError, OSError, and TimeoutError after the longest time.
+    Raises ImagecallError, SettingError, OSError.
     """
     if options.output == _STANDARD_OUTPUT and sys.stdout.isatty():
         raise OSError("a terminal shows no image: -o FILE, or standard output to another program")
@@ -168,15 +168,27 @@ def run(options: argparse.Namespace) -> int:
     )
     try:
         return asyncio.run(_generate(options, request, outcome))
-    except (ImagecallError, TimeoutError) as error:
+    except ImagecallError as error:
         outcome.fail(error)
         raise
 
 
 async def _generate(options: argparse.Namespace, request: ImageRequest, outcome: Outcome) -> int:
-    async with outcome.status.ticking(), asyncio.timeout(options.timeout):
-        async for item in _items(options, request):
-            outcome.take(item)
+    async with outcome.status.ticking():
+        try:
+            async with asyncio.timeout(options.timeout) as limit:
+                async for item in _items(options, request):
+                    outcome.take(item)
+        except (TimeoutError, GenerationError) as error:
+            if isinstance(error, TimeoutError):
+                is_late = limit.expired()
+            else:  # The clock of gRPC may be first.
+                is_late = error.code == "DEADLINE_EXCEEDED" and not error.reason
+            if not is_late:
+                raise
+            message = "it took longer than the time limit"
+            code = "DEADLINE_EXCEEDED"
+            raise GenerationError("", message, code=code, may_be_billed=True) from None
     return outcome.finish()
 
 

@@ -22,8 +22,6 @@ from imagecall.v1.image_generation_service_pb2 import StreamEnd
 from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import ImageGenCallPartialImageEvent, StreamEvent
 
-TOO_LONG: Final = "it took longer than the time limit"
-
 _ERROR_KEYS: Final = ("code", "reason", "pointer", "retry_seconds", "may_be_billed")
 _MAX_TEXT: Final = 200
 _TOKENS: Final = ("input_tokens", "output_tokens", "total_tokens")
@@ -88,12 +86,10 @@ class Outcome:
         self._print_json()
         return DONE if images and not self._failure else CALL_FAILED
 
-    def fail(self, error: ImagecallError | TimeoutError) -> None:
+    def fail(self, error: ImagecallError) -> None:
         """Prints an error as JSON, if JSON was asked for."""
         values = {name: getattr(error, name, None) for name in _ERROR_KEYS}
-        if isinstance(error, TimeoutError):
-            values["code"] = "DEADLINE_EXCEEDED"
-        self._report["error"] = {**values, "message": str(error) or TOO_LONG}
+        self._report["error"] = {**values, "message": str(error)}
         self._print_json()
 
     def _print_json(self) -> None:

@@ -70,9 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         _fail(_missing(error))
         return WRONG_USAGE
-    except TimeoutError:
-        _fail("it took longer than the time limit")
-        return int(options.failed_call)
     except OSError as error:
         return _fail(str(error))
     except KeyboardInterrupt:

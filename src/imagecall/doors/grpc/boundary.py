@@ -143,6 +143,8 @@ class Boundary(grpc.GenericRpcHandler):
                 with self._watches.watch(context) if handler.response_streaming else nullcontext():
                     work = _open_work(handler, context, self._admission)
                     return await _until(self.stopping, work, context)
+            except grpc.aio.InternalError:  # grpcio's servicer answers a client that has left.
+                raise asyncio.CancelledError from None
             except Exception as error:  # grpcio would send the text of any exception.
                 await _refuse(context, error)
 
