@@ -12,6 +12,7 @@ import pytest
 
 from imagecall.access.setting import settings_of
 from imagecall.backends.embedded.fault_injection import Faults
+from imagecall.client import SERVICE_CONFIG
 from imagecall.conversion.converter import CALLS
 from imagecall.errors import CODES
 from imagecall.server.settings import ServerSettings
@@ -140,13 +141,14 @@ def test_the_readme_names_every_variant_and_public_name() -> None:
         assert name in text, name
 
 
-def test_the_service_config_of_the_readme_has_the_retry_policy_that_is_shipped() -> None:
+def test_the_retry_policy_is_the_same_in_the_readme_in_the_package_and_for_deployment() -> None:
     [shown] = re.findall(r"```json\n(.*?)```", SCHEMA.read_text(), re.DOTALL)
-    shipped = README.with_name("scripts") / "deploy" / "service_config.json"
-    policies = [
-        json.loads(text)["methodConfig"][0]["retryPolicy"] for text in (shown, shipped.read_text())
+    deployed = (README.with_name("scripts") / "deploy" / "service_config.json").read_text()
+    assert json.loads(shown) == json.loads(SERVICE_CONFIG)
+    [policy, same] = [
+        json.loads(text)["methodConfig"][0]["retryPolicy"] for text in (shown, deployed)
     ]
-    assert policies[0] == policies[1]
+    assert policy == same
 
 
 def test_the_tables_of_the_schema_are_those_that_are_made_from_it() -> None:

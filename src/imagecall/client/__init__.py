@@ -17,9 +17,11 @@ from imagecall.client.aio import AsyncImageClient
 from imagecall.client.blocking import ImageClient
 from imagecall.client.collection import FailedGeneration, Generation
 from imagecall.client.events import Image, ImageEvent
+from imagecall.client.settings import SERVICE_CONFIG
 from imagecall.rpc.client_tls import ClientTls
 
 __all__ = [
+    "SERVICE_CONFIG",
     "AsyncImageClient",
     "ClientTls",
     "FailedGeneration",

@@ -1,4 +1,4 @@
-"""Attempts of a call: a failure that cannot have cost anything is repeated, no other one.
+"""Attempts of a call: one that failed without cost is repeated, no other one.
 
 gRPC's own retries would also repeat a call whose connection is lost after the generation began, and
 then report the last failure as if nothing had been billed. With a retry policy, gRPC's core (1.85)

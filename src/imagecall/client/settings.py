@@ -1,5 +1,6 @@
 """Settings of a client, the same for both clients."""
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any, Final, Generic, TypeAlias, TypeVar
@@ -11,6 +12,7 @@ from imagecall.generation.assembly import MAX_IMAGE_BYTES
 from imagecall.rpc.channel import bearer, credentials_of, name_options, server_of
 from imagecall.rpc.client_tls import WITHOUT_FILES, ClientTls
 from imagecall.rpc.handshake import call_error
+from imagecall.v1.image_generation_service_pb2 import DESCRIPTOR
 
 _RETRY_BYTES: Final = 64 * 1024 * 1024
 """Largest request that gRPC keeps, in bytes, to send it anew if it never left on a connection."""
@@ -21,6 +23,30 @@ _MAX_CALLS: Final = _CONNECTIONS * 64
 
 _METADATA_NAME: Final = re.compile(r"(?!grpc-)[0-9a-z_.-]+")
 _BINARY: Final = "-bin"
+
+SERVICE_CONFIG: Final = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [
+                    {"service": DESCRIPTOR.services_by_name["ImageGenerationService"].full_name}
+                ],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.2s",
+                    "maxBackoff": "5s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
+                },
+            }
+        ]
+    }
+)
+"""gRPC service config (gRFC A6) with retries, for channels of your own.
+
+The clients do without: gRPC also repeats a call whose connection broke in its first second, which
+may have been billed.
+"""
 
 Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
 """Metadata of a call: names in lower case, bytes for a name that ends with -bin."""

@@ -41,6 +41,12 @@ _NOT_SENT: Final = re.compile(
 )
 """Messages of gRPC's core for a call that was not sent."""
 
+_NOT_BEGUN: Final = "CANCELLED"
+"""Message of gRPC's core for a call that a server had not begun when it stopped: grpc/grpc#41785.
+
+A call that a client or a handler cancels has another message.
+"""
+
 _LOST: Final = re.compile(
     r"socket closed|cancelling all calls|goaway|connection reset|recvmsg|sendmsg|broken pipe"
     r"|stream removed|ping timeout|keepalive|connection timed out|transport is closing"
@@ -193,7 +199,10 @@ def error_of(error: grpc.RpcError) -> ImagecallError:
     """Returns the error for a status: the inverse of `to_status` and `trailers_of`."""
     trailers = dict(_metadata(error.trailing_metadata()))
     serialized = trailers.get(_DETAILS, b"")
-    converted = _known(error.code().name, error.details() or "", serialized, trailers)
+    code, message = error.code().name, error.details() or ""
+    if code == message == _NOT_BEGUN and not error.initial_metadata():  # type: ignore[attr-defined]
+        code, message = "UNAVAILABLE", "the server stopped before it began the call"
+    converted = _known(code, message, serialized, trailers)
     if _status(serialized).details:
         converted.status = serialized
     converted.trailers = passed_on(error.trailing_metadata())
