@@ -2,21 +2,16 @@
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import grpc
 import pytest
 
-from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.responses_api.backend import HttpBackend
-from imagecall.doors.grpc.server import GrpcServer
 from imagecall.errors import GenerationError
-from imagecall.v1.image_generation_service_pb2 import (
-    GenerateImageRequest,
-    GenerateImageResponse,
-)
 from tests.client.both import CLIENTS, AnyClient, called, opened
 from tests.client.test_clients import fox
 from tests.doors.test_generation import serving
@@ -120,39 +115,33 @@ async def test_a_call_that_cost_nothing_is_repeated(method: str, kind: type[AnyC
     assert len(api.requests) == 3
 
 
-class Counted(EmbeddedBackend):
-    """Counts the generations that have begun."""
+class Cancelling(grpc.GenericRpcHandler):
+    """A service with threads that begins each call, and then cancels it."""
 
     begun = 0
 
-    async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
+    def service(self, handler_call_details: Any) -> Any:
+        if handler_call_details.method.endswith("/StreamImage"):
+            return grpc.unary_stream_rpc_method_handler(self._cancel)
+        return grpc.unary_unary_rpc_method_handler(self._cancel)
+
+    def _cancel(self, request: bytes, context: Any) -> Any:
         self.begun += 1
-        return await super().generate_image(request)
+        context.cancel()
 
 
-async def test_a_call_that_a_stopping_server_had_not_begun_is_repeated(
-    kind: type[AnyClient],
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_call_that_its_service_cancels_may_be_billed_and_is_not_repeated(
+    method: str, kind: type[AnyClient]
 ) -> None:
-    backend = Counted()
-    first = GrpcServer("127.0.0.1:0", backend)
-    address = await first.start()
-    async with opened(kind(address)) as client:
-        await called(client, "generate_image", fox())
-        calls = [asyncio.ensure_future(called(client, "generate_image", fox())) for _ in range(20)]
-        await asyncio.sleep(0)
-        time.sleep(0.2)  # noqa: ASYNC251  # The calls arrive, and the server begins none.
-        await first.stop(0)
-        second = GrpcServer(address, backend)
-        await second.start()
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
-        await second.stop(0)
-    failures = [failure for failure in outcomes if isinstance(failure, BaseException)]
-    assert all(isinstance(failure, GenerationError) for failure in failures)
-    assert all(
-        failure.may_be_billed for failure in failures if isinstance(failure, GenerationError)
-    )
-    assert backend.begun == 1 + 20
-    assert len(failures) < 20
+    cancelling = Cancelling()
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[cancelling])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    async with opened(kind(f"127.0.0.1:{port}")) as client:
+        error = await failure_of(client, method)
+    server.stop(0)
+    assert (error.code, error.may_be_billed, cancelling.begun) == ("CANCELLED", True, 1)
 
 
 @pytest.mark.parametrize("method", METHODS)

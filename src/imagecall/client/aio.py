@@ -10,7 +10,13 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractContextManager,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
@@ -194,7 +200,7 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
             id=response_id, include_document=include_document, include=include
         )
         answer: GetImageResponseResponse = await self._unary(
-            "GetImageResponse", message, timeout, metadata, free=True
+            "GetImageResponse", message, timeout, metadata, costs_nothing
         )
         return answer.response
 
@@ -209,7 +215,7 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
         """Calls CancelImageResponse: cancels a response in the background, and returns it."""
         message = CancelImageResponseRequest(id=response_id, include_document=include_document)
         answer: CancelImageResponseResponse = await self._unary(
-            "CancelImageResponse", message, timeout, metadata, free=True
+            "CancelImageResponse", message, timeout, metadata, costs_nothing
         )
         return answer.response
 
@@ -222,7 +228,7 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
     ) -> None:
         """Calls DeleteImageResponse: deletes a stored response."""
         message = DeleteImageResponseRequest(id=response_id)
-        await self._unary("DeleteImageResponse", message, timeout, metadata, free=True)
+        await self._unary("DeleteImageResponse", message, timeout, metadata, costs_nothing)
 
     def parse_calls(
         self,
@@ -260,15 +266,18 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
         request: Message,
         timeout: float | None,  # noqa: ASYNC109  # It is the deadline of the call.
         metadata: Metadata,
-        *,
-        free: bool = False,
+        cost: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> Any:
-        """Calls a method of the generation service; repeats a call that failed at no cost."""
-        attempts = Attempts(timeout, free=free)
+        """Calls a method of the generation service; repeats a call that failed at no cost.
+
+        `cost` is the context of each attempt: `costs_nothing` for a method that no API bills.
+        """
+        attempts = Attempts(timeout)
         while True:
             try:
-                async with self._call(attempts.seconds_left, metadata) as (connection, options):
-                    return await getattr(connection.generation, method)(request, **options)
+                with cost():
+                    async with self._call(attempts.seconds_left, metadata) as (connection, options):
+                        return await getattr(connection.generation, method)(request, **options)
             except GenerationError as error:
                 pause = attempts.pause_after(error)
             await asyncio.sleep(pause)

@@ -24,11 +24,9 @@ class Attempts:
 
     Args:
         timeout: seconds that the attempts and the pauses between them may take. None: no limit.
-        free: True for a call that no API bills.
     """
 
-    def __init__(self, timeout: float | None, *, free: bool = False) -> None:
-        self._free = free
+    def __init__(self, timeout: float | None) -> None:
         self._end = None if timeout is None else monotonic() + timeout
         self._failures = 0
         self._answered = False
@@ -52,7 +50,7 @@ class Attempts:
 
     def pause_after(self, error: GenerationError) -> float:
         """Returns the seconds until the next attempt. Raises the error if there is none."""
-        error.may_be_billed = not self._free and (error.may_be_billed or self._answered)
+        error.may_be_billed = error.may_be_billed or self._answered
         if error.may_be_billed or error.code != "UNAVAILABLE" or self._failures == _MORE_ATTEMPTS:
             raise error
         seconds = error.retry_seconds

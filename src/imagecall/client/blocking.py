@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from queue import Empty, LifoQueue
 from time import monotonic, sleep
@@ -165,7 +165,7 @@ class ImageClient(Client[Interceptor]):
             id=response_id, include_document=include_document, include=include
         )
         answer: GetImageResponseResponse = self._unary(
-            "GetImageResponse", message, timeout, metadata, free=True
+            "GetImageResponse", message, timeout, metadata, costs_nothing
         )
         return answer.response
 
@@ -180,7 +180,7 @@ class ImageClient(Client[Interceptor]):
         """Calls CancelImageResponse: cancels a response in the background, and returns it."""
         message = CancelImageResponseRequest(id=response_id, include_document=include_document)
         answer: CancelImageResponseResponse = self._unary(
-            "CancelImageResponse", message, timeout, metadata, free=True
+            "CancelImageResponse", message, timeout, metadata, costs_nothing
         )
         return answer.response
 
@@ -193,7 +193,7 @@ class ImageClient(Client[Interceptor]):
     ) -> None:
         """Calls DeleteImageResponse: deletes a stored response."""
         message = DeleteImageResponseRequest(id=response_id)
-        self._unary("DeleteImageResponse", message, timeout, metadata, free=True)
+        self._unary("DeleteImageResponse", message, timeout, metadata, costs_nothing)
 
     def parse_calls(
         self,
@@ -232,14 +232,16 @@ class ImageClient(Client[Interceptor]):
         request: Message,
         timeout: float | None,
         metadata: Metadata,
-        *,
-        free: bool = False,
+        cost: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> Any:
-        """Calls a method of the generation service; repeats a call that failed at no cost."""
-        attempts = Attempts(timeout, free=free)
+        """Calls a method of the generation service; repeats a call that failed at no cost.
+
+        `cost` is the context of each attempt: `costs_nothing` for a method that no API bills.
+        """
+        attempts = Attempts(timeout)
         while True:
             try:
-                with self._call(attempts.seconds_left, metadata) as (connection, options):
+                with cost(), self._call(attempts.seconds_left, metadata) as (connection, options):
                     return getattr(connection.generation, method)(request, **options)
             except GenerationError as error:
                 pause = attempts.pause_after(error)

@@ -41,12 +41,6 @@ _NOT_SENT: Final = re.compile(
 )
 """Messages of gRPC's core for a call that was not sent."""
 
-_NOT_BEGUN: Final = "CANCELLED"
-"""Message of gRPC's core for a call that a server had not begun when it stopped: grpc/grpc#41785.
-
-A call that a client or a handler cancels has another message.
-"""
-
 _LOST: Final = re.compile(
     r"socket closed|cancelling all calls|goaway|connection reset|recvmsg|sendmsg|broken pipe"
     r"|stream removed|ping timeout|keepalive|connection timed out|transport is closing"
@@ -59,7 +53,11 @@ _LOST: Final = re.compile(
 _UNCERTAIN: Final = frozenset(
     {"CANCELLED", "DATA_LOSS", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN"}
 )
-"""Codes of calls that may have reached an API, if their status has no reason."""
+"""Codes of calls that may have reached an API, if their status has no reason.
+
+CANCELLED, too: that of a call that a server had not begun when it stopped (grpc/grpc#41785) is the
+same as that of a call whose handler called `context.cancel()`.
+"""
 
 _UPSTREAM: Final = "UPSTREAM_"
 """Prefix of the reasons for faults of an API, not of the request."""
@@ -199,10 +197,7 @@ def error_of(error: grpc.RpcError) -> ImagecallError:
     """Returns the error for a status: the inverse of `to_status` and `trailers_of`."""
     trailers = dict(_metadata(error.trailing_metadata()))
     serialized = trailers.get(_DETAILS, b"")
-    code, message = error.code().name, error.details() or ""
-    if code == message == _NOT_BEGUN and not error.initial_metadata():  # type: ignore[attr-defined]
-        code, message = "UNAVAILABLE", "the server stopped before it began the call"
-    converted = _known(code, message, serialized, trailers)
+    converted = _known(error.code().name, error.details() or "", serialized, trailers)
     if _status(serialized).details:
         converted.status = serialized
     converted.trailers = passed_on(error.trailing_metadata())
