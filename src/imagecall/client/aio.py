@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from imagecall.client.arriving_items import sent
 from imagecall.client.attempts import Attempts
 from imagecall.client.collection import Collection, Generation
 from imagecall.client.connections import Connections
@@ -292,7 +293,7 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
         with conversion.checked(), costs_nothing():
             async with (
                 self._call(timeout, metadata) as (connection, options),
-                _sent(conversion, items) as requests,
+                sent(conversion, items) as requests,
             ):
                 converting = connection.conversion.ConvertCalls(requests, **options)
                 with connection.stream(converting) as call, final_status(call):
@@ -350,41 +351,3 @@ class AsyncImageClient(Client[grpc.aio.ClientInterceptor]):
         return _Connection(
             channel, ImageGenerationServiceStub(channel), ConversionServiceStub(channel), set()
         )
-
-
-@asynccontextmanager
-async def _sent(
-    conversion: BulkConversion[_Item, Any], items: Iterable[_Item] | AsyncIterable[_Item]
-) -> AsyncIterator[Any]:
-    """Yields the requests for items, for the call in the block.
-
-    Items that arrive are awaited in a task that ends with the block: gRPC would wait for the next
-    one also after the server has ended the call.
-    """
-    if not isinstance(items, AsyncIterable):
-        yield conversion.requests(items)
-        return
-    queue: asyncio.Queue[Any] = asyncio.Queue(1)
-    feeding = asyncio.create_task(_feed(queue, conversion.requests_of(items)))
-    try:
-        yield _taken(queue)
-    finally:
-        feeding.cancel()
-        await asyncio.wait({feeding})
-        while not queue.empty():
-            queue.get_nowait()
-        queue.put_nowait(None)
-
-
-async def _feed(queue: asyncio.Queue[Any], requests: AsyncGenerator[Any, None]) -> None:
-    """Puts the requests into the queue, then None."""
-    async with aclosing(requests):
-        async for request in requests:
-            await queue.put(request)
-    await queue.put(None)
-
-
-async def _taken(queue: asyncio.Queue[Any]) -> AsyncIterator[Any]:
-    """Yields the requests of a queue up to None."""
-    while (request := await queue.get()) is not None:
-        yield request
