@@ -213,14 +213,21 @@ class OutputItems:
         """Returns the stream's item for each item of an output; None for a new item."""
         matches: list[Followed | None] = [None] * len(output)
         unmatched = {id(item): item for item in self}
-        rules = (self._with_ids(output), self._at_indexes(), _of_types(unmatched))
-        for rule in rules:
+        for rule in self._rules(output, unmatched):
             for number, placed in enumerate(output):
                 if matches[number] is None:
                     match = next((item for item in rule(placed) if id(item) in unmatched), None)
                     if match is not None:
                         matches[number] = unmatched.pop(id(match))
         return matches
+
+    def _rules(
+        self, output: Sequence[Placed], unmatched: Mapping[int, Followed]
+    ) -> Iterator[_Rule]:
+        """Yields the rules in turn; the last one reads the images of what is still unmatched."""
+        yield self._with_ids(output)
+        yield self._at_indexes()
+        yield _of_types(unmatched)
 
     def _with_ids(self, output: Sequence[Placed]) -> _Rule:
         occurrences = Counter(placed.item.id for placed in output)
