@@ -10,7 +10,7 @@ from functools import cache
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from imagecall.errors import quoted, too_large_answer
@@ -32,6 +32,7 @@ class Place(NamedTuple):
     name: str
     path: str
     """Names from the whole message on, as in ChunkEnd.field."""
+    is_image: bool
 
     @property
     def value(self) -> Any:
@@ -44,12 +45,12 @@ class Place(NamedTuple):
 
 def image_fields(message: Message) -> list[Place]:
     """Fields of a message that hold an image."""
-    return list(_places(message, options_pb2.IN_CHUNKS_ALWAYS))
+    return [place for place in _places(message) if place.is_image]
 
 
 def text_fields(message: Message) -> list[Place]:
     """Fields of a message that hold a text that may be long."""
-    return list(_places(message, options_pb2.IN_CHUNKS_LONG))
+    return [place for place in _places(message) if not place.is_image]
 
 
 def detach_values(message: Message, sent: Collection[str] = ()) -> Iterator[RawChunk]:
@@ -86,8 +87,9 @@ def restore_values(
     `image_of` returns the bytes to set in the field of an image. Raises ConversionError
     (CHUNKS_DAMAGED) unless there is a value for every image, and a field for every value.
     """
-    of_images = {place.path: place for place in image_fields(message)}
-    of_texts = {place.path: place for place in text_fields(message)}
+    places = _places(message)
+    of_images = {place.path: place for place in places if place.is_image}
+    of_texts = {place.path: place for place in places if not place.is_image}
     _check_places(of_images, of_texts, values)
     for path, value in values.items():
         try:
@@ -129,33 +131,47 @@ def _listed(paths: Iterable[str]) -> str:
     return ", ".join([*first[:_MAX_LISTED], *(["..."] if len(first) > _MAX_LISTED else [])])
 
 
-def _places(
-    message: Message, mode: options_pb2.InChunks.ValueType, path: str = ""
-) -> Iterator[Place]:
-    for field in _leading_to(message.DESCRIPTOR, mode):
-        here = f"{path}.{field.name}" if path else field.name
-        if field.message_type is None:
-            if not field.has_presence or message.HasField(field.name):
-                yield Place(message, field.name, here)
-        elif field.is_repeated:
-            for index, inner in enumerate(getattr(message, field.name)):
-                yield from _places(inner, mode, f"{here}[{index}]")
-        elif message.HasField(field.name):
-            yield from _places(getattr(message, field.name), mode, here)
+class _Step(NamedTuple):
+    """Field on the way to a value that is moved, or the field of the value itself."""
+
+    name: str
+    leads_on: bool
+    is_repeated: bool
+    has_presence: bool
+    is_image: bool
+
+
+def _places(message: Message) -> list[Place]:
+    """Fields of a message whose values are moved, by number."""
+    places: list[Place] = []
+    _add_places(message, "", places)
+    return places
+
+
+def _add_places(message: Message, prefix: str, places: list[Place]) -> None:
+    for step in _steps(message.DESCRIPTOR):
+        name, path = step.name, prefix + step.name
+        if step.is_repeated:
+            for index, inner in enumerate(getattr(message, name)):
+                _add_places(inner, f"{path}[{index}].", places)
+        elif step.has_presence and not message.HasField(name):
+            continue
+        elif step.leads_on:
+            _add_places(getattr(message, name), f"{path}.", places)
+        else:
+            places.append(Place(message, name, path, step.is_image))
 
 
 @cache
-def _leading_to(
-    descriptor: Descriptor, mode: options_pb2.InChunks.ValueType
-) -> tuple[FieldDescriptor, ...]:
+def _steps(descriptor: Descriptor) -> tuple[_Step, ...]:
     """Fields, by number, that have the option or lead to a field that has it."""
-    fields = sorted(descriptor.fields, key=lambda field: field.number)
-    return tuple(
-        field
-        for field in fields
-        if (
-            _leading_to(field.message_type, mode)
-            if field.message_type is not None
-            else field.GetOptions().Extensions[options_pb2.in_chunks] == mode
-        )
-    )
+    steps = []
+    for field in sorted(descriptor.fields, key=lambda field: field.number):
+        inner, mode = field.message_type, field.GetOptions().Extensions[options_pb2.in_chunks]
+        if _steps(inner) if inner is not None else mode:
+            is_image = mode == options_pb2.IN_CHUNKS_ALWAYS
+            has_presence = field.has_presence
+            steps.append(
+                _Step(field.name, inner is not None, field.is_repeated, has_presence, is_image)
+            )
+    return tuple(steps)
