@@ -102,7 +102,7 @@ class EventStream:
         status = http_status_of(error)
         fields = {key: quote(value) for key, value in error_object(error, status).items()}
         values = fields | {"type": b'"error"', "code": quote(str(status))}
-        return self._line(_in_pieces(values | {"error": join_members(fields)}))
+        return self._line(Event("error", _in_pieces(values | {"error": join_members(fields)})))
 
     def _line(self, event: Event | Arrived) -> Sequence[Piece]:
         """Returns the line of an event with the next sequence number."""
@@ -112,8 +112,8 @@ class EventStream:
             tag = EVENTS.chosen(event.item).plan.tag
             pieces = event_pieces(event.item, event.apart)  # type: ignore[arg-type]  # an event
         else:
-            tag = str(parse(join(event["type"])))
-            numbered = event | {_NUMBER: [str(number).encode()]}
+            tag = event.type
+            numbered = {**event.values, _NUMBER: [str(number).encode()]}
             pieces = check_depth_of(join_member_pieces(numbered))
         return server_sent(tag, pieces)
 
@@ -143,20 +143,21 @@ class EventStream:
 
     def _other(self, arrived: Arrived) -> Iterator[Event]:
         """Yields an event of the response, or of an item other than an image generation call."""
-        values = members(join(event_pieces(arrived.item)))  # type: ignore[arg-type]  # an event
-        tag = str(parse(values["type"]))
+        text = join(event_pieces(arrived.item))  # type: ignore[arg-type]  # an event
+        values, raws = parse(text), members(text)
+        tag = values["type"]
         if self._id and tag in (_CREATED, _IN_PROGRESS):
             return
-        if values.get("response", b"").startswith(b"{"):
-            values["response"] = self._response(values["response"])
-        index, name = (parse(values.get(key, _NULL)) for key in (_INDEX, "item_id"))
+        if isinstance(values.get("response"), dict):
+            raws["response"] = self._response(raws["response"])
+        index, name = values.get(_INDEX), values.get("item_id")
         item = self._followed(
             tag, index if _is_index(index) else None, name if isinstance(name, str) else ""
         )
         if item is not None:
             yield from before(item, tag, values)
             note(item, tag, values)
-        yield _in_pieces(values)
+        yield Event(tag, _in_pieces(raws))
 
     def _response(self, raw: bytes) -> bytes:
         """Returns an event's response with all keys; later events of the stream use its id."""
@@ -211,7 +212,7 @@ class EventStream:
             if item.waits:
                 return
             for missing in ending(followed, item, completed=True):
-                if missing["type"] != [quote(tag)]:
+                if missing.type != tag:
                     yield missing
         _set(variant_event, _INDEX, followed.index)
         yield arrived
@@ -220,7 +221,7 @@ class EventStream:
         if self._number == 0:
             yield from self._beginning()
         response = under(apart, "response")
-        values: dict[str, Sequence[Piece]] = _in_pieces(final_keys(self._keys))
+        values = _in_pieces(final_keys(self._keys))
         values |= response_members(end.response, response, self._sent)
         tag = _TYPES.get(end.ending, _COMPLETED)
         if self._id:
@@ -308,7 +309,7 @@ def _set(variant_event: Any, name: str, value: int) -> None:
             del variant_event.extra_fields[number]
 
 
-def _in_pieces(values: Mapping[str, bytes]) -> Event:
+def _in_pieces(values: Mapping[str, bytes]) -> dict[str, Sequence[Piece]]:
     return {key: [raw] for key, raw in values.items()}
 
 

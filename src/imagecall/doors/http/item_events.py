@@ -6,7 +6,7 @@ text or arguments; then the item is done. An event that the API sent is never ad
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple
 
 from imagecall.doors.http.output_items import Followed, OutputItem, Part, item_of
 from imagecall.json.pieces import Piece, join
@@ -19,9 +19,6 @@ from imagecall.json.text import (
     parse,
     quote,
 )
-
-Event: TypeAlias = dict[str, Sequence[Piece]]
-"""Event: the JSON pieces of each of its values by key, "type" among them."""
 
 ADDED: Final = "response.output_item.added"
 DONE: Final = "response.output_item.done"
@@ -46,6 +43,14 @@ _PART_DONE: Final = "response.content_part.done"
 _NULL: Final = b"null"
 _EMPTY: Final = b'""'
 _IN_PROGRESS: Final = b'"in_progress"'
+
+
+class Event(NamedTuple):
+    """Event of a stream."""
+
+    type: str
+    values: Mapping[str, Sequence[Piece]]
+    """JSON pieces of each value by key, "type" among them."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,10 @@ _OF_PARTS: Final = {
 
 def event(tag: str, **values: bytes | Sequence[Piece]) -> Event:
     """Returns an event of a type, from values as raw JSON text or in pieces."""
-    new_event: Event = {"type": [quote(tag)]}
+    in_pieces: dict[str, Sequence[Piece]] = {"type": [quote(tag)]}
     for key, value in values.items():
-        new_event[key] = [value] if isinstance(value, bytes) else value
-    return new_event
+        in_pieces[key] = [value] if isinstance(value, bytes) else value
+    return Event(tag, in_pieces)
 
 
 def type_of_item(tag: str) -> str:
@@ -90,23 +95,23 @@ def type_of_item(tag: str) -> str:
     return _CALL if tag.startswith(f"response.{_CALL}.") else ""
 
 
-def note(item: Followed, tag: str, values: Mapping[str, bytes]) -> None:
+def note(item: Followed, tag: str, values: Mapping[str, JsonValue]) -> None:
     """Records an event of an item that is neither the item's first nor its last."""
     item.events.add(tag)
-    index = parse(values.get("content_index", b"0"))
+    index = values.get("content_index", 0)
     if tag not in _OF_PARTS or not isinstance(index, int):
         return
     part = item.parts.setdefault(index, Part())
     part.events.add(tag)
-    if tag in _DELTAS and isinstance(delta := parse(values.get("delta", _NULL)), str):
+    if tag in _DELTAS and isinstance(delta := values.get("delta"), str):
         part.text += delta
 
 
-def before(item: Followed, tag: str, values: Mapping[str, bytes]) -> Iterator[Event]:
+def before(item: Followed, tag: str, values: Mapping[str, JsonValue]) -> Iterator[Event]:
     """Yields the events missing before an event of an item: those of the item and of its part."""
     if item.type:
         yield from _added(item, {"type": quote(item.type), "id": quote(item.id)})
-    index = parse(values.get("content_index", b"0"))
+    index = values.get("content_index", 0)
     if tag in _DELTAS and isinstance(index, int):
         part = item.parts.setdefault(index, Part())
         if _PART_ADDED not in part.events:
