@@ -18,6 +18,7 @@ import grpc
 
 from imagecall.access.admission import Admission
 from imagecall.access.budget import CALL_OVERHEAD, MEMORY, Memory
+from imagecall.access.waits import Waits
 from imagecall.doors.grpc.messages import (
     Context,
     decoder,
@@ -121,6 +122,7 @@ class Boundary(grpc.GenericRpcHandler):
         self._observer = observer
         self._handlers: dict[str, Handler] = {}
         self._watches = Watches()
+        self._open_waits = Waits(_OPEN_SECONDS)
         self.stopping = asyncio.Event()
         """Ends, once set, the calls that watch the health, which never end by themselves."""
 
@@ -141,7 +143,7 @@ class Boundary(grpc.GenericRpcHandler):
         async def guarded(_: Any, context: Context) -> Any:
             try:
                 with self._watches.watch(context) if handler.response_streaming else nullcontext():
-                    work = _open_work(handler, context, self._admission)
+                    work = self._open_work(handler, context)
                     return await _until(self.stopping, work, context)
             except grpc.aio.InternalError:  # grpcio's servicer answers a client that has left.
                 raise asyncio.CancelledError from None
@@ -149,6 +151,16 @@ class Boundary(grpc.GenericRpcHandler):
                 await _refuse(context, error)
 
         return _rebuilt(handler, guarded)
+
+    async def _open_work(self, handler: Any, context: Context) -> Any:
+        """Reads the request of a call without admission, with a low size limit, and answers it."""
+        async with self._open_waits.wait():
+            data = await read_message(context)
+        if len(data) > _MAX_OPEN_BYTES:
+            message = f"the request has {len(data):,} bytes; the limit is {_MAX_OPEN_BYTES:,}"
+            raise ConversionError("TOO_LARGE", "", message)
+        encode, request = encoder(handler), decoder(handler)(data)
+        return await run_handler(handler, encode, request, context, self._admission)
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Adds nothing: generated functions also register each handler by method."""
@@ -207,13 +219,15 @@ def _enter(admission: Admission) -> None:
 async def _in_progress(admission: Admission, work: Awaitable[Any]) -> Any:
     """Awaits the work of an admitted call within the time limit, then releases its admission."""
     try:
-        async with asyncio.timeout(admission.limits.call_seconds) as limit:
+        async with asyncio.timeout(None) as limit:
+            admission.time_limits.start(limit)
             return await work
     except TimeoutError:
         if limit.expired():
             raise admission.too_long() from None
         raise
     finally:
+        admission.time_limits.stop(limit)
         admission.leave()
 
 
@@ -230,16 +244,6 @@ async def _work(
     else:
         request = await read_request(handler, context, admission)
     return await run_handler(handler, encode, request, context, admission)
-
-
-async def _open_work(handler: Any, context: Context, admission: Admission) -> Any:
-    """Reads the request of a call without admission, with a low size limit, and answers it."""
-    async with admission.waits.wait(_OPEN_SECONDS):
-        data = await read_message(context)
-    if len(data) > _MAX_OPEN_BYTES:
-        message = f"the request has {len(data):,} bytes; the limit is {_MAX_OPEN_BYTES:,}"
-        raise ConversionError("TOO_LARGE", "", message)
-    return await run_handler(handler, encoder(handler), decoder(handler)(data), context, admission)
 
 
 def _rebuilt(handler: Any, behavior: Any) -> Handler:
