@@ -1,11 +1,13 @@
 """Admission of calls: token, number in progress, memory, duration, size of metadata."""
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from imagecall.access.budget import RETRY_SECONDS, Budget
 from imagecall.access.limits import Limits
+from imagecall.access.timers import Timers
 from imagecall.access.tokens import Tokens
 from imagecall.access.waits import Waits
 from imagecall.errors import ConversionError, GenerationError
@@ -30,6 +32,10 @@ class Admission:
         self._tokens = tokens
         self.budget = Budget(self.limits.memory_bytes)
         self.waits = Waits(self.limits.stall_seconds)
+        self.time_limits: Timers[asyncio.Timeout] = Timers(
+            self.limits.call_seconds, lambda limit: limit.reschedule(0)
+        )
+        """Time limits of the calls in progress, each of which ends a timeout of its call."""
         self.in_progress = 0
         self.draining = False
         """True once the server is about to stop: load balancers should send no new calls."""

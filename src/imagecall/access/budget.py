@@ -6,8 +6,8 @@ that no client reads, leave room for small calls.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Final, TypeVar
 
@@ -132,14 +132,15 @@ class Memory:
         self._budget.count(-self.size)
         self.size = 0
 
-    @contextmanager
-    def part(self) -> Iterator["Memory"]:
-        """Yields the memory of a part of the work, which is released at the part's end."""
-        part = Memory(self._budget)
-        try:
-            yield part
-        finally:
-            part.release()
+    def part(self) -> "Memory":
+        """Returns the memory of a part of the work; its context manager releases it at the end."""
+        return Memory(self._budget)
+
+    def __enter__(self) -> "Memory":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 MEMORY: Final[ContextVar[Memory]] = ContextVar("MEMORY", default=Memory(Budget(None)))  # noqa: B039

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from imagecall.access.budget import RETRY_SECONDS
+from imagecall.access.timers import Timers
 from imagecall.errors import GenerationError
 
 _SLOW_SECONDS: Final = 0.5
@@ -26,32 +27,23 @@ class Waits:
     """
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._since: dict[Wait, float] = {}
-        """Start time of each wait, oldest first."""
+        self.ends: Timers[Wait] = Timers(seconds, lambda wait: wait.end(_too_long(seconds)))
+        self.slow: Timers[Wait] = Timers(_SLOW_SECONDS, Wait.call_slow)
 
     def wait(
-        self,
-        seconds: float | None = None,
-        when_slow: Callable[[], None] | None = None,
-        *,
-        answered: bool = False,
+        self, when_slow: Callable[[], None] | None = None, *, answered: bool = False
     ) -> "Wait":
-        """Returns the context manager of a wait of at most `seconds`; by default, the longest wait.
+        """Returns the context manager of a wait.
 
         `when_slow` is called after half a second; an error that it raises ends the wait. With
         `answered`, the client is to receive an answer, whose work may already be billed.
         """
-        limit = self._seconds if seconds is None else seconds
-        return Wait(self._since, limit, when_slow, answered)
+        return Wait(self, when_slow, answered)
 
     def end_longest(self) -> bool:
         """Ends the longest wait. Returns False if no call can be displaced."""
-        longest = next((wait for wait in self._since if wait.error is None), None)
-        now = asyncio.get_running_loop().time()
-        if longest is None or now - self._since[longest] < _SAFE_SECONDS:
-            return False
-        return longest.end(_displaced())
+        longest = self.ends.take_oldest(_SAFE_SECONDS)
+        return longest is not None and longest.end(_displaced())
 
 
 class Wait:
@@ -60,47 +52,38 @@ class Wait:
     Raises GenerationError: CALL_TOO_LONG; TOO_MANY_CALLS if a new call displaced the waiting call.
 
     Args:
-        since: start time of each wait in progress.
-        seconds: longest wait.
+        waits: all waits in progress.
         when_slow: called after half a second. None: nothing is called.
         answered: True if the work of the call may already be billed.
     """
 
-    def __init__(
-        self,
-        since: "dict[Wait, float]",
-        seconds: float,
-        when_slow: Callable[[], None] | None,
-        answered: bool,
-    ) -> None:
-        self._since = since
-        self._seconds = seconds
+    def __init__(self, waits: Waits, when_slow: Callable[[], None] | None, answered: bool) -> None:
+        self._waits = waits
         self._when_slow = when_slow
         self._answered = answered
-        self._limit = asyncio.timeout(seconds)
-        self._slow: asyncio.TimerHandle | None = None
-        self.error: GenerationError | None = None
-        """Error that ends the wait before its time."""
+        self._limit = asyncio.timeout(None)
+        self._error: GenerationError | None = None
+        """Error that ends the wait."""
 
     async def __aenter__(self) -> None:
-        loop = asyncio.get_running_loop()
+        self._waits.ends.start(self)
         if self._when_slow:
-            self._slow = loop.call_later(_SLOW_SECONDS, self._call_slow)
-        self._since[self] = loop.time()
+            self._waits.slow.start(self)
         await self._limit.__aenter__()
 
     async def __aexit__(self, *error: Any) -> None:
-        self._since.pop(self, None)
-        if self._slow:
-            self._slow.cancel()
+        self._waits.ends.stop(self)
+        if self._when_slow:
+            self._waits.slow.stop(self)
         try:
             await self._limit.__aexit__(*error)
         except TimeoutError:
-            failure = self.error or _too_long(self._seconds)
-            failure.may_be_billed = self._answered
-            raise failure from None
+            assert self._error
+            self._error.may_be_billed = self._answered
+            raise self._error from None
 
-    def _call_slow(self) -> None:
+    def call_slow(self) -> None:
+        """Calls `when_slow`, whose error ends the wait."""
         assert self._when_slow
         try:
             self._when_slow()
@@ -108,10 +91,10 @@ class Wait:
             self.end(error)
 
     def end(self, error: GenerationError) -> bool:
-        """Ends the wait with an error. Returns False if the wait has expired already."""
-        if self._limit.expired():
+        """Ends the wait with an error. Returns False if it has ended already."""
+        if self._error:
             return False
-        self.error = error
+        self._error = error
         self._limit.reschedule(0)
         return True
 

@@ -87,13 +87,7 @@ def note_received(size: int) -> None:
         call.received_bytes += size
 
 
-def counted_out(encode: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
-    """Wraps the encoder of a stream's answers, and counts their bytes."""
-
-    def counting(answer: Any) -> bytes:
-        data = encode(answer)
-        if (call := CURRENT_CALL.get()) is not None:
-            call.sent_bytes += len(data)
-        return data
-
-    return counting
+def note_sent(size: int) -> None:
+    """Counts the bytes of an answer on the stream of the current call, if the call is observed."""
+    if (call := CURRENT_CALL.get()) is not None:
+        call.sent_bytes += size

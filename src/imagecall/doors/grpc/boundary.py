@@ -10,7 +10,7 @@ too; no class name, path or traceback leaves the server, and no exception's mess
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Final, NoReturn, TypeAlias
 
@@ -18,15 +18,15 @@ import grpc
 
 from imagecall.access.admission import Admission
 from imagecall.access.budget import CALL_OVERHEAD, MEMORY, Memory
+from imagecall.access.waits import Waits
 from imagecall.doors.grpc.messages import (
     Context,
-    decoder,
+    Method,
+    answer,
     drop_rest,
-    encoder,
     read_message,
     read_request,
     read_requests,
-    run_handler,
 )
 from imagecall.doors.grpc.watches import Watches
 from imagecall.doors.internal_error import internal_error
@@ -35,7 +35,6 @@ from imagecall.observing.observer import Observer, note_caller, note_failure, no
 from imagecall.observing.request_id import HEADER
 from imagecall.observing.rpc import (
     METADATA,
-    counted_out,
     identify,
     is_generation,
     observed,
@@ -121,34 +120,45 @@ class Boundary(grpc.GenericRpcHandler):
         self._observer = observer
         self._handlers: dict[str, Handler] = {}
         self._watches = Watches()
+        self._open_waits = Waits(_OPEN_SECONDS)
         self.stopping = asyncio.Event()
         """Ends, once set, the calls that watch the health, which never end by themselves."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Adds the handlers of a service, by the names of its methods."""
         for name, handler in handlers.items():
-            method = f"/{service}/{name}"
-            if method.startswith(_OPEN_METHODS):
-                self._handlers[method] = self._without_admission(handler)
+            path, method = f"/{service}/{name}", Method(handler)
+            if path.startswith(_OPEN_METHODS):
+                self._handlers[path] = self._without_admission(method)
             else:
-                self._handlers[method] = _with_admission(
-                    handler, method, self._admission, self._observer
+                self._handlers[path] = _with_admission(
+                    method, path, self._admission, self._observer
                 )
 
-    def _without_admission(self, handler: Any) -> Handler:
+    def _without_admission(self, method: Method) -> Handler:
         """Guards a method without admission; its calls end when the server stops."""
+        is_watch = method.handler.response_streaming
 
         async def guarded(_: Any, context: Context) -> Any:
             try:
-                with self._watches.watch(context) if handler.response_streaming else nullcontext():
-                    work = _open_work(handler, context, self._admission)
+                with self._watches.watch(context) if is_watch else nullcontext():
+                    work = self._open_work(method, context)
                     return await _until(self.stopping, work, context)
             except grpc.aio.InternalError:  # grpcio's servicer answers a client that has left.
                 raise asyncio.CancelledError from None
             except Exception as error:  # grpcio would send the text of any exception.
                 await _refuse(context, error)
 
-        return _rebuilt(handler, guarded)
+        return _rebuilt(method, guarded)
+
+    async def _open_work(self, method: Method, context: Context) -> Any:
+        """Reads the request of a call without admission, of a low size limit, and answers it."""
+        async with self._open_waits.wait():
+            data = await read_message(context)
+        if len(data) > _MAX_OPEN_BYTES:
+            message = f"the request has {len(data):,} bytes; the limit is {_MAX_OPEN_BYTES:,}"
+            raise ConversionError("TOO_LARGE", "", message)
+        return await answer(method, method.decode(data), context, self._admission)
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Adds nothing: generated functions also register each handler by method."""
@@ -161,12 +171,9 @@ class Boundary(grpc.GenericRpcHandler):
 
 
 def _with_admission(
-    handler: Any, method: str, admission: Admission, observer: Observer | None
+    method: Method, path: str, admission: Admission, observer: Observer | None
 ) -> Handler:
     """Guards a method with admission, and records its calls with the observer."""
-    encode = encoder(handler)
-    if observer and handler.response_streaming:
-        encode = counted_out(encode)
 
     async def guarded(_: Any, context: Context) -> Any:
         MEMORY.set(_memory(admission, context))
@@ -174,15 +181,15 @@ def _with_admission(
         try:
             _enter(admission)
             rest_seconds = _REST_SECONDS
-            return await _in_progress(admission, _work(handler, encode, context, admission))
+            return await _in_progress(method, context, admission)
         except Exception as error:  # grpcio would send the text of any exception.
-            if isinstance(error, GenerationError) and not is_generation(method):
+            if isinstance(error, GenerationError) and not is_generation(path):
                 error.may_be_billed = False  # A conversion, or a stored response, costs nothing.
-            if handler.request_streaming:
+            if method.handler.request_streaming:
                 await drop_rest(context, rest_seconds)
             await _refuse(context, error)
 
-    return _rebuilt(handler, observed(method, guarded, observer) if observer else guarded)
+    return _rebuilt(method, observed(path, guarded, observer) if observer else guarded)
 
 
 def _memory(admission: Admission, context: Context) -> Memory:
@@ -204,50 +211,34 @@ def _enter(admission: Admission) -> None:
         raise
 
 
-async def _in_progress(admission: Admission, work: Awaitable[Any]) -> Any:
-    """Awaits the work of an admitted call within the time limit, then releases its admission."""
+async def _in_progress(method: Method, context: Context, admission: Admission) -> bytes | None:
+    """Answers an admitted call within the time limit, then releases its admission.
+
+    Returns the serialized answer; None for a stream of answers, which is written.
+    """
     try:
-        async with asyncio.timeout(admission.limits.call_seconds) as limit:
-            return await work
+        async with asyncio.timeout(None) as limit:
+            admission.time_limits.start(limit)
+            MEMORY.get().add(CALL_OVERHEAD)
+            if method.handler.request_streaming:
+                request: Any = read_requests(method, context, admission)
+            else:
+                request = await read_request(method, context, admission)
+            return await answer(method, request, context, admission)
     except TimeoutError:
         if limit.expired():
             raise admission.too_long() from None
         raise
     finally:
+        admission.time_limits.stop(limit)
         admission.leave()
 
 
-async def _work(
-    handler: Any, encode: Callable[[Any], bytes], context: Context, admission: Admission
-) -> bytes | None:
-    """Reads the request of an admitted call, and runs the handler.
-
-    Returns the serialized answer; None for a stream of answers, which is written.
-    """
-    MEMORY.get().add(CALL_OVERHEAD)
-    if handler.request_streaming:
-        request: Any = read_requests(handler, context, admission)
-    else:
-        request = await read_request(handler, context, admission)
-    return await run_handler(handler, encode, request, context, admission)
-
-
-async def _open_work(handler: Any, context: Context, admission: Admission) -> Any:
-    """Reads the request of a call without admission, with a low size limit, and answers it."""
-    async with admission.waits.wait(_OPEN_SECONDS):
-        data = await read_message(context)
-    if len(data) > _MAX_OPEN_BYTES:
-        message = f"the request has {len(data):,} bytes; the limit is {_MAX_OPEN_BYTES:,}"
-        raise ConversionError("TOO_LARGE", "", message)
-    return await run_handler(handler, encoder(handler), decoder(handler)(data), context, admission)
-
-
-def _rebuilt(handler: Any, behavior: Any) -> Handler:
-    """Returns a handler whose behavior reads the serialized requests itself."""
-    encode = encoder(handler)
-    if handler.response_streaming:
-        return grpc.stream_stream_rpc_method_handler(behavior, None, encode)
-    return grpc.stream_unary_rpc_method_handler(behavior, None, encode)
+def _rebuilt(method: Method, behavior: Any) -> Handler:
+    """Returns a handler whose behavior reads and writes serialized messages itself."""
+    if method.handler.response_streaming:
+        return grpc.stream_stream_rpc_method_handler(behavior, None, method.encode)
+    return grpc.stream_unary_rpc_method_handler(behavior)
 
 
 async def _until(stopping: asyncio.Event, work: Awaitable[Any], context: Context) -> Any:

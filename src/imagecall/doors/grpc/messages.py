@@ -15,7 +15,7 @@ from imagecall.access.admission import Admission
 from imagecall.access.budget import CALL_OVERHEAD, COPIES, FACTOR, MEMORY
 from imagecall.errors import ConversionError
 from imagecall.generation.offload import run_offloaded
-from imagecall.observing.rpc import note_received
+from imagecall.observing.rpc import note_received, note_sent
 from imagecall.sizes import PIECE
 from imagecall.wire.cost import parsed
 
@@ -33,7 +33,35 @@ def accepts_serialized(method: _Method) -> _Method:
     return method
 
 
-async def read_request(handler: Any, context: Context, admission: Admission) -> Any:
+class Method:
+    """Method of a servicer, looked up once for all its calls.
+
+    Attributes:
+        handler: handler that the servicer registered.
+        behavior: function of the servicer.
+        decode: decodes a request. Raises ConversionError for bytes that it cannot decode.
+        encode: encodes an answer, unless it is serialized already.
+        accepts_serialized: True if the function parses its request itself.
+        is_generator: True if the function yields its answers.
+    """
+
+    def __init__(self, handler: Any) -> None:
+        self.handler = handler
+        self.behavior: Any = (
+            handler.stream_stream
+            or handler.stream_unary
+            or handler.unary_stream
+            or handler.unary_unary
+        )
+        self.decode: Callable[[bytes], Any] = partial(
+            request_of, handler.request_deserializer.__self__
+        )
+        self.encode = encoder(handler)
+        self.accepts_serialized = hasattr(self.behavior, "accepts_serialized")
+        self.is_generator = inspect.isasyncgenfunction(self.behavior)
+
+
+async def read_request(method: Method, context: Context, admission: Admission) -> Any:
     """Reads the only request of a call; decodes a large one in a worker thread.
 
     gRPC does not reveal how much of a message has arrived, so a message that arrives slowly counts
@@ -47,14 +75,15 @@ async def read_request(handler: Any, context: Context, admission: Admission) -> 
     note_received(len(data))
     REQUEST_BYTES.set(len(data))
     memory.add(FACTOR * len(data))
-    if hasattr(_behavior(handler), "accepts_serialized"):
+    if method.accepts_serialized:
         return data
-    return await run_offloaded(len(data), decoder(handler), data)
+    return await run_offloaded(len(data), method.decode, data)
 
 
-async def read_requests(handler: Any, context: Context, admission: Admission) -> AsyncIterator[Any]:
+async def read_requests(
+    method: Method, context: Context, admission: Admission
+) -> AsyncIterator[Any]:
     """Reads and decodes the requests of a stream."""
-    decode = decoder(handler)
     while True:
         async with admission.waits.wait():
             data: Any = await context.read()
@@ -63,11 +92,11 @@ async def read_requests(handler: Any, context: Context, admission: Admission) ->
         note_received(len(data))
         REQUEST_BYTES.set(len(data))
         if len(data) < PIECE:
-            yield decode(data)
+            yield method.decode(data)
             continue
         with MEMORY.get().part() as part:
             part.add(FACTOR * len(data))
-            yield await run_offloaded(len(data), decode, data)
+            yield await run_offloaded(len(data), method.decode, data)
 
 
 async def read_message(context: Context) -> bytes:
@@ -79,34 +108,22 @@ async def read_message(context: Context) -> bytes:
     return serialized
 
 
-async def run_handler(
-    handler: Any,
-    encode: Callable[[Any], bytes],
-    request: Any,
-    context: Context,
-    admission: Admission,
+async def answer(
+    method: Method, request: Any, context: Context, admission: Admission
 ) -> bytes | None:
-    """Runs a handler; returns its serialized answer, or writes a stream of answers."""
-    behavior = _behavior(handler)
-    if not inspect.isasyncgenfunction(behavior):
-        response = await behavior(request, context)
-        if response is None:  # The handler wrote its answers itself.
+    """Runs a method; returns its serialized answer, or writes a stream of answers."""
+    if not method.is_generator:
+        response = await method.behavior(request, context)
+        if response is None:  # The method wrote its answers itself.
             return None
-        data = encode(response)
+        data = method.encode(response)
         memory = MEMORY.get()
         await memory.grow(CALL_OVERHEAD + COPIES * len(data) - memory.size)
         return data
-    async with aclosing(behavior(request, context)) as responses:
+    async with aclosing(method.behavior(request, context)) as responses:
         async for response in responses:
-            await _write(context, encode(response), admission)
+            await _write(context, method.encode(response), admission)
     return None
-
-
-def _behavior(handler: Any) -> Any:
-    """Returns the function that a servicer registered."""
-    return (
-        handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
-    )
 
 
 async def drop_rest(context: Context, seconds: float) -> None:
@@ -120,11 +137,6 @@ async def drop_rest(context: Context, seconds: float) -> None:
                 pass
 
 
-def decoder(handler: Any) -> Callable[[bytes], Any]:
-    """Returns the handler's decoder, with a ConversionError for bytes that it cannot decode."""
-    return partial(request_of, handler.request_deserializer.__self__)
-
-
 def request_of(kind: type[_Message], data: bytes) -> _Message:
     """Parses a request of a type. Raises ConversionError, such as for malformed bytes."""
     return parsed(kind, data, "request")
@@ -135,6 +147,7 @@ async def _write(context: Context, data: bytes, admission: Admission) -> None:
 
     If the client has disconnected, the call ends as cancelled instead of failed.
     """
+    note_sent(len(data))
     try:
         with MEMORY.get().part() as part:
             if len(data) >= PIECE:
