@@ -95,6 +95,7 @@ class Wait:
         if self._error:
             return False
         self._error = error
+        self._waits.ends.stop(self)
         self._limit.reschedule(0)
         return True
 
