@@ -1,8 +1,9 @@
 """Benchmark of the HTTP door against peers: requests per second, and added latency.
 
 Each server runs in a process of its own: `imagecall serve` with the embedded backend; `imagecall
-serve` whose gRPC backend is the first server; and a plain ASGI endpoint, on the same HTTP server,
-that returns the same answer ready-made. Client and servers share the machine's cores.
+serve` whose gRPC backend is the first server; and plain ASGI endpoints, on the same HTTP server.
+One returns the same answer ready-made; the other makes the same call over gRPC, and returns what
+comes as base64, without reading or checking it. Client and servers share the machine's cores.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import aiohttp
 import grpc
 import uvicorn
+from pybase64 import b64encode
 from rounds import Rounds, measured_calls, print_row, time_of
 
 from imagecall.allocator import keep_freed_memory
@@ -58,9 +60,17 @@ def request(size: int) -> GenerateImageRequest:
     return GenerateImageRequest(request=wanted)
 
 
-def serve_plain() -> None:
-    """Runs the plain endpoint, which repeats the body of the first request to its path."""
+def serve_plain(address: str) -> None:
+    """Runs the plain endpoints, of which /hop calls the gRPC server at an address.
+
+    The others repeat the body of the first request to their path.
+    """
     bodies: dict[str, bytes] = {}
+
+    @cache
+    def generate() -> Any:
+        channel = grpc.aio.insecure_channel(address, [("grpc.max_receive_message_length", -1)])
+        return channel.unary_unary("/imagecall.v1.ImageGenerationService/GenerateImage")
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         body = b""
@@ -68,7 +78,10 @@ def serve_plain() -> None:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
-        answer = bodies.setdefault(scope["path"], body)
+        if scope["path"] == "/hop":
+            answer = b64encode(await generate()(body))
+        else:
+            answer = bodies.setdefault(scope["path"], body)
         headers = [(b"content-type", b"application/json")]
         headers.append((b"content-length", str(len(answer)).encode()))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -108,13 +121,14 @@ async def measure(seconds: float) -> None:
         f"{version('uvicorn')}, {os.cpu_count()} cores; load {os.getloadavg()[0]:.1f}"
     )
     print("One request after the other, the picture drawn before: speed as a part of a plain ASGI")
+    print("endpoint's with the same answer ready. Embedded backend, whole and streamed; HTTP door")
     print(
-        "endpoint's with the same answer ready. Embedded backend, whole and streamed; and HTTP door"
+        "-> gRPC backend -> embedded, also as a part of a plain endpoint that makes the same call"
     )
     print(
-        "-> gRPC backend -> embedded, also as a part of the same call over gRPC directly; the same"
+        "over gRPC and checks nothing, and of that call alone; and the same picture by the Images"
     )
-    print("picture by the Images API, as a part of that by the Responses API")
+    print("API, as a part of that by the Responses API")
     async with servers() as called:
         for name, size in SIZES.items():
             print_rows(name, await measured_calls(await called.calls(size), seconds))
@@ -150,6 +164,7 @@ class Called:
             "streamed": partial(self.post, embedded, streamed),
             "plain stream": partial(self.post, events, streamed),
             "over gRPC": partial(self.post, over_grpc, body),
+            "hop": partial(self.post, f"{self.plain}/hop", request(size).SerializeToString()),
             "images": partial(self.post, images, asked_of_images(size)),
             "grpc": partial(self.grpc.GenerateImage, request(size)),
         }
@@ -162,7 +177,7 @@ async def servers() -> AsyncIterator[Called]:
     async with (
         process(*serve, doors=2) as inner,
         process(*serve, "--backend", f"grpc://{inner['grpc']}", doors=2) as outer,
-        process(sys.executable, __file__, "--plain") as plain,
+        process(sys.executable, __file__, "--plain", inner["grpc"]) as plain,
         grpc.aio.insecure_channel(inner["grpc"], unlimited) as channel,
         aiohttp.ClientSession(read_bufsize=2**20) as session,
     ):
@@ -174,7 +189,7 @@ def print_rows(name: str, rounds: Rounds) -> None:
     for row, ours, peers in (
         ("HTTP door, embedded", "embedded", {"plain": "plain"}),
         ("HTTP door, embedded, streamed", "streamed", {"plain": "plain stream"}),
-        ("HTTP door, over gRPC", "over gRPC", {"plain": "plain", "grpc": "grpc"}),
+        ("HTTP door, over gRPC", "over gRPC", {"plain": "plain", "hop": "hop", "grpc": "grpc"}),
         ("Images API, over gRPC", "images", {"Responses": "over gRPC"}),
     ):
         figures = {peer: rounds.ratio(peer_name, ours) for peer, peer_name in peers.items()}
@@ -184,10 +199,10 @@ def print_rows(name: str, rounds: Rounds) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short run, with noisier figures")
-    parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--plain", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.plain:
-        serve_plain()
+        serve_plain(options.plain)
     else:
         asyncio.run(measure(1.0 if options.quick else 8.0))
 

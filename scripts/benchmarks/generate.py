@@ -1,9 +1,10 @@
 """Benchmark of StreamImage against peers: throughput, latency, the hop to an API, and memory.
 
-Each server runs in a process of its own: `imagecall serve`, a bare grpcio service that streams the
-same bytes in the same chunks and parses no message, and an API that sends a recorded stream (a
-partial image, the image, and the image again in the response at the end, as OpenAI does). Client
-and servers share the machine's cores. A ratio of 2 means that the peer takes twice as long.
+Each server runs in a process of its own: `imagecall serve`; a bare grpcio service that streams the
+same bytes in the same chunks, or replays our messages, and reads no message; and an API that sends
+a recorded stream (a partial image, the image, and the image again in the response at the end, as
+OpenAI does). Client and servers share the machine's cores. A ratio of 2 means that the peer takes
+twice as long.
 """
 
 import argparse
@@ -38,6 +39,8 @@ SIZES = {"2 MB": 2_000_000, "64 MB": 64_000_000}
 DRAWN_SIZES = {"100 KB": 100_000, "2 MB": 2_000_000, "32 MB": 32_000_000}
 """Sizes of pictures that the embedded backend draws, and caches, by its defaults."""
 BARE_METHOD = "/bare.Service/Stream"
+RECORD_METHOD = "/bare.Service/Record"
+REPLAY_METHOD = "/bare.Service/Replay"
 OUR_METHOD = "/imagecall.v1.ImageGenerationService/StreamImage"
 STREAMS = 20
 
@@ -51,17 +54,31 @@ def request(image_bytes: int = 0) -> StreamImageRequest:
 
 
 async def serve_bare() -> None:
-    """Runs the bare service, whose request has the number of bytes to stream."""
+    """Runs the bare service: Stream, whose request has the number of bytes to stream; Record, which
+    keeps the messages of its stream; and Replay, which streams them."""
     image_of = cache(os.urandom)
+    recorded: list[bytes] = []
 
     async def stream(size: bytes, context: Any) -> AsyncIterator[bytes]:
         image = memoryview(image_of(int(size)))
         for offset in range(0, len(image), CHUNK):
             yield bytes(image[offset : offset + CHUNK])
 
+    async def record(messages: AsyncIterator[bytes], context: Any) -> bytes:
+        recorded[:] = [message async for message in messages]
+        return b""
+
+    async def replay(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        for message in recorded:
+            yield message
+
     keep_freed_memory()
     server = grpc.aio.server()
-    handlers = {"Stream": grpc.unary_stream_rpc_method_handler(stream)}
+    handlers = {
+        "Stream": grpc.unary_stream_rpc_method_handler(stream),
+        "Record": grpc.stream_unary_rpc_method_handler(record),
+        "Replay": grpc.unary_stream_rpc_method_handler(replay),
+    }
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("bare.Service", handlers),)
     )
@@ -171,29 +188,37 @@ async def read_raw(call: Any, wanted: bytes) -> int:
 
 async def throughput(seconds: float) -> None:
     print("\nStreamImage of the embedded backend, the picture drawn before, read by a client that")
-    print("parses no message, and by one that takes the bytes out; throughput as a part of bare:")
+    print(
+        "parses no message, and by one that takes the bytes out; throughput as a part of bare, and"
+    )
+    print("of a bare service that replays our messages:")
     async with AsyncExitStack() as stack:
         ours, _ = await stack.enter_async_context(process(*imagecall_serve()))
         bare, _ = await stack.enter_async_context(process(sys.executable, __file__, "--bare"))
         raw = await stack.enter_async_context(grpc.aio.insecure_channel(ours))
         stub = ImageGenerationServiceStub(raw)
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(bare))
-        bare_call = channel.unary_stream(BARE_METHOD)
+        bare_call, replay = (channel.unary_stream(name) for name in (BARE_METHOD, REPLAY_METHOD))
         raw_call = raw.unary_stream(OUR_METHOD)
         for name, size in DRAWN_SIZES.items():
             wanted, bare_wanted = request(size), str(size).encode()
             assert await read_ours(stub, wanted) == await read_raw(bare_call, bare_wanted) == size
+            ours_wanted = wanted.SerializeToString()
+            messages = [message async for message in raw_call(ours_wanted)]
+            await channel.stream_unary(RECORD_METHOD)(iter(messages))
             rounds = await measured_calls(
                 {
-                    "ours": partial(read_raw, raw_call, wanted.SerializeToString()),
+                    "ours": partial(read_raw, raw_call, ours_wanted),
                     "parsed": partial(read_ours, stub, wanted),
                     "bare": partial(read_raw, bare_call, bare_wanted),
+                    "replay": partial(read_raw, replay, b""),
                 },
                 seconds,
             )
             figures = {
                 "of bare": rounds.ratio("bare", "ours"),
                 "of bare, bytes taken out": rounds.ratio("bare", "parsed"),
+                "of our messages replayed": rounds.ratio("replay", "ours"),
             }
             print_row(f"StreamImage {name}", time_of(rounds.seconds("ours")), figures)
 

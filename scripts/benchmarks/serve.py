@@ -1,11 +1,11 @@
-"""Benchmark of small unary calls: ParseCall against a bare grpcio service that echoes its request.
+"""Benchmark of small unary calls: ParseCall against bare grpcio services.
 
-Each server runs in a process of its own, with its defaults: a bare grpc.aio service; `imagecall
-serve`; `imagecall serve` with metrics; with metrics and traces, for a receiver that drops the
-traces; and with two workers. One client keeps a number of calls in progress on some connections,
-to each server in turn for a moment, for many rounds; client and servers share the machine's cores.
-All processes are restarted several times, as the speed of a program differs by some percent per
-start.
+Each server runs in a process of its own, with its defaults: a bare grpc.aio service that echoes its
+request; one that converts it, without limits, deadlines or statuses; `imagecall serve`; `imagecall
+serve` with metrics; with metrics and traces, for a receiver that drops the traces; and with two
+workers. One client keeps a number of calls in progress on some connections, to each server in turn
+for a moment, for many rounds; client and servers share the machine's cores. All processes are
+restarted several times, as the speed of a program differs by some percent per start.
 """
 
 import argparse
@@ -27,7 +27,8 @@ import grpc
 from aiohttp import web
 from rounds import Rounds, print_row
 
-from imagecall.v1.conversion_service_pb2 import ParseCallRequest
+from imagecall.conversion.converter import from_json
+from imagecall.v1.conversion_service_pb2 import ParseCallRequest, ParseCallResponse
 
 PROGRAM = str(Path(sys.executable).parent / "imagecall")
 METHOD = "/imagecall.v1.ConversionService/ParseCall"
@@ -36,15 +37,20 @@ CONNECTIONS = 4
 IN_PROGRESS = 32
 ROUND_SECONDS = 1.0
 BARE = "a bare echo"
+CONVERTER = "a bare converter"
 
 
-async def serve_bare() -> None:
-    """Runs the bare service."""
+async def serve_bare(kind: str) -> None:
+    """Runs a bare service."""
 
     async def echo(request: bytes, context: Any) -> bytes:
         return request
 
-    handler = grpc.unary_unary_rpc_method_handler(echo)
+    async def convert(request: bytes, context: Any) -> bytes:
+        json = ParseCallRequest.FromString(request).json
+        return ParseCallResponse(call=from_json(json)).SerializeToString()
+
+    handler = grpc.unary_unary_rpc_method_handler(echo if kind == BARE else convert)
     service, name = METHOD[1:].split("/")
     server = grpc.aio.server()
     server.add_generic_rpc_handlers(
@@ -135,7 +141,9 @@ async def measure(starts: int, rounds: int) -> None:
     shown = Rounds(rates)
     for name, rate in rates.items():
         figures = {
-            f"of {peer}": shown.ratio(name, peer) for peer in (BARE, "ParseCall") if peer != name
+            f"of {peer}": shown.ratio(name, peer)
+            for peer in (BARE, CONVERTER, "ParseCall")
+            if peer != name
         }
         cores = {"client's cores": statistics.median(shares[name])}
         print_row(name, f"{statistics.median(rate):,.0f} calls/s", figures | cores)
@@ -150,7 +158,8 @@ async def _measure_once(
         otlp = await stack.enter_async_context(receiver())
         observed = {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp}
         commands: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
-            BARE: ((sys.executable, __file__, "--bare"), {}),
+            BARE: ((sys.executable, __file__, "--bare", BARE), {}),
+            CONVERTER: ((sys.executable, __file__, "--bare", CONVERTER), {}),
             "ParseCall": (serve, {}),
             "ParseCall, metrics": ((*serve, "--metrics", "127.0.0.1:0"), {}),
             "ParseCall, metrics and traces": (
@@ -182,10 +191,10 @@ def _cpu_seconds() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--bare", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.bare:
-        asyncio.run(serve_bare())
+        asyncio.run(serve_bare(options.bare))
     else:
         asyncio.run(measure(*((1, 3) if options.quick else (5, 4))))
 
