@@ -8,8 +8,10 @@ import argparse
 import base64
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final, NamedTuple
 
+import jiter
 from rounds import measured, print_row, time_of
 
 import imagecall
@@ -25,19 +27,24 @@ _IMAGE: Final = random.Random(1).randbytes(1_500_001)
 
 
 class Row(NamedTuple):
-    """Form, the plain form of the same size, and the number of plain forms that the form equals."""
+    """Form, the plain form of the same size, and the number of plain forms that the form equals.
+
+    `parse` only parses the form's JSON, in C or Rust. None: nothing is parsed.
+    """
 
     name: str
     form: Callable[[], object]
     plain: Callable[[], object]
     units: float = 1
+    parse: Callable[[], object] | None = None
 
 
 def _reads(name: str, form: bytes, plain: bytes, units: float = 1) -> Iterator[Row]:
     """Rows of an item's text: read, and written from the message that it is."""
     read, write = imagecall.serialized_from_json, imagecall.json_from_serialized
     wire, plain_wire = read(form), read(plain)
-    yield Row(f"read   {name}", lambda: read(form), lambda: read(plain), units)
+    parse = partial(jiter.from_json, form)
+    yield Row(f"read   {name}", lambda: read(form), lambda: read(plain), units, parse)
     yield Row(f"write  {name}", lambda: write(wire), lambda: write(plain_wire), units)
 
 
@@ -125,9 +132,12 @@ def measure_forms(seconds: float, only: str = "") -> None:
     for row in rows():
         if only not in row.name:
             continue
-        rounds = measured({"form": row.form, "plain": row.plain}, seconds)
-        ratio = rounds.ratio("form", "plain").per(row.units)
-        print_row(row.name, time_of(rounds.seconds("form")), {"times plain": ratio})
+        parser = {"parser": row.parse} if row.parse else {}
+        rounds = measured({"form": row.form, "plain": row.plain} | parser, seconds)
+        figures = {"times plain": rounds.ratio("form", "plain").per(row.units)}
+        if row.parse:
+            figures["parsing the JSON alone"] = rounds.ratio("parser", "plain").per(row.units)
+        print_row(row.name, time_of(rounds.seconds("form")), figures)
 
 
 def main() -> None:
