@@ -40,7 +40,7 @@ from imagecall.rpc.addresses import ServerAddress
 from imagecall.v1.image_generation_service_pb2 import GenerateImageResponse, StreamImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
 from tests.doors.test_generation import serving
-from tests.streams import PNG, framed, happy, item, response
+from tests.streams import PNG, framed, happy, item, message_of, response
 from tests.until import until
 from tests.upstream import HANG, JSON, Answer, upstream
 
@@ -679,6 +679,26 @@ async def test_what_nobody_foresaw_is_an_error_in_json(streaming: bool) -> None:
             assert '"type":"error"' in said
         else:
             assert answer.status == status
+
+
+class Flipping(EmbeddedBackend):
+    """A service that sends messages, one bit of each image flipped."""
+
+    async def stream_image(self, request: Any) -> Any:
+        async for part in super().stream_image(request):
+            message = message_of(part)
+            if data := message.chunk.data:
+                message.chunk.data = data[:-1] + bytes([data[-1] ^ 1])
+            yield message
+
+
+async def test_an_image_that_came_in_messages_is_checked_by_its_digest() -> None:
+    asked = {"input": "a", "stream": True, "embedded": {"image_bytes": 200_000}}
+    async with door_before(Flipping()) as address:
+        _, said = await post_text(address, asked)
+    assert "the SHA-256 digest of the chunks is" in said
+    assert '"type":"error"' in said
+    assert "response.output_item.done" not in said
 
 
 async def post_text(address: str, body: Any) -> tuple[Any, str]:
