@@ -39,6 +39,7 @@ from imagecall.generation.request import request_from_json
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.v1.image_generation_service_pb2 import GenerateImageResponse, StreamImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
+from imagecall.wire.chunks import RawChunk
 from tests.doors.test_generation import serving
 from tests.streams import PNG, framed, happy, item, message_of, response
 from tests.until import until
@@ -682,19 +683,26 @@ async def test_what_nobody_foresaw_is_an_error_in_json(streaming: bool) -> None:
 
 
 class Flipping(EmbeddedBackend):
-    """A service that sends messages, one bit of each image flipped."""
+    """A service that flips one bit of each image, and may send messages."""
+
+    def __init__(self, *, sends_messages: bool) -> None:
+        super().__init__()
+        self._sends_messages = sends_messages
 
     async def stream_image(self, request: Any) -> Any:
         async for part in super().stream_image(request):
-            message = message_of(part)
-            if data := message.chunk.data:
-                message.chunk.data = data[:-1] + bytes([data[-1] ^ 1])
-            yield message
+            if isinstance(part, RawChunk):
+                data = bytes(part.data)
+                flipped = part._replace(data=data[:-1] + bytes([data[-1] ^ 1]))
+                yield message_of(flipped) if self._sends_messages else flipped
+            else:
+                yield part
 
 
-async def test_an_image_that_came_in_messages_is_checked_by_its_digest() -> None:
+@pytest.mark.parametrize("sends_messages", [False, True])
+async def test_an_image_of_any_backend_is_checked_by_its_digest(sends_messages: bool) -> None:
     asked = {"input": "a", "stream": True, "embedded": {"image_bytes": 200_000}}
-    async with door_before(Flipping()) as address:
+    async with door_before(Flipping(sends_messages=sends_messages)) as address:
         _, said = await post_text(address, asked)
     assert "the SHA-256 digest of the chunks is" in said
     assert '"type":"error"' in said

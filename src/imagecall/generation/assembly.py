@@ -196,7 +196,7 @@ async def reassemble(
     """
     stream = Reassembly(partial(Assembly, max_image_bytes), image_of)
     async for part in parts:
-        if not isinstance(part, RawChunk) and size_of_part(part) >= PIECE:
+        if size_of_part(part) >= PIECE:
             await fair_turn()
         content = read_part(part)
         item = None if content is None else stream.add(content)

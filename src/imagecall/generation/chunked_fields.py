@@ -169,6 +169,7 @@ def _steps(descriptor: Descriptor) -> tuple[_Step, ...]:
     for field in sorted(descriptor.fields, key=lambda field: field.number):
         inner, mode = field.message_type, field.GetOptions().Extensions[options_pb2.in_chunks]
         if _steps(inner) if inner is not None else mode:
+            assert inner is not None or not field.is_repeated, "each value needs a path of its own"
             is_image = mode == options_pb2.IN_CHUNKS_ALWAYS
             has_presence = field.has_presence
             steps.append(
