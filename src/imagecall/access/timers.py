@@ -26,11 +26,14 @@ class Timers(Generic[_Key]):
         self._starts: dict[_Key, float] = {}
         """Start times, oldest first."""
         self._loop: asyncio.AbstractEventLoop | None = None
-        """Event loop that calls `_end_due`. None: no timer runs."""
+        """Event loop that is to call `_end_due`. None: none is."""
 
     def start(self, key: _Key) -> None:
-        """Starts a timer."""
+        """Starts a timer, from its beginning if it runs already."""
         loop = asyncio.get_running_loop()
+        if self._loop not in (loop, None):  # The loop was closed with its timers.
+            self._starts.clear()
+        self.stop(key)
         now = self._starts[key] = loop.time()
         if self._loop is not loop:
             self._call(loop, now)
@@ -54,9 +57,10 @@ class Timers(Generic[_Key]):
         loop.call_at(start + self._seconds, self._end_due, loop, context=Context())
 
     def _end_due(self, loop: asyncio.AbstractEventLoop) -> None:
-        while (key := self.take_oldest(self._seconds)) is not None:
-            self._end(key)
-        if oldest := next(iter(self._starts.values()), None):
-            self._call(loop, oldest)
-        else:
+        try:
+            while (key := self.take_oldest(self._seconds)) is not None:
+                self._end(key)
+        finally:
             self._loop = None
+            if (oldest := next(iter(self._starts.values()), None)) is not None:
+                self._call(loop, oldest)

@@ -28,7 +28,9 @@ class Waits:
 
     def __init__(self, seconds: float) -> None:
         self.ends: Timers[Wait] = Timers(seconds, lambda wait: wait.end(_too_long(seconds)))
+        """Timers of the waits in progress, to their ends."""
         self.slow: Timers[Wait] = Timers(_SLOW_SECONDS, Wait.call_slow)
+        """Timers of the same waits, to the time from which they are slow."""
 
     def wait(
         self, when_slow: Callable[[], None] | None = None, *, answered: bool = False
@@ -43,7 +45,10 @@ class Waits:
     def end_longest(self) -> bool:
         """Ends the longest wait. Returns False if no call can be displaced."""
         longest = self.ends.take_oldest(_SAFE_SECONDS)
-        return longest is not None and longest.end(_displaced())
+        if longest is None:
+            return False
+        longest.end(_displaced())
+        return True
 
 
 class Wait:
@@ -90,14 +95,12 @@ class Wait:
         except GenerationError as error:
             self.end(error)
 
-    def end(self, error: GenerationError) -> bool:
-        """Ends the wait with an error. Returns False if it has ended already."""
-        if self._error:
-            return False
-        self._error = error
-        self._waits.ends.stop(self)
-        self._limit.reschedule(0)
-        return True
+    def end(self, error: GenerationError) -> None:
+        """Ends the wait with an error, unless it has ended already."""
+        if not self._error:
+            self._error = error
+            self._waits.ends.stop(self)
+            self._limit.reschedule(0)
 
 
 def _too_long(seconds: float) -> GenerationError:

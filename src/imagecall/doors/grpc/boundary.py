@@ -33,12 +33,7 @@ from imagecall.doors.internal_error import internal_error
 from imagecall.errors import ConversionError, GenerationError, ImagecallError
 from imagecall.observing.observer import Observer, note_caller, note_failure, note_refusal
 from imagecall.observing.request_id import HEADER
-from imagecall.observing.rpc import (
-    METADATA,
-    identify,
-    is_generation,
-    observed,
-)
+from imagecall.observing.rpc import METADATA, identify, is_generation, observed
 from imagecall.rpc.headers import Metadata
 from imagecall.rpc.status import code_of, trailers_of
 

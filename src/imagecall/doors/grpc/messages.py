@@ -24,10 +24,10 @@ REQUEST_BYTES: Final = ContextVar("REQUEST_BYTES", default=0)
 """Serialized size of the latest request of the current call."""
 
 _Message = TypeVar("_Message", bound=Message)
-_Method = TypeVar("_Method", bound=Callable[..., Any])
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def accepts_serialized(method: _Method) -> _Method:
+def accepts_serialized(method: _Function) -> _Function:
     """Marks a servicer's method that accepts a serialized request, and parses it itself."""
     method.accepts_serialized = True  # type: ignore[attr-defined]
     return method
@@ -40,7 +40,6 @@ class Method:
         handler: handler that the servicer registered.
         behavior: function of the servicer.
         decode: decodes a request. Raises ConversionError for bytes that it cannot decode.
-        encode: encodes an answer, unless it is serialized already.
         accepts_serialized: True if the function parses its request itself.
         is_generator: True if the function yields its answers.
     """
@@ -56,9 +55,13 @@ class Method:
         self.decode: Callable[[bytes], Any] = partial(
             request_of, handler.request_deserializer.__self__
         )
-        self.encode = encoder(handler)
+        self._serialize: Callable[[Any], bytes] = handler.response_serializer
         self.accepts_serialized = hasattr(self.behavior, "accepts_serialized")
         self.is_generator = inspect.isasyncgenfunction(self.behavior)
+
+    def encode(self, response: Any) -> bytes:
+        """Encodes an answer, unless it is serialized already."""
+        return response if isinstance(response, bytes) else self._serialize(response)
 
 
 async def read_request(method: Method, context: Context, admission: Admission) -> Any:
@@ -156,14 +159,3 @@ async def _write(context: Context, data: bytes, admission: Admission) -> None:
                 await context.write(data)
     except grpc.aio.InternalError:
         raise asyncio.CancelledError from None
-
-
-def encoder(handler: Any) -> Callable[[Any], bytes]:
-    """Returns the handler's encoder, which does not encode serialized responses again."""
-    serialize = handler.response_serializer
-
-    def encode(response: Any) -> bytes:
-        data: bytes = response if isinstance(response, bytes) else serialize(response)
-        return data
-
-    return encode
