@@ -29,7 +29,7 @@ _IMAGE: Final = random.Random(1).randbytes(1_500_001)
 class Row(NamedTuple):
     """Form, the plain form of the same size, and the number of plain forms that the form equals.
 
-    `parse` only parses the form's JSON, in C or Rust. None: nothing is parsed.
+    `parse` only parses the form's JSON, as the converter does first. None: nothing is parsed.
     """
 
     name: str

@@ -7,7 +7,7 @@ import pytest
 from imagecall.errors import ConversionError
 from imagecall.sizes import CHUNK
 from imagecall.v1.chunk_pb2 import Chunk
-from imagecall.wire.chunks import Assembly, RawChunk, raw_chunks, split
+from imagecall.wire.chunks import Assembly, RawChunk, split
 
 
 def assemble(chunks: list[Chunk], max_bytes: int = 10**9) -> bytes:
@@ -64,14 +64,3 @@ def test_more_bytes_than_the_limit_are_refused() -> None:
     with pytest.raises(ConversionError, match="100 bytes; the limit is 99") as caught:
         assemble(list(split(b"x" * 100)), 99)
     assert caught.value.reason == "TOO_LARGE"
-
-
-def test_a_value_of_which_any_chunk_was_received_is_checked() -> None:
-    here = list(raw_chunks(b"a" * CHUNK + b"b"))
-    received = [RawChunk.of(chunk) for chunk in split(b"a" * CHUNK + b"b")]
-    for chunks in ([here[0], received[1]], [received[0], here[1]]):
-        assembly = Assembly(10**9)
-        for chunk in chunks:
-            assembly.add(chunk)
-        with pytest.raises(ConversionError, match="digest"):
-            assembly.check()

@@ -23,18 +23,11 @@ class RawChunk(NamedTuple):
     offset: int
     data: bytes | memoryview
     end: ChunkEnd | None = None
-    hashed: bytes | memoryview | None = None
-    """The data, if this process split it, and hashed it for the digest of the end."""
 
     @classmethod
     def of(cls, chunk: Chunk) -> "RawChunk":
         """Makes a RawChunk of a message, with a copy of its data."""
         return cls(chunk.offset, chunk.data, chunk.end if chunk.HasField("end") else None)
-
-    @property
-    def is_checked(self) -> bool:
-        """True for data that was hashed here: other data is checked by its digest."""
-        return self.hashed is self.data
 
     def message(self) -> Chunk:
         """Makes the message, with a copy of the data."""
@@ -61,7 +54,7 @@ def raw_chunks(data: bytes, *, sha256: bytes = b"", **end: Any) -> Iterator[RawC
         if offset + CHUNK >= len(data):
             whole = digest.digest() if digest else sha256
             last = ChunkEnd(size=len(data), sha256=whole, **end)
-        yield RawChunk(offset, part, last, hashed=part)
+        yield RawChunk(offset, part, last)
 
 
 def end_of_image(data: bytes, field: str) -> dict[str, Any]:
@@ -91,7 +84,7 @@ class Chunker:
         held, self._held = self._held, data
         if not held:
             return None
-        chunk = RawChunk(self._offset, held, hashed=held)
+        chunk = RawChunk(self._offset, held)
         self._offset += len(held)
         return chunk
 
@@ -102,7 +95,7 @@ class Chunker:
             sha256=self._digest.digest(),
             **end_of_image(self._first, field),
         )
-        return RawChunk(self._offset, self._held, end, hashed=self._held)
+        return RawChunk(self._offset, self._held, end)
 
 
 class Assembly:
@@ -119,7 +112,6 @@ class Assembly:
         self._max_bytes = max_bytes
         self._chunks: list[bytes | memoryview] = []
         self._digest = hashlib.sha256()
-        self._is_hashed = False
 
     def add(self, chunk: RawChunk) -> None:
         """Adds the next chunk. Drops all bytes once they are more than `max_bytes`.
@@ -138,9 +130,7 @@ class Assembly:
             self._chunks.clear()
         else:
             self._keep(chunk.data)
-            if not chunk.is_checked:
-                self._digest.update(chunk.data)
-                self._is_hashed = True
+            self._digest.update(chunk.data)
         self.end = chunk.end
 
     def _keep(self, data: bytes | memoryview) -> None:
@@ -172,7 +162,7 @@ class Assembly:
             message = f"the chunks have {self.size:,} bytes; the limit is {self._max_bytes:,}"
             raise ConversionError("TOO_LARGE", "", message)
         digest = self._digest.digest()
-        if self._is_hashed and self.end.sha256 != digest:
+        if self.end.sha256 != digest:
             expected = self.end.sha256[: len(digest)].hex() or "none"
             message = (
                 f"the SHA-256 digest of the chunks is {digest.hex()}; their end has {expected}"
