@@ -24,6 +24,7 @@ from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.client import AsyncImageClient, ClientTls
 from imagecall.doors.grpc.server import GrpcServer
 from imagecall.errors import GenerationError
+from imagecall.generation.backend import UnaryAnswer
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     GenerateImageResponse,
@@ -84,7 +85,9 @@ class Held(EmbeddedBackend):
         self.prompt = prompt
         self.reached, self.released = asyncio.Event(), asyncio.Event()
 
-    async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
+    async def generate_image(
+        self, request: GenerateImageRequest
+    ) -> UnaryAnswer[GenerateImageResponse]:
         if request.request.prompt == self.prompt:
             self.reached.set()
             await self.released.wait()

@@ -17,6 +17,7 @@ from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.embedded.test_card.card import Card
 from imagecall.errors import ConversionError, GenerationError
 from imagecall.generation.assembly import reassemble
+from imagecall.generation.backend import WholeAnswer
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
@@ -25,6 +26,7 @@ from imagecall.v1.image_generation_service_pb2 import (
     StreamImageRequest,
 )
 from imagecall.v1.image_request_pb2 import ImageRequest, InputImage
+from imagecall.v1.image_response_pb2 import ImageResponse
 from tests.streams import PNG
 
 
@@ -56,9 +58,16 @@ async def happenings(backend: EmbeddedBackend, request: ImageRequest, **options:
     return [happening async for happening in reassemble(parts)]
 
 
+async def generated(
+    backend: EmbeddedBackend, request: ImageRequest, *, include_document: bool = False
+) -> ImageResponse:
+    """Returns the whole response to a request."""
+    asked = GenerateImageRequest(request=request, include_document=include_document)
+    return WholeAnswer.of(await backend.generate_image(asked)).whole().response
+
+
 async def picture(backend: EmbeddedBackend, request: ImageRequest) -> Image.Image:
-    answer = await backend.generate_image(GenerateImageRequest(request=request))
-    [call] = answer.response.calls
+    [call] = (await generated(backend, request)).calls
     image = imagecall.view(call).image
     assert image is not None
     opened = Image.open(io.BytesIO(image))
@@ -224,11 +233,9 @@ async def test_a_request_that_allows_no_image_is_answered_in_words(
     backend: EmbeddedBackend, choice: Any, tools: list[Any]
 ) -> None:
     request = a_request(tools=tools, tool_choice=choice)
-    answer = await backend.generate_image(
-        GenerateImageRequest(request=request, include_document=True)
-    )
-    [message] = json.loads(imagecall.document_to_json(answer.response.document))["output"]
-    assert not answer.response.calls
+    answer = await generated(backend, request, include_document=True)
+    [message] = json.loads(imagecall.document_to_json(answer.document))["output"]
+    assert not answer.calls
     assert message["content"][0]["text"] == 'No image was drawn, as "tool_choice" allows none.'
     found = await happenings(backend, request, include_other_events=True, include_document=True)
     events = [json.loads(imagecall.event_to_json(event)) for event in found[:-1]]
@@ -268,11 +275,7 @@ async def test_partial_images_are_smaller_files_than_the_final_one(
             if event.HasField("image_gen_call_partial_image_event")
         ]
         final = events[-1].output_item_done_event.item.output_image_generation_call.result.image
-        plain = imagecall.view(
-            (
-                await backend.generate_image(GenerateImageRequest(request=a_request()))
-            ).response.calls[0]
-        ).image
+        plain = imagecall.view((await generated(backend, a_request())).calls[0]).image
         assert plain is not None
         assert len(partial) == 3
         assert max(partial) < len(plain) <= len(final)
@@ -280,15 +283,13 @@ async def test_partial_images_are_smaller_files_than_the_final_one(
 
 async def test_the_document_is_the_response_with_its_image(backend: EmbeddedBackend) -> None:
     request = a_request(instructions="be quick", metadata={"a": "b"}, user="me")
-    answer = await backend.generate_image(
-        GenerateImageRequest(request=request, include_document=True)
-    )
-    response = json.loads(imagecall.document_to_json(answer.response.document))
+    answer = await generated(backend, request, include_document=True)
+    response = json.loads(imagecall.document_to_json(answer.document))
     assert (response["instructions"], response["metadata"]) == ("be quick", {"a": "b"})
     assert response["output"][0]["result"].startswith("iVBOR")
     assert {"id", "object", "created_at", "tools", "usage", "temperature"} <= set(response)
     streamed = (await happenings(backend, request, include_document=True))[-1]
-    assert streamed.response.document.calls[0].call == answer.response.calls[0]
+    assert streamed.response.document.calls[0].call == answer.calls[0]
     assert not streamed.response.calls
 
 
@@ -391,11 +392,11 @@ async def test_it_ends_as_asked(backend: EmbeddedBackend, ending: str) -> None:
     assert isinstance(end, StreamEnd)
     name = "UNANNOUNCED" if ending == "none" else ending.upper()
     assert StreamEnding.Name(end.ending) == f"STREAM_ENDING_{name}"
-    answer = await backend.generate_image(GenerateImageRequest(request=request))
+    answer = await generated(backend, request)
     drawn = ending in ("none", "completed")
-    assert answer.response.status == ("completed" if drawn else ending)
-    assert answer.response.HasField("error") == (ending == "failed")
-    assert (imagecall.view(answer.response.calls[0]).image is not None) == drawn
+    assert answer.status == ("completed" if drawn else ending)
+    assert answer.HasField("error") == (ending == "failed")
+    assert (imagecall.view(answer.calls[0]).image is not None) == drawn
 
 
 async def test_it_breaks_off_when_asked_to(backend: EmbeddedBackend) -> None:
@@ -411,10 +412,8 @@ async def test_a_file_is_as_large_as_asked_and_still_the_picture(
     backend: EmbeddedBackend, output_format: str
 ) -> None:
     tool = {"output_format": output_format}
-    answer = await backend.generate_image(
-        GenerateImageRequest(request=a_request(tool, embedded={"image_bytes": 5_000_000}))
-    )
-    image = imagecall.view(answer.response.calls[0]).image
+    answer = await generated(backend, a_request(tool, embedded={"image_bytes": 5_000_000}))
+    image = imagecall.view(answer.calls[0]).image
     assert image is not None
     assert len(image) == 5_000_000
     plain = await picture(backend, a_request(tool))
@@ -442,7 +441,7 @@ async def test_what_it_cannot_do_is_refused(backend: EmbeddedBackend, asked: Any
 
 async def test_pictures_to_start_from_are_shown(backend: EmbeddedBackend) -> None:
     plain = a_request({"size": "256x256"})
-    first = (await backend.generate_image(GenerateImageRequest(request=plain))).response.calls[0]
+    first = (await generated(backend, plain)).calls[0]
     url = "data:image/png;base64," + b64encode(PNG).decode()
 
     async def shown(*images: InputImage, items: Sequence[Any] = ()) -> bytes:
@@ -490,14 +489,13 @@ async def test_a_picture_that_many_want_at_once_is_drawn_once(
         return PNG
 
     monkeypatch.setattr(embedded, "draw", draw)
-    wanted = GenerateImageRequest(request=a_request())
-    leaving, *staying = [asyncio.create_task(backend.generate_image(wanted)) for _ in range(5)]
+    leaving, *staying = [asyncio.create_task(generated(backend, a_request())) for _ in range(5)]
     await asyncio.to_thread(begun.wait, 10)
     leaving.cancel()  # The one that began it.
     await asyncio.wait({leaving})
     released.set()
     answers = await asyncio.gather(*staying)
-    assert [imagecall.view(answer.response.calls[0]).image for answer in answers] == [PNG] * 4
+    assert [imagecall.view(answer.calls[0]).image for answer in answers] == [PNG] * 4
     assert (drawn, leaving.cancelled()) == (["a red fox"], True)
 
 
@@ -511,8 +509,8 @@ async def answered(backend: EmbeddedBackend, *items: Any, prompt: str = "") -> A
     request = a_request({"size": "256x256"})
     request.prompt = prompt
     request.input_items.extend(imagecall.from_json(json.dumps(item)) for item in items)
-    answer = await backend.generate_image(GenerateImageRequest(request=request))
-    return answer.response.calls[0].output_image_generation_call
+    answer = await generated(backend, request)
+    return answer.calls[0].output_image_generation_call
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from imagecall.backends.choice import backend_from_uri
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.errors import GenerationError
-from imagecall.generation.backend import Backend
+from imagecall.generation.backend import Backend, WholeAnswer
 from imagecall.generation.call_context import CALL, CallContext
 from imagecall.rpc.headers import Header, read_header, read_headers
 from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
@@ -282,7 +282,7 @@ async def test_what_is_no_secret_is_not_masked_in_an_answer(api: Upstream) -> No
     header = Header("x-ms-oai-image-generation-deployment", name)
     async with opened(backend_from_uri(api.url, headers=[header])) as backend:
         answer = await backend.generate_image(ASKED)
-    assert answer.response.model == name
+    assert WholeAnswer.of(answer).message.response.model == name
 
 
 @pytest.mark.parametrize("variable", ["NETRC", "HOME"])

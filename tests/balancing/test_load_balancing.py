@@ -14,7 +14,7 @@ import pytest
 
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.doors.grpc.server import GrpcServer
-from imagecall.generation.backend import Part
+from imagecall.generation.backend import Part, UnaryAnswer
 from imagecall.v1.conversion_service_pb2 import ParseCallRequest
 from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
 from imagecall.v1.image_generation_service_pb2 import (
@@ -47,7 +47,9 @@ class Counting(EmbeddedBackend):
         self.asked = 0
         self.cancelled = 0
 
-    async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
+    async def generate_image(
+        self, request: GenerateImageRequest
+    ) -> UnaryAnswer[GenerateImageResponse]:
         self.asked += 1
         try:
             return await super().generate_image(request)

@@ -24,7 +24,7 @@ from imagecall.access.admission import Admission
 from imagecall.access.tokens import Tokens
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.doors.grpc.server import GrpcServer
-from imagecall.generation.backend import Part
+from imagecall.generation.backend import Part, UnaryAnswer
 from imagecall.v1.conversion_service_pb2 import ParseCallRequest
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
@@ -131,7 +131,9 @@ class Watched(EmbeddedBackend):
         super().__init__()
         self.cancelled = asyncio.Event()
 
-    async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
+    async def generate_image(
+        self, request: GenerateImageRequest
+    ) -> UnaryAnswer[GenerateImageResponse]:
         try:
             return await super().generate_image(request)
         except asyncio.CancelledError:

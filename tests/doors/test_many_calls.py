@@ -14,7 +14,7 @@ from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.grpc.backend import GrpcBackend
 from imagecall.client import AsyncImageClient
 from imagecall.errors import GenerationError
-from imagecall.generation.backend import Part
+from imagecall.generation.backend import Part, UnaryAnswer
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import (
@@ -105,7 +105,9 @@ class Held(EmbeddedBackend):
         self.reached, self.released = asyncio.Event(), asyncio.Event()
         self.begun = 0
 
-    async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
+    async def generate_image(
+        self, request: GenerateImageRequest
+    ) -> UnaryAnswer[GenerateImageResponse]:
         await self._hold()
         return await super().generate_image(request)
 

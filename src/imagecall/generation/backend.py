@@ -1,15 +1,57 @@
 """Interface of a backend, which generates images."""
 
 from collections.abc import AsyncGenerator
-from typing import Protocol, TypeAlias
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
+from imagecall.json.pieces import Apart
 from imagecall.v1.image_generation_service_pb2 import (
+    CancelImageResponseResponse,
     GenerateImageRequest,
     GenerateImageResponse,
+    GetImageResponseResponse,
     StreamImageRequest,
     StreamImageResponse,
 )
 from imagecall.wire.chunks import RawChunk
+from imagecall.wire.splice import attach_apart
+
+WithResponse = TypeVar(
+    "WithResponse", GenerateImageResponse, GetImageResponseResponse, CancelImageResponseResponse
+)
+"""Answer that is one message with a response."""
+
+
+@dataclass(frozen=True)
+class WholeAnswer(Generic[WithResponse]):
+    """Answer whose images are kept beside its message, so that they are not copied.
+
+    Attributes:
+        message: the message; the fields of the images beside it are set and empty.
+        images: the images by the paths of their fields.
+    """
+
+    message: WithResponse
+    images: Apart = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, answer: "UnaryAnswer[WithResponse]") -> "WholeAnswer[WithResponse]":
+        """Returns an answer in this form."""
+        return answer if isinstance(answer, WholeAnswer) else WholeAnswer(answer)
+
+    def serialized(self) -> bytes:
+        """Serializes the message with its images."""
+        if self.images:
+            return attach_apart(self.message, self.images)
+        return self.message.SerializeToString()
+
+    def whole(self) -> WithResponse:
+        """Returns the message with its images."""
+        return self.message.FromString(self.serialized()) if self.images else self.message
+
+
+UnaryAnswer: TypeAlias = WithResponse | WholeAnswer[WithResponse]
+"""Answer to a unary method: the message, with or without its images."""
 
 Part: TypeAlias = StreamImageResponse | RawChunk | bytes
 """Part of the answer to StreamImage: the message, a chunk, or the serialized message."""
@@ -23,7 +65,9 @@ class Backend(Protocol):
     method ends the work.
     """
 
-    async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
+    async def generate_image(
+        self, request: GenerateImageRequest
+    ) -> UnaryAnswer[GenerateImageResponse]:
         """Generates images and returns them when all are done."""
 
     def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:

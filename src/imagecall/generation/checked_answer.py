@@ -25,9 +25,10 @@ from imagecall.errors import (
 )
 from imagecall.formats import MAX_PROLOG_BYTES, MEDIA_TYPES
 from imagecall.generation.assembly import Reassembly, StreamItem, read_part
+from imagecall.generation.backend import WholeAnswer, WithResponse
 from imagecall.generation.calls_once import OUTPUT, elsewhere
 from imagecall.generation.chunked_fields import image_fields
-from imagecall.generation.response import WithResponse, ending_of, response_to_json
+from imagecall.generation.response import ending_of, response_to_json
 from imagecall.json.pieces import NOTHING_APART
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
@@ -39,6 +40,7 @@ from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
 from imagecall.wire.chunks import Assembly, RawChunk, damaged, end_of_image
 from imagecall.wire.cost import parsed
+from imagecall.wire.splice import detach_images
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """Largest message of a stream that a client with default options accepts."""
@@ -145,7 +147,7 @@ class CheckedStream:
 
 def checked_response(
     kind: type[WithResponse], serialized: bytes, limits: AnswerLimits, *, calls_once: bool = False
-) -> WithResponse:
+) -> WholeAnswer[WithResponse]:
     """Reads an answer to a unary method, such as GenerateImage. Raises GenerationError.
 
     `calls_once` is that of the request.
@@ -154,7 +156,8 @@ def checked_response(
     if len(serialized) > limits.text_bytes:
         raise too_large_response(limits)
     with _faults():
-        answer = parsed(kind, serialized, name)
+        rest, images = detach_images(serialized, kind.DESCRIPTOR)
+        answer = parsed(kind, rest, name)
         if not answer.HasField("response"):
             raise damaged(f"{name}.response is not set", "response")
         short = kind()
@@ -163,7 +166,7 @@ def checked_response(
             place.value = b""
         _check_response(short.response, "response", limits, {} if calls_once else None)
     answer.response.status = _status_of(answer.response, False, "ImageResponse.status")
-    return answer
+    return WholeAnswer(answer, images)
 
 
 def too_large_response(limits: AnswerLimits) -> GenerationError:

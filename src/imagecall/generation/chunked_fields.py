@@ -14,6 +14,7 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from imagecall.errors import quoted, too_large_answer
+from imagecall.json.pieces import Apart, Data
 from imagecall.sizes import APART, MEDIUM, MESSAGE
 from imagecall.v1 import options_pb2
 from imagecall.wire.chunks import Assembly, RawChunk, damaged, end_of_image, raw_chunks
@@ -46,6 +47,12 @@ class Place(NamedTuple):
 def image_fields(message: Message) -> list[Place]:
     """Fields of a message that hold an image."""
     return [place for place in _places(message) if place.is_image]
+
+
+def images_in(message: Message, apart: Apart) -> list[Data]:
+    """Images of a message that are not empty: those in it, and those kept beside it."""
+    images = [apart.get(place.path) or (place.value,) for place in image_fields(message)]
+    return [image for image in images if any(map(len, image))]
 
 
 def text_fields(message: Message) -> list[Place]:

@@ -8,11 +8,12 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from imagecall.errors import ConversionError
-from imagecall.formats import MEDIA_TYPES, image_format
-from imagecall.generation.backend import Backend, Part
-from imagecall.generation.chunked_fields import image_fields
+from imagecall.formats import MAX_PROLOG_BYTES, MEDIA_TYPES, image_format
+from imagecall.generation.backend import Backend, Part, UnaryAnswer, WholeAnswer
+from imagecall.generation.chunked_fields import images_in
 from imagecall.generation.image_tool import image_tool
 from imagecall.generation.stored_responses import stored_responses_of
+from imagecall.json.pieces import Apart, under
 from imagecall.observing.generation import (
     FINAL,
     IMAGE_TOOL,
@@ -72,13 +73,16 @@ class ObservedBackend:
         self._stored = stored_responses_of(backend)
         self._provider = provider
 
-    async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
+    async def generate_image(
+        self, request: GenerateImageRequest
+    ) -> UnaryAnswer[GenerateImageResponse]:
         """Generates images and returns them when all are done."""
         with observed_generation(self._provider, _model(request.request)) as generation:
-            answer = await self._backend.generate_image(request)
-            for call in answer.response.calls:
-                _note_call(generation, call)
-            _note_response(generation, answer.response)
+            answer = WholeAnswer.of(await self._backend.generate_image(request))
+            response = answer.message.response
+            for index, call in enumerate(response.calls):
+                _note_call(generation, call, under(answer.images, f"{_CALLS}{index}]"))
+            _note_response(generation, response)
             return answer
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
@@ -92,13 +96,13 @@ class ObservedBackend:
 
     async def get_image_response(
         self, request: GetImageResponseRequest
-    ) -> GetImageResponseResponse:
+    ) -> UnaryAnswer[GetImageResponseResponse]:
         """Returns a stored response, whose images are not counted: it may be got repeatedly."""
         return await self._stored.get_image_response(request)
 
     async def cancel_image_response(
         self, request: CancelImageResponseRequest
-    ) -> CancelImageResponseResponse:
+    ) -> UnaryAnswer[CancelImageResponseResponse]:
         """Cancels a stored response."""
         return await self._stored.cancel_image_response(request)
 
@@ -184,13 +188,13 @@ def _note_item(generation: Generation, item: ImageGenerationCall, images: list[C
         generation.add_image(FINAL, _URL, 0)
 
 
-def _note_call(generation: Generation, call: ImageGenerationCall) -> None:
+def _note_call(generation: Generation, call: ImageGenerationCall, apart: Apart) -> None:
     """Counts an item of a whole response, with its image."""
     if not _count_item(generation, call):
         return
-    images = [image for place in image_fields(call) if (image := place.value)]
-    if images:
-        generation.add_image(FINAL, image_format(images[0]) or _OTHER, len(images[0]))
+    if images := images_in(call, apart):
+        start = bytes(images[0][0][:MAX_PROLOG_BYTES])
+        generation.add_image(FINAL, image_format(start) or _OTHER, sum(map(len, images[0])))
     elif _has_text(call):
         generation.add_image(FINAL, _URL, 0)
 

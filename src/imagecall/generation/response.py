@@ -1,11 +1,12 @@
 """Converts a response object of the API to an ImageResponse and a Document, and back."""
 
 from collections.abc import Callable
-from typing import Final, NamedTuple, TypeAlias, TypeVar
+from typing import Final, NamedTuple, TypeAlias
 
 from imagecall.conversion.document import document_from_json
 from imagecall.conversion.fields import key_of, spellings
 from imagecall.conversion.plan import object_plan
+from imagecall.generation.backend import WithResponse
 from imagecall.generation.calls_once import output_calls
 from imagecall.generation.words import put_words, words_of
 from imagecall.json.large_strings import NO_SPANS
@@ -16,11 +17,8 @@ from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
     CancelImageResponseRequest,
-    CancelImageResponseResponse,
     GenerateImageRequest,
-    GenerateImageResponse,
     GetImageResponseRequest,
-    GetImageResponseResponse,
     StreamEnd,
     StreamEnding,
     StreamImageRequest,
@@ -31,11 +29,6 @@ _PLAN: Final = object_plan(ImageResponse.DESCRIPTOR)
 _OPTIONS: Final = {f.name: key_of(f) for f in ImageResponse.DESCRIPTOR.fields}
 _KEYS: Final = [option.name for option in _OPTIONS.values() if option.name]
 _NO_KEYS: Final = [name for name, key in _OPTIONS.items() if not (key.name or key.role)]
-
-WithResponse = TypeVar(
-    "WithResponse", GenerateImageResponse, GetImageResponseResponse, CancelImageResponseResponse
-)
-"""Answer that is one message with a response."""
 
 ForResponse: TypeAlias = (
     GenerateImageRequest | StreamImageRequest | GetImageResponseRequest | CancelImageResponseRequest

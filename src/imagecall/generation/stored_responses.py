@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from imagecall.errors import ConversionError, GenerationError, pointer_to, quoted
-from imagecall.generation.backend import Backend
+from imagecall.generation.backend import Backend, UnaryAnswer
 from imagecall.v1.image_generation_service_pb2 import (
     CancelImageResponseRequest,
     CancelImageResponseResponse,
@@ -43,12 +43,12 @@ class StoredResponses(Protocol):
 
     async def get_image_response(
         self, request: GetImageResponseRequest
-    ) -> GetImageResponseResponse:
+    ) -> UnaryAnswer[GetImageResponseResponse]:
         """Returns a response as it is now."""
 
     async def cancel_image_response(
         self, request: CancelImageResponseRequest
-    ) -> CancelImageResponseResponse:
+    ) -> UnaryAnswer[CancelImageResponseResponse]:
         """Cancels a response that is generated in the background."""
 
     async def delete_image_response(
@@ -62,12 +62,12 @@ class _NothingStored:
 
     async def get_image_response(
         self, request: GetImageResponseRequest
-    ) -> GetImageResponseResponse:
+    ) -> UnaryAnswer[GetImageResponseResponse]:
         raise nothing_stored()
 
     async def cancel_image_response(
         self, request: CancelImageResponseRequest
-    ) -> CancelImageResponseResponse:
+    ) -> UnaryAnswer[CancelImageResponseResponse]:
         raise nothing_stored()
 
     async def delete_image_response(

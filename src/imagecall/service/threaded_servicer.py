@@ -12,7 +12,7 @@ import grpc
 from imagecall.doors.grpc.services import call_context
 from imagecall.doors.internal_error import internal_error
 from imagecall.errors import ImagecallError
-from imagecall.generation.backend import Backend, Part
+from imagecall.generation.backend import Backend, Part, UnaryAnswer, WholeAnswer, WithResponse
 from imagecall.generation.call_context import CALL
 from imagecall.generation.own_task import in_own_task
 from imagecall.generation.stored_responses import stored_responses_of
@@ -45,17 +45,17 @@ class ThreadedServicer(ImageGenerationServiceServicer):
     def GenerateImage(
         self, request: GenerateImageRequest, context: grpc.ServicerContext
     ) -> GenerateImageResponse:
-        return _answer(context, lambda: self._backend.generate_image(request))
+        return _answer(context, lambda: _whole(self._backend.generate_image(request)))
 
     def GetImageResponse(
         self, request: GetImageResponseRequest, context: grpc.ServicerContext
     ) -> GetImageResponseResponse:
-        return _answer(context, lambda: self._stored.get_image_response(request))
+        return _answer(context, lambda: _whole(self._stored.get_image_response(request)))
 
     def CancelImageResponse(
         self, request: CancelImageResponseRequest, context: grpc.ServicerContext
     ) -> CancelImageResponseResponse:
-        return _answer(context, lambda: self._stored.cancel_image_response(request))
+        return _answer(context, lambda: _whole(self._stored.cancel_image_response(request)))
 
     def DeleteImageResponse(
         self, request: DeleteImageResponseRequest, context: grpc.ServicerContext
@@ -119,6 +119,10 @@ def _answer(context: grpc.ServicerContext, work: Callable[[], Awaitable[_T]]) ->
         return _Call(context).run(work)
     except Exception as error:
         _abort(context, error)
+
+
+async def _whole(answering: Awaitable[UnaryAnswer[WithResponse]]) -> WithResponse:
+    return WholeAnswer.of(await answering).whole()
 
 
 def _message(part: Part) -> StreamImageResponse:

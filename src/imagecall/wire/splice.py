@@ -7,14 +7,14 @@ https://protobuf.dev/programming-guides/encoding/.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from imagecall.json.large_strings import Image, LargeBase64
-from imagecall.json.pieces import join, size_of
+from imagecall.json.pieces import Apart, join, size_of
 from imagecall.sizes import APART
 from imagecall.turns import take_turn
 from imagecall.v1.image_result_pb2 import ImageResult
@@ -42,8 +42,10 @@ class _Field(NamedTuple):
     end: int
 
 
-_Replace: TypeAlias = Callable[[str, FieldDescriptor, memoryview], _Value | None]
-"""Maps the path of a field, the field and its value to the new value. None: the value stays."""
+_Parts: TypeAlias = Sequence[_Value]
+_Replace: TypeAlias = Callable[[str, FieldDescriptor, memoryview], _Parts | None]
+"""Maps the path of a field, the field and its value to the parts of the new value. None: the value
+stays."""
 
 
 def attach_images(message: Message, images: Mapping[str, Image]) -> bytes:
@@ -51,26 +53,30 @@ def attach_images(message: Message, images: Mapping[str, Image]) -> bytes:
     descriptor: Any = message.DESCRIPTOR
     by_marker = {marker.encode(): image for marker, image in images.items()}
 
-    def replace(path: str, field: FieldDescriptor, value: memoryview) -> _Value | None:
-        return by_marker.get(bytes(value)) if _is_image(field) else None
+    def replace(path: str, field: FieldDescriptor, value: memoryview) -> _Parts | None:
+        image = by_marker.get(bytes(value)) if _is_image(field) else None
+        return None if image is None else (image,)
 
     return _replaced(message.SerializeToString(), descriptor, replace)
 
 
-def serialized_with(message: Message, path: str, value: _Value) -> bytes:
+def attach_apart(message: Message, apart: Apart) -> bytes:
+    """Serializes the message with the images that are kept beside it: no copy but the result."""
+    descriptor: Any = message.DESCRIPTOR
+    return _replaced(
+        message.SerializeToString(), descriptor, lambda path, field, value: apart.get(path)
+    )
+
+
+def serialized_with(message: Message, path: str, value: bytes | memoryview) -> bytes:
     """Serializes the message with a value in the field at a path, such as "chunk.data"."""
     *names, last = path.split(".")
     owner: Any = message
-    descriptor: Any = message.DESCRIPTOR
     for name in names:
         owner = getattr(owner, name)
     # Protobuf does not serialize an empty value, so that it could not be replaced.
     setattr(owner, last, "-" if isinstance(getattr(owner, last), str) else b"-")
-
-    def replace(place: str, field: FieldDescriptor, old: memoryview) -> _Value | None:
-        return value if place == path else None
-
-    return _replaced(message.SerializeToString(), descriptor, replace)
+    return attach_apart(message, {path: (value,)})
 
 
 def detach_text(wire: bytes, descriptor: Descriptor, name: str) -> tuple[bytes, bytes | None]:
@@ -81,11 +87,11 @@ def detach_text(wire: bytes, descriptor: Descriptor, name: str) -> tuple[bytes, 
     """
     texts: list[bytes] = []
 
-    def replace(path: str, field: FieldDescriptor, value: memoryview) -> _Value | None:
+    def replace(path: str, field: FieldDescriptor, value: memoryview) -> _Parts | None:
         if path != name or not (text := bytes(value)).isascii():
             return None
         texts.append(text)
-        return b""
+        return ()
 
     short = _without_large(wire, descriptor, replace)
     return short, texts[0] if texts else None
@@ -96,16 +102,16 @@ def detach_images(
 ) -> tuple[bytes, dict[str, tuple[memoryview]]]:
     """Detaches large images. Returns the message with empty images, and the images by field path.
 
-    An image stays if its field, or a field around it, is there twice: protobuf then decides between
-    the two. Bytes that are no serialized message stay as they are.
+    An image stays if its field, or a field around it that is not repeated, is there twice: protobuf
+    then decides between the two. Bytes that are no serialized message stay as they are.
     """
     images: dict[str, tuple[memoryview]] = {}
 
-    def replace(path: str, field: FieldDescriptor, value: memoryview) -> _Value | None:
+    def replace(path: str, field: FieldDescriptor, value: memoryview) -> _Parts | None:
         if not _is_image(field):
             return None
         images[path] = (value,)
-        return b""
+        return ()
 
     return _without_large(wire, descriptor, replace), images
 
@@ -141,20 +147,32 @@ def _replaced(
 def _pieces(
     wire: memoryview, descriptor: Descriptor, path: str, replace: _Replace, least: int, most: int
 ) -> list[_Value] | None:
-    """Pieces of the message at `path` with new values; None if all values stay."""
+    """Pieces of the message at `path` with new values; None if all values stay.
+
+    A repeated field has its index in its path, as in "calls[0]".
+    """
     fields = list(_fields(wire, most))
     occurrences = Counter(field.number for field in fields)
+    before = Counter[int]()  # Elements of each repeated field before the current one.
     pieces: list[_Value] = []
     done = 0
     for number, length_at, start, end in fields:
         field = descriptor.fields_by_number.get(number)
-        if field is None or field.is_repeated or occurrences[number] > 1 or end - start < least:
+        if field is None:
             continue
         value, place = wire[start:end], path + field.name
+        if field.is_repeated:
+            place += f"[{before[number]}]"
+            before[number] += 1
+        elif occurrences[number] > 1:
+            continue
+        if end - start < least:
+            continue
+        new: _Parts | None = None
         if field.message_type is not None:
             new = _pieces(value, field.message_type, place + ".", replace, least, most)
-        else:
-            new = None if (other := replace(place, field, value)) is None else [other]
+        elif not field.is_repeated:
+            new = replace(place, field, value)
         if new is not None:
             pieces += wire[done:length_at], write_varint(size_of(new)), *new
             done = end

@@ -20,7 +20,7 @@ from imagecall.backends.embedded.order import Order
 from imagecall.backends.embedded.test_card.card import Card, draw
 from imagecall.backends.embedded.test_card.padding import pad
 from imagecall.errors import ConversionError, damaged_answer, pointer_to
-from imagecall.generation.backend import Part
+from imagecall.generation.backend import Part, UnaryAnswer, WholeAnswer
 from imagecall.generation.call_context import request_size
 from imagecall.generation.calls_once import leave_out_sent
 from imagecall.generation.chunked_fields import image_fields
@@ -28,7 +28,6 @@ from imagecall.generation.fairness import fair_turn
 from imagecall.generation.offload import run_offloaded
 from imagecall.generation.parts import parts_with_image
 from imagecall.generation.response import end_of, whole_of
-from imagecall.turns import take_turn
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
@@ -76,7 +75,9 @@ class EmbeddedBackend:
         self._cache: OrderedDict[_Key, Picture] = OrderedDict()
         self._drawing: dict[_Key, asyncio.Future[Picture]] = {}
 
-    async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
+    async def generate_image(
+        self, request: GenerateImageRequest
+    ) -> UnaryAnswer[GenerateImageResponse]:
         order = await self._order(request.request)
         await asyncio.sleep(order.faults.delay_seconds)
         order.faults.fail(midway=order.faults.midway)
@@ -179,13 +180,11 @@ def _drawn(card: Card, sharpness: float, size: int | None) -> Picture:
 
 def _response(
     order: Order, picture: Picture | None, request: GenerateImageRequest
-) -> GenerateImageResponse:
-    whole = whole_of(GenerateImageResponse, Answer(order).response(), request)
-    if picture is not None:
-        for place in image_fields(whole):
-            take_turn()
-            place.value = picture.data
-    return whole
+) -> WholeAnswer[GenerateImageResponse]:
+    message = whole_of(GenerateImageResponse, Answer(order).response(), request)
+    if picture is None:
+        return WholeAnswer(message)
+    return WholeAnswer(message, {place.path: (picture.data,) for place in image_fields(message)})
 
 
 def _end(answer: Answer, request: StreamImageRequest) -> StreamEnd:

@@ -21,7 +21,7 @@ from imagecall.backends.grpc.errors import error_of_status
 from imagecall.backends.masking import MaskedStream, masked, masked_errors, masked_message
 from imagecall.backends.secret_words import has_secret, secrets_of
 from imagecall.errors import GenerationError, damaged_answer
-from imagecall.generation.backend import Part
+from imagecall.generation.backend import Part, WholeAnswer, WithResponse
 from imagecall.generation.call_context import CALL
 from imagecall.generation.checked_answer import (
     BACKEND,
@@ -30,7 +30,7 @@ from imagecall.generation.checked_answer import (
     checked_response,
 )
 from imagecall.generation.offload import run_offloaded
-from imagecall.generation.response import ForResponse, WithResponse
+from imagecall.generation.response import ForResponse
 from imagecall.generation.stored_responses import (
     OfStored,
     checked_id,
@@ -106,7 +106,9 @@ class GrpcBackend:
         self._limits = AnswerLimits(max_image_bytes, max_bytes)
         self._channels = Channels(address, tls, self._limits)
 
-    async def generate_image(self, request: GenerateImageRequest) -> GenerateImageResponse:
+    async def generate_image(
+        self, request: GenerateImageRequest
+    ) -> WholeAnswer[GenerateImageResponse]:
         return await self._unary(request, partial(self._response, GenerateImageResponse, request))
 
     async def stream_image(self, request: StreamImageRequest) -> AsyncGenerator[Part, None]:
@@ -130,14 +132,14 @@ class GrpcBackend:
 
     async def get_image_response(
         self, request: GetImageResponseRequest
-    ) -> GetImageResponseResponse:
+    ) -> WholeAnswer[GetImageResponseResponse]:
         return await self._stored(
             request, partial(self._response, GetImageResponseResponse, request)
         )
 
     async def cancel_image_response(
         self, request: CancelImageResponseRequest
-    ) -> CancelImageResponseResponse:
+    ) -> WholeAnswer[CancelImageResponseResponse]:
         return await self._stored(
             request, partial(self._response, CancelImageResponseResponse, request)
         )
@@ -220,11 +222,11 @@ class GrpcBackend:
 
     def _response(
         self, kind: type[WithResponse], request: ForResponse, serialized: bytes
-    ) -> WithResponse:
-        response = checked_response(kind, serialized, self._limits, calls_once=request.calls_once)
+    ) -> WholeAnswer[WithResponse]:
+        answer = checked_response(kind, serialized, self._limits, calls_once=request.calls_once)
         if has_secret(serialized, self._secrets):
-            return masked_message(response, self._secrets)
-        return response
+            return WholeAnswer(masked_message(answer.whole(), self._secrets))
+        return answer
 
     def _deletion(self, serialized: bytes) -> DeleteImageResponseResponse:
         try:

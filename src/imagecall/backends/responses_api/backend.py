@@ -22,7 +22,7 @@ from imagecall.backends.responses_api.stream import ResponseStream
 from imagecall.backends.secret_words import without_secrets
 from imagecall.errors import ConversionError, GenerationError, damaged_answer
 from imagecall.generation.assembly import reassemble, size_of_part
-from imagecall.generation.backend import Part
+from imagecall.generation.backend import Part, WithResponse
 from imagecall.generation.composition import compose
 from imagecall.generation.fairness import fair_turn
 from imagecall.generation.offload import offloaded, run_offloaded
@@ -30,7 +30,6 @@ from imagecall.generation.parts import in_parts
 from imagecall.generation.request import request_to_json
 from imagecall.generation.response import (
     ReadResponse,
-    WithResponse,
     end_of,
     ending_of,
     response_from_json,

@@ -28,7 +28,7 @@ from imagecall.doors.grpc.messages import (
     request_of,
 )
 from imagecall.errors import ImagecallError, damaged_answer
-from imagecall.generation.backend import Backend
+from imagecall.generation.backend import Backend, WholeAnswer
 from imagecall.generation.call_context import CALL, AnswerMetadata, CallContext
 from imagecall.generation.offload import offloaded, run_offloaded
 from imagecall.generation.parts import sendable
@@ -182,7 +182,7 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
         answer = self._enter(context)
         response = await _committed(context, answer, self._backend.generate_image(request))
         answer_with_id(context, answer.trailing)
-        return await offloaded(response.SerializeToString)
+        return await offloaded(WholeAnswer.of(response).serialized)
 
     async def GetImageResponse(
         self, request: generation_pb.GetImageResponseRequest, context: Context
@@ -200,14 +200,14 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
         return await self._answer_stored(context, self._stored.delete_image_response, request)
 
     async def _answer_stored(
-        self, context: Context, method: Callable[[Any], Awaitable[Message]], request: Message
+        self, context: Context, method: Callable[[Any], Awaitable[Any]], request: Message
     ) -> bytes:
         """Answers a call that concerns a stored response, and that gRPC may retry until its end."""
         answer = self._enter(context)
         response = await method(request)
         await _send_initial(context, answer.initial)
         answer_with_id(context, answer.trailing)
-        return await offloaded(response.SerializeToString)
+        return await offloaded(WholeAnswer.of(response).serialized)
 
     def _enter(self, context: Context) -> AnswerMetadata:
         """Sets the context of the call for the backend; returns the metadata of the answer."""

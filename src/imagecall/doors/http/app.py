@@ -23,7 +23,7 @@ from imagecall.access.admission import Admission
 from imagecall.conversion.batch import Count, parse_call, uncounted
 from imagecall.conversion.view import view
 from imagecall.doors.http import openapi
-from imagecall.doors.http.answers import whole_answer
+from imagecall.doors.http.answers import answer_pieces
 from imagecall.doors.http.body import read_body
 from imagecall.doors.http.calls import Calls
 from imagecall.doors.http.errors import JSON, error_response, http_error
@@ -214,8 +214,8 @@ class _Door:
         return asked, response_keys(members(body), new_response_id())
 
     async def _answer(self, asked: GenerateImageRequest, keys: Mapping[str, bytes]) -> Response:
-        response = await self._calls.generate(asked)
-        return WholeResponse(await offloaded(whole_answer, response, keys))
+        answer = await self._calls.generate(asked)
+        return WholeResponse(await offloaded(answer_pieces, answer, keys))
 
     async def convert(self, request: Request) -> Response:
         """POST /convert: converts an item to protobuf text, for the page."""

@@ -10,12 +10,15 @@ from imagecall.access.admission import Admission
 from imagecall.access.budget import counted
 from imagecall.doors.http.event_stream import Arrived
 from imagecall.generation.assembly import ImagesApart, reassemble, size_of_part
-from imagecall.generation.backend import Backend
+from imagecall.generation.backend import Backend, WholeAnswer
 from imagecall.generation.call_context import CALL, CallContext
 from imagecall.generation.stored_responses import stored_responses_of
 from imagecall.rpc.headers import AUTHORIZATION, forwarded, lower
-from imagecall.v1.image_generation_service_pb2 import GenerateImageRequest, StreamImageRequest
-from imagecall.v1.image_response_pb2 import ImageResponse
+from imagecall.v1.image_generation_service_pb2 import (
+    GenerateImageRequest,
+    GenerateImageResponse,
+    StreamImageRequest,
+)
 
 
 class Calls:
@@ -50,9 +53,9 @@ class Calls:
         metadata = forwarded(request.headers.items(), names)
         CALL.set(CallContext(metadata, deadline, request_bytes=size))
 
-    async def generate(self, request: GenerateImageRequest) -> ImageResponse:
-        """Returns the response of the backend."""
-        return (await self._backend.generate_image(request)).response
+    async def generate(self, request: GenerateImageRequest) -> WholeAnswer[GenerateImageResponse]:
+        """Returns the answer of the backend."""
+        return WholeAnswer.of(await self._backend.generate_image(request))
 
     async def stream(self, request: StreamImageRequest) -> AsyncGenerator[Arrived, None]:
         """Yields the events and the end of the backend's stream."""

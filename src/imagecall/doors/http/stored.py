@@ -10,12 +10,13 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from imagecall.doors.http.answers import whole_answer
+from imagecall.doors.http.answers import answer_pieces
 from imagecall.doors.http.body import arriving_body
 from imagecall.doors.http.calls import Calls
 from imagecall.doors.http.errors import JSON
 from imagecall.doors.http.responses import WholeResponse, unless_gone
 from imagecall.errors import ConversionError, pointer_to, quoted
+from imagecall.generation.backend import UnaryAnswer, WithResponse
 from imagecall.generation.offload import offloaded
 from imagecall.generation.response_keys import response_keys
 from imagecall.v1.image_generation_service_pb2 import (
@@ -23,7 +24,6 @@ from imagecall.v1.image_generation_service_pb2 import (
     DeleteImageResponseRequest,
     GetImageResponseRequest,
 )
-from imagecall.v1.image_response_pb2 import ImageResponse
 
 _STREAM: Final = "stream"
 _INCLUDE: Final = ("include", "include[]")
@@ -52,7 +52,7 @@ class StoredDoor:
         return await unless_gone(request, self._get(asked))
 
     async def _get(self, asked: GetImageResponseRequest) -> Response:
-        return await _whole((await self._calls.stored.get_image_response(asked)).response, asked.id)
+        return await _whole(await self._calls.stored.get_image_response(asked), asked.id)
 
     async def cancel(self, request: Request) -> Response:
         """POST /v1/responses/{id}/cancel: cancels a response that is generated in the background.
@@ -63,7 +63,7 @@ class StoredDoor:
         _refuse_parameters(request)
         asked = CancelImageResponseRequest(id=_id(request), include_document=True, calls_once=True)
         answer = await self._calls.stored.cancel_image_response(asked)
-        return await _whole(answer.response, asked.id)
+        return await _whole(answer, asked.id)
 
     async def delete(self, request: Request) -> Response:
         """DELETE /v1/responses/{id}: deletes a stored response."""
@@ -89,9 +89,9 @@ def _id(request: Request) -> str:
     return name
 
 
-async def _whole(response: ImageResponse, name: str) -> Response:
+async def _whole(answer: UnaryAnswer[WithResponse], name: str) -> Response:
     keys = response_keys(_OF_STORED, name)
-    return WholeResponse(await offloaded(whole_answer, response, keys))
+    return WholeResponse(await offloaded(answer_pieces, answer, keys))
 
 
 def _included(request: Request) -> list[str]:

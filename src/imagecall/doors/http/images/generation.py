@@ -21,7 +21,7 @@ from imagecall.errors import ConversionError, GenerationError, ImagecallError, d
 from imagecall.generation.call_context import CALL, request_size
 from imagecall.generation.offload import offloaded, run_offloaded
 from imagecall.generation.own_task import merged
-from imagecall.json.pieces import under
+from imagecall.json.pieces import Apart, under
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     StreamEnd,
@@ -93,8 +93,9 @@ def _errors_of(count: int) -> Iterator[None]:
 async def _generate(calls: Calls, request: ImageRequest, number: int) -> Done:
     _set_idempotency_key(number)
     wrap = partial(GenerateImageRequest, request=request)  # It copies the request.
-    response = await calls.generate(await run_offloaded(request_size(request), wrap))
-    items = [OutputItem(call) for call in response.calls]
+    answer = await calls.generate(await run_offloaded(request_size(request), wrap))
+    response = answer.message.response
+    items = list(_items_of(response, under(answer.images, "response")))
     return await offloaded(_done, items, response)
 
 
@@ -109,9 +110,10 @@ async def _stream(
     async with aclosing(calls.stream(asked)) as stream:
         async for arrived in stream:
             if isinstance(arrived.item, StreamEnd):
-                items += _items_of_end(arrived)
+                response = arrived.item.response
+                items += _items_of(response, under(arrived.apart, "response"))
                 size = sum(item.call.ByteSize() for item in items)
-                yield number, await run_offloaded(size, _done, items, arrived.item.response)
+                yield number, await run_offloaded(size, _done, items, response)
                 items = []
             elif (name := EVENTS.chosen(arrived.item).name) == _PARTIAL_IMAGE:
                 size = arrived.item.ByteSize()
@@ -126,11 +128,10 @@ async def _stream(
                 items += [item] if item.is_image else []
 
 
-def _items_of_end(arrived: Arrived) -> Iterator[OutputItem]:
-    """Yields the calls of a response that no event had."""
-    assert isinstance(arrived.item, StreamEnd)
-    for number, call in enumerate(arrived.item.response.calls):
-        yield OutputItem(call, under(arrived.apart, f"response.calls[{number}]"))
+def _items_of(response: ImageResponse, apart: Apart) -> Iterator[OutputItem]:
+    """Yields the calls of a response, with the images that are kept beside it."""
+    for number, call in enumerate(response.calls):
+        yield OutputItem(call, under(apart, f"calls[{number}]"))
 
 
 def _done(items: Iterable[OutputItem], response: ImageResponse) -> Done:
