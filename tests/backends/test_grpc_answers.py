@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from base64 import b64decode
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from google.protobuf.message import Message
 from imagecall.backends.grpc.backend import GrpcBackend
 from imagecall.observing.observer import Observer
 from imagecall.rpc.addresses import ServerAddress
+from imagecall.sizes import APART
 from imagecall.v1 import image_generation_service_pb2 as pb
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_response_pb2 import ImageResponse
@@ -300,6 +302,47 @@ async def test_an_answer_with_an_image_and_no_status_is_completed_at_both_doors(
         text = next(line[6:] for line in text.splitlines() if '"type":"response.completed"' in line)
     said = json.loads(text)
     assert (said["response"] if streaming else said)["status"] == "completed"
+
+
+@pytest.mark.parametrize("size", [APART - 1, APART, 3_000_000])
+@pytest.mark.parametrize("calls_once", [False, True])
+async def test_images_of_a_plain_answer_go_through_both_doors(size: int, calls_once: bool) -> None:
+    """Images of any size, in each place of an answer, and fields of a newer schema between them."""
+    images = [PNG + bytes(size - len(PNG)), PNG, PNG + b"2" * size]
+    sent = plain(
+        id="resp_1",
+        status="completed",
+        calls=[
+            {"output_image_generation_call": {"id": f"ig_{n}", "result": {"image": image}}}
+            for n, image in enumerate(images)
+        ],
+        document={"kind": 2, "json": '{"id":"resp_1","output":[null,null,null]}'},
+    )
+    for n, call in enumerate(sent.response.calls):
+        place = sent.response.document.calls.add(pointer=f"/output/{n}")
+        if calls_once and n != 1:
+            place.call_index = n
+        else:
+            place.call.CopyFrom(call)
+    newer = sent.SerializeToString() + b"\xf8\x3f\x01"
+    async with doors(Misbehaving([newer])) as (grpc_door, http_door):
+        async with grpc.aio.insecure_channel(
+            grpc_door, [("grpc.max_receive_message_length", -1)]
+        ) as channel:
+            method: Any = channel.unary_unary("/imagecall.v1.ImageGenerationService/GenerateImage")
+            asked = pb.GenerateImageRequest(include_document=True, calls_once=calls_once)
+            asked.request.prompt = "a fox"
+            found = await method(asked.SerializeToString())
+        async with aiohttp.ClientSession(f"http://{http_door}") as session:
+            async with session.post("/v1/responses", json={"input": "a"}) as answer:
+                output = json.loads(await answer.read())["output"]
+            results = [[b64decode(item["result"]) for item in output]]
+            if not calls_once:  # The Images API does not ask for it.
+                async with session.post("/v1/images/generations", json={"prompt": "a"}) as drawn:
+                    data = json.loads(await drawn.read())["data"]
+                results.append([b64decode(picture["b64_json"]) for picture in data])
+    assert pb.GenerateImageResponse.FromString(found) == pb.GenerateImageResponse.FromString(newer)
+    assert all(found == images for found in results)
 
 
 async def test_what_is_right_goes_through_as_the_bytes_that_came() -> None:

@@ -13,8 +13,10 @@ from imagecall.sizes import APART
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1.chunk_pb2 import Chunk, ChunkEnd
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
-from imagecall.v1.image_generation_service_pb2 import StreamImageResponse
-from imagecall.wire.splice import attach_images, detach_images, serialized_with
+from imagecall.v1.image_generation_service_pb2 import GenerateImageResponse, StreamImageResponse
+from imagecall.v1.image_response_pb2 import ImageResponse
+from imagecall.wire.splice import attach_apart, attach_images, detach_images, serialized_with
+from imagecall.wire.varint import write_varint
 
 IMAGES = [random.Random(seed).randbytes(APART + seed) for seed in (1, 2)]
 
@@ -97,3 +99,46 @@ def test_images_are_taken_out_of_a_request_by_their_paths() -> None:
     }
     left = pb.FormatCallRequest.FromString(short)
     assert left.call.output_image_generation_server_tool_item.result.WhichOneof("kind") == "image"
+
+
+def test_images_of_repeated_messages_are_taken_out_and_put_back_by_their_indexes() -> None:
+    answer = GenerateImageResponse()
+    response = answer.response
+    for image in (IMAGES[0], b"small", IMAGES[1]):
+        response.calls.add().output_image_generation_call.result.image = image
+    response.calls.add().unknown_item.type = "message"
+    response.document.calls.add(pointer="/output/2", call=response.calls[2])
+    first, rest = GenerateImageResponse(), GenerateImageResponse()
+    first.response.calls.add().CopyFrom(response.calls[0])
+    rest.CopyFrom(answer)
+    del rest.response.calls[0]
+    # The elements of a repeated field may stand apart, with another field between them.
+    parts = [message.response.SerializeToString() for message in (first, rest)]
+    status = ImageResponse(status="completed").SerializeToString()
+    apart = serialized_response(parts[0] + status + parts[1])
+    path = "output_image_generation_call.result.image"
+    for wire in (answer.SerializeToString(), apart):
+        short, images = detach_images(wire, GenerateImageResponse.DESCRIPTOR)
+        assert {place: bytes(data[0]) for place, data in images.items()} == {
+            f"response.calls[0].{path}": IMAGES[0],
+            f"response.calls[2].{path}": IMAGES[1],
+            f"response.document.calls[0].call.{path}": IMAGES[1],
+        }
+        assert len(short) < APART
+        left = GenerateImageResponse.FromString(short)
+        assert left.response.calls[1] == response.calls[1]
+        whole = GenerateImageResponse.FromString(wire)
+        assert attach_apart(left, images) == whole.SerializeToString()
+
+
+def test_images_stay_where_the_message_around_them_is_there_twice() -> None:
+    answer = GenerateImageResponse()
+    answer.response.calls.add().output_image_generation_call.result.image = IMAGES[0]
+    twice = answer.SerializeToString() * 2
+    assert detach_images(twice, GenerateImageResponse.DESCRIPTOR) == (twice, {})
+
+
+def serialized_response(response: bytes) -> bytes:
+    """A serialized GenerateImageResponse, with a response in a spelling of its own."""
+    tag = GenerateImageResponse.DESCRIPTOR.fields_by_name["response"].number << 3 | 2
+    return bytes((tag,)) + write_varint(len(response)) + response
