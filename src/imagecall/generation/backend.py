@@ -1,5 +1,6 @@
 """Interface of a backend, which generates images."""
 
+import sys
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeAlias, TypeVar
@@ -29,10 +30,12 @@ class WholeAnswer(Generic[WithResponse]):
     Attributes:
         message: the message; the fields of the images beside it are set and empty.
         images: the images by the paths of their fields.
+        size: bytes of the message without these images, or of as much. The default: not known.
     """
 
     message: WithResponse
     images: Apart = field(default_factory=dict)
+    size: int = sys.maxsize
 
     @classmethod
     def of(cls, answer: "UnaryAnswer[WithResponse]") -> "WholeAnswer[WithResponse]":

@@ -166,7 +166,7 @@ def checked_response(
             place.value = b""
         _check_response(short.response, "response", limits, {} if calls_once else None)
     answer.response.status = _status_of(answer.response, False, "ImageResponse.status")
-    return WholeAnswer(answer, images)
+    return WholeAnswer(answer, images, len(rest))
 
 
 def too_large_response(limits: AnswerLimits) -> GenerationError:

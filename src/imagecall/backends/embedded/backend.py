@@ -28,6 +28,7 @@ from imagecall.generation.fairness import fair_turn
 from imagecall.generation.offload import run_offloaded
 from imagecall.generation.parts import parts_with_image
 from imagecall.generation.response import end_of, whole_of
+from imagecall.json.pieces import Apart
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
@@ -182,9 +183,10 @@ def _response(
     order: Order, picture: Picture | None, request: GenerateImageRequest
 ) -> WholeAnswer[GenerateImageResponse]:
     message = whole_of(GenerateImageResponse, Answer(order).response(), request)
-    if picture is None:
-        return WholeAnswer(message)
-    return WholeAnswer(message, {place.path: (picture.data,) for place in image_fields(message)})
+    images: Apart = {}
+    if picture is not None:
+        images = {place.path: (picture.data,) for place in image_fields(message)}
+    return WholeAnswer(message, images, order.size)
 
 
 def _end(answer: Answer, request: StreamImageRequest) -> StreamEnd:

@@ -10,7 +10,7 @@ from typing import Final
 from imagecall.conversion.converter import call_pieces
 from imagecall.conversion.document import PlacedCall, document_members
 from imagecall.errors import ConversionError, GenerationError, ImagecallError, damaged_answer
-from imagecall.generation.backend import UnaryAnswer, WholeAnswer, WithResponse
+from imagecall.generation.backend import WholeAnswer, WithResponse
 from imagecall.generation.calls_once import elsewhere
 from imagecall.generation.response import response_to_json
 from imagecall.generation.response_keys import final_keys
@@ -109,16 +109,15 @@ def response_members(
     return values | {"output": join_element_pieces(calls)}
 
 
-def answer_pieces(answer: UnaryAnswer[WithResponse], keys: Mapping[str, bytes]) -> list[Piece]:
+def answer_pieces(answer: WholeAnswer[WithResponse], keys: Mapping[str, bytes]) -> list[Piece]:
     """Returns the JSON pieces of the response object of an answer; `keys` are its default values.
 
     Raises GenerationError if the response does not convert to JSON.
     """
     defaults: dict[str, Sequence[Piece]] = {key: [raw] for key, raw in final_keys(keys).items()}
     defaults["status"] = [_COMPLETED]  # Without a status, an application waits for the end.
-    whole = WholeAnswer.of(answer)
     try:
-        values = response_members(whole.message.response, under(whole.images, "response"))
+        values = response_members(answer.message.response, under(answer.images, "response"))
         return check_depth_of(join_member_pieces(defaults | values))
     except ConversionError as error:
         raise damaged_answer(str(error)) from None

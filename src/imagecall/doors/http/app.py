@@ -49,7 +49,7 @@ from imagecall.errors import ImagecallError
 from imagecall.formats import media_type
 from imagecall.generation.backend import Backend
 from imagecall.generation.chunked_fields import image_fields
-from imagecall.generation.offload import offloaded, run_offloaded
+from imagecall.generation.offload import run_offloaded
 from imagecall.generation.request import request_from_json
 from imagecall.generation.response_keys import new_response_id, response_keys
 from imagecall.json.text import members
@@ -215,7 +215,7 @@ class _Door:
 
     async def _answer(self, asked: GenerateImageRequest, keys: Mapping[str, bytes]) -> Response:
         answer = await self._calls.generate(asked)
-        return WholeResponse(await offloaded(answer_pieces, answer, keys))
+        return WholeResponse(await run_offloaded(answer.size, answer_pieces, answer, keys))
 
     async def convert(self, request: Request) -> Response:
         """POST /convert: converts an item to protobuf text, for the page."""

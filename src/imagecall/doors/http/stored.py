@@ -16,8 +16,8 @@ from imagecall.doors.http.calls import Calls
 from imagecall.doors.http.errors import JSON
 from imagecall.doors.http.responses import WholeResponse, unless_gone
 from imagecall.errors import ConversionError, pointer_to, quoted
-from imagecall.generation.backend import UnaryAnswer, WithResponse
-from imagecall.generation.offload import offloaded
+from imagecall.generation.backend import UnaryAnswer, WholeAnswer, WithResponse
+from imagecall.generation.offload import run_offloaded
 from imagecall.generation.response_keys import response_keys
 from imagecall.v1.image_generation_service_pb2 import (
     CancelImageResponseRequest,
@@ -90,8 +90,8 @@ def _id(request: Request) -> str:
 
 
 async def _whole(answer: UnaryAnswer[WithResponse], name: str) -> Response:
-    keys = response_keys(_OF_STORED, name)
-    return WholeResponse(await offloaded(answer_pieces, answer, keys))
+    whole, keys = WholeAnswer.of(answer), response_keys(_OF_STORED, name)
+    return WholeResponse(await run_offloaded(whole.size, answer_pieces, whole, keys))
 
 
 def _included(request: Request) -> list[str]:

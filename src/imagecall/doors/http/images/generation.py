@@ -19,7 +19,7 @@ from imagecall.doors.http.images.request import in_images_api
 from imagecall.doors.http.output_items import OutputItem
 from imagecall.errors import ConversionError, GenerationError, ImagecallError, damaged_answer
 from imagecall.generation.call_context import CALL, request_size
-from imagecall.generation.offload import offloaded, run_offloaded
+from imagecall.generation.offload import run_offloaded
 from imagecall.generation.own_task import merged
 from imagecall.json.pieces import Apart, under
 from imagecall.v1.image_generation_service_pb2 import (
@@ -96,7 +96,7 @@ async def _generate(calls: Calls, request: ImageRequest, number: int) -> Done:
     answer = await calls.generate(await run_offloaded(request_size(request), wrap))
     response = answer.message.response
     items = list(_items_of(response, under(answer.images, "response")))
-    return await offloaded(_done, items, response)
+    return await run_offloaded(answer.size, _done, items, response)
 
 
 async def _stream(
