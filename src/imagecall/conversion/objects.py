@@ -231,6 +231,10 @@ class RawObjectPlan:
         take_turn()
 
     def write(self, message: Message, pieces: list[Piece], apart: Apart = NOTHING_APART) -> None:
+        pieces.append(self.checked(message)[0])
+
+    def checked(self, message: Message) -> tuple[bytes, JsonObject]:
+        """Returns the JSON text of a message, and its value. Raises ConversionError."""
         refuse_unknown_fields(message, "")
         fields: Any = message
         raw, value = raw_value(getattr(fields, self.json_field), "", MAX_DEPTH)
@@ -239,5 +243,6 @@ class RawObjectPlan:
             text = f'"type" is {quoted(tag)} in the raw JSON text and {quoted(copy)} beside it'
             raise ConversionError("NOT_CANONICAL", pointer_to(TYPE), text)
         if other := self.others.get(tag):
-            other.read(other.message_class(), raw, value, NO_SPANS, False)
-        pieces.append(raw)
+            # It uses the value up.
+            other.read(other.message_class(), raw, as_object(parse(raw)), NO_SPANS, False)
+        return raw, value

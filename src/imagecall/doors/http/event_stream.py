@@ -8,16 +8,18 @@ of an item whose id differs between its first and its last event: SDKs accept on
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, Final, NamedTuple, TypeGuard
+from typing import Any, Final, NamedTuple, TypeGuard, cast
 
 from imagecall.conversion.converter import EVENTS, event_pieces
 from imagecall.conversion.document import PlacedCall
-from imagecall.conversion.fields import spellings
+from imagecall.conversion.fields import refuse_unknown_fields, spellings
+from imagecall.conversion.objects import RawObjectPlan, type_of
 from imagecall.doors.http.answers import error_object, http_status_of, response_members
 from imagecall.doors.http.item_events import (
     ADDED,
     Event,
     before,
+    before_done,
     ending,
     event,
     note,
@@ -39,13 +41,12 @@ from imagecall.json.pieces import (
     Apart,
     Piece,
     check_depth_of,
-    join,
     join_element_pieces,
     join_member_pieces,
     merged,
     under,
 )
-from imagecall.json.text import MAX_VALUES, JsonValue, elements, join_members, members, parse, quote
+from imagecall.json.text import MAX_VALUES, JsonValue, elements, join_members, members, quote
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding
 from imagecall.v1.image_response_pb2 import ImageResponse
 
@@ -55,6 +56,7 @@ _TYPES: Final = {number: tag for tag, number in spellings(StreamEnding.DESCRIPTO
 """Type of the event that ends a stream, by ending."""
 
 _COMPLETED: Final = _TYPES[StreamEnding.STREAM_ENDING_COMPLETED]
+_RAW: Final = cast("RawObjectPlan", EVENTS.fallback.plan)
 _NULL: Final = b"null"
 _NUMBER: Final = "sequence_number"
 _OUTPUT: Final = "output"
@@ -143,9 +145,9 @@ class EventStream:
 
     def _other(self, arrived: Arrived) -> Iterator[Event]:
         """Yields an event of the response, or of an item other than an image generation call."""
-        text = join(event_pieces(arrived.item))  # type: ignore[arg-type]  # an event
-        values, raws = parse(text), members(text)
-        tag = values["type"]
+        refuse_unknown_fields(arrived.item, "")
+        text, values = _RAW.checked(_variant(arrived.item))
+        raws, tag = members(text), type_of(values)
         if self._id and tag in (_CREATED, _IN_PROGRESS):
             return
         if isinstance(values.get("response"), dict):
@@ -211,9 +213,7 @@ class EventStream:
             followed.final = item
             if item.waits:
                 return
-            for missing in ending(followed, item, completed=True):
-                if missing.type != tag:
-                    yield missing
+            yield from before_done(followed, item, item.raws())
         _set(variant_event, _INDEX, followed.index)
         yield arrived
 

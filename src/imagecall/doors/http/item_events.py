@@ -130,6 +130,15 @@ def ending(item: Followed, final: OutputItem | None, completed: bool) -> Iterato
     if final is not None:
         final.complete(item.id)
     value = _so_far(item, completed) if final is None else final.raws()
+    yield from before_done(item, final, value)
+    item_pieces = [join_members(value)] if final is None else final.pieces()
+    yield event(DONE, output_index=_number(item.index), item=item_pieces)
+
+
+def before_done(
+    item: Followed, final: OutputItem | None, value: Mapping[str, bytes]
+) -> Iterator[Event]:
+    """Yields the events of an item that are missing before the item is done, with this value."""
     yield from _added(item, value)
     if final is not None and final.is_image:
         yield from _call_events(item, final)
@@ -139,8 +148,6 @@ def ending(item: Followed, final: OutputItem | None, completed: bool) -> Iterato
         yield from _arguments(item, value)
     item.done = True
     item.final = final or item_of(join_members(value))
-    item_pieces = [join_members(value)] if final is None else final.pieces()
-    yield event(DONE, output_index=_number(item.index), item=item_pieces)
 
 
 def _added(item: Followed, value: Mapping[str, bytes]) -> Iterator[Event]:

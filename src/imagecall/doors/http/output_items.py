@@ -22,12 +22,13 @@ from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 _RESULT: Final = "result"
 
 
-@dataclass(frozen=True)
+@dataclass
 class OutputItem:
     """Item, with its large images set apart."""
 
     call: ImageGenerationCall
     apart: Apart = field(default_factory=dict)
+    _raws: Mapping[str, bytes] | None = field(default=None, init=False)
 
     @property
     def is_image(self) -> bool:
@@ -74,29 +75,31 @@ class OutputItem:
         """Returns the item as JSON. Raises ConversionError."""
         return call_pieces(self.call, self.apart)
 
-    def raws(self) -> dict[str, bytes]:
+    def raws(self) -> Mapping[str, bytes]:
         """Returns the item's values as raw JSON text, without the images of a call.
 
         Raises ConversionError.
         """
-        if not self.is_image:
-            return members(join(self.pieces()))
-        short = ImageGenerationCall()
-        short.CopyFrom(self.call)
-        for place in image_fields(short):
-            place.value = b""
-        return members(join(call_pieces(short)))
+        if self._raws is None:
+            short = ImageGenerationCall()
+            short.CopyFrom(self.call)
+            for place in image_fields(short):
+                place.value = b""
+            self._raws = members(join(call_pieces(short)))
+        return self._raws
 
     def complete(self, name: str) -> None:
         """Gives the item the id of its events, and an image generation call a result."""
         if self.is_image and not self._fields.HasField(_RESULT):
             self._fields.result.null_value = 0
+            self._raws = None
         if not name or name == self.id:
             return
         if self.is_image:
             self._fields.id = name
         else:
-            self._fields.json = join_members(self.raws() | {"id": quote(name)}).decode()
+            self._fields.json = join_members({**self.raws(), "id": quote(name)}).decode()
+        self._raws = None
 
     @property
     def _fields(self) -> Any:
@@ -214,6 +217,8 @@ class OutputItems:
         matches: list[Followed | None] = [None] * len(output)
         unmatched = {id(item): item for item in self}
         for rule in self._rules(output, unmatched):
+            if None not in matches:
+                break
             for number, placed in enumerate(output):
                 if matches[number] is None:
                     match = next((item for item in rule(placed) if id(item) in unmatched), None)
