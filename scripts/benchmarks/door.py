@@ -2,8 +2,9 @@
 
 Each server runs in a process of its own: `imagecall serve` with the embedded backend; `imagecall
 serve` whose gRPC backend is the first server; and plain ASGI endpoints, on the same HTTP server.
-One returns the same answer ready-made; the other makes the same call over gRPC, and returns what
-comes as base64, without reading or checking it. Client and servers share the machine's cores.
+One returns the same answer ready-made, in one piece; one sends the events of a stream, ready-made,
+one by one; the third makes the same call over gRPC, and returns what comes as base64, without
+reading or checking it. Client and servers share the machine's cores.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServic
 from imagecall.v1.image_request_pb2 import ImageRequest
 
 SIZES = {"100 KB": 100_000, "2 MB": 2_000_000, "8 MB": 8_000_000}
+EVENTS = "/events"
 PROGRAM = str(Path(sys.executable).parent / "imagecall")
 
 
@@ -63,9 +65,10 @@ def request(size: int) -> GenerateImageRequest:
 def serve_plain(address: str) -> None:
     """Runs the plain endpoints, of which /hop calls the gRPC server at an address.
 
-    The others repeat the body of the first request to their path.
+    The others repeat the body of the first request to their path; paths of EVENTS send each event
+    by itself.
     """
-    bodies: dict[str, bytes] = {}
+    bodies: dict[str, list[bytes]] = {}
 
     @cache
     def generate() -> Any:
@@ -79,13 +82,19 @@ def serve_plain(address: str) -> None:
             if not message.get("more_body"):
                 break
         if scope["path"] == "/hop":
-            answer = b64encode(await generate()(body))
+            parts = [b64encode(await generate()(body))]
         else:
-            answer = bodies.setdefault(scope["path"], body)
+            if scope["path"] not in bodies:
+                events = scope["path"].startswith(EVENTS)
+                bodies[scope["path"]] = body.split(b"\n\n") if events else [body]
+            parts = bodies[scope["path"]]
         headers = [(b"content-type", b"application/json")]
-        headers.append((b"content-length", str(len(answer)).encode()))
+        if len(parts) == 1:
+            headers.append((b"content-length", str(len(parts[0])).encode()))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": answer})
+        for part in parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: Any = None) -> None:
@@ -121,14 +130,17 @@ async def measure(seconds: float) -> None:
         f"{version('uvicorn')}, {os.cpu_count()} cores; load {os.getloadavg()[0]:.1f}"
     )
     print("One request after the other, the picture drawn before: speed as a part of a plain ASGI")
-    print("endpoint's with the same answer ready. Embedded backend, whole and streamed; HTTP door")
+    print("endpoint's with the same answer ready. Embedded backend, whole and streamed (also as a")
     print(
-        "-> gRPC backend -> embedded, also as a part of a plain endpoint that makes the same call"
+        "part of an endpoint that sends the ready events one by one); HTTP door -> gRPC backend ->"
     )
     print(
-        "over gRPC and checks nothing, and of that call alone; and the same picture by the Images"
+        "embedded, also as a part of a plain endpoint that makes the same call over gRPC and checks"
     )
-    print("API, as a part of that by the Responses API")
+    print(
+        "nothing, and of that call alone; and the same picture by the Images API, as a part of that"
+    )
+    print("by the Responses API")
     async with servers() as called:
         for name, size in SIZES.items():
             print_rows(name, await measured_calls(await called.calls(size), seconds))
@@ -154,15 +166,18 @@ class Called:
         """Returns the calls for a picture of this size by name; the plain endpoint is ready."""
         embedded, over_grpc = f"{self.embedded}/v1/responses", f"{self.over_grpc}/v1/responses"
         images, ready = f"{self.over_grpc}/v1/images/generations", f"{self.plain}/{size}"
-        events = f"{self.plain}/stream{size}"
+        stream, events = f"{self.plain}/stream{size}", f"{self.plain}{EVENTS}{size}"
         body, streamed = asked(size), asked(size, stream=True)
         await self.post(ready, await self.post(over_grpc, body))
-        await self.post(events, await self.post(embedded, streamed))
+        answer = await self.post(embedded, streamed)
+        await self.post(stream, answer)
+        await self.post(events, answer)
         return {
             "embedded": partial(self.post, embedded, body),
             "plain": partial(self.post, ready, body),
             "streamed": partial(self.post, embedded, streamed),
-            "plain stream": partial(self.post, events, streamed),
+            "plain stream": partial(self.post, stream, streamed),
+            "plain events": partial(self.post, events, streamed),
             "over gRPC": partial(self.post, over_grpc, body),
             "hop": partial(self.post, f"{self.plain}/hop", request(size).SerializeToString()),
             "images": partial(self.post, images, asked_of_images(size)),
@@ -186,9 +201,10 @@ async def servers() -> AsyncIterator[Called]:
 
 
 def print_rows(name: str, rounds: Rounds) -> None:
+    streams = {"plain": "plain stream", "by event": "plain events"}
     for row, ours, peers in (
         ("HTTP door, embedded", "embedded", {"plain": "plain"}),
-        ("HTTP door, embedded, streamed", "streamed", {"plain": "plain stream"}),
+        ("HTTP door, embedded, streamed", "streamed", streams),
         ("HTTP door, over gRPC", "over gRPC", {"plain": "plain", "hop": "hop", "grpc": "grpc"}),
         ("Images API, over gRPC", "images", {"Responses": "over gRPC"}),
     ):
