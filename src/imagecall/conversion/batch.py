@@ -5,6 +5,7 @@ stream come in the order of its items.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from google.rpc import code_pb2
@@ -35,13 +36,16 @@ from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.wire.chunks import Assembly, RawChunk, split
 from imagecall.wire.cost import parsed
 from imagecall.wire.splice import detach_images
-from imagecall.wire.varint import start_of, tag_of
+from imagecall.wire.varint import FieldStarts, start_of, tag_of
 
 _VARIANTS: Final = {tag_of(field): field.name for field in ImageGenerationCall.DESCRIPTOR.fields}
 """Variants by the first byte of a serialized call, which is the tag of its only field."""
 
-_TAGS: Final = {field.name: tag_of(field) for field in ConversionResult.DESCRIPTOR.fields}
-_RESULTS: Final = tag_of(ConvertCallsResponse.DESCRIPTOR.fields_by_name["results"])
+_STARTS: Final = {
+    field.name: FieldStarts(partial(start_of, tag_of(field)))
+    for field in (*ConversionResult.DESCRIPTOR.fields, *ConvertCallsResponse.DESCRIPTOR.fields)
+}
+"""Starts of the fields of a result, and of the results, by name."""
 
 _CHUNK: Final = "_chunk"
 _DOCUMENT: Final = "document"
@@ -298,8 +302,7 @@ class CallStream:
 
     def _result(self, name: str, data: bytes) -> bytes:
         """Returns a result of the current item, as a field of a ConvertCallsResponse."""
-        index = start_of(_TAGS["index"], self._index) if self._index else b""
-        output = start_of(_TAGS[name], len(data))
-        return b"".join(
-            (start_of(_RESULTS, len(index) + len(output) + len(data)), index, output, data)
-        )
+        index = _STARTS["index"][self._index] if self._index else b""
+        output = _STARTS[name][len(data)]
+        start = _STARTS["results"][len(index) + len(output) + len(data)]
+        return b"".join((start, index, output, data))
