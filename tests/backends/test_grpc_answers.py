@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -13,17 +13,20 @@ import pytest
 from google.protobuf.message import Message
 
 from imagecall.backends.grpc.backend import GrpcBackend
+from imagecall.conversion.converter import from_json
 from imagecall.observing.observer import Observer
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.sizes import APART
 from imagecall.v1 import image_generation_service_pb2 as pb
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_response_pb2 import ImageResponse
+from imagecall.v1.image_result_pb2 import ImageResult
 from imagecall.v1.stream_event_pb2 import StreamEvent
+from imagecall.wire.varint import write_varint
 from tests.backends.misbehaving import FIELD, Misbehaving, chunk, running, stream
 from tests.doors.test_generation import A_STREAM, AN_IMAGE, details, serving
 from tests.doors.test_http import door_before
-from tests.streams import PNG, happy, numbered
+from tests.streams import PNG, happy, item, numbered
 
 Messages = Sequence[Message | bytes]
 SHA256 = hashlib.sha256(PNG).digest()
@@ -343,6 +346,58 @@ async def test_images_of_a_plain_answer_go_through_both_doors(size: int, calls_o
                 results.append([b64decode(picture["b64_json"]) for picture in data])
     assert pb.GenerateImageResponse.FromString(found) == pb.GenerateImageResponse.FromString(newer)
     assert all(found == images for found in results)
+
+
+LARGE = PNG + bytes(APART)
+URL = "https://example.com/a.png"
+
+
+async def drawn(http_door: str, streaming: bool = False) -> Any:
+    """The image of the Images API."""
+    async with (
+        aiohttp.ClientSession(f"http://{http_door}") as session,
+        session.post("/v1/images/generations", json={"prompt": "a", "stream": streaming}) as answer,
+    ):
+        text = await answer.text()
+    if streaming:
+        [found] = [json.loads(d[6:]) for d in text.splitlines() if d.startswith('data: {"type')]
+        return found
+    [found] = json.loads(text)["data"]
+    return found
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,", None])
+async def test_the_images_api_has_the_result_of_a_call_before_its_other_image(
+    prefix: str | None, streaming: bool
+) -> None:
+    small, large = b64encode(PNG).decode(), b64encode(LARGE).decode()
+    call = item(None if prefix is None else prefix + small, imageB64=large)
+    call["type"] = "openrouter:image_generation"
+    whole = [plain(status="completed", calls=[from_json(json.dumps(call))])]
+    messages = stream(events=happy(done=call)[:-1]) if streaming else whole
+    async with doors(Misbehaving(messages)) as (_, http_door):
+        found = await drawn(http_door, streaming)
+    assert found["b64_json"] == (large if prefix is None else small)
+
+
+def nested(descriptor: Any, path: str, value: bytes) -> bytes:
+    """A serialized message with a serialized value in the field at a path."""
+    name, _, rest = path.partition(".")
+    field = descriptor.fields_by_name[name]
+    inner = nested(field.message_type, rest, value) if rest else value
+    return bytes((field.number << 3 | 2,)) + write_varint(len(inner)) + inner
+
+
+async def test_an_image_that_the_bytes_replace_by_a_text_is_in_no_answer() -> None:
+    """Of a oneof that is there twice, protobuf takes the second member."""
+    twice = b"".join(
+        part.SerializeToString() for part in (ImageResult(image=LARGE), ImageResult(text=URL))
+    )
+    path = "response.calls.output_image_generation_call.result"
+    sent = nested(pb.GenerateImageResponse.DESCRIPTOR, path, twice)
+    async with doors(Misbehaving([sent])) as (_, http_door):
+        assert await drawn(http_door) == {"url": URL}
 
 
 async def test_what_is_right_goes_through_as_the_bytes_that_came() -> None:

@@ -9,6 +9,7 @@ import json
 import re
 import socket
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -35,6 +36,7 @@ from imagecall.doors.http.paths import PATHS
 from imagecall.doors.http.server import HttpServer
 from imagecall.errors import GenerationError
 from imagecall.generation.backend import Backend
+from imagecall.generation.offload import run_offloaded
 from imagecall.generation.request import request_from_json
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.v1.image_generation_service_pb2 import GenerateImageResponse, StreamImageResponse
@@ -565,6 +567,26 @@ async def test_a_service_without_documents_is_enough_for_every_sdk() -> None:
             async with client.responses.stream(model="m", input="a fox", tools=tools) as events_:
                 final = await events_.get_final_response()
             assert final.output[0].type == "image_generation_call"
+
+
+async def test_an_answer_of_unknown_size_does_not_wait_for_the_large_work_of_others() -> None:
+    started, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        started.set()
+        ended.wait(30)
+
+    async with upstream() as api, door_before(HttpBackend(api.url)) as address:
+        api.say(json.dumps(response(item())).encode(), content_type=JSON)
+        other = asyncio.ensure_future(run_offloaded(MIB, work))
+        await asyncio.to_thread(started.wait, 30)
+        try:
+            _, answer = await post(address, {"input": "a fox"})
+            assert not other.done()
+        finally:
+            ended.set()
+            await other
+    assert answer["output"] == [item()]
 
 
 async def test_a_slow_client_holds_the_backend_back() -> None:

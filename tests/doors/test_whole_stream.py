@@ -1,6 +1,7 @@
 """The stream of the HTTP door is whole for every client, whatever an API left out."""
 
 import json
+import tracemalloc
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -11,6 +12,9 @@ import pytest_asyncio
 
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.responses_api.backend import HttpBackend
+from imagecall.conversion.converter import event_from_json
+from imagecall.doors.http.event_stream import Arrived, EventStream
+from imagecall.generation.response_keys import response_keys
 from imagecall.sizes import PIECE
 from tests.doors.test_http import SMALL, door_before, events, post, sdk
 from tests.streams import PNG, Event, framed, happy, item, numbered, response, without
@@ -362,3 +366,18 @@ async def test_images_are_sent_as_they_came_in_every_event() -> None:
     sent = [e["partial_image_b64"] for tag, e in found if tag == CALL + "partial_image"]
     assert sent == [b64encode(part).decode() for part in parts]
     assert check(found)[0] == item(LARGE)
+
+
+async def test_a_stream_keeps_the_text_of_an_item_once() -> None:
+    """The text in the message, which tracemalloc does not count."""
+    lines = EventStream(response_keys({}, "resp_1"))
+    tracemalloc.start()
+    for number in range(20):
+        done = {"type": ITEM + "done", "output_index": number}
+        words = message("x" * 100_000, id=f"msg_{number}")
+        arrived = Arrived(event_from_json(json.dumps(done | {"item": words})))
+        assert list(lines.lines(arrived))
+        del arrived
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 1_000_000

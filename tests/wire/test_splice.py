@@ -131,6 +131,16 @@ def test_images_of_repeated_messages_are_taken_out_and_put_back_by_their_indexes
         assert attach_apart(left, images) == whole.SerializeToString()
 
 
+def test_only_the_messages_around_an_image_are_walked() -> None:
+    """A group, which editions of protobuf have again, is passed on like any field not known."""
+    answer = GenerateImageResponse()
+    answer.response.calls.add().output_image_generation_call.result.image = IMAGES[0]
+    answer.response.usage.MergeFromString(b"\x83\x7d\x08\x01\x84\x7d")  # 2000 { 1: 1 }
+    wire = answer.SerializeToString()
+    short, images = detach_images(wire, GenerateImageResponse.DESCRIPTOR)
+    assert (len(images), attach_apart(GenerateImageResponse.FromString(short), images)) == (1, wire)
+
+
 def test_images_stay_where_the_message_around_them_is_there_twice() -> None:
     answer = GenerateImageResponse()
     answer.response.calls.add().output_image_generation_call.result.image = IMAGES[0]

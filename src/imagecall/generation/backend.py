@@ -1,11 +1,11 @@
 """Interface of a backend, which generates images."""
 
-import sys
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from imagecall.json.pieces import Apart
+from imagecall.sizes import OFFLOAD
 from imagecall.v1.image_generation_service_pb2 import (
     CancelImageResponseResponse,
     GenerateImageRequest,
@@ -30,12 +30,13 @@ class WholeAnswer(Generic[WithResponse]):
     Attributes:
         message: the message; the fields of the images beside it are set and empty.
         images: the images by the paths of their fields.
-        size: bytes of the message without these images, or of as much. The default: not known.
+        size: number of bytes of the message, without these images, that decides where work on the
+            message runs. The default: not known, so that the work is offloaded.
     """
 
     message: WithResponse
     images: Apart = field(default_factory=dict)
-    size: int = sys.maxsize
+    size: int = OFFLOAD
 
     @classmethod
     def of(cls, answer: "UnaryAnswer[WithResponse]") -> "WholeAnswer[WithResponse]":

@@ -156,14 +156,17 @@ def checked_response(
     if len(serialized) > limits.text_bytes:
         raise too_large_response(limits)
     with _faults():
-        rest, images = detach_images(serialized, kind.DESCRIPTOR)
+        rest, detached = detach_images(serialized, kind.DESCRIPTOR)
         answer = parsed(kind, rest, name)
         if not answer.HasField("response"):
             raise damaged(f"{name}.response is not set", "response")
         short = kind()
         short.CopyFrom(answer)
-        for place in image_fields(short):
+        places = image_fields(short)
+        for place in places:
             place.value = b""
+        # Of a oneof that is there twice, protobuf drops the first member.
+        images = {place.path: detached[place.path] for place in places if place.path in detached}
         _check_response(short.response, "response", limits, {} if calls_once else None)
     answer.response.status = _status_of(answer.response, False, "ImageResponse.status")
     return WholeAnswer(answer, images, len(rest))

@@ -47,6 +47,9 @@ _Replace: TypeAlias = Callable[[str, FieldDescriptor, memoryview], _Parts | None
 """Maps the path of a field, the field and its value to the parts of the new value. None: the value
 stays."""
 
+_Walks: TypeAlias = Callable[[str], bool]
+"""True for the path of a message whose fields are walked."""
+
 
 def attach_images(message: Message, images: Mapping[str, Image]) -> bytes:
     """Serializes the message with images in the image fields whose whole value is a marker."""
@@ -61,10 +64,17 @@ def attach_images(message: Message, images: Mapping[str, Image]) -> bytes:
 
 
 def attach_apart(message: Message, apart: Apart) -> bytes:
-    """Serializes the message with the images that are kept beside it: no copy but the result."""
+    """Serializes the message with the images that are kept beside it: no copy but the result.
+
+    Walks only the messages around these images.
+    """
     descriptor: Any = message.DESCRIPTOR
+    around = {path[:end] for path in apart for end, mark in enumerate(path) if mark == "."}
     return _replaced(
-        message.SerializeToString(), descriptor, lambda path, field, value: apart.get(path)
+        message.SerializeToString(),
+        descriptor,
+        lambda path, field, value: apart.get(path),
+        around.__contains__,
     )
 
 
@@ -131,21 +141,33 @@ def _without_large(wire: bytes, descriptor: Descriptor, replace: _Replace) -> by
 
 
 def _replaced(
-    wire: bytes, descriptor: Descriptor, replace: _Replace, *, least: int = 0, most: int = 0
+    wire: bytes,
+    descriptor: Descriptor,
+    replace: _Replace,
+    walks: _Walks = lambda path: True,
+    *,
+    least: int = 0,
+    most: int = 0,
 ) -> bytes:
-    """Replaces the values of fields of at least `least` bytes.
+    """Replaces the values of fields of at least `least` bytes, in the messages that `walks` takes.
 
     Raises IndexError or ValueError for bytes that are no message, or one of more than `most`
     fields.
     """
     take_turn()
-    pieces = _pieces(memoryview(wire), descriptor, "", replace, least, most or len(wire))
+    pieces = _pieces(memoryview(wire), descriptor, "", replace, walks, least, most or len(wire))
     take_turn()
     return wire if pieces is None else join(pieces)
 
 
 def _pieces(
-    wire: memoryview, descriptor: Descriptor, path: str, replace: _Replace, least: int, most: int
+    wire: memoryview,
+    descriptor: Descriptor,
+    path: str,
+    replace: _Replace,
+    walks: _Walks,
+    least: int,
+    most: int,
 ) -> list[_Value] | None:
     """Pieces of the message at `path` with new values; None if all values stay.
 
@@ -170,7 +192,8 @@ def _pieces(
             continue
         new: _Parts | None = None
         if field.message_type is not None:
-            new = _pieces(value, field.message_type, place + ".", replace, least, most)
+            if walks(place):
+                new = _pieces(value, field.message_type, place + ".", replace, walks, least, most)
         elif not field.is_repeated:
             new = replace(place, field, value)
         if new is not None:

@@ -214,6 +214,7 @@ class EventStream:
             if item.waits:
                 return
             yield from before_done(followed, item, item.raws())
+        item.drop_raws()  # The item is kept until the stream ends.
         _set(variant_event, _INDEX, followed.index)
         yield arrived
 

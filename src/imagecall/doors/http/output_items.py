@@ -92,13 +92,17 @@ class OutputItem:
         """Gives the item the id of its events, and an image generation call a result."""
         if self.is_image and not self._fields.HasField(_RESULT):
             self._fields.result.null_value = 0
-            self._raws = None
+            self.drop_raws()
         if not name or name == self.id:
             return
         if self.is_image:
             self._fields.id = name
         else:
             self._fields.json = join_members({**self.raws(), "id": quote(name)}).decode()
+        self.drop_raws()
+
+    def drop_raws(self) -> None:
+        """Drops the cached values of `raws`, which take as much memory as the item."""
         self._raws = None
 
     @property

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from imagecall.conversion.converter import CALLS, event_pieces
-from imagecall.conversion.view import view
+from imagecall.conversion.view import image_in, view
 from imagecall.doors.http.output_items import OutputItem
 from imagecall.errors import GenerationError, cut_by_bytes, printable
 from imagecall.formats import MAX_PROLOG_BYTES, media_type
-from imagecall.generation.chunked_fields import image_fields
+from imagecall.generation.chunked_fields import image_fields, images_in
 from imagecall.generation.ending import model_lines
 from imagecall.generation.images_api import REPEATED
 from imagecall.json.pieces import Apart, LargeImage, Piece, image_piece, join
@@ -70,10 +70,11 @@ def picture_of(item: OutputItem) -> Picture | None:
 
 def _image(item: OutputItem) -> dict[str, Sequence[Piece]]:
     """Returns the image of an item, or its URL if the item has only that; {} without both."""
-    if item.apart:
-        [data, *_] = item.apart.values()
-        return _base64(LargeImage(data), bytes(data[0][:MAX_PROLOG_BYTES]))
     values = view(item.call)
+    is_in_text = isinstance(values.result, str) and image_in(values.result) is not None
+    if item.apart and not is_in_text and (images := images_in(item.call, item.apart)):
+        data = images[0]
+        return _base64(LargeImage(data), bytes(data[0][:MAX_PROLOG_BYTES]))
     if image := values.image:
         return _base64(image_piece(image), image)
     call = getattr(item.call, CALLS.chosen(item.call).name)
