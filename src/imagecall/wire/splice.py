@@ -6,6 +6,7 @@ bytes are never searched for a value. Protobuf's wire format:
 https://protobuf.dev/programming-guides/encoding/.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -47,8 +48,21 @@ _Replace: TypeAlias = Callable[[str, FieldDescriptor, memoryview], _Parts | None
 """Maps the path of a field, the field and its value to the parts of the new value. None: the value
 stays."""
 
-_Walks: TypeAlias = Callable[[str], bool]
-"""True for the path of a message whose fields are walked."""
+
+class _Edit(NamedTuple):
+    """New values of a message's fields.
+
+    Attributes:
+        replace: returns a new value.
+        walks: returns True for the path of a message whose fields are walked.
+        least: the size of the smallest value that is replaced, or walked.
+        most: most fields of a message.
+    """
+
+    replace: _Replace
+    walks: Callable[[str], bool] = lambda path: True
+    least: int = 0
+    most: int = sys.maxsize
 
 
 def attach_images(message: Message, images: Mapping[str, Image]) -> bytes:
@@ -60,22 +74,18 @@ def attach_images(message: Message, images: Mapping[str, Image]) -> bytes:
         image = by_marker.get(bytes(value)) if _is_image(field) else None
         return None if image is None else (image,)
 
-    return _replaced(message.SerializeToString(), descriptor, replace)
+    return _edited(message.SerializeToString(), descriptor, _Edit(replace))
 
 
 def attach_apart(message: Message, apart: Apart) -> bytes:
-    """Serializes the message with the images that are kept beside it: no copy but the result.
+    """Serializes the message with the images that are kept beside it.
 
-    Walks only the messages around these images.
+    Each image is copied once, into the result. Only the messages around the images are walked.
     """
     descriptor: Any = message.DESCRIPTOR
     around = {path[:end] for path in apart for end, mark in enumerate(path) if mark == "."}
-    return _replaced(
-        message.SerializeToString(),
-        descriptor,
-        lambda path, field, value: apart.get(path),
-        around.__contains__,
-    )
+    edit = _Edit(lambda path, field, value: apart.get(path), around.__contains__)
+    return _edited(message.SerializeToString(), descriptor, edit)
 
 
 def serialized_with(message: Message, path: str, value: bytes | memoryview) -> bytes:
@@ -135,45 +145,30 @@ def _without_large(wire: bytes, descriptor: Descriptor, replace: _Replace) -> by
     if len(wire) < APART:
         return wire
     try:
-        return _replaced(wire, descriptor, replace, least=APART, most=_MAX_FIELDS)
+        return _edited(wire, descriptor, _Edit(replace, least=APART, most=_MAX_FIELDS))
     except (IndexError, ValueError):
         return wire
 
 
-def _replaced(
-    wire: bytes,
-    descriptor: Descriptor,
-    replace: _Replace,
-    walks: _Walks = lambda path: True,
-    *,
-    least: int = 0,
-    most: int = 0,
-) -> bytes:
-    """Replaces the values of fields of at least `least` bytes, in the messages that `walks` takes.
+def _edited(wire: bytes, descriptor: Descriptor, edit: _Edit) -> bytes:
+    """Returns a serialized message with new values.
 
-    Raises IndexError or ValueError for bytes that are no message, or one of more than `most`
-    fields.
+    Raises IndexError or ValueError for bytes that are no message, or one of too many fields.
     """
     take_turn()
-    pieces = _pieces(memoryview(wire), descriptor, "", replace, walks, least, most or len(wire))
+    pieces = _pieces(memoryview(wire), descriptor, "", edit)
     take_turn()
     return wire if pieces is None else join(pieces)
 
 
 def _pieces(
-    wire: memoryview,
-    descriptor: Descriptor,
-    path: str,
-    replace: _Replace,
-    walks: _Walks,
-    least: int,
-    most: int,
+    wire: memoryview, descriptor: Descriptor, path: str, edit: _Edit
 ) -> list[_Value] | None:
     """Pieces of the message at `path` with new values; None if all values stay.
 
     A repeated field has its index in its path, as in "calls[0]".
     """
-    fields = list(_fields(wire, most))
+    fields = list(_fields(wire, edit.most))
     occurrences = Counter(field.number for field in fields)
     before = Counter[int]()  # Elements of each repeated field before the current one.
     pieces: list[_Value] = []
@@ -188,14 +183,14 @@ def _pieces(
             before[number] += 1
         elif occurrences[number] > 1:
             continue
-        if end - start < least:
+        if end - start < edit.least:
             continue
         new: _Parts | None = None
         if field.message_type is not None:
-            if walks(place):
-                new = _pieces(value, field.message_type, place + ".", replace, walks, least, most)
+            if edit.walks(place):
+                new = _pieces(value, field.message_type, place + ".", edit)
         elif not field.is_repeated:
-            new = replace(place, field, value)
+            new = edit.replace(place, field, value)
         if new is not None:
             pieces += wire[done:length_at], write_varint(size_of(new)), *new
             done = end
