@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
+from imagecall.generation.chunked_fields import image_fields
 from imagecall.json.pieces import Apart
 from imagecall.sizes import OFFLOAD
 from imagecall.v1.image_generation_service_pb2 import (
@@ -29,7 +30,8 @@ class WholeAnswer(Generic[WithResponse]):
 
     Attributes:
         message: the message; the fields of the images beside it are set and empty.
-        images: the images by the paths of their fields.
+        images: the images by the paths of their fields, such as
+            "response.calls[0].output_image_generation_call.result.image".
         size: number of bytes of the message, without these images, that decides where work on the
             message runs. The default: not known, so that the work is offloaded.
     """
@@ -38,9 +40,16 @@ class WholeAnswer(Generic[WithResponse]):
     images: Apart = field(default_factory=dict)
     size: int = OFFLOAD
 
+    def __post_init__(self) -> None:
+        """Raises ValueError unless each image is of a field that is set and empty."""
+        places = {place.path: place for place in image_fields(self.message) if self.images}
+        for path in self.images:
+            if path not in places or places[path].value:
+                raise ValueError(f"{path} is not an image of the message that is set and empty")
+
     @classmethod
     def of(cls, answer: "UnaryAnswer[WithResponse]") -> "WholeAnswer[WithResponse]":
-        """Returns an answer in this form."""
+        """Wraps a message that holds its images; returns a WholeAnswer unchanged."""
         return answer if isinstance(answer, WholeAnswer) else WholeAnswer(answer)
 
     def serialized(self) -> bytes:
@@ -55,7 +64,7 @@ class WholeAnswer(Generic[WithResponse]):
 
 
 UnaryAnswer: TypeAlias = WithResponse | WholeAnswer[WithResponse]
-"""Answer to a unary method: the message, with or without its images."""
+"""Answer to a unary method: a message that holds its images, or a WholeAnswer."""
 
 Part: TypeAlias = StreamImageResponse | RawChunk | bytes
 """Part of the answer to StreamImage: the message, a chunk, or the serialized message."""
@@ -66,7 +75,7 @@ class Backend(Protocol):
 
     `generate_image` and `stream_image` behave as the methods of ImageGenerationService in
     proto/imagecall/v1/image_generation_service.proto, and raise ImagecallError. Cancellation of a
-    method ends the work.
+    method ends the work. `WholeAnswer.of(answer).whole()` is the message of either kind of answer.
     """
 
     async def generate_image(

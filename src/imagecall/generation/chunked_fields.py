@@ -50,7 +50,7 @@ def image_fields(message: Message) -> list[Place]:
 
 
 def images_in(message: Message, apart: Apart) -> list[Data]:
-    """Images of a message that are not empty: those in it, and those kept beside it."""
+    """Images in a message or kept beside it, without the empty ones."""
     images = [apart.get(place.path) or (place.value,) for place in image_fields(message)]
     return [image for image in images if any(map(len, image))]
 

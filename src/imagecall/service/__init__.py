@@ -9,7 +9,7 @@ The README in this folder shows how to serve it.
 """
 
 from imagecall.errors import ConversionError, GenerationError
-from imagecall.generation.backend import Backend
+from imagecall.generation.backend import Backend, WholeAnswer
 from imagecall.generation.image_events import Event, FinalImage, Message, PartialImage
 from imagecall.service.base import ImageService
 from imagecall.service.options import ImageOptions, image_options
@@ -30,6 +30,7 @@ __all__ = [
     "Message",
     "PartialImage",
     "Usage",
+    "WholeAnswer",
     "add_to_server",
     "image_options",
 ]
