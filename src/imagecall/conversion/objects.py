@@ -243,6 +243,6 @@ class RawObjectPlan:
             text = f'"type" is {quoted(tag)} in the raw JSON text and {quoted(copy)} beside it'
             raise ConversionError("NOT_CANONICAL", pointer_to(TYPE), text)
         if other := self.others.get(tag):
-            # It uses the value up.
+            # The value is parsed again, as `read` removes keys from it.
             other.read(other.message_class(), raw, as_object(parse(raw)), NO_SPANS, False)
         return raw, value

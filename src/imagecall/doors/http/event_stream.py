@@ -30,6 +30,7 @@ from imagecall.doors.http.output_items import (
     OutputItem,
     OutputItems,
     Placed,
+    calls_of,
     item_of,
 )
 from imagecall.errors import ConversionError, ImagecallError, damaged_answer, pointer_to
@@ -57,6 +58,8 @@ _TYPES: Final = {number: tag for tag, number in spellings(StreamEnding.DESCRIPTO
 
 _COMPLETED: Final = _TYPES[StreamEnding.STREAM_ENDING_COMPLETED]
 _RAW: Final = cast("RawObjectPlan", EVENTS.fallback.plan)
+"""Plan of an event that is kept as text."""
+
 _NULL: Final = b"null"
 _NUMBER: Final = "sequence_number"
 _OUTPUT: Final = "output"
@@ -230,7 +233,8 @@ class EventStream:
         if end.ending not in _TYPES or values["status"] == [self._keys["status"]]:
             values["status"] = [quote(tag.removeprefix("response."))]
         output = _of_document(end.response, response, self._sent)
-        yield from self._missing(output or _of_calls(end.response, response), tag == _COMPLETED)
+        placed = output or [Placed(None, item) for item in calls_of(end.response, response)]
+        yield from self._missing(placed, tag == _COMPLETED)
         if not output:
             finals = (item.final.pieces() for item in self._items if item.final is not None)
             values[_OUTPUT] = join_element_pieces(finals)
@@ -278,14 +282,6 @@ def _of_document(
         if item is not None:
             placed.append(Placed(index, item))
     return placed
-
-
-def _of_calls(response: ImageResponse, apart: Apart) -> list[Placed]:
-    """Returns the calls of a response: those that the stream did not complete."""
-    return [
-        Placed(None, OutputItem(call, under(apart, f"calls[{number}]")))
-        for number, call in enumerate(response.calls)
-    ]
 
 
 def _variant(item: StreamItem) -> Any:

@@ -138,7 +138,10 @@ def ending(item: Followed, final: OutputItem | None, completed: bool) -> Iterato
 def before_done(
     item: Followed, final: OutputItem | None, value: Mapping[str, bytes]
 ) -> Iterator[Event]:
-    """Yields the events of an item that are missing before the item is done, with this value."""
+    """Yields the events of an item that are missing before the item is done.
+
+    `value` has the finished item's values as raw JSON text.
+    """
     yield from _added(item, value)
     if final is not None and final.is_image:
         yield from _call_events(item, final)

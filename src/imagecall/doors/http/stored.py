@@ -52,7 +52,7 @@ class StoredDoor:
         return await unless_gone(request, self._get(asked))
 
     async def _get(self, asked: GetImageResponseRequest) -> Response:
-        return await _whole(await self._calls.stored.get_image_response(asked), asked.id)
+        return await _response_of(await self._calls.stored.get_image_response(asked), asked.id)
 
     async def cancel(self, request: Request) -> Response:
         """POST /v1/responses/{id}/cancel: cancels a response that is generated in the background.
@@ -63,7 +63,7 @@ class StoredDoor:
         _refuse_parameters(request)
         asked = CancelImageResponseRequest(id=_id(request), include_document=True, calls_once=True)
         answer = await self._calls.stored.cancel_image_response(asked)
-        return await _whole(answer, asked.id)
+        return await _response_of(answer, asked.id)
 
     async def delete(self, request: Request) -> Response:
         """DELETE /v1/responses/{id}: deletes a stored response."""
@@ -89,7 +89,7 @@ def _id(request: Request) -> str:
     return name
 
 
-async def _whole(answer: UnaryAnswer[WithResponse], name: str) -> Response:
+async def _response_of(answer: UnaryAnswer[WithResponse], name: str) -> Response:
     whole, keys = WholeAnswer.of(answer), response_keys(_OF_STORED, name)
     return WholeResponse(await run_offloaded(whole.size, answer_pieces, whole, keys))
 

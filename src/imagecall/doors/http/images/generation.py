@@ -16,12 +16,12 @@ from imagecall.doors.http.calls import Calls
 from imagecall.doors.http.event_stream import Arrived
 from imagecall.doors.http.images.pictures import Picture, no_image, partial_picture, picture_of
 from imagecall.doors.http.images.request import in_images_api
-from imagecall.doors.http.output_items import OutputItem
+from imagecall.doors.http.output_items import OutputItem, calls_of
 from imagecall.errors import ConversionError, GenerationError, ImagecallError, damaged_answer
 from imagecall.generation.call_context import CALL, request_size
 from imagecall.generation.offload import run_offloaded
 from imagecall.generation.own_task import merged
-from imagecall.json.pieces import Apart, under
+from imagecall.json.pieces import under
 from imagecall.v1.image_generation_service_pb2 import (
     GenerateImageRequest,
     StreamEnd,
@@ -95,7 +95,7 @@ async def _generate(calls: Calls, request: ImageRequest, number: int) -> Done:
     wrap = partial(GenerateImageRequest, request=request)  # It copies the request.
     answer = await calls.generate(await run_offloaded(request_size(request), wrap))
     response = answer.message.response
-    items = list(_items_of(response, under(answer.images, "response")))
+    items = list(calls_of(response, under(answer.images, "response")))
     return await run_offloaded(answer.size, _done, items, response)
 
 
@@ -111,7 +111,7 @@ async def _stream(
         async for arrived in stream:
             if isinstance(arrived.item, StreamEnd):
                 response = arrived.item.response
-                items += _items_of(response, under(arrived.apart, "response"))
+                items += calls_of(response, under(arrived.apart, "response"))
                 size = sum(item.call.ByteSize() for item in items)
                 yield number, await run_offloaded(size, _done, items, response)
                 items = []
@@ -126,12 +126,6 @@ async def _stream(
                     under(arrived.apart, f"{_ITEM_DONE}.item"),
                 )
                 items += [item] if item.is_image else []
-
-
-def _items_of(response: ImageResponse, apart: Apart) -> Iterator[OutputItem]:
-    """Yields the calls of a response, with the images that are kept beside it."""
-    for number, call in enumerate(response.calls):
-        yield OutputItem(call, under(apart, f"calls[{number}]"))
 
 
 def _done(items: Iterable[OutputItem], response: ImageResponse) -> Done:
