@@ -45,17 +45,17 @@ class ThreadedServicer(ImageGenerationServiceServicer):
     def GenerateImage(
         self, request: GenerateImageRequest, context: grpc.ServicerContext
     ) -> GenerateImageResponse:
-        return _answer(context, lambda: _message_of(self._backend.generate_image(request)))
+        return _message_of(context, lambda: self._backend.generate_image(request))
 
     def GetImageResponse(
         self, request: GetImageResponseRequest, context: grpc.ServicerContext
     ) -> GetImageResponseResponse:
-        return _answer(context, lambda: _message_of(self._stored.get_image_response(request)))
+        return _message_of(context, lambda: self._stored.get_image_response(request))
 
     def CancelImageResponse(
         self, request: CancelImageResponseRequest, context: grpc.ServicerContext
     ) -> CancelImageResponseResponse:
-        return _answer(context, lambda: _message_of(self._stored.cancel_image_response(request)))
+        return _message_of(context, lambda: self._stored.cancel_image_response(request))
 
     def DeleteImageResponse(
         self, request: DeleteImageResponseRequest, context: grpc.ServicerContext
@@ -121,8 +121,11 @@ def _answer(context: grpc.ServicerContext, work: Callable[[], Awaitable[_T]]) ->
         _abort(context, error)
 
 
-async def _message_of(answering: Awaitable[UnaryAnswer[WithResponse]]) -> WithResponse:
-    return WholeAnswer.of(await answering).whole()
+def _message_of(
+    context: grpc.ServicerContext, work: Callable[[], Awaitable[UnaryAnswer[WithResponse]]]
+) -> WithResponse:
+    """Returns the answer as a message, in which the thread of the call puts the images."""
+    return WholeAnswer.of(_answer(context, work)).whole()
 
 
 def _message(part: Part) -> StreamImageResponse:
