@@ -47,6 +47,8 @@ _STARTS: Final = {
 }
 """Starts of the fields of a result, and of the results, by name."""
 
+_INDEX: Final = tag_of(ConversionResult.DESCRIPTOR.fields_by_name["index"])
+
 _CHUNK: Final = "_chunk"
 _DOCUMENT: Final = "document"
 """Variant that is counted for a document that is refused as a whole."""
@@ -302,7 +304,7 @@ class CallStream:
 
     def _result(self, name: str, data: bytes) -> bytes:
         """Returns a result of the current item, as a field of a ConvertCallsResponse."""
-        index = _STARTS["index"][self._index] if self._index else b""
+        index = start_of(_INDEX, self._index) if self._index else b""
         output = _STARTS[name][len(data)]
         start = _STARTS["results"][len(index) + len(output) + len(data)]
         return b"".join((start, index, output, data))

@@ -61,9 +61,9 @@ def read_varint(
     raise IndexError(f"a number is longer than {max_bytes} bytes")
 
 
-def write_varint(number: int) -> bytes:
-    """Writes a varint: the inverse of `read_varint`."""
-    data = bytearray()
+def write_varint(number: int, *before: int) -> bytes:
+    """Writes a varint after these bytes: the inverse of `read_varint`."""
+    data = [*before]
     while number >= ONE_BYTE:
         data.append(number & 0x7F | ONE_BYTE)
         number >>= 7
@@ -73,7 +73,7 @@ def write_varint(number: int) -> bytes:
 
 def start_of(tag: int, number: int) -> bytes:
     """Writes the tag, of one byte, and the number of a field: its value, or the value's size."""
-    return bytes((tag,)) + write_varint(number)
+    return write_varint(number, tag)
 
 
 class FieldStarts(dict[int, bytes]):
