@@ -260,7 +260,7 @@ async def serve_echo() -> None:
         async for request in requests:
             if len(request) not in ready:
                 message = pb.ConvertCallsRequest.FromString(request)
-                [ready[len(request)]] = CallStream(MAX_BYTES, sys.maxsize).answer(message)
+                [(ready[len(request)], _)] = CallStream(MAX_BYTES, sys.maxsize).answer(message)
             yield ready[len(request)]
 
     server = grpc.aio.server()

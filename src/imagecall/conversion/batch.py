@@ -212,10 +212,10 @@ class CallStream:
         """Bytes received of an item whose last chunk has not come."""
         return self._assembly.size if self._assembly else 0
 
-    def answer(self, request: ConvertCallsRequest) -> Iterator[bytes]:
+    def answer(self, request: ConvertCallsRequest) -> Iterator[tuple[bytes, bool]]:
         """Yields the results for the items of a request, in messages that any client accepts.
 
-        A message is a serialized ConvertCallsResponse.
+        Yields each message, a serialized ConvertCallsResponse, with True if it is the last one.
 
         Raises ConversionError: TOO_MANY_ITEMS; CHUNKS_DAMAGED if the chunks of an item are not in
         order, as it is then unknown which items the later chunks belong to.
@@ -225,16 +225,16 @@ class CallStream:
         try:
             for result in self._results(request.conversions):
                 if size and size + len(result) > MESSAGE:
-                    yield b"".join(results)
+                    yield b"".join(results), False
                     results, size = [], 0
                 results.append(result)
                 size += len(result)
         except ConversionError:
             if results:
-                yield b"".join(results)
+                yield b"".join(results), False
             raise
         if results:
-            yield b"".join(results)
+            yield b"".join(results), True
 
     def finish(self) -> None:
         """Ends the stream. Raises ConversionError if an item is incomplete."""
