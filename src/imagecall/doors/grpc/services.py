@@ -30,6 +30,7 @@ from imagecall.doors.grpc.messages import (
 from imagecall.errors import ImagecallError, damaged_answer
 from imagecall.generation.backend import Backend, WholeAnswer
 from imagecall.generation.call_context import CALL, AnswerMetadata, CallContext
+from imagecall.generation.fairness import fair_turn
 from imagecall.generation.offload import offloaded, run_offloaded
 from imagecall.generation.parts import sendable
 from imagecall.generation.stored_responses import stored_responses_of
@@ -135,6 +136,8 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         async for request in request_iterator:
             cost_of_items = len(request.conversions) * _ITEM_BYTES
             size = max(stream.pending_bytes + REQUEST_BYTES.get(), cost_of_items)
+            if len(request.conversions) > 1:  # Else small calls wait for a step of each stream.
+                await fair_turn()
             answers, is_last = stream.answer(request), False
             while not is_last:
                 response, is_last = await run_offloaded(size, next, answers, (b"", True))

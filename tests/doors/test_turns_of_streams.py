@@ -1,0 +1,40 @@
+"""Streams of conversions take turns, so that small calls need not wait for a step of each."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+from imagecall.access.limits import Limits
+from imagecall.doors.grpc.services import ConversionServicer
+from imagecall.v1.conversion_service_pb2 import Conversion, ConvertCallsRequest
+
+ITEM = '{"type":"image_generation_call","id":"ig_1","result":null,"status":"failed"}'
+ITEMS, STREAMS, MESSAGES = 20, 10, 3
+
+
+async def test_one_iteration_of_the_loop_converts_the_items_of_one_message() -> None:
+    iteration = 0
+    converted: Counter[int] = Counter()
+
+    async def tick() -> None:
+        nonlocal iteration
+        while True:
+            iteration += 1
+            await asyncio.sleep(0)
+
+    async def requests() -> AsyncIterator[ConvertCallsRequest]:
+        for _ in range(MESSAGES):
+            yield ConvertCallsRequest(conversions=[Conversion(json=ITEM)] * ITEMS)
+
+    servicer = ConversionServicer(Limits(), lambda *_: converted.update([iteration]))
+
+    async def stream() -> int:
+        context: Any = None
+        return len([answer async for answer in servicer.ConvertCalls(requests(), context)])
+
+    ticking = asyncio.create_task(tick())
+    answers = await asyncio.gather(*(stream() for _ in range(STREAMS)))
+    ticking.cancel()
+    assert answers == [MESSAGES] * STREAMS
+    assert list(converted.values()) == [ITEMS] * STREAMS * MESSAGES
