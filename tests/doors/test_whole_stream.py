@@ -15,7 +15,8 @@ from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.conversion.converter import event_from_json
 from imagecall.doors.http.event_stream import Arrived, EventStream
 from imagecall.generation.response_keys import response_keys
-from imagecall.sizes import PIECE
+from imagecall.sizes import OFFLOAD, PIECE
+from imagecall.v1.image_generation_service_pb2 import StreamEnd
 from tests.doors.test_http import SMALL, door_before, events, post, sdk
 from tests.streams import PNG, Event, framed, happy, item, numbered, response, without
 from tests.upstream import JSON, Upstream, upstream
@@ -381,3 +382,13 @@ async def test_a_stream_keeps_the_text_of_an_item_once() -> None:
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert kept < 1_000_000
+
+
+async def test_each_reference_of_an_end_counts_as_much_as_the_largest_call() -> None:
+    lines = EventStream(response_keys({}, "resp_1"))
+    done = {"type": ITEM + "done", "output_index": 0, "item": item(None, note="x" * 4000)}
+    assert list(lines.lines(Arrived(event_from_json(json.dumps(done)))))
+    end = StreamEnd()
+    for index in range(500):
+        end.response.document.calls.add(pointer=f"/output/{index}", output_index=0)
+    assert end.ByteSize() < OFFLOAD < 500 * 4000 < lines.size_of(Arrived(end))

@@ -136,7 +136,7 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         async for request in request_iterator:
             cost_of_items = len(request.conversions) * _ITEM_BYTES
             size = max(stream.pending_bytes + REQUEST_BYTES.get(), cost_of_items)
-            if len(request.conversions) > 1:  # Else small calls wait for a step of each stream.
+            if len(request.conversions) > 1:  # One item takes no longer than its message.
                 await fair_turn()
             answers, is_last = stream.answer(request), False
             while not is_last:
