@@ -384,11 +384,14 @@ async def test_a_stream_keeps_the_text_of_an_item_once() -> None:
     assert kept < 1_000_000
 
 
-async def test_each_reference_of_an_end_counts_as_much_as_the_largest_call() -> None:
+async def test_an_end_counts_the_items_before_to_which_it_may_refer() -> None:
+    """Else an end of some kilobytes would be formatted inline with megabytes of items."""
     lines = EventStream(response_keys({}, "resp_1"))
-    done = {"type": ITEM + "done", "output_index": 0, "item": item(None, note="x" * 4000)}
-    assert list(lines.lines(Arrived(event_from_json(json.dumps(done)))))
+    for index in range(20):
+        words = item(PNG, id=f"ig_{index}", note="x" * 4000)
+        done = {"type": ITEM + "done", "output_index": index, "item": words}
+        assert list(lines.lines(Arrived(event_from_json(json.dumps(done)))))
     end = StreamEnd()
-    for index in range(500):
-        end.response.document.calls.add(pointer=f"/output/{index}", output_index=0)
-    assert end.ByteSize() < OFFLOAD < 500 * 4000 < lines.size_of(Arrived(end))
+    for index in range(20):
+        end.response.document.calls.add(pointer=f"/output/{index}", output_index=index)
+    assert end.ByteSize() < OFFLOAD < 20 * 4000 < lines.size_of(Arrived(end))

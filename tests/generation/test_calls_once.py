@@ -176,35 +176,48 @@ async def test_a_call_that_differs_at_the_end_is_there_too(change: dict[str, str
     assert found.items() >= change.items()
 
 
-def answer_with(**place: Any) -> GenerateImageResponse:
+def answer_with(*places: dict[str, Any]) -> GenerateImageResponse:
+    """An answer of a gRPC backend with one call, and a document with these places for calls."""
     answer = GenerateImageResponse()
     answer.response.id, answer.response.status = "resp_1", "completed"
     answer.response.calls.append(imagecall.from_json(json.dumps(item(PNG))))
     answer.response.document.kind = DocumentKind.DOCUMENT_KIND_RESPONSE
-    answer.response.document.json = '{"output":[null]}'
-    answer.response.document.calls.add(pointer="/output/0", **place)
+    answer.response.document.json = json.dumps({"output": [None] * len(places)})
+    for index, place in enumerate(places):
+        answer.response.document.calls.add(pointer=f"/output/{index}", **place)
     return answer
 
 
 WRONG: Any = {
-    "no such call": ({"call_index": 1}, "calls[1]"),
-    "no such event": ({"output_index": 0}, "no event"),
-    "twice": ({"call_index": 0, "call": imagecall.from_json(json.dumps(item(PNG)))}, "elsewhere"),
+    "no such call": ([{"call_index": 1}], "calls[1]"),
+    "no such event": ([{"output_index": 0}], "no event"),
+    "here and elsewhere": (
+        [{"call": imagecall.from_json(json.dumps(item(PNG))), "call_index": 0}],
+        "has call and call_index, of which only one may be set",
+    ),
+    "two references": (
+        [{"call_index": 0, "output_index": 0}],
+        "has call_index and output_index, of which only one may be set",
+    ),
+    "one call twice": (
+        [{"call_index": 0}, {"call_index": 0}],
+        'the call of "/output/1" has call_index 0, as another place has',
+    ),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 @pytest.mark.parametrize("kind", [GenerateImageRequest, StreamImageRequest])
-async def test_a_backend_that_refers_to_no_call_is_damaged(name: str, kind: Any) -> None:
-    place, sentence = WRONG[name]
-    error = await refused(answer_with(**place), request(kind, calls_once=True))
+async def test_a_backend_that_does_not_refer_to_one_call_is_damaged(name: str, kind: Any) -> None:
+    places, sentence = WRONG[name]
+    error = await refused(answer_with(*places), request(kind, calls_once=True))
     assert error.reason == "UPSTREAM_DAMAGED"
     assert sentence in str(error)
 
 
 @pytest.mark.parametrize("kind", [GenerateImageRequest, StreamImageRequest])
 async def test_a_backend_that_was_not_asked_for_calls_once_is_damaged(kind: Any) -> None:
-    error = await refused(answer_with(call_index=0), request(kind))
+    error = await refused(answer_with({"call_index": 0}), request(kind))
     assert error.reason == "UPSTREAM_DAMAGED"
     assert "elsewhere" in str(error)
 
@@ -232,3 +245,12 @@ async def refused(answer: GenerateImageResponse, asked: Any) -> GenerationError:
                     pass
         await backend.close()
     return caught.value
+
+
+def test_a_call_of_an_event_is_referred_to_once() -> None:
+    sent: dict[int, PlacedCall] = {0: (imagecall.from_json(json.dumps(item(PNG))), {})}
+    response = answer_with({"output_index": 0}).response
+    assert elsewhere(response, sent=sent) == {"/output/0": sent[0]}
+    response = answer_with({"output_index": 0}, {"output_index": 0}).response
+    with pytest.raises(ConversionError, match='"/output/1" has output_index 0, as another place'):
+        elsewhere(response, sent=sent)

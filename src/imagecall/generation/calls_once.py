@@ -57,24 +57,35 @@ def elsewhere(
 
     `apart` has the images of the response that are set apart, `sent` the items of the
     OutputItemDoneEvents by their output_index. Raises ConversionError (CHUNKS_DAMAGED) for a
-    reference to no call.
+    reference to no call, and for a second reference to a call.
     """
     found: dict[str, PlacedCall] = {}
+    used: set[tuple[str, int]] = set()
     for place in response.document.calls:
-        if place.HasField("call_index"):
-            number = place.call_index
-            if number >= len(response.calls):
-                raise _damaged(place, f"is not in calls[{number}]")
-            found[place.pointer] = response.calls[number], under(apart, f"calls[{number}]")
-        elif place.HasField("output_index"):
-            if sent is None or place.output_index not in sent:
-                raise _damaged(place, f"is in no event with output_index {place.output_index}")
-            found[place.pointer] = sent[place.output_index]
-        else:
+        field = _field_of(place)
+        if field in ("", "call"):
             continue
-        if place.HasField("call"):
-            raise _damaged(place, "is in the document and elsewhere")
+        index = getattr(place, field)
+        if field == "call_index":
+            if index >= len(response.calls):
+                raise _damaged(place, f"is not in calls[{index}]")
+            found[place.pointer] = response.calls[index], under(apart, f"calls[{index}]")
+        else:
+            if sent is None or index not in sent:
+                raise _damaged(place, f"is in no event with output_index {index}")
+            found[place.pointer] = sent[index]
+        if (field, index) in used:
+            raise _damaged(place, f"has {field} {index}, as another place has")
+        used.add((field, index))
     return found
+
+
+def _field_of(place: DocumentCall) -> str:
+    """Returns the field with a call or a reference to it; "" if none is set."""
+    fields = [name for name in ("call", "call_index", "output_index") if place.HasField(name)]
+    if len(fields) > 1:
+        raise _damaged(place, f"has {' and '.join(fields)}, of which only one may be set")
+    return fields[0] if fields else ""
 
 
 def _damaged(place: DocumentCall, fault: str) -> ConversionError:

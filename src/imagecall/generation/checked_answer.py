@@ -169,8 +169,7 @@ def checked_response(
         images = {place.path: detached[place.path] for place in places if place.path in detached}
         _check_response(short.response, "response", limits, {} if calls_once else None)
     answer.response.status = _status_of(answer.response, False, "ImageResponse.status")
-    references = len(answer.response.document.calls)  # Many may be to one call.
-    return WholeAnswer(answer, images, len(rest) * max(1, references))
+    return WholeAnswer(answer, images, len(rest))
 
 
 def too_large_response(limits: AnswerLimits) -> GenerationError:

@@ -1327,14 +1327,14 @@ class DocumentCall(betterproto.Message):
     call_index: Optional[int] = betterproto.uint32_field(3, optional=True)
     """
     Index in ImageResponse.calls, if the call is there instead. Only in an answer
-     whose request has calls_once.
+     whose request has calls_once; no two calls have the same call_index.
     """
 
     output_index: Optional[int] = betterproto.uint32_field(4, optional=True)
     """
     The output_index of an OutputItemDoneEvent, if its item is the call. Of several
      such events, the last. Only in an answer to StreamImage whose request has
-     calls_once.
+     calls_once; no two calls have the same output_index.
     """
 
 

@@ -77,12 +77,12 @@ class DocumentCall(_message.Message):
     """JSON Pointer (RFC 6901) of the place, such as "/output/0"."""
     call_index: _builtins.int
     """Index in ImageResponse.calls, if the call is there instead. Only in an answer
-    whose request has calls_once.
+    whose request has calls_once; no two calls have the same call_index.
     """
     output_index: _builtins.int
     """The output_index of an OutputItemDoneEvent, if its item is the call. Of several
     such events, the last. Only in an answer to StreamImage whose request has
-    calls_once.
+    calls_once; no two calls have the same output_index.
     """
     @_builtins.property
     def call(self) -> _image_generation_call_pb2.ImageGenerationCall:

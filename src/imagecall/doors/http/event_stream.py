@@ -89,11 +89,10 @@ class EventStream:
         self._sent: dict[int, PlacedCall] = {}
 
     def size_of(self, arrived: Arrived) -> int:
-        """Returns the number of bytes to format; an end may refer to one call many times."""
+        """Returns the number of bytes to format; an end may refer to each call that was sent."""
         size = arrived.item.ByteSize()
         if isinstance(arrived.item, StreamEnd):
-            largest = max((call.ByteSize() for call, _ in self._sent.values()), default=0)
-            size = (size + largest) * max(1, len(arrived.item.response.document.calls))
+            size += sum(call.ByteSize() for call, _ in self._sent.values())
         return size
 
     def lines(self, arrived: Arrived) -> Iterator[Sequence[Piece]]:
