@@ -218,13 +218,17 @@ async def measure_server(count: int) -> None:
     lines = [item(88) for _ in range(count)]
     async with AsyncExitStack() as stack:
         ours = await stack.enter_async_context(stub_of(*command))
-        echo = await stack.enter_async_context(stub_of(sys.executable, __file__, "--echo"))
+        echo, bare = [
+            await stack.enter_async_context(stub_of(sys.executable, __file__, "--bare", kind))
+            for kind in ("echo", "convert")
+        ]
         for size in (1, 64, 256, 1024):
             few = lines if size > 1 else lines[: count // 10]
             rounds = await measured_calls(
                 {
                     "ours": partial(convert_all, ours, few, size),
                     "echo": partial(convert_all, echo, few, size),
+                    "bare": partial(convert_all, bare, few, size),
                     "ParseCall": partial(parse_all, ours, lines[: count // 10]),
                 },
                 0,
@@ -232,6 +236,7 @@ async def measure_server(count: int) -> None:
             seconds, of_calls = rounds.seconds("ours"), rounds.ratio("ParseCall", "ours")
             figures = {
                 "echo": rounds.ratio("echo", "ours"),
+                "bare": rounds.ratio("bare", "ours"),
                 "ParseCall": of_calls.per(count / 10 / len(few)),
             }
             rate = f"{len(few) / seconds:,.0f} items/s"
@@ -252,15 +257,21 @@ async def stub_of(*command: str) -> AsyncIterator[Any]:
         await server.wait()
 
 
-async def serve_echo() -> None:
-    """Runs a bare server, which converts one message of each size and then repeats the answer."""
+async def serve_bare(converts: bool) -> None:
+    """Runs a bare server, which repeats its answer to the first message of each size.
+
+    If it converts, it converts the items of each message before, and drops the results.
+    """
     ready: dict[int, bytes] = {}
 
     async def convert(requests: Any, context: Any) -> AsyncIterator[bytes]:
         async for request in requests:
             if len(request) not in ready:
-                message = pb.ConvertCallsRequest.FromString(request)
-                [(ready[len(request)], _)] = CallStream(MAX_BYTES, sys.maxsize).answer(message)
+                items = pb.ConvertCallsRequest.FromString(request).conversions
+                [(ready[len(request)], _)] = CallStream(MAX_BYTES, sys.maxsize).answer(items)
+            if converts:
+                for conversion in pb.ConvertCallsRequest.FromString(request).conversions:
+                    imagecall.serialized_from_json(conversion.json)
             yield ready[len(request)]
 
     server = grpc.aio.server()
@@ -304,12 +315,12 @@ def main() -> None:
     parser.add_argument("--times", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--memory", help=argparse.SUPPRESS)
-    parser.add_argument("--echo", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--bare", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.keep:
         keep_freed_memory()
-    if options.echo:
-        return asyncio.run(serve_echo())
+    if options.bare:
+        return asyncio.run(serve_bare(options.bare == "convert"))
     if options.times:
         return measure_times(options.times)
     if options.memory:
@@ -333,7 +344,7 @@ def main() -> None:
     print(
         f"\n{count:,} items of 88 B, one client, both on these cores: speed as a part of an echo's"
     )
-    print("of ready messages, and of ParseCall's")
+    print("of ready messages, of an echo's that converts each item first, and of ParseCall's")
     asyncio.run(measure_server(count))
     return None
 

@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from imagecall.access.limits import Limits
+from imagecall.conversion.batch import batches
 from imagecall.doors.grpc.services import ConversionServicer
+from imagecall.sizes import OFFLOAD
 from imagecall.v1.conversion_service_pb2 import Conversion, ConvertCallsRequest
 
 ITEM = '{"type":"image_generation_call","id":"ig_1","result":null,"status":"failed"}'
@@ -38,3 +40,18 @@ async def test_one_iteration_of_the_loop_converts_the_items_of_one_message() -> 
     ticking.cancel()
     assert answers == [MESSAGES] * STREAMS
     assert list(converted.values()) == [ITEMS] * STREAMS * MESSAGES
+
+
+def test_the_items_of_a_message_are_converted_in_small_batches() -> None:
+    small = Conversion(json=ITEM)
+    large = Conversion(json='{"note":"' + "x" * OFFLOAD + '"}')
+    tiny = Conversion(json="{}")
+    found = [*batches([small] * 1000 + [large] * 2 + [small] + [tiny] * 1000)]
+    assert [item for batch, _ in found for item in batch] == (
+        [small] * 1000 + [large] * 2 + [small] + [tiny] * 1000
+    )
+    assert [len(batch) for batch, size in found if size >= OFFLOAD] == [1, 1]
+    assert all(sum(item.ByteSize() for item in batch) <= size for batch, size in found)
+    assert max(len(batch) for batch, _ in found) == 127
+    assert len(found) < 22
+    assert not [*batches([])]

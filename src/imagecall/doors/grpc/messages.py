@@ -93,7 +93,6 @@ async def read_requests(
         if data is grpc.aio.EOF:
             return
         note_received(len(data))
-        REQUEST_BYTES.set(len(data))
         if len(data) < PIECE:
             yield method.decode(data)
             continue
