@@ -5,11 +5,18 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
+
 from imagecall.access.limits import Limits
 from imagecall.conversion.batch import batches
 from imagecall.doors.grpc.services import ConversionServicer
+from imagecall.errors import ConversionError
 from imagecall.sizes import OFFLOAD
-from imagecall.v1.conversion_service_pb2 import Conversion, ConvertCallsRequest
+from imagecall.v1.conversion_service_pb2 import (
+    Conversion,
+    ConvertCallsRequest,
+    ConvertCallsResponse,
+)
 
 ITEM = '{"type":"image_generation_call","id":"ig_1","result":null,"status":"failed"}'
 ITEMS, STREAMS, MESSAGES = 20, 10, 3
@@ -55,3 +62,21 @@ def test_the_items_of_a_message_are_converted_in_small_batches() -> None:
     assert max(len(batch) for batch, _ in found) == 127
     assert len(found) < 22
     assert not [*batches([])]
+
+
+@pytest.mark.parametrize("most", [1000, 900])
+async def test_the_batches_of_a_message_are_answered_together(most: int) -> None:
+    async def requests() -> AsyncIterator[ConvertCallsRequest]:
+        yield ConvertCallsRequest(conversions=[Conversion(json=ITEM)] * 1000)
+
+    servicer = ConversionServicer(Limits(stream_items=most))
+    context: Any = None
+    found: list[bytes] = []
+    try:
+        async for answer in servicer.ConvertCalls(requests(), context):
+            found.append(answer)
+    except ConversionError as error:
+        assert error.reason == "TOO_MANY_ITEMS"
+        assert most < 1000
+    [answer] = found
+    assert len(ConvertCallsResponse.FromString(answer).results) == most
