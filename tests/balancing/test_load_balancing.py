@@ -211,9 +211,9 @@ async def test_without_replicas_the_status_is_UNAVAILABLE(name: str, tmp_path: P
 
 @pytest.mark.parametrize("name", _PROXIES)
 async def test_streams_that_are_not_read_hold_up_no_other(name: str, tmp_path: Path) -> None:
-    """All on one connection of a client."""
+    """All on one connection of a client; each replica has the memory for all of them."""
     large, small = StreamImageRequest(), StreamImageRequest()
-    large.request.CopyFrom(_request('{"image_bytes":50000000}').request)
+    large.request.CopyFrom(_request('{"image_bytes":20000000}').request)
     small.request.CopyFrom(_request().request)
     async with _behind(name, tmp_path) as (balancer, _, _), _generation(balancer) as stub:
         unread = [stub.StreamImage(large) for _ in range(2 * COUNT)]
