@@ -268,7 +268,9 @@ async def serve_bare(converts: bool) -> None:
         async for request in requests:
             if len(request) not in ready:
                 items = pb.ConvertCallsRequest.FromString(request).conversions
-                [(ready[len(request)], _)] = CallStream(MAX_BYTES, sys.maxsize).answer(items)
+                stream = CallStream(MAX_BYTES, sys.maxsize)
+                assert not list(stream.answer(items))
+                ready[len(request)] = stream.take()
             if converts:
                 for conversion in pb.ConvertCallsRequest.FromString(request).conversions:
                     imagecall.serialized_from_json(conversion.json)

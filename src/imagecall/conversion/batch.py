@@ -4,7 +4,7 @@ Takes and returns the messages of proto/imagecall/v1/conversion_service.proto; t
 stream come in the order of its items.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -200,7 +200,7 @@ def error_in_place(message: conversion_error_pb2.ConversionError) -> ConversionE
     return ConversionError(reason if message.reason else "", message.pointer, message.message, code)
 
 
-def batches(conversions: Sequence[Conversion]) -> Iterator[tuple[list[Conversion], int]]:
+def batches(conversions: Iterable[Conversion]) -> Iterator[tuple[list[Conversion], int]]:
     """Splits the items of a message into batches of less than 32 KiB, and larger items alone.
 
     Yields each batch with its size in bytes.
@@ -219,7 +219,7 @@ def batches(conversions: Sequence[Conversion]) -> Iterator[tuple[list[Conversion
 
 
 class CallStream:
-    """State of one stream of conversions: the count of items, and the chunks of the current one."""
+    """State of one stream of conversions: its items so far, and what is not complete yet."""
 
     def __init__(self, max_bytes: int, max_items: int, count: Count = uncounted) -> None:
         self._max_bytes = max_bytes
@@ -228,42 +228,39 @@ class CallStream:
         self._index = 0
         self._assembly: Assembly | None = None
         self._assembled = ""
+        self._results: list[bytes] = []
+        self._size = 0
 
     @property
     def pending_bytes(self) -> int:
         """Bytes received of an item whose last chunk has not come."""
         return self._assembly.size if self._assembly else 0
 
-    def answer(self, conversions: Iterable[Conversion]) -> Iterator[tuple[bytes, bool]]:
-        """Yields the results for items of a request, in messages that any client accepts.
+    def answer(self, conversions: Iterable[Conversion]) -> Iterator[bytes]:
+        """Converts items. Yields each message that is full; `take` returns the other results.
 
-        Yields each message, a serialized ConvertCallsResponse, with True if it is the last one.
+        A message is a serialized ConvertCallsResponse that any client accepts.
 
         Raises ConversionError: TOO_MANY_ITEMS; CHUNKS_DAMAGED if the chunks of an item are not in
         order, as it is then unknown which items the later chunks belong to.
         """
-        results: list[bytes] = []
-        size = 0
-        try:
-            for result in self._results(conversions):
-                if size and size + len(result) > MESSAGE:
-                    yield b"".join(results), False
-                    results, size = [], 0
-                results.append(result)
-                size += len(result)
-        except ConversionError:
-            if results:
-                yield b"".join(results), False
-            raise
-        if results:
-            yield b"".join(results), True
+        for result in self._converted(conversions):
+            if self._size and self._size + len(result) > MESSAGE:
+                yield self.take()
+            self._results.append(result)
+            self._size += len(result)
+
+    def take(self) -> bytes:
+        """Returns, once, the results that no message had yet, as a message."""
+        results, self._results, self._size = self._results, [], 0
+        return b"".join(results)
 
     def finish(self) -> None:
         """Ends the stream. Raises ConversionError if an item is incomplete."""
         if self._assembly is not None:
             self._assembly.check()
 
-    def _results(self, conversions: Iterable[Conversion]) -> Iterator[bytes]:
+    def _converted(self, conversions: Iterable[Conversion]) -> Iterator[bytes]:
         for conversion in conversions:
             kind = conversion.WhichOneof("input") or ""
             if kind.endswith(_CHUNK):

@@ -39,7 +39,7 @@ from imagecall.json.pieces import under
 from imagecall.observing.request_id import HEADER
 from imagecall.observing.rpc import METADATA, answer_with_id, identify
 from imagecall.rpc.headers import Metadata
-from imagecall.sizes import APART, MESSAGE, OFFLOAD
+from imagecall.sizes import APART, OFFLOAD
 from imagecall.turns import take_turn
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
@@ -129,35 +129,23 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         stream = CallStream(self._max_bytes, self._max_items, self._count)
         memory = MEMORY.get()
         async for request in request_iterator:
-            joined: list[bytes] = []
             try:
-                async for response in _converted(stream, request):
-                    if joined and sum(map(len, joined)) + len(response) > MESSAGE:
-                        yield b"".join(joined)
-                        joined = []
-                    joined.append(response)
+                for batch, size in batches(request.conversions):
+                    if len(batch) > 1:  # One item takes no longer than its message.
+                        await fair_turn()
+                    size += stream.pending_bytes
+                    answers = stream.answer(batch)
+                    while full := await run_offloaded(size, next, answers, b""):
+                        yield full
             except ConversionError:
-                if joined:
-                    yield b"".join(joined)
+                if rest := stream.take():
+                    yield rest
                 raise
-            if joined:
-                yield b"".join(joined)
+            if rest := stream.take():
+                yield rest
             pending = min(stream.pending_bytes, 2 * self._max_bytes)  # An Assembly drops the rest.
             memory.resize(CALL_OVERHEAD + COPIES * pending)
         stream.finish()
-
-
-async def _converted(stream: CallStream, request: pb.ConvertCallsRequest) -> AsyncIterator[bytes]:
-    """Yields the results for the items of a request, in one or more messages."""
-    for batch, size in batches(request.conversions):
-        if len(batch) > 1:  # One item takes no longer than its message.
-            await fair_turn()
-        size += stream.pending_bytes
-        answers, is_last = stream.answer(batch), False
-        while not is_last:
-            response, is_last = await run_offloaded(size, next, answers, (b"", True))
-            if response:
-                yield response
 
 
 def _request_and_json(kind: type[_Parse], data: bytes) -> tuple[_Parse, bytes]:
