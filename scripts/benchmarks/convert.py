@@ -15,7 +15,6 @@ the C allocator's defaults, as in a user's process, and with freed memory kept, 
 """
 
 import argparse
-import asyncio
 import base64
 import gc
 import os
@@ -23,28 +22,22 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import betterproto
-import grpc
 import jiter
 import openai.types.responses.response_output_item as openai_items
 import pybase64
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
-from rounds import measured, measured_calls, print_row, time_of
+from rounds import measured, print_row, time_of
 
 import imagecall
 from imagecall.allocator import keep_freed_memory
-from imagecall.conversion.batch import CallStream
-from imagecall.json.text import MAX_BYTES, quote
-from imagecall.v1 import conversion_service_pb2 as pb
-from imagecall.v1.conversion_service_pb2_grpc import ConversionServiceStub
+from imagecall.json.text import quote
 
 TYPE = "image_generation_call"
 KEYS = {"type", "id", "result", "status"}
@@ -211,118 +204,15 @@ def in_new_process(*arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.rstrip()
 
 
-async def measure_server(count: int) -> None:
-    """Prints the items per second of ConvertCalls, and its ratios to ParseCall and to an echo."""
-    program = str(Path(sys.executable).with_name("imagecall"))
-    command = (program, "serve", "--grpc", "127.0.0.1:0", "--http", "off")
-    lines = [item(88) for _ in range(count)]
-    async with AsyncExitStack() as stack:
-        ours = await stack.enter_async_context(stub_of(*command))
-        echo, bare = [
-            await stack.enter_async_context(stub_of(sys.executable, __file__, "--bare", kind))
-            for kind in ("echo", "convert")
-        ]
-        for size in (1, 64, 256, 1024):
-            few = lines if size > 1 else lines[: count // 10]
-            rounds = await measured_calls(
-                {
-                    "ours": partial(convert_all, ours, few, size),
-                    "echo": partial(convert_all, echo, few, size),
-                    "bare": partial(convert_all, bare, few, size),
-                    "ParseCall": partial(parse_all, ours, lines[: count // 10]),
-                },
-                0,
-            )
-            seconds, of_calls = rounds.seconds("ours"), rounds.ratio("ParseCall", "ours")
-            figures = {
-                "echo": rounds.ratio("echo", "ours"),
-                "bare": rounds.ratio("bare", "ours"),
-                "ParseCall": of_calls.per(count / 10 / len(few)),
-            }
-            rate = f"{len(few) / seconds:,.0f} items/s"
-            print_row(f"ConvertCalls, {size} items a message", rate, figures)
-
-
-@asynccontextmanager
-async def stub_of(*command: str) -> AsyncIterator[Any]:
-    """Runs a server process; yields a stub."""
-    server = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    assert server.stdout
-    address = (await server.stdout.readline()).decode().split()[-1]
-    try:
-        async with grpc.aio.insecure_channel(address) as channel:
-            yield ConversionServiceStub(channel)
-    finally:
-        server.terminate()
-        await server.wait()
-
-
-async def serve_bare(converts: bool) -> None:
-    """Runs a bare server, which repeats its answer to the first message of each size.
-
-    If it converts, it converts the items of each message before, and drops the results.
-    """
-    ready: dict[int, bytes] = {}
-
-    async def convert(requests: Any, context: Any) -> AsyncIterator[bytes]:
-        async for request in requests:
-            if len(request) not in ready:
-                items = pb.ConvertCallsRequest.FromString(request).conversions
-                stream = CallStream(MAX_BYTES, sys.maxsize)
-                assert not list(stream.answer(items))
-                ready[len(request)] = stream.take()
-            if converts:
-                for conversion in pb.ConvertCallsRequest.FromString(request).conversions:
-                    imagecall.serialized_from_json(conversion.json)
-            yield ready[len(request)]
-
-    server = grpc.aio.server()
-    handler = grpc.stream_stream_rpc_method_handler(convert)
-    name = pb.DESCRIPTOR.services_by_name["ConversionService"].full_name
-    server.add_registered_method_handlers(name, {"ConvertCalls": handler})
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(f"listening grpc 127.0.0.1:{port}", flush=True)
-    await server.wait_for_termination()
-
-
-async def parse_all(stub: Any, texts: list[bytes]) -> None:
-    """Converts items by ParseCall, with 32 calls in progress."""
-    pending = iter(texts)
-
-    async def work() -> None:
-        for text in pending:
-            await stub.ParseCall(pb.ParseCallRequest(json=text))
-
-    await asyncio.gather(*(work() for _ in range(32)))
-
-
-async def convert_all(stub: Any, texts: list[bytes], size: int) -> None:
-    """Converts items by ConvertCalls, with `size` items a message."""
-
-    async def requests() -> AsyncIterator[pb.ConvertCallsRequest]:
-        for start in range(0, len(texts), size):
-            batch = [pb.Conversion(json=text) for text in texts[start : start + size]]
-            yield pb.ConvertCallsRequest(conversions=batch)
-
-    count = 0
-    async for answer in stub.ConvertCalls(requests()):
-        count += sum(result.HasField("call") for result in answer.results)
-    assert count == len(texts)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less time, less sure figures")
     parser.add_argument("--times", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--memory", help=argparse.SUPPRESS)
-    parser.add_argument("--bare", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.keep:
         keep_freed_memory()
-    if options.bare:
-        return asyncio.run(serve_bare(options.bare == "convert"))
     if options.times:
         return measure_times(options.times)
     if options.memory:
@@ -342,12 +232,6 @@ def main() -> None:
             for peer in ("ours", "json_format", "openai", "floor")
         }
         print_row(f"{direction} 64 MB, peak memory", peaks.pop("ours"), peaks)
-    count = 10_000 if options.quick else 100_000
-    print(
-        f"\n{count:,} items of 88 B, one client, both on these cores: speed as a part of an echo's"
-    )
-    print("of ready messages, of an echo's that converts each item first, and of ParseCall's")
-    asyncio.run(measure_server(count))
     return None
 
 
