@@ -59,8 +59,8 @@ def test_the_items_of_a_message_are_converted_in_small_batches() -> None:
     )
     assert [len(batch) for batch, size in found if size >= OFFLOAD] == [1, 1]
     assert all(sum(item.ByteSize() for item in batch) <= size for batch, size in found)
-    assert max(len(batch) for batch, _ in found) == 127
-    assert len(found) < 22
+    assert max(len(batch) for batch, _ in found) == 63
+    assert len(found) < 40
     assert not [*batches([])]
 
 
