@@ -26,16 +26,19 @@ _TOKEN: Final = re.compile(
     rb"[ \t\n\r]*+(?:"
     rb"(?P<mark>[{}\[\]:,])"
     rb'|(?P<string>")'
-    rb"|(?P<number>-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?+(?![0-9.a-zA-Z]))"
+    rb"|(?P<number>-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?(?![0-9.a-zA-Z]))"
     rb"|(?P<literal>(?:true|false|null)(?![0-9a-zA-Z]))"
     rb"|(?P<infinite>-?(?:NaN|Infinity))"
     rb"|(?P<end>\Z))"
 )
 _AFTER_SPACES: Final = re.compile(rb"[ \t\n\r]*+.?", re.DOTALL)
 _CHARACTERS: Final = re.compile(
-    rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+'
+    rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*'
 )
-"""Characters of a string, up to its closing quote or its first fault."""
+"""Characters of a string, up to its closing quote or its first fault.
+
+The last * is not possessive: in Python 3.11.2, such a group keeps the start of what does not match.
+"""
 
 
 @dataclass
