@@ -20,9 +20,15 @@ from imagecall.v1.conversion_service_pb2 import (
 
 ITEM = '{"type":"image_generation_call","id":"ig_1","result":null,"status":"failed"}'
 ITEMS, STREAMS, MESSAGES = 20, 10, 3
+HALF = ITEM[:-1] + ',"note":"' + "x" * (OFFLOAD // 2) + '"}'
+"""An item of which no two are a batch."""
 
 
-async def test_one_iteration_of_the_loop_converts_the_items_of_one_message() -> None:
+# The steps that one message takes.
+@pytest.mark.parametrize(("item", "steps"), [(ITEM, 1), (HALF, ITEMS)])
+async def test_one_iteration_of_the_loop_converts_one_batch_of_one_message(
+    item: str, steps: int
+) -> None:
     iteration = 0
     converted: Counter[int] = Counter()
 
@@ -34,7 +40,7 @@ async def test_one_iteration_of_the_loop_converts_the_items_of_one_message() -> 
 
     async def requests() -> AsyncIterator[ConvertCallsRequest]:
         for _ in range(MESSAGES):
-            yield ConvertCallsRequest(conversions=[Conversion(json=ITEM)] * ITEMS)
+            yield ConvertCallsRequest(conversions=[Conversion(json=item)] * ITEMS)
 
     servicer = ConversionServicer(Limits(), lambda *_: converted.update([iteration]))
 
@@ -46,7 +52,7 @@ async def test_one_iteration_of_the_loop_converts_the_items_of_one_message() -> 
     answers = await asyncio.gather(*(stream() for _ in range(STREAMS)))
     ticking.cancel()
     assert answers == [MESSAGES] * STREAMS
-    assert list(converted.values()) == [ITEMS] * STREAMS * MESSAGES
+    assert list(converted.values()) == [ITEMS // steps] * steps * STREAMS * MESSAGES
 
 
 def test_the_items_of_a_message_are_converted_in_small_batches() -> None:

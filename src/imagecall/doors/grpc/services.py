@@ -131,7 +131,7 @@ class ConversionServicer(pb_grpc.ConversionServiceServicer):
         async for request in request_iterator:
             try:
                 for batch, size in batches(request.conversions):
-                    if len(batch) > 1:  # One item takes no longer than its message.
+                    if len(request.conversions) > 1:  # One took no longer to come.
                         await fair_turn()
                     size += stream.pending_bytes
                     answers = stream.answer(batch)
