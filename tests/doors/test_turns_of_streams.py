@@ -46,12 +46,13 @@ async def test_one_iteration_of_the_loop_converts_one_batch_of_one_message(
 
     async def stream() -> int:
         context: Any = None
-        return len([answer async for answer in servicer.ConvertCalls(requests(), context)])
+        answers = [answer async for answer in servicer.ConvertCalls(requests(), context)]
+        return len(ConvertCallsResponse.FromString(b"".join(answers)).results)
 
     ticking = asyncio.create_task(tick())
     answers = await asyncio.gather(*(stream() for _ in range(STREAMS)))
     ticking.cancel()
-    assert answers == [MESSAGES] * STREAMS
+    assert answers == [MESSAGES * ITEMS] * STREAMS
     assert list(converted.values()) == [ITEMS // steps] * steps * STREAMS * MESSAGES
 
 

@@ -50,7 +50,13 @@ _INDEX: Final = tag_of(ConversionResult.DESCRIPTOR.fields_by_name["index"])
 _ITEM_BYTES: Final = 512
 """Lowest cost of an item, in bytes of JSON.
 
-So a batch has at most 63 small items: 0.5 ms of work, or 3 ms if each is refused.
+So a batch has at most 63 small items: 0.5 ms of work; some refusals take twenty times as long.
+"""
+
+_ANSWER: Final = 256 * 1024
+"""Most bytes of the results in a message, unless it is one result.
+
+Small, as each stream that waits for its turn holds that much, which no budget counts.
 """
 
 _CHUNK: Final = "_chunk"
@@ -245,7 +251,7 @@ class CallStream:
         order, as it is then unknown which items the later chunks belong to.
         """
         for result in self._converted(conversions):
-            if self._size and self._size + len(result) > MESSAGE:
+            if self._size and self._size + len(result) > _ANSWER:
                 yield self.take()
             self._results.append(result)
             self._size += len(result)
