@@ -66,6 +66,9 @@ def elsewhere(
         if field in ("", "call"):
             continue
         index = getattr(place, field)
+        if (field, index) in used:
+            raise _damaged(place, f"has {field} {index}, as another place has")
+        used.add((field, index))
         if field == "call_index":
             if index >= len(response.calls):
                 raise _damaged(place, f"is not in calls[{index}]")
@@ -74,9 +77,6 @@ def elsewhere(
             if sent is None or index not in sent:
                 raise _damaged(place, f"is in no event with output_index {index}")
             found[place.pointer] = sent[index]
-        if (field, index) in used:
-            raise _damaged(place, f"has {field} {index}, as another place has")
-        used.add((field, index))
     return found
 
 

@@ -1320,8 +1320,8 @@ class DocumentCall(betterproto.Message):
 
     call: "ImageGenerationCall" = betterproto.message_field(2)
     """
-    The call, as the variant that belongs to its place. Not set where one of the
-     fields below is.
+    The call, as the variant that belongs to its place. At most one of call,
+     call_index and output_index is set.
     """
 
     call_index: Optional[int] = betterproto.uint32_field(3, optional=True)

@@ -86,8 +86,8 @@ class DocumentCall(_message.Message):
     """
     @_builtins.property
     def call(self) -> _image_generation_call_pb2.ImageGenerationCall:
-        """The call, as the variant that belongs to its place. Not set where one of the
-        fields below is.
+        """The call, as the variant that belongs to its place. At most one of call,
+        call_index and output_index is set.
         """
 
     def __init__(

@@ -21,7 +21,7 @@ from imagecall.wire.cost import parsed
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 REQUEST_BYTES: Final = ContextVar("REQUEST_BYTES", default=0)
-"""Serialized size of the latest request of the current call."""
+"""Serialized size of the request of the current call; 0 if the call has a stream of them."""
 
 _Message = TypeVar("_Message", bound=Message)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
