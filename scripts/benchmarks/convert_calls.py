@@ -4,17 +4,19 @@ The peers: a bare grpcio server that repeats an answer it has ready; the same on
 each item with serialized_from_json before, and drops the result; and ParseCall of our server, one
 item a call. All of them run on the cores of the client.
 
-A ratio is our speed as a part of the peer's; quartiles are in brackets.
+A ratio is our speed as a multiple of the peer's, item by item; quartiles are in brackets.
 """
 
 import argparse
 import asyncio
 import base64
 import os
+import platform
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +144,9 @@ def main() -> None:
     if options.bare:
         return asyncio.run(serve_bare(options.bare == "convert"))
     count = 10_000 if options.quick else 100_000
-    print(f"{count:,} items of 88 B, one client: our speed as a part of the peer's")
+    versions = ", ".join(f"{name} {version(name)}" for name in ("grpcio", "protobuf"))
+    print(f"Python {platform.python_version()}, {os.cpu_count()} cores; {versions}")
+    print(f"{count:,} items of 88 B, one client: our speed as a multiple of the peer's")
     return asyncio.run(measure_server(count))
 
 

@@ -24,12 +24,15 @@ MAX_PROLOG_BYTES: Final = 4096
 """Bytes from the start of an image that suffice to detect its format."""
 
 _SVG: Final = re.compile(
-    rb"""(?:\xef\xbb\xbf)?+  # UTF-8's byte order mark
-    (?:\s++ | <\?[^>]*+> | <!--(?>.*?-->) | <!DOCTYPE[^][>]*+(?:\[[^]]*+\][^>]*+)?+>)*+
-    <(?:[\w.-]++:)?+svg[\s/>]""",
+    rb"""(?:\xef\xbb\xbf)?  # UTF-8's byte order mark
+    (?:\s++ | <\?[^>]*+> | <!--(?>.*?-->) | <!DOCTYPE[^][>]*+(?:\[[^]]*+\][^>]*+)?>)*
+    <(?:[\w.-]++:)?svg[\s/>]""",
     re.DOTALL | re.VERBOSE,
 )
-"""Prolog of an XML document (XML 1.0, section 2.8) whose root element is svg."""
+"""Prolog of an XML document (XML 1.0, section 2.8) whose root element is svg.
+
+No group is possessive, as in `json.diagnosis`.
+"""
 
 
 def image_format(image: bytes) -> str | None:

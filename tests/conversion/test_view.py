@@ -103,6 +103,7 @@ def test_other_text_is_no_image(result: str) -> None:
         ),
         (b"<?xml version='1.0'?><?x y?>" + b"<!-- " + bytes(3000) + b" --><svg\n>", "svg"),
         (b"<?xml version='1.0'?><html><svg/></html>", None),
+        (b"<!DOCTYPE html [<svg>", None),
         (b"<!DOCTYPE html><svg-icon>", None),
         (b"<svgx>", None),
         (b"<!-- <svg/>", None),

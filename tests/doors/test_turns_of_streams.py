@@ -87,3 +87,18 @@ async def test_the_batches_of_a_message_are_answered_together(most: int) -> None
         assert most < 1000
     [answer] = found
     assert len(ConvertCallsResponse.FromString(answer).results) == most
+
+
+async def test_a_message_of_large_results_is_answered_in_several() -> None:
+    """So that little is held while the stream waits for its turn."""
+
+    async def requests() -> AsyncIterator[ConvertCallsRequest]:
+        yield ConvertCallsRequest(conversions=[Conversion(json=HALF)] * 100)
+
+    context: Any = None
+    servicer = ConversionServicer(Limits())
+    found = [answer async for answer in servicer.ConvertCalls(requests(), context)]
+    results = ConvertCallsResponse.FromString(b"".join(found)).results
+    assert [result.index for result in results] == [*range(100)]
+    assert all(result.HasField("call") for result in results)
+    assert max(map(len, found)) <= 256 * 1024

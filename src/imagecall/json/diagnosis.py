@@ -37,7 +37,8 @@ _CHARACTERS: Final = re.compile(
 )
 """Characters of a string, up to its closing quote or its first fault.
 
-The last * is not possessive: in Python 3.11.2, such a group keeps the start of what does not match.
+No group is possessive, here or in _TOKEN: in Python 3.11.2, one keeps the start of what does not
+match.
 """
 
 
