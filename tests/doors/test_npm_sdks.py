@@ -57,7 +57,7 @@ EVENTS = [
     "response.output_item.done",
     "response.output_item.added",
     "response.content_part.added",
-    *["response.output_text.delta"] * 10,
+    "response.output_text.delta",
     "response.output_text.done",
     "response.content_part.done",
     "response.output_item.done",

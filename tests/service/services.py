@@ -102,6 +102,14 @@ class Refusing(ImageService):
         yield Message("I draw no cats.")
 
 
+class Saying(ImageService):
+    """Draws an image, and sends the prompt as its message."""
+
+    async def generate(self, request: ImageRequest) -> AsyncIterator[Event]:
+        yield FinalImage(FIRST)
+        yield Message(request.prompt)
+
+
 class Waiting(ImageService):
     """Waits for ever; notes that it has begun, and how it ended."""
 

@@ -1,6 +1,7 @@
 """The answers of a service, through our gRPC door and through plain servers of grpcio."""
 
 import asyncio
+import json
 from typing import Any
 
 import aiohttp
@@ -30,6 +31,7 @@ from tests.service.services import (
     PlainTwoImages,
     PlainWaiting,
     Refusing,
+    Saying,
     Silent,
     TwoImages,
     Waiting,
@@ -95,6 +97,17 @@ async def test_other_events_have_the_message_where_they_are_requested(kind: str)
     assert added.output_item_added_event.output_index == 2
     assert part.unknown_item.type == "response.content_part.added"
     assert "Two foxes." in done.output_item_done_event.item.unknown_item.json
+
+
+@server
+@pytest.mark.parametrize("text", ["a fox", "\n  a fox,\n\n  drawn\n", "fox " * 50_000])
+async def test_the_text_of_a_message_comes_whole_in_one_delta(kind: str, text: str) -> None:
+    async with SERVERS[kind](Saying()) as address:
+        *events, _ = await stream(address, request_of(prompt=text), include_other_events=True)
+    others = [json.loads(event.unknown_item.json) for event in events[6:-1]]
+    added, delta, done, part = others
+    assert (added["part"]["text"], delta["delta"], done["text"]) == ("", text, text)
+    assert part["part"]["text"] == text
 
 
 @server

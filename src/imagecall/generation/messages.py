@@ -3,15 +3,11 @@
 Agent frameworks repeat a request until an answer has a message, so an image alone does not suffice.
 """
 
-import re
 from collections.abc import Iterator
-from typing import Final
 
 from imagecall.json.text import JsonValue
 
 Fields = dict[str, JsonValue]
-
-_WORDS: Final = re.compile(r"\S+\s*")
 
 
 def message_item(name: str, text: str) -> Fields:
@@ -20,14 +16,17 @@ def message_item(name: str, text: str) -> Fields:
 
 
 def message_events(name: str, text: str, output_index: int) -> Iterator[Fields]:
-    """Yields the events of a message, at an index of the output, in the order of the APIs."""
+    """Yields the events of a message, at an index of the output, in the order of the APIs.
+
+    The text is there, so it comes in one delta.
+    """
     item: Fields = {"output_index": output_index}
     part: Fields = {"item_id": name, "output_index": output_index, "content_index": 0}
     tag = "response.output_item"
     yield {"type": f"{tag}.added", **item, "item": _item(name, "in_progress", [])}
     yield {"type": "response.content_part.added", **part, "part": _part("")}
-    for words in _WORDS.findall(text):
-        yield {"type": "response.output_text.delta", **part, "delta": words, "logprobs": []}
+    if text:
+        yield {"type": "response.output_text.delta", **part, "delta": text, "logprobs": []}
     yield {"type": "response.output_text.done", **part, "text": text, "logprobs": []}
     yield {"type": "response.content_part.done", **part, "part": _part(text)}
     yield {"type": f"{tag}.done", **item, "item": message_item(name, text)}
