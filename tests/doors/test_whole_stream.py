@@ -1,6 +1,7 @@
 """The stream of the HTTP door is whole for every client, whatever an API left out."""
 
 import json
+import time
 import tracemalloc
 from base64 import b64encode
 from collections.abc import AsyncIterator
@@ -395,3 +396,17 @@ async def test_an_end_counts_the_items_before_to_which_it_may_refer() -> None:
     for index in range(20):
         end.response.document.calls.add(pointer=f"/output/{index}", output_index=index)
     assert end.ByteSize() < OFFLOAD < 20 * 4000 < lines.size_of(Arrived(end))
+
+
+@pytest.mark.timing
+async def test_many_deltas_of_one_text_take_no_longer_than_those_of_many_texts() -> None:
+    def seconds(indexes: range) -> float:
+        stream = EventStream(response_keys({}, "resp_1"))
+        fields = {"type": OF_WORDS[2], "item_id": "msg_1", "output_index": 0, "delta": "a" * 1000}
+        deltas = [event_from_json(json.dumps(fields | {"content_index": i})) for i in indexes]
+        begun = time.process_time()
+        for delta in deltas * (10_000 // len(deltas)):
+            assert list(stream.lines(Arrived(delta)))
+        return time.process_time() - begun
+
+    assert seconds(range(1)) < 3 * seconds(range(1000))

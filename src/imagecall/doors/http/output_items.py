@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import StringIO
 from itertools import chain
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -132,7 +133,7 @@ def item_of(raw: bytes) -> OutputItem | None:
 class Part:
     """Part of an item's content, from the events so far."""
 
-    text: str = ""
+    text: StringIO = field(default_factory=StringIO)
     events: set[str] = field(default_factory=set)
 
 
