@@ -74,6 +74,7 @@ class EmbeddedBackend:
         self._max_image_bytes = max_image_bytes
         self._pool = ThreadPoolExecutor(_DRAWINGS, "imagecall-drawing")
         self._cache: OrderedDict[_Key, Picture] = OrderedDict()
+        self._cached_bytes = 0
         self._drawing: dict[_Key, asyncio.Future[Picture]] = {}
 
     async def generate_image(
@@ -145,16 +146,15 @@ class EmbeddedBackend:
         """Returns a picture of an order from the cache, or draws the picture in a thread."""
         size = order.faults.image_bytes if sharpness == 1 else None
         key = (order.card_digest, sharpness, size)
-        picture = self._cache.pop(key, None)
-        if picture is None:
-            if key not in self._drawing:  # Concurrent calls share one drawing.
-                self._drawing[key] = asyncio.get_running_loop().run_in_executor(
-                    self._pool, _drawn, order.card, sharpness, size
-                )
-                self._drawing[key].add_done_callback(partial(self._finished, key))
-            return await asyncio.shield(self._drawing[key])
-        self._keep(key, picture)
-        return picture
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        if key not in self._drawing:  # Concurrent calls share one drawing.
+            self._drawing[key] = asyncio.get_running_loop().run_in_executor(
+                self._pool, _drawn, order.card, sharpness, size
+            )
+            self._drawing[key].add_done_callback(partial(self._finished, key))
+        return await asyncio.shield(self._drawing[key])
 
     def _finished(self, key: _Key, drawing: "asyncio.Future[Picture]") -> None:
         del self._drawing[key]
@@ -164,8 +164,10 @@ class EmbeddedBackend:
 
     def _keep(self, key: _Key, picture: Picture) -> None:
         self._cache[key] = picture
-        while sum(len(cached.data) for cached in self._cache.values()) > _MAX_CACHE_BYTES:
-            self._cache.popitem(last=False)
+        self._cached_bytes += len(picture.data)
+        while self._cached_bytes > _MAX_CACHE_BYTES:
+            _, oldest = self._cache.popitem(last=False)
+            self._cached_bytes -= len(oldest.data)
 
 
 def _drawn(card: Card, sharpness: float, size: int | None) -> Picture:
