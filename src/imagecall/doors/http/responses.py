@@ -166,6 +166,8 @@ class StreamResponse(Response, Generic[_Item]):
     async def _send_item(self, item: _Item, body: ResponseBody) -> None:
         lines = self._events.lines(item)
         size = self._events.size_of(item)
-        while (line := await run_offloaded(size, next, lines, None)) is not None:
+        line = await run_offloaded(size, next, lines, None)
+        while line is not None:
             await body.write(line)
-            await asyncio.sleep(0)  # For other tasks: an end may be thousands of lines.
+            if (line := await run_offloaded(size, next, lines, None)) is not None:
+                await asyncio.sleep(0)  # For other tasks: an end may be thousands of lines.
