@@ -5,8 +5,8 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable
 from typing import Any, Final
 
-from imagecall.generation.backend import Part
-from imagecall.generation.parts import sendable
+from imagecall.generation.backend import Part, SmallPart
+from imagecall.generation.parts import in_chunks, sendable
 from imagecall.v1.image_generation_service_pb2 import StreamImageResponse
 
 PNG: Final = b64decode(
@@ -18,8 +18,13 @@ PNG: Final = b64decode(
 Event = dict[str, Any]
 
 
-def message_of(part: Part) -> StreamImageResponse:
+def messages_of(part: Part) -> list[StreamImageResponse]:
     """A part of a backend's answer, as it is sent."""
+    return [message_of(small) for small in in_chunks(part)]
+
+
+def message_of(part: SmallPart) -> StreamImageResponse:
+    """A part that is one message, as it is sent."""
     sent = sendable(part)
     return StreamImageResponse.FromString(sent) if isinstance(sent, bytes) else sent
 

@@ -33,7 +33,7 @@ from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import StreamImageRequest
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_request_pb2 import ImageRequest
-from imagecall.wire.chunks import RawChunk
+from imagecall.wire.chunks import RawChunk, WholeImage
 
 SIZES = {"2 MB": 2_000_000, "64 MB": 64_000_000}
 DRAWN_SIZES = {"100 KB": 100_000, "2 MB": 2_000_000, "32 MB": 32_000_000}
@@ -244,7 +244,7 @@ async def latency() -> None:
 async def read_backend(backend: HttpBackend) -> int:
     size = 0
     async for part in backend.stream_image(request()):
-        if isinstance(part, RawChunk):
+        if isinstance(part, RawChunk | WholeImage):
             size += len(part.data)
     return size
 

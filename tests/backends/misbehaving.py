@@ -12,11 +12,12 @@ from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
 from imagecall.conversion.converter import event_from_json
+from imagecall.generation.assembly import StreamItem
 from imagecall.generation.parts import in_parts
 from imagecall.generation.response import end_of, response_from_json
 from imagecall.v1.image_generation_service_pb2 import StreamImageRequest, StreamImageResponse
 from imagecall.wire.chunks import RawChunk
-from tests.streams import PNG, Event, happy, item, message_of, response
+from tests.streams import PNG, Event, happy, item, message_of, messages_of, response
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 FIELD = "output_item_done_event.item.output_image_generation_call.result.image"
@@ -90,14 +91,14 @@ def stream(
 ) -> list[StreamImageResponse]:
     """The messages of a stream that is right."""
     found = events or happy(image)[:-1]
-    parts = [message_of(p) for event in found for p in in_parts(event_from_json(json.dumps(event)))]
     end = end_of(
         response_from_json(json.dumps(response(item(image)))),
         ending,
         StreamImageRequest(),
         lambda *_: True,
     )
-    return [*parts, *(message_of(part) for part in in_parts(end))]
+    items: list[StreamItem] = [*(event_from_json(json.dumps(event)) for event in found), end]
+    return [message for each in items for part in in_parts(each) for message in messages_of(part)]
 
 
 def chunk(offset: int, data: bytes, **end: Any) -> StreamImageResponse:

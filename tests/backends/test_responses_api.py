@@ -27,7 +27,7 @@ from imagecall.v1.image_generation_service_pb2 import (
 )
 from imagecall.v1.image_request_pb2 import ImageRequest
 from tests.json_value import json_value
-from tests.streams import PNG, Event, framed, happy, item, message_of, numbered, response, without
+from tests.streams import PNG, Event, framed, happy, item, messages_of, numbered, response, without
 from tests.upstream import HANG, JSON, RESET, Answer, Upstream, upstream
 
 KEY = "sk-test-0123456789abcdef"
@@ -63,7 +63,8 @@ async def whole_parts(
     """The parts of an answer as messages."""
     async with aclosing(backend.stream_image(request)) as parts:
         async for part in parts:
-            yield message_of(part)
+            for message in messages_of(part):
+                yield message
 
 
 async def generate(backend: HttpBackend, **options: Any) -> Any:

@@ -37,6 +37,7 @@ from imagecall.doors.http.server import HttpServer
 from imagecall.errors import GenerationError
 from imagecall.generation.backend import Backend
 from imagecall.generation.offload import run_offloaded
+from imagecall.generation.parts import in_chunks
 from imagecall.generation.request import request_from_json
 from imagecall.rpc.addresses import ServerAddress
 from imagecall.v1.image_generation_service_pb2 import GenerateImageResponse, StreamImageResponse
@@ -705,7 +706,7 @@ async def test_what_nobody_foresaw_is_an_error_in_json(streaming: bool) -> None:
 
 
 class Flipping(EmbeddedBackend):
-    """A service that flips one bit of each image, and may send messages."""
+    """A service that flips one bit of each image's chunks, and may send messages."""
 
     def __init__(self, *, sends_messages: bool) -> None:
         super().__init__()
@@ -713,12 +714,13 @@ class Flipping(EmbeddedBackend):
 
     async def stream_image(self, request: Any) -> Any:
         async for part in super().stream_image(request):
-            if isinstance(part, RawChunk):
-                data = bytes(part.data)
-                flipped = part._replace(data=data[:-1] + bytes([data[-1] ^ 1]))
-                yield message_of(flipped) if self._sends_messages else flipped
-            else:
-                yield part
+            for small in in_chunks(part):
+                if isinstance(small, RawChunk):
+                    data = bytes(small.data)
+                    flipped = small._replace(data=data[:-1] + bytes([data[-1] ^ 1]))
+                    yield message_of(flipped) if self._sends_messages else flipped
+                else:
+                    yield small
 
 
 @pytest.mark.parametrize("sends_messages", [False, True])

@@ -10,7 +10,7 @@ import pytest
 
 import imagecall
 from imagecall.errors import ConversionError
-from imagecall.generation.assembly import StreamItem, reassemble
+from imagecall.generation.assembly import MAX_IMAGE_BYTES, StreamItem, reassemble
 from imagecall.generation.backend import Part
 from imagecall.generation.chunked_fields import image_fields, text_fields
 from imagecall.generation.parts import in_parts
@@ -19,22 +19,23 @@ from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamImageResponse
 from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
+from imagecall.wire.chunks import WholeImage
 from tests.cases import CASES
-from tests.streams import PNG, message_of
+from tests.streams import PNG, messages_of
 
 MIB = 1024 * 1024
 
 
 def messages(parts: Any) -> list[StreamImageResponse]:
-    return [message_of(part) for part in parts]
+    return [message for part in parts for message in messages_of(part)]
 
 
-async def whole(parts: list[Part]) -> list[StreamItem]:
+async def whole(parts: list[Part], limit: int = MAX_IMAGE_BYTES) -> list[StreamItem]:
     async def one_by_one() -> AsyncIterator[Part]:
         for part in parts:
             yield part
 
-    return [happening async for happening in reassemble(one_by_one())]
+    return [happening async for happening in reassemble(one_by_one(), limit)]
 
 
 def an_event(image: bytes) -> StreamEvent:
@@ -174,6 +175,48 @@ async def test_damaged_chunks_are_never_a_shorter_image(damage: str) -> None:
     with pytest.raises(ConversionError) as caught:
         await whole(list(DAMAGES[damage](parts)))
     assert (caught.value.reason, caught.value.code) == ("CHUNKS_DAMAGED", "DATA_LOSS")
+
+
+IMAGE_PATH = "output_item_done_event.item.output_image_generation_call.result.image"
+
+
+@pytest.mark.parametrize("size", [0, 1, 3 * MIB])
+async def test_a_whole_image_becomes_the_chunks_of_its_bytes(size: int) -> None:
+    data = PNG + random.Random(size).randbytes(size)
+    image = WholeImage(IMAGE_PATH, data)
+    known = image._replace(sha256=hashlib.sha256(data).digest())
+    assert next(in_parts(an_event(data))) == image
+    assert messages([known]) == messages([image])
+    for parts in ([image], [known], messages([image])):
+        [_, rest] = in_parts(an_event(data))
+        happenings = await whole([*parts, rest, StreamImageResponse(end=StreamEnd())])
+        assert happenings[0] == an_event(data)
+
+
+WRONG: dict[str, tuple[Callable[[WholeImage], list[Part]], str]] = {
+    "twice": (lambda image: [image, image], "came twice"),
+    "beside its chunks": (lambda image: [image, *image.chunks()], "came twice"),
+    "within its chunks": (lambda image: [next(image.chunks()), image], "before the last chunk"),
+    "of another field": (lambda image: [image._replace(field="x")], "no|expected"),
+    "none": (lambda image: [], "no chunks came"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_a_whole_image_is_no_more_and_no_less_than_its_chunks(wrong: str) -> None:
+    [image, rest] = in_parts(an_event(bytes(2 * MIB)))
+    assert isinstance(image, WholeImage)
+    parts, message = WRONG[wrong]
+    with pytest.raises(ConversionError, match=message) as caught:
+        await whole([*parts(image), rest, StreamImageResponse(end=StreamEnd())])
+    assert caught.value.reason == "CHUNKS_DAMAGED"
+
+
+async def test_a_whole_image_has_the_limit_of_chunks() -> None:
+    parts = [*in_parts(an_event(bytes(1001))), StreamImageResponse(end=StreamEnd())]
+    assert len(await whole(parts, 1001)) == 2
+    with pytest.raises(ConversionError, match="1,001 bytes; the limit is 1,000"):
+        await whole(parts, 1000)
 
 
 async def test_two_images_of_one_message_are_not_exchanged() -> None:

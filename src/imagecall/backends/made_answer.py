@@ -49,7 +49,7 @@ async def parts_of(
                 if made.is_other and not other_events:
                     continue
                 await memory.grow(made.image_bytes - memory.size)
-                async for part in parts_with_image(made.message, made.image):
+                for part in parts_with_image(made.message, made.image):
                     yield part
 
 

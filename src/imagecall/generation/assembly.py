@@ -14,7 +14,7 @@ from imagecall.json.pieces import Apart, Data
 from imagecall.sizes import PIECE
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
-from imagecall.wire.chunks import Assembly, RawChunk, damaged
+from imagecall.wire.chunks import Assembly, RawChunk, WholeImage, damaged
 from imagecall.wire.cost import check_cost
 
 MAX_IMAGE_BYTES: Final = 1024 * 1024 * 1024
@@ -32,18 +32,18 @@ def size_of_part(part: Part) -> int:
     match part:
         case bytes():
             return len(part)
-        case RawChunk():
+        case RawChunk() | WholeImage():
             return len(part.data)
         case _:
             return part.ByteSize()
 
 
-def read_part(part: Part) -> RawChunk | StreamItem | None:
+def read_part(part: Part) -> RawChunk | WholeImage | StreamItem | None:
     """Reads a part of an answer. Returns None for a part of a newer schema.
 
     Raises ConversionError: CHUNKS_DAMAGED, TOO_MANY_VALUES.
     """
-    if isinstance(part, RawChunk):
+    if isinstance(part, RawChunk | WholeImage):
         return part
     message = _message(part) if isinstance(part, bytes) else part
     match message.WhichOneof("part"):
@@ -90,12 +90,15 @@ class Reassembly:
         self._events = 0
         self._end: StreamEnd | None = None
 
-    def add(self, part: RawChunk | StreamItem) -> StreamItem | None:
+    def add(self, part: RawChunk | WholeImage | StreamItem) -> StreamItem | None:
         """Adds the next part. Returns the event or the end that the part completes, else None."""
         if self._end is not None:
             raise damaged("the stream goes on after its end", "end")
         if isinstance(part, RawChunk):
             self._add_chunk(part)
+            return None
+        if isinstance(part, WholeImage):
+            self._add_image(part)
             return None
         self._events += 1
         if self._open is not None:
@@ -126,6 +129,13 @@ class Reassembly:
         if chunk.end is not None:
             self._close(self._open, chunk.end.field)
             self._open = None
+
+    def _add_image(self, image: WholeImage) -> None:
+        if self._open is not None:
+            raise damaged("an image comes before the last chunk of a value", "chunk-end")
+        value = self._new_assembly()
+        value.put(image)
+        self._close(value, image.field)
 
     def _close(self, value: Assembly, field: str) -> None:
         if field in self._values:

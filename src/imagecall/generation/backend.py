@@ -15,7 +15,7 @@ from imagecall.v1.image_generation_service_pb2 import (
     StreamImageRequest,
     StreamImageResponse,
 )
-from imagecall.wire.chunks import RawChunk
+from imagecall.wire.chunks import RawChunk, WholeImage
 from imagecall.wire.splice import attach_apart
 
 WithResponse = TypeVar(
@@ -66,8 +66,11 @@ class WholeAnswer(Generic[WithResponse]):
 UnaryAnswer: TypeAlias = WithResponse | WholeAnswer[WithResponse]
 """Answer to a unary method: a message that holds its images, or a WholeAnswer."""
 
-Part: TypeAlias = StreamImageResponse | RawChunk | bytes
-"""Part of the answer to StreamImage: the message, a chunk, or the serialized message."""
+SmallPart: TypeAlias = StreamImageResponse | RawChunk | bytes
+"""Message of the answer to StreamImage: the message, its chunk, or the serialized message."""
+
+Part: TypeAlias = SmallPart | WholeImage
+"""Part of the answer to StreamImage: a message, or an image in place of its chunks."""
 
 
 class Backend(Protocol):

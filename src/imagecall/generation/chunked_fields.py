@@ -17,7 +17,7 @@ from imagecall.errors import quoted, too_large_answer
 from imagecall.json.pieces import Apart, Data
 from imagecall.sizes import APART, MEDIUM, MESSAGE
 from imagecall.v1 import options_pb2
-from imagecall.wire.chunks import Assembly, RawChunk, damaged, end_of_image, raw_chunks
+from imagecall.wire.chunks import Assembly, RawChunk, WholeImage, damaged, raw_chunks
 
 MAX_PATH: Final = 500
 """Longest path from a sender that a sentence quotes uncut."""
@@ -60,17 +60,17 @@ def text_fields(message: Message) -> list[Place]:
     return [place for place in _places(message) if not place.is_image]
 
 
-def detach_values(message: Message, sent: Collection[str] = ()) -> Iterator[RawChunk]:
-    """Empties the large values of a message, and yields their chunks.
+def detach_values(message: Message, sent: Collection[str] = ()) -> Iterator[RawChunk | WholeImage]:
+    """Empties the large values of a message, and yields the images, and the chunks of the others.
 
-    `sent` holds the paths of images that are empty already, as their chunks have been sent. Raises
+    `sent` holds the paths of images that are empty already, as they have been sent. Raises
     GenerationError if the rest of the message is too large.
     """
     for place in image_fields(message):
         if place.path not in sent:
             image = place.value
             place.value = b""
-            yield from raw_chunks(image, **end_of_image(image, place.path))
+            yield WholeImage(place.path, image)
     if message.ByteSize() < APART:
         return
     for least in (APART, MEDIUM):

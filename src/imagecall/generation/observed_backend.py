@@ -44,7 +44,7 @@ from imagecall.v1.image_generation_service_pb2 import (
 from imagecall.v1.image_request_pb2 import ImageRequest
 from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
-from imagecall.wire.chunks import RawChunk
+from imagecall.wire.chunks import RawChunk, WholeImage
 
 _FORMATS: Final = {media_type: name for name, media_type in MEDIA_TYPES.items()}
 _OTHER: Final = "other"
@@ -137,6 +137,9 @@ class _Stream:
     def note(self, part: Part) -> None:
         """Observes a part of the answer. Other code checks that the part is valid."""
         message = _message(part) if isinstance(part, bytes) else part
+        if isinstance(message, WholeImage):
+            self._ends.append(message.end())
+            return
         if isinstance(message, RawChunk):
             if message.end is not None:
                 self._ends.append(message.end)

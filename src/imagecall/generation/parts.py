@@ -1,19 +1,25 @@
 """Splits events and ends into the parts of an answer to StreamImage."""
 
-from collections.abc import AsyncGenerator, Collection, Iterator
+from collections.abc import Collection, Iterator
 
-from imagecall.generation.backend import Part
+from imagecall.generation.backend import Part, SmallPart
 from imagecall.generation.chunked_fields import detach_values, image_fields
-from imagecall.generation.fairness import fair_turn
-from imagecall.sizes import PIECE
 from imagecall.v1.chunk_pb2 import Chunk
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
-from imagecall.wire.chunks import RawChunk, end_of_image, raw_chunks
+from imagecall.wire.chunks import RawChunk, WholeImage
 from imagecall.wire.splice import serialized_with
 
 
-def sendable(part: Part) -> StreamImageResponse | bytes:
+def in_chunks(part: Part) -> Iterator[SmallPart]:
+    """Yields a part, or the chunks of a whole image."""
+    if isinstance(part, WholeImage):
+        yield from part.chunks()
+    else:
+        yield part
+
+
+def sendable(part: SmallPart) -> StreamImageResponse | bytes:
     """Converts a part to a message that gRPC can send.
 
     A chunk is serialized here, with one copy of its data instead of three.
@@ -25,9 +31,9 @@ def sendable(part: Part) -> StreamImageResponse | bytes:
 
 
 def in_parts(message: StreamEvent | StreamEnd, sent: Collection[str] = ()) -> Iterator[Part]:
-    """Yields the chunks of an event's or end's large values, then the rest of the message.
+    """Yields an event's or end's images and the chunks of other large values, then the rest.
 
-    `sent` holds the paths of images whose chunks have been sent already.
+    `sent` holds the paths of images that have been sent already.
     """
     yield from detach_values(message, sent)
     if isinstance(message, StreamEvent):
@@ -36,9 +42,9 @@ def in_parts(message: StreamEvent | StreamEnd, sent: Collection[str] = ()) -> It
         yield StreamImageResponse(end=message)
 
 
-async def parts_with_image(
+def parts_with_image(
     message: StreamEvent | StreamEnd, image: bytes | None = None, sha256: bytes = b""
-) -> AsyncGenerator[Part, None]:
+) -> Iterator[Part]:
     """Yields the parts of an event or end with empty images, in whose place `image` is sent.
 
     All images of the message are the same. None: the message has no image. `sha256` is the digest
@@ -46,9 +52,5 @@ async def parts_with_image(
     """
     paths = [] if image is None else [place.path for place in image_fields(message)]
     for path in paths:
-        for chunk in raw_chunks(image or b"", sha256=sha256, **end_of_image(image or b"", path)):
-            if len(chunk.data) >= PIECE:
-                await fair_turn()
-            yield chunk
-    for part in in_parts(message, paths):
-        yield part
+        yield WholeImage(path, image or b"", sha256)
+    yield from in_parts(message, paths)

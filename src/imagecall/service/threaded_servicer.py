@@ -12,9 +12,16 @@ import grpc
 from imagecall.doors.grpc.services import call_context
 from imagecall.doors.internal_error import internal_error
 from imagecall.errors import ImagecallError
-from imagecall.generation.backend import Backend, Part, UnaryAnswer, WholeAnswer, WithResponse
+from imagecall.generation.backend import (
+    Backend,
+    SmallPart,
+    UnaryAnswer,
+    WholeAnswer,
+    WithResponse,
+)
 from imagecall.generation.call_context import CALL
 from imagecall.generation.own_task import in_own_task
+from imagecall.generation.parts import in_chunks
 from imagecall.generation.stored_responses import stored_responses_of
 from imagecall.rpc.status import code_of, trailers_of
 from imagecall.v1.image_generation_service_pb2 import (
@@ -69,7 +76,7 @@ class ThreadedServicer(ImageGenerationServiceServicer):
         parts = in_own_task(self._backend.stream_image(request))
         try:
             while (part := call.run(lambda: anext(parts, None))) is not None:
-                yield _message(part)
+                yield from map(_message, in_chunks(part))
         except Exception as error:
             _abort(context, error)
         finally:
@@ -128,7 +135,7 @@ def _message_of(
     return WholeAnswer.of(_answer(context, work)).whole()
 
 
-def _message(part: Part) -> StreamImageResponse:
+def _message(part: SmallPart) -> StreamImageResponse:
     if isinstance(part, RawChunk):
         return StreamImageResponse(chunk=part.message())
     return StreamImageResponse.FromString(part) if isinstance(part, bytes) else part

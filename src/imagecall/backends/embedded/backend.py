@@ -109,7 +109,7 @@ class EmbeddedBackend:
             async for part in _others(order, answer.message()):
                 yield part
         end = await run_offloaded(order.size, _end, answer, request)
-        async for part in _with_picture(end, final):
+        for part in _with_picture(end, final):
             yield part
 
     async def _order(self, request: ImageRequest) -> Order:
@@ -134,7 +134,7 @@ class EmbeddedBackend:
         for step in range(partial_images):
             await asyncio.sleep(order.faults.delay_seconds / steps)
             picture = await self._picture(order, (step + 1) / steps)
-            async for part in _with_picture(answer.partial_image(step), picture):
+            for part in _with_picture(answer.partial_image(step), picture):
                 yield part
         await asyncio.sleep(order.faults.delay_seconds / steps)
 
@@ -219,13 +219,11 @@ async def _final_image(
             yield chunk._replace(end=None)
         raise damaged_answer("it ends in the middle of the image")
     if order.draws:
-        async for part in _with_picture(answer.done(), final):
+        for part in _with_picture(answer.done(), final):
             yield part
 
 
-def _with_picture(
-    message: StreamEvent | StreamEnd, picture: Picture | None
-) -> AsyncGenerator[Part, None]:
+def _with_picture(message: StreamEvent | StreamEnd, picture: Picture | None) -> Iterator[Part]:
     if picture is None:
         return parts_with_image(message)
     return parts_with_image(message, picture.data, picture.sha256)

@@ -29,22 +29,24 @@ from imagecall.doors.grpc.messages import (
     request_of,
 )
 from imagecall.errors import ConversionError, ImagecallError, damaged_answer
+from imagecall.generation.assembly import size_of_part
 from imagecall.generation.backend import Backend, WholeAnswer
 from imagecall.generation.call_context import CALL, AnswerMetadata, CallContext
 from imagecall.generation.fairness import fair_turn
 from imagecall.generation.offload import offloaded, run_offloaded
-from imagecall.generation.parts import sendable
+from imagecall.generation.parts import in_chunks, sendable
 from imagecall.generation.stored_responses import stored_responses_of
 from imagecall.json.pieces import under
 from imagecall.observing.request_id import HEADER
 from imagecall.observing.rpc import METADATA, answer_with_id, identify
 from imagecall.rpc.headers import Metadata
-from imagecall.sizes import APART, OFFLOAD
+from imagecall.sizes import APART, OFFLOAD, PIECE
 from imagecall.turns import take_turn
 from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
 from imagecall.v1 import image_generation_service_pb2 as generation_pb
 from imagecall.v1 import image_generation_service_pb2_grpc as generation_pb_grpc
+from imagecall.wire.chunks import WholeImage
 from imagecall.wire.splice import attach_images, detach_images, detach_text, serialized_with
 
 _T = TypeVar("_T")
@@ -231,12 +233,15 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
     ) -> AsyncIterator[Any]:
         answer = self._enter(context)
         async with aclosing(self._backend.stream_image(request)) as parts:
-            first = await _committed(context, answer, anext(parts, None))
-            if first is None:
+            part = await _committed(context, answer, anext(parts, None))
+            if part is None:
                 raise damaged_answer("it is empty")
-            yield sendable(first)
-            async for part in parts:
-                yield sendable(part)
+            while part is not None:
+                for small in in_chunks(part):
+                    if isinstance(part, WholeImage) and size_of_part(small) >= PIECE:
+                        await fair_turn()
+                    yield sendable(small)
+                part = await anext(parts, None)
             answer_with_id(context, answer.trailing)
 
 
