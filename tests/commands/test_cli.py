@@ -150,6 +150,14 @@ def test_closed_streams_are_a_sentence() -> None:
         assert done.stderr.decode().startswith("imagecall: standard ")
 
 
+def test_a_reader_that_leaves_ends_a_command_without_a_word() -> None:
+    items = f"for i in $(seq 20000); do echo '{ITEM}'; done"
+    line = f"{items} | {COMMAND[0]} convert --lines --to json | head -n 1; exit ${{PIPESTATUS[1]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
+    assert len(done.stdout.splitlines()) == 1
+
+
 def test_wrong_usage_exits_with_2() -> None:
     for arguments in (
         [],

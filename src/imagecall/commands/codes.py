@@ -9,6 +9,8 @@ REFUSED: Final = 1
 WRONG_USAGE: Final = 2
 SOME_REFUSED: Final = 3
 CALL_FAILED: Final = 4
+BROKEN_PIPE: Final = 141
+"""As a shell reports SIGPIPE."""
 
 EPILOG: Final = (
     "Exit code: 0 for all records; 3 if some were refused and the rest is done; 1 if none is done, "

@@ -11,7 +11,7 @@ from typing import Final
 
 import imagecall
 from imagecall.access.setting import SettingError
-from imagecall.commands.codes import REFUSED, WRONG_USAGE, is_refusal
+from imagecall.commands.codes import BROKEN_PIPE, REFUSED, WRONG_USAGE, is_refusal
 from imagecall.errors import GenerationError, ImagecallError, printable
 
 _COMMANDS: Final = {
@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command.
 
     Returns its exit code: 0, 1 for refused input, 2 for wrong usage or a package that is not
-    installed, 130 for an interrupt, and others that the help of the command names.
+    installed, 130 for an interrupt, 141 if the reader of the output has left, and others that the
+    help of the command names.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.stdout is None:
             raise OSError("standard output is closed")
         code: int = options.run(options)
+        sys.stdout.flush()
     except ImagecallError as error:
         place = f" at {error.pointer}" if error.pointer else ""
         _fail(f"{error.reason or error.code}{place}: {error}")
@@ -70,6 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         _fail(_missing(error))
         return WRONG_USAGE
+    except BrokenPipeError:  # The reader has enough, such as `head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # For the flush at exit.
+        return BROKEN_PIPE
     except OSError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
