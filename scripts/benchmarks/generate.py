@@ -28,12 +28,13 @@ from rounds import measured_calls, print_row, time_of
 
 from imagecall.allocator import keep_freed_memory
 from imagecall.backends.responses_api.backend import HttpBackend
+from imagecall.generation.whole_image import WholeImage
 from imagecall.sizes import CHUNK
 from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import StreamImageRequest
 from imagecall.v1.image_generation_service_pb2_grpc import ImageGenerationServiceStub
 from imagecall.v1.image_request_pb2 import ImageRequest
-from imagecall.wire.chunks import RawChunk, WholeImage
+from imagecall.wire.chunks import RawChunk
 
 SIZES = {"2 MB": 2_000_000, "64 MB": 64_000_000}
 DRAWN_SIZES = {"100 KB": 100_000, "2 MB": 2_000_000, "32 MB": 32_000_000}

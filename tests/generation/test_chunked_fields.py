@@ -14,12 +14,12 @@ from imagecall.generation.assembly import MAX_IMAGE_BYTES, StreamItem, reassembl
 from imagecall.generation.backend import Part
 from imagecall.generation.chunked_fields import image_fields, text_fields
 from imagecall.generation.parts import in_parts
+from imagecall.generation.whole_image import WholeImage
 from imagecall.sizes import APART, CHUNK
 from imagecall.v1.document_pb2 import Document
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamImageResponse
 from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
-from imagecall.wire.chunks import WholeImage
 from tests.cases import CASES
 from tests.streams import PNG, messages_of
 

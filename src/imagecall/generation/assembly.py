@@ -10,11 +10,12 @@ from imagecall.errors import ConversionError, quoted
 from imagecall.generation.backend import Part
 from imagecall.generation.chunked_fields import MAX_PATH, restore_values
 from imagecall.generation.fairness import fair_turn
+from imagecall.generation.whole_image import WholeImage
 from imagecall.json.pieces import Apart, Data
 from imagecall.sizes import PIECE
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
-from imagecall.wire.chunks import Assembly, RawChunk, WholeImage, damaged
+from imagecall.wire.chunks import Assembly, RawChunk, damaged
 from imagecall.wire.cost import check_cost
 
 MAX_IMAGE_BYTES: Final = 1024 * 1024 * 1024
@@ -134,7 +135,7 @@ class Reassembly:
         if self._open is not None:
             raise damaged("an image comes before the last chunk of a value", "chunk-end")
         value = self._new_assembly()
-        value.put(image)
+        value.put(image.data, image.end())
         self._close(value, image.field)
 
     def _close(self, value: Assembly, field: str) -> None:

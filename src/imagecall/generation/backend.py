@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from imagecall.generation.chunked_fields import image_fields
+from imagecall.generation.whole_image import WholeImage
 from imagecall.json.pieces import Apart
 from imagecall.sizes import OFFLOAD
 from imagecall.v1.image_generation_service_pb2 import (
@@ -15,7 +16,7 @@ from imagecall.v1.image_generation_service_pb2 import (
     StreamImageRequest,
     StreamImageResponse,
 )
-from imagecall.wire.chunks import RawChunk, WholeImage
+from imagecall.wire.chunks import RawChunk
 from imagecall.wire.splice import attach_apart
 
 WithResponse = TypeVar(

@@ -14,10 +14,11 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from imagecall.errors import quoted, too_large_answer
+from imagecall.generation.whole_image import WholeImage
 from imagecall.json.pieces import Apart, Data
 from imagecall.sizes import APART, MEDIUM, MESSAGE
 from imagecall.v1 import options_pb2
-from imagecall.wire.chunks import Assembly, RawChunk, WholeImage, damaged, raw_chunks
+from imagecall.wire.chunks import Assembly, RawChunk, damaged, raw_chunks
 
 MAX_PATH: Final = 500
 """Longest path from a sender that a sentence quotes uncut."""

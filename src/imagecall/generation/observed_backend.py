@@ -13,6 +13,7 @@ from imagecall.generation.backend import Backend, Part, UnaryAnswer, WholeAnswer
 from imagecall.generation.chunked_fields import images_in
 from imagecall.generation.image_tool import image_tool
 from imagecall.generation.stored_responses import stored_responses_of
+from imagecall.generation.whole_image import WholeImage
 from imagecall.json.pieces import Apart, under
 from imagecall.observing.generation import (
     FINAL,
@@ -44,7 +45,7 @@ from imagecall.v1.image_generation_service_pb2 import (
 from imagecall.v1.image_request_pb2 import ImageRequest
 from imagecall.v1.image_response_pb2 import ImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
-from imagecall.wire.chunks import RawChunk, WholeImage
+from imagecall.wire.chunks import RawChunk
 
 _FORMATS: Final = {media_type: name for name, media_type in MEDIA_TYPES.items()}
 _OTHER: Final = "other"

@@ -4,10 +4,11 @@ from collections.abc import Collection, Iterator
 
 from imagecall.generation.backend import Part, SmallPart
 from imagecall.generation.chunked_fields import detach_values, image_fields
+from imagecall.generation.whole_image import WholeImage
 from imagecall.v1.chunk_pb2 import Chunk
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamImageResponse
 from imagecall.v1.stream_event_pb2 import StreamEvent
-from imagecall.wire.chunks import RawChunk, WholeImage
+from imagecall.wire.chunks import RawChunk
 from imagecall.wire.splice import serialized_with
 
 

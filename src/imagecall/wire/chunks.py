@@ -57,29 +57,6 @@ def raw_chunks(data: bytes, *, sha256: bytes = b"", **end: Any) -> Iterator[RawC
         yield RawChunk(offset, part, last)
 
 
-class WholeImage(NamedTuple):
-    """Image that is passed on by reference, in place of its chunks.
-
-    Attributes:
-        field: path of its field, as in ChunkEnd.field.
-        data: the image.
-        sha256: the digest of the image. Empty: not known, and computed where chunks are made.
-    """
-
-    field: str
-    data: bytes
-    sha256: bytes = b""
-
-    def chunks(self) -> Iterator[RawChunk]:
-        """Splits the image into chunks."""
-        return raw_chunks(self.data, sha256=self.sha256, **end_of_image(self.data, self.field))
-
-    def end(self) -> ChunkEnd:
-        """Returns the end of the last chunk, without a digest that is not known."""
-        end = end_of_image(self.data, self.field)
-        return ChunkEnd(size=len(self.data), sha256=self.sha256, **end)
-
-
 def end_of_image(data: bytes, field: str) -> dict[str, Any]:
     """Fields of ChunkEnd for an image in the field `field`, from its first bytes or all."""
     final = field.startswith(_FINAL)
@@ -137,10 +114,10 @@ class Assembly:
         self._digest = hashlib.sha256()
         self._has_digest = True
 
-    def put(self, image: WholeImage) -> None:
-        """Puts all bytes in place of chunks, by reference. Their digest is not checked."""
-        self.size, self.end = len(image.data), image.end()
-        self._chunks, self._has_digest = [image.data], False
+    def put(self, data: bytes, end: ChunkEnd) -> None:
+        """Puts the whole bytes in place of chunks, by reference; their digest is not checked."""
+        self.size, self.end = len(data), end
+        self._chunks, self._has_digest = [data], False
 
     def add(self, chunk: RawChunk) -> None:
         """Adds the next chunk. Drops all bytes once they are more than `max_bytes`.

@@ -36,6 +36,7 @@ from imagecall.generation.fairness import fair_turn
 from imagecall.generation.offload import offloaded, run_offloaded
 from imagecall.generation.parts import in_chunks, sendable
 from imagecall.generation.stored_responses import stored_responses_of
+from imagecall.generation.whole_image import WholeImage
 from imagecall.json.pieces import under
 from imagecall.observing.request_id import HEADER
 from imagecall.observing.rpc import METADATA, answer_with_id, identify
@@ -46,7 +47,6 @@ from imagecall.v1 import conversion_service_pb2 as pb
 from imagecall.v1 import conversion_service_pb2_grpc as pb_grpc
 from imagecall.v1 import image_generation_service_pb2 as generation_pb
 from imagecall.v1 import image_generation_service_pb2_grpc as generation_pb_grpc
-from imagecall.wire.chunks import WholeImage
 from imagecall.wire.splice import attach_images, detach_images, detach_text, serialized_with
 
 _T = TypeVar("_T")
