@@ -16,6 +16,7 @@ from imagecall.json.pieces import (
     size_of,
     slices_of,
     under,
+    under_each,
 )
 from imagecall.sizes import PIECE, SLICE
 
@@ -62,3 +63,4 @@ def test_images_beside_a_message_are_those_under_its_path() -> None:
     data = (b"x",)
     apart = {"calls[1].call.a.image": data, "calls[10].call.a.image": data, "calls[1].callx": data}
     assert under(apart, "calls[1].call") == {"a.image": data}
+    assert under_each(apart, "calls")[1] == under(apart, "calls[1]")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,11 +11,13 @@ import aiohttp
 import grpc
 import pytest
 
+import imagecall
 from imagecall.backends.embedded.backend import EmbeddedBackend
 from imagecall.backends.grpc.backend import GrpcBackend
 from imagecall.backends.responses_api.backend import HttpBackend
 from imagecall.generation.backend import Backend
 from imagecall.generation.observed_backend import ObservedBackend
+from imagecall.generation.parts import in_parts
 from imagecall.observing.generation import printable_name, provider_of
 from imagecall.observing.generation_metrics import Models
 from imagecall.observing.logs import JsonFormatter
@@ -96,6 +99,26 @@ async def test_tokens_cost_images_and_times_of_a_whole_answer_are_counted() -> N
         assert await door.counts(GENERATIONS) == {frozenset({"grpc", "ok"}): 1}
         variant = frozenset({"generate", "output_image_generation_call", "ok"})
         assert await door.counts("imagecall_items_total") == {variant: 2}
+
+
+@pytest.mark.timing
+async def test_each_of_many_images_in_an_end_takes_as_long_as_one_of_few() -> None:
+    class ManyImages(EmbeddedBackend):
+        async def stream_image(self, request: Any) -> Any:
+            end = pb.StreamEnd(ending=1)  # type: ignore[arg-type]  # STREAM_ENDING_COMPLETED
+            call = imagecall.from_json(json.dumps(item()))
+            end.response.calls.extend([call] * int(request.request.prompt))
+            for part in in_parts(end):
+                yield part
+
+    async def seconds_each(count: int) -> float:
+        backend = ObservedBackend(ManyImages(), "test")
+        asked = pb.StreamImageRequest(request=ImageRequest(prompt=str(count)))
+        begun = time.process_time()
+        assert len([part async for part in backend.stream_image(asked)]) == count + 1
+        return (time.process_time() - begun) / count
+
+    assert await seconds_each(4000) < 3 * await seconds_each(400)
 
 
 @pytest.mark.parametrize("hops", [1, 2])

@@ -23,6 +23,7 @@ from imagecall.json.pieces import (
     join_element_pieces,
     join_member_pieces,
     under,
+    under_each,
 )
 from imagecall.json.text import MAX_BYTES, JsonValue, elements, encode, members, parse
 from imagecall.sizes import ASIDE
@@ -214,6 +215,7 @@ def _put_back(
     data = encode(document.json, max_bytes)
     value = as_object(parse(data))
     calls = {}
+    images = under_each(apart, "calls")
     for index, call in enumerate(document.calls):
         take_turn()
         refuse_unknown_fields(call, call.pointer)
@@ -223,7 +225,7 @@ def _put_back(
             message = "the call is elsewhere in the answer of which the document is a part"
             raise ConversionError("NOT_CANONICAL", call.pointer, message)
         else:
-            calls[call.pointer] = call.call, under(apart, f"calls[{index}].call")
+            calls[call.pointer] = call.call, under(images[index], "call")
     items: list[_PlacedItem] = []
 
     def put_back(

@@ -9,7 +9,7 @@ from typing import Final
 
 from imagecall.conversion.document import Elsewhere, PlacedCall
 from imagecall.errors import ConversionError, quoted
-from imagecall.json.pieces import NOTHING_APART, Apart, under
+from imagecall.json.pieces import NOTHING_APART, Apart, under_each
 from imagecall.turns import take_turn
 from imagecall.v1.document_pb2 import Document, DocumentCall
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
@@ -61,6 +61,7 @@ def elsewhere(
     """
     found: dict[str, PlacedCall] = {}
     used: set[tuple[str, int]] = set()
+    images = under_each(apart, "calls")
     for place in response.document.calls:
         field = _field_of(place)
         if field in ("", "call"):
@@ -72,7 +73,7 @@ def elsewhere(
         if field == "call_index":
             if index >= len(response.calls):
                 raise _damaged(place, f"is not in calls[{index}]")
-            found[place.pointer] = response.calls[index], under(apart, f"calls[{index}]")
+            found[place.pointer] = response.calls[index], images[index]
         else:
             if sent is None or index not in sent:
                 raise _damaged(place, f"is in no event with output_index {index}")

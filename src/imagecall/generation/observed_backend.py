@@ -14,7 +14,7 @@ from imagecall.generation.chunked_fields import images_in
 from imagecall.generation.image_tool import image_tool
 from imagecall.generation.stored_responses import stored_responses_of
 from imagecall.generation.whole_image import WholeImage
-from imagecall.json.pieces import Apart, under
+from imagecall.json.pieces import Apart, under_each
 from imagecall.observing.generation import (
     FINAL,
     IMAGE_TOOL,
@@ -81,8 +81,9 @@ class ObservedBackend:
         with observed_generation(self._provider, _model(request.request)) as generation:
             answer = WholeAnswer.of(await self._backend.generate_image(request))
             response = answer.message.response
+            images = under_each(answer.images, "response.calls")
             for index, call in enumerate(response.calls):
-                _note_call(generation, call, under(answer.images, f"{_CALLS}{index}]"))
+                _note_call(generation, call, images[index])
             _note_response(generation, response)
             return answer
 
@@ -165,11 +166,12 @@ class _Stream:
                 _note_item(self._generation, event.output_item_done_event.item, images)
 
     def _note_end(self, end: StreamEnd) -> None:
+        images: dict[str, list[ChunkEnd]] = {}
+        for chunk in self._ends:
+            if chunk.field.endswith(_IMAGE):
+                images.setdefault(chunk.field.partition("]")[0], []).append(chunk)
         for index, call in enumerate(end.response.calls):
-            prefix = f"{_CALLS}{index}]"
-            ends = [chunk for chunk in self._ends if chunk.field.startswith(prefix)]
-            images = [chunk for chunk in ends if chunk.field.endswith(_IMAGE)]
-            _note_item(self._generation, call, images)
+            _note_item(self._generation, call, images.get(f"{_CALLS}{index}", []))
         _note_response(self._generation, end.response)
         self._generation.status = _STATUSES.get(end.ending, end.response.status)
 

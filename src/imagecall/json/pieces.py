@@ -6,9 +6,10 @@ The order of the pieces gives each image its place, so that the text is never se
 
 import io
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from pybase64 import b64encode
 
@@ -67,12 +68,21 @@ NOTHING_APART: Final[Apart] = {}
 """Value of `apart` for a message that holds all its images itself."""
 
 
-def under(apart: Apart, prefix: str) -> Apart:
+def under(apart: Apart, prefix: str, separator: str = ".") -> Apart:
     """Images of the inner message at the path `prefix`, by their paths within that message."""
     if not apart:
         return apart
-    start = prefix + "."
+    start = prefix + separator
     return {path[len(start) :]: data for path, data in apart.items() if path.startswith(start)}
+
+
+def under_each(apart: Apart, name: str) -> defaultdict[int, Apart]:
+    """Images of the elements of the repeated field `name`, by index, as `under` returns them."""
+    found: defaultdict[int, Any] = defaultdict(dict)
+    for path, data in under(apart, name, "[").items():
+        index, _, inner = path.partition("].")
+        found[int(index)][inner] = data
+    return found
 
 
 def image_piece(image: bytes | memoryview) -> Piece:

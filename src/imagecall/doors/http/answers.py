@@ -22,6 +22,7 @@ from imagecall.json.pieces import (
     join_element_pieces,
     join_member_pieces,
     under,
+    under_each,
 )
 from imagecall.json.text import members
 from imagecall.v1.image_response_pb2 import ImageResponse
@@ -102,10 +103,8 @@ def response_members(
     values: dict[str, Sequence[Piece]] = {
         key: [raw] for key, raw in members(response_to_json(response)).items()
     }
-    calls = (
-        call_pieces(call, under(apart, f"calls[{index}]"))
-        for index, call in enumerate(response.calls)
-    )
+    images = under_each(apart, "calls")
+    calls = (call_pieces(call, images[index]) for index, call in enumerate(response.calls))
     return values | {"output": join_element_pieces(calls)}
 
 

@@ -46,6 +46,7 @@ from imagecall.json.pieces import (
     join_member_pieces,
     merged,
     under,
+    under_each,
 )
 from imagecall.json.text import MAX_VALUES, JsonValue, elements, join_members, members, quote
 from imagecall.v1.image_generation_service_pb2 import StreamEnd, StreamEnding
@@ -270,8 +271,9 @@ def _of_document(
     """Returns the output items of a response's document; none without a document."""
     raws = members(response.document.json.encode()) if response.HasField("document") else {}
     output = raws.get(_OUTPUT, _NULL)
+    images = under_each(apart, "document.calls")
     calls = {
-        place.pointer: OutputItem(place.call, under(apart, f"document.calls[{number}].call"))
+        place.pointer: OutputItem(place.call, under(images[number], "call"))
         for number, place in enumerate(response.document.calls)
         if place.HasField("call")
     }

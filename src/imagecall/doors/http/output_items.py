@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from imagecall.conversion.converter import CALLS, call_pieces
 from imagecall.conversion.objects import TYPE
 from imagecall.generation.chunked_fields import image_fields, text_fields
-from imagecall.json.pieces import Apart, Piece, join, under
+from imagecall.json.pieces import Apart, Piece, join, under_each
 from imagecall.json.text import join_members, members, parse, quote
 from imagecall.v1.image_generation_call_pb2 import ImageGenerationCall
 from imagecall.v1.image_response_pb2 import ImageResponse
@@ -114,8 +114,9 @@ class OutputItem:
 
 def calls_of(response: ImageResponse, apart: Apart) -> Iterator[OutputItem]:
     """Yields the calls of a response, with the images that are kept beside it."""
+    images = under_each(apart, "calls")
     for number, call in enumerate(response.calls):
-        yield OutputItem(call, under(apart, f"calls[{number}]"))
+        yield OutputItem(call, images[number])
 
 
 def item_of(raw: bytes) -> OutputItem | None:
