@@ -409,4 +409,4 @@ async def test_many_deltas_of_one_text_take_no_longer_than_those_of_many_texts()
             assert list(stream.lines(Arrived(delta)))
         return time.process_time() - begun
 
-    assert seconds(range(1)) < 3 * seconds(range(1000))
+    assert seconds(range(1)) < 10 * seconds(range(1000))

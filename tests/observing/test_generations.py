@@ -118,7 +118,8 @@ async def test_each_of_many_images_in_an_end_takes_as_long_as_one_of_few() -> No
         assert len([part async for part in backend.stream_image(asked)]) == count + 1
         return (time.process_time() - begun) / count
 
-    assert await seconds_each(4000) < 3 * await seconds_each(400)
+    few = min([await seconds_each(800) for _ in range(5)])
+    assert min([await seconds_each(8000) for _ in range(3)]) < 5 * few
 
 
 @pytest.mark.parametrize("hops", [1, 2])
