@@ -18,7 +18,7 @@ def message_item(name: str, text: str) -> Fields:
 def message_events(name: str, text: str, output_index: int) -> Iterator[Fields]:
     """Yields the events of a message, at an index of the output, in the order of the APIs.
 
-    The text is there, so it comes in one delta.
+    The whole text is known, so it comes in one delta.
     """
     item: Fields = {"output_index": output_index}
     part: Fields = {"item_id": name, "output_index": output_index, "content_index": 0}

@@ -13,7 +13,8 @@ class WholeImage(NamedTuple):
     Attributes:
         field: path of its field, as in ChunkEnd.field.
         data: the image.
-        sha256: the digest of the image. Empty: not known, and computed where chunks are made.
+        sha256: the digest of the image. Empty: not known, and computed where chunks are made. Who
+            changes `data` empties it; only clients of gRPC check it.
     """
 
     field: str
