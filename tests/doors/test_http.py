@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -40,7 +41,10 @@ from imagecall.generation.offload import run_offloaded
 from imagecall.generation.parts import in_chunks
 from imagecall.generation.request import request_from_json
 from imagecall.rpc.addresses import ServerAddress
+from imagecall.service import WholeImage
+from imagecall.v1.extra_field_pb2 import ExtraField
 from imagecall.v1.image_generation_service_pb2 import GenerateImageResponse, StreamImageResponse
+from imagecall.v1.image_request_pb2 import ImageRequest
 from imagecall.v1.stream_event_pb2 import StreamEvent
 from imagecall.wire.chunks import RawChunk
 from tests.doors.test_generation import serving
@@ -731,6 +735,29 @@ async def test_an_image_of_any_backend_is_checked_by_its_digest(sends_messages: 
     assert "the SHA-256 digest of the chunks is" in said
     assert '"type":"error"' in said
     assert "response.output_item.done" not in said
+
+
+class Marking(EmbeddedBackend):
+    """A service that adds a mark to each image."""
+
+    async def stream_image(self, request: Any) -> Any:
+        async for part in super().stream_image(request):
+            if isinstance(part, WholeImage):
+                yield replace(part, data=part.data + b"mark")
+            else:
+                yield part
+
+
+async def test_a_changed_image_is_the_same_at_both_doors() -> None:
+    asked = {"input": "a", "stream": True, "embedded": {"image_bytes": 200_000}}
+    async with door_before(Marking()) as address:
+        found = await events(address, asked)
+    result = next(event["item"]["result"] for tag, event in found if tag.endswith("item.done"))
+    extra = ExtraField(name="embedded", json='{"image_bytes":200000}')
+    async with serving(Marking()) as address, AsyncImageClient(address) as client:
+        generation = await client.generate(ImageRequest(prompt="a", extra_fields=[extra]))
+    assert base64.b64decode(result) == generation.image.data
+    assert generation.image.data.endswith(b"mark")
 
 
 async def post_text(address: str, body: Any) -> tuple[Any, str]:

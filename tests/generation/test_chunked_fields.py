@@ -4,6 +4,7 @@ import hashlib
 import random
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -184,7 +185,7 @@ IMAGE_PATH = "output_item_done_event.item.output_image_generation_call.result.im
 async def test_a_whole_image_becomes_the_chunks_of_its_bytes(size: int) -> None:
     data = PNG + random.Random(size).randbytes(size)
     image = WholeImage(IMAGE_PATH, data)
-    known = image._replace(sha256=hashlib.sha256(data).digest())
+    known = WholeImage.with_digest(IMAGE_PATH, data, hashlib.sha256(data).digest())
     assert next(in_parts(an_event(data))) == image
     assert messages([known]) == messages([image])
     for parts in ([image], [known], messages([image])):
@@ -197,7 +198,7 @@ WRONG: dict[str, tuple[Callable[[WholeImage], list[Part]], str]] = {
     "twice": (lambda image: [image, image], "came twice"),
     "beside its chunks": (lambda image: [image, *image.chunks()], "came twice"),
     "within its chunks": (lambda image: [next(image.chunks()), image], "before the last chunk"),
-    "of another field": (lambda image: [image._replace(field="x")], "no|expected"),
+    "of another field": (lambda image: [replace(image, field="x")], "no|expected"),
     "none": (lambda image: [], "no chunks came"),
 }
 

@@ -68,7 +68,7 @@ UnaryAnswer: TypeAlias = WithResponse | WholeAnswer[WithResponse]
 """Answer to a unary method: a message that holds its images, or a WholeAnswer."""
 
 SmallPart: TypeAlias = StreamImageResponse | RawChunk | bytes
-"""Message of the answer to StreamImage: the message, its chunk, or the serialized message."""
+"""Part that is one message of the answer to StreamImage: the message, its chunk, or its bytes."""
 
 Part: TypeAlias = SmallPart | WholeImage
 """Part of the answer to StreamImage: a message, or an image in place of its chunks."""

@@ -138,14 +138,15 @@ class _Stream:
 
     def note(self, part: Part) -> None:
         """Observes a part of the answer. Other code checks that the part is valid."""
-        message = _message(part) if isinstance(part, bytes) else part
-        if isinstance(message, WholeImage):
-            self._ends.append(message.end())
-            return
-        if isinstance(message, RawChunk):
-            if message.end is not None:
-                self._ends.append(message.end)
-            return
+        match part:
+            case WholeImage():
+                self._ends.append(part.end())
+            case RawChunk():
+                self._ends += [part.end] if part.end is not None else []
+            case _:
+                self._note_message(_message(part) if isinstance(part, bytes) else part)
+
+    def _note_message(self, message: StreamImageResponse) -> None:
         match message.WhichOneof("part"):
             case "chunk":
                 if message.chunk.HasField("end"):

@@ -51,7 +51,8 @@ def parts_with_image(
     All images of the message are the same. None: the message has no image. `sha256` is the digest
     of the image, if it is known.
     """
-    paths = [] if image is None else [place.path for place in image_fields(message)]
-    for path in paths:
-        yield WholeImage(path, image or b"", sha256)
+    paths = []
+    if image is not None:
+        paths = [place.path for place in image_fields(message)]
+        yield from (WholeImage.with_digest(path, image, sha256) for path in paths)
     yield from in_parts(message, paths)

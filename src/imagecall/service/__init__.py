@@ -11,6 +11,7 @@ The README in this folder shows how to serve it.
 from imagecall.errors import ConversionError, GenerationError
 from imagecall.generation.backend import Backend, WholeAnswer
 from imagecall.generation.image_events import Event, FinalImage, Message, PartialImage
+from imagecall.generation.whole_image import WholeImage
 from imagecall.service.base import ImageService
 from imagecall.service.options import ImageOptions, image_options
 from imagecall.service.plain_server import SERVER_OPTIONS, add_to_server
@@ -31,6 +32,7 @@ __all__ = [
     "PartialImage",
     "Usage",
     "WholeAnswer",
+    "WholeImage",
     "add_to_server",
     "image_options",
 ]

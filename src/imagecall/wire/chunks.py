@@ -112,12 +112,12 @@ class Assembly:
         self._max_bytes = max_bytes
         self._chunks: list[bytes | memoryview] = []
         self._digest = hashlib.sha256()
-        self._has_digest = True
+        self._checks_digest = True
 
     def put(self, data: bytes, end: ChunkEnd) -> None:
         """Puts the whole bytes in place of chunks, by reference; their digest is not checked."""
         self.size, self.end = len(data), end
-        self._chunks, self._has_digest = [data], False
+        self._chunks, self._checks_digest = [data], False
 
     def add(self, chunk: RawChunk) -> None:
         """Adds the next chunk. Drops all bytes once they are more than `max_bytes`.
@@ -168,7 +168,7 @@ class Assembly:
             message = f"the chunks have {self.size:,} bytes; the limit is {self._max_bytes:,}"
             raise ConversionError("TOO_LARGE", "", message)
         digest = self._digest.digest()
-        if self._has_digest and self.end.sha256 != digest:
+        if self._checks_digest and self.end.sha256 != digest:
             expected = self.end.sha256[: len(digest)].hex() or "none"
             message = (
                 f"the SHA-256 digest of the chunks is {digest.hex()}; their end has {expected}"

@@ -238,6 +238,7 @@ class GenerationServicer(generation_pb_grpc.ImageGenerationServiceServicer):
                 raise damaged_answer("it is empty")
             while part is not None:
                 for small in in_chunks(part):
+                    # Before any other part, its backend has taken the turn.
                     if isinstance(part, WholeImage) and size_of_part(small) >= PIECE:
                         await fair_turn()
                     yield sendable(small)

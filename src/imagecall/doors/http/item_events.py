@@ -116,7 +116,7 @@ def before(item: Followed, tag: str, values: Mapping[str, JsonValue]) -> Iterato
         part = item.parts.setdefault(index, Part())
         if _PART_ADDED not in part.events:
             part.events.add(_PART_ADDED)
-            yield _of_part(item, _PART_ADDED, index, part=_part_with(_DELTAS[tag], ""))
+            yield _of_part(item, _PART_ADDED, index, part=_part(_DELTAS[tag], ""))
 
 
 def ending(item: Followed, final: OutputItem | None, completed: bool) -> Iterator[Event]:
@@ -247,7 +247,8 @@ def _so_far(item: Followed, completed: bool) -> dict[str, bytes]:
         value |= members(join(item.added_item.pieces()))
     match item.type:
         case "message":
-            parts = [_part(part) for _, part in sorted(item.parts.items())]
+            found = (part for _, part in sorted(item.parts.items()))
+            parts = [_part(_kind(part), part.text.getvalue()) for part in found]
             status = b'"completed"' if completed else b'"incomplete"'
             value |= {"content": join_elements(parts), "status": status}
         case "image_generation_call":
@@ -255,11 +256,7 @@ def _so_far(item: Followed, completed: bool) -> dict[str, bytes]:
     return value
 
 
-def _part(part: Part) -> bytes:
-    return _part_with(_kind(part), part.text.getvalue())
-
-
-def _part_with(tag: str, text: str) -> bytes:
+def _part(tag: str, text: str) -> bytes:
     part = {"type": quote(tag), _TEXT_KINDS[tag].key: quote(text)}
     return join_members(part | ({"annotations": b"[]"} if tag == "output_text" else {}))
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Final, Generic, Protocol, TypeVar
 
 from starlette.requests import Request
@@ -166,8 +167,9 @@ class StreamResponse(Response, Generic[_Item]):
     async def _send_item(self, item: _Item, body: ResponseBody) -> None:
         lines = self._events.lines(item)
         size = self._events.size_of(item)
-        line = await run_offloaded(size, next, lines, None)
+        following = partial(run_offloaded, size, next, lines, None)
+        line = await following()
         while line is not None:
             await body.write(line)
-            if (line := await run_offloaded(size, next, lines, None)) is not None:
+            if (line := await following()) is not None:
                 await asyncio.sleep(0)  # For other tasks: an end may be thousands of lines.
