@@ -13,12 +13,6 @@ ASIDE: Final = 32 * 1024
 Below 32 KiB the search costs more than the copies that it avoids.
 """
 
-TAIL: Final = 4 * 1024
-"""Length of the end of a text in which the first guess expects the end of its only large string.
-
-An item has a few hundred bytes after its image; a wrong guess costs a second search.
-"""
-
 MEDIUM: Final = 4 * 1024
 """Longest text that stays in a message of a stream if the texts together are too large."""
 

@@ -1,5 +1,6 @@
 """Kinds of records, found by their keys: an item, or a kind of document."""
 
+from contextlib import suppress
 from typing import Final, Literal, TypeAlias
 
 import jiter
@@ -47,9 +48,8 @@ def _outline(text: bytes) -> JsonValue:
     Raises ConversionError.
     """
     if len(text) >= ASIDE:
-        for short, _ in reversed([*set_aside(text, CALLS.image_pattern)]):
-            try:
+        short, spans = set_aside(text, CALLS.image_pattern)
+        if spans:
+            with suppress(ValueError):
                 return jiter.from_json(short, allow_inf_nan=False)
-            except ValueError:
-                break
     return parse(text)

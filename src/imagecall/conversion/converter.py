@@ -236,7 +236,8 @@ def _read(
     data = encode(text, max_bytes)
     images: dict[str, Image] | None = {} if apart else None
     if len(data) >= ASIDE and plan.image_keys:
-        for short, spans in set_aside(data, plan.image_pattern):
+        short, spans = set_aside(data, plan.image_pattern)
+        if spans:
             spans.images = images
             with suppress(ConversionError):
                 plan.read(target, short, as_object(parse(short)), spans, strict, variant)

@@ -119,7 +119,8 @@ def document_from_json(text: bytes | str, *, kind: Kind, max_bytes: int = MAX_BY
         raise ConversionError("UNKNOWN_KIND", "", message)
     data = encode(text, max_bytes)
     if len(data) >= ASIDE:
-        for short, spans in set_aside(data, CALLS.image_pattern):
+        short, spans = set_aside(data, CALLS.image_pattern)
+        if spans:
             with suppress(ConversionError):
                 document = _lift(KINDS[kind], short, spans)
                 if not spans:

@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 from pybase64 import b64decode
 
-from imagecall.sizes import ASIDE, SCANNED, SLICE, TAIL
+from imagecall.sizes import ASIDE, SCANNED, SLICE
 from imagecall.turns import take_turn
 
 _MAX_TRIES: Final = 10_000
@@ -72,41 +72,23 @@ def key_pattern(keys: Iterable[str]) -> re.Pattern[bytes]:
     return re.compile(rb'"(?:' + names + rb')"[ \t\n\r]*:[ \t\n\r]*"')
 
 
-def set_aside(text: bytes, pattern: re.Pattern[bytes]) -> Iterator[tuple[bytes, Spans]]:
-    """Yields the text with markers in place of large strings, and those strings: up to two guesses.
-
-    First guess: one large string, which ends in the last 4 KiB, so that its end is found without a
-    search of the whole string. A wrong guess leaves a marker unused.
-    """
-    if (first := _next_string(text, pattern, 0)) < 0:
-        return
-    for first_end in (len(text) - TAIL, 0):
-        pieces, spans = _set_aside(text, pattern, first, first_end)
-        if spans:
-            yield b"".join(pieces), spans
-
-
-def _set_aside(
-    text: bytes, pattern: re.Pattern[bytes], start: int, first_end: int
-) -> tuple[list[bytes | memoryview], Spans]:
-    """Returns the pieces of the text with markers, and the strings: the first one at `start`."""
+def set_aside(text: bytes, pattern: re.Pattern[bytes]) -> tuple[bytes, Spans]:
+    """Returns the text with markers in place of large strings, and those strings."""
     nonce = secrets.token_hex(16)
     view = memoryview(text)
     pieces: list[bytes | memoryview] = []
     spans = Spans()
-    done = 0
+    done = end = 0
     for _ in range(_MAX_TRIES):
-        if start < 0:
+        start = _next_string(text, pattern, end)
+        if start < 0 or (end := text.find(b'"', start)) < 0:
             break
-        end = text.find(b'"', max(start, first_end))
         if end - start >= ASIDE:
             marker = f"{nonce}{len(spans):08x}"
             spans[marker] = view[start:end]
             pieces += view[done:start], marker.encode()
-            done = start = end
-        start = _next_string(text, pattern, start)
-    pieces.append(view[done:])
-    return pieces, spans
+            done = end
+    return b"".join([*pieces, view[done:]]) if spans else text, spans
 
 
 def _next_string(text: bytes, pattern: re.Pattern[bytes], position: int) -> int:

@@ -49,7 +49,6 @@ _TYPE_NAMES: Final = {
     type(None): "null",
 }
 
-_BACKSLASH: Final = ord("\\")
 _MARK: Final = re.compile(rb"[][{},:]")
 _REST_OF_ESCAPE: Final = re.compile(rb"\\*+.?", re.DOTALL)
 _SPACES: Final = b" \t\n\r"
@@ -112,10 +111,7 @@ def parse(text: bytes, max_depth: int = MAX_DEPTH) -> JsonValue:
 def parse_string(text: bytes | memoryview) -> str:
     """Parses what stands between the quotes of a string. Raises ValueError for any other text."""
     quoted = b"".join((b'"', text, b'"'))
-    end = quoted.find(b'"', 1)
-    if end < len(text) and quoted[end - 1] != _BACKSLASH:
-        raise ValueError("the string ends before")  # Found sooner than by the parser, which copies.
-    check_values(quoted)
+    _check_escapes(quoted)
     value: str = jiter.from_json(quoted)
     take_turn()
     return value
@@ -139,19 +135,21 @@ def check_values(text: bytes) -> None:
     """
     if len(text) <= COUNTED_TEXT:
         return
-    if (
-        len(text) > 2 * MAX_ESCAPES
-        and not _are_rare(text, b"\\")
-        and sum(part.count(b"\\") for part in _slices(text)) > MAX_ESCAPES
-    ):
-        raise ConversionError(
-            "TOO_MANY_VALUES", "", f"the text has more than {MAX_ESCAPES:,} escapes"
-        )
+    _check_escapes(text)
     if _are_rare(text, b":", b",", b"{", b"["):
         return
     marks = b"".join(part.translate(None, _NO_MARKS) for part in _slices(text))
     if marks.count(b":") > MAX_KEYS or len(marks) - marks.count(b":") > MAX_VALUES:
         count_values(text)
+
+
+def _check_escapes(text: bytes) -> None:
+    """Raises ConversionError (TOO_MANY_VALUES) for a text of too many escapes."""
+    if len(text) <= 2 * MAX_ESCAPES or _are_rare(text, b"\\"):
+        return
+    if sum(part.count(b"\\") for part in _slices(text)) > MAX_ESCAPES:
+        message = f"the text has more than {MAX_ESCAPES:,} escapes"
+        raise ConversionError("TOO_MANY_VALUES", "", message)
 
 
 def _are_rare(text: bytes, *marks: bytes) -> bool:
