@@ -11,7 +11,6 @@ from imagecall.conversion.objects import TYPE, as_object
 from imagecall.errors import ConversionError, pointer_to
 from imagecall.json.large_strings import set_aside
 from imagecall.json.text import JsonValue, parse
-from imagecall.sizes import ASIDE
 
 RecordKind: TypeAlias = Kind | Literal["item"]
 
@@ -47,9 +46,8 @@ def _outline(text: bytes) -> JsonValue:
 
     Raises ConversionError.
     """
-    if len(text) >= ASIDE:
-        short, spans = set_aside(text, CALLS.image_pattern)
-        if spans:
-            with suppress(ValueError):
-                return jiter.from_json(short, allow_inf_nan=False)
+    short, spans = set_aside(text, CALLS.image_pattern)
+    if spans:
+        with suppress(ValueError):
+            return jiter.from_json(short, allow_inf_nan=False)
     return parse(text)

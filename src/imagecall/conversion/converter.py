@@ -235,7 +235,7 @@ def _read(
     """Reads an object into an empty message. With `apart`, returns the large images by marker."""
     data = encode(text, max_bytes)
     images: dict[str, Image] | None = {} if apart else None
-    if len(data) >= ASIDE and plan.image_keys:
+    if plan.image_keys:
         short, spans = set_aside(data, plan.image_pattern)
         if spans:
             spans.images = images

@@ -26,7 +26,6 @@ from imagecall.json.pieces import (
     under_each,
 )
 from imagecall.json.text import MAX_BYTES, JsonValue, elements, encode, members, parse
-from imagecall.sizes import ASIDE
 from imagecall.turns import take_turn
 from imagecall.v1.document_kind_pb2 import DocumentKind
 from imagecall.v1.document_pb2 import Document
@@ -118,13 +117,12 @@ def document_from_json(text: bytes | str, *, kind: Kind, max_bytes: int = MAX_BY
         message = f"there is no kind of document {quoted(kind)}; choose one of {', '.join(KINDS)}"
         raise ConversionError("UNKNOWN_KIND", "", message)
     data = encode(text, max_bytes)
-    if len(data) >= ASIDE:
-        short, spans = set_aside(data, CALLS.image_pattern)
-        if spans:
-            with suppress(ConversionError):
-                document = _lift(KINDS[kind], short, spans)
-                if not spans:
-                    return document
+    short, spans = set_aside(data, CALLS.image_pattern)
+    if spans:
+        with suppress(ConversionError):
+            document = _lift(KINDS[kind], short, spans)
+            if not spans:
+                return document
     return _lift(KINDS[kind], data, NO_SPANS)
 
 

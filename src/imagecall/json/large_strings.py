@@ -74,6 +74,8 @@ def key_pattern(keys: Iterable[str]) -> re.Pattern[bytes]:
 
 def set_aside(text: bytes, pattern: re.Pattern[bytes]) -> tuple[bytes, Spans]:
     """Returns the text with markers in place of large strings, and those strings."""
+    if len(text) < ASIDE:
+        return text, Spans()
     nonce = secrets.token_hex(16)
     view = memoryview(text)
     pieces: list[bytes | memoryview] = []
